@@ -1,0 +1,1 @@
+"""AnyI2V: animate any conditional image along drawn trajectories."""

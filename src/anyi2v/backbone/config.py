@@ -1,0 +1,167 @@
+"""Architectures as data: frozen dataclasses, stored as JSON in the metadata of every checkpoint.
+
+Free of torch, so that `anyi2v --help` and `anyi2v inspect` can read them at once.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from anyi2v.errors import CheckpointError, InputError
+
+NormOver = Literal["frame", "clip"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """AnimateDiff motion modules (checkpoints v1, v2 with a mid block, v3)."""
+
+    heads: int = 8
+    groups: int = 32
+    """Groups of the module's own GroupNorm; AnimateDiff has 32 whatever the UNet has."""
+    max_frames: int = 32
+    """Rows of the sinusoidal position table: 24 for v1, 32 for v2 and v3."""
+    mid: bool = False
+    """Whether the mid block has a module (v2 only)."""
+    attentions: int = 2
+    norm_over: NormOver = "frame"
+    """GroupNorm statistics per frame (AnimateDiff) or over all frames together."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The SD-1.x UNet and what fills its temporal slots."""
+
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    attention: tuple[bool, ...] = (True, True, True, False)
+    """Per level, from the finest: does it have spatial transformers?"""
+    layers: int = 2
+    """ResBlocks per down block; an up block has one more."""
+    latent_channels: int = 4
+    context_dim: int = 768
+    """Width of the text tokens."""
+    heads: int = 8
+    groups: int = 32
+    norm_over: NormOver = "frame"
+    """GroupNorm statistics of ResBlocks and output per frame, or over all frames together (AnimateDiff v1)."""
+    temporal: MotionConfig | None = field(default_factory=MotionConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.attention):
+            raise InputError(
+                f"UNetConfig: {len(self.channels)} channel widths but {len(self.attention)} attention flags; "
+                "give one flag per level"
+            )
+        for width in self.channels:
+            if width % self.groups or width % self.heads:
+                raise InputError(
+                    f"UNetConfig: channel width {width} is not a multiple of groups={self.groups} "
+                    f"and heads={self.heads}"
+                )
+
+    @property
+    def downscale(self) -> int:
+        """Ratio of the finest to the coarsest grid."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """AutoencoderKL."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2
+    latent_channels: int = 4
+    groups: int = 32
+    scale: float = 0.18215
+    """Latents of the UNet = scale * latents of the VAE."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell along each axis."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A CLIP text tower; the defaults are SD-1.x's ViT-L/14."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    length: int = 77
+    """Tokens per prompt."""
+    vocab_size: int = 49408
+    quick_gelu: bool = True
+    words: tuple[str, ...] | None = None
+    """None: CLIP's byte-pair tokens. Else whole words; the first three are <pad>, <bos>, <eos>."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Noise schedule."""
+
+    train_steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    curve: Literal["linear", "scaled_linear"] = "linear"
+    steps_offset: int = 1
+    final_alpha_one: bool = True
+    """The level before the first timestep has alphas_cumprod 1 (else alphas_cumprod[0])."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything a checkpoint says of itself."""
+
+    name: str
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    height: int = 512
+    width: int = 512
+    frames: int = 16
+    fps: int = 8
+    method: dict[str, Any] = field(default_factory=dict)
+    """Fields of MethodConfig whose defaults differ on this backbone."""
+
+    def to_json(self) -> str:
+        """This configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "BackboneConfig":
+        """The inverse of `to_json`; raises CheckpointError on unknown fields."""
+        return from_dict(BackboneConfig, json.loads(text))
+
+
+def from_dict(cls: type[T], data: dict[str, Any]) -> T:
+    """Builds dataclass `cls` from plain JSON data: nested dataclasses, and lists into tuples.
+
+    Raises CheckpointError naming fields that `cls` does not have.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = set(data) - set(hints)
+    if unknown:
+        raise CheckpointError(
+            f"{cls.__name__} has no field {', '.join(sorted(unknown))}; was the file written by a newer version?"
+        )
+    return cls(**{key: _value(hints[key], value) for key, value in data.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [o for o in typing.get_args(hint) if o is not type(None)]
+        return None if value is None else _value(options[0], value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value)
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item) for item in value)
+    return value

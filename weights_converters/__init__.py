@@ -1,0 +1,1 @@
+"""Foreign checkpoint layouts, read and written as ours."""
