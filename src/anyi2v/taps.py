@@ -40,6 +40,7 @@ class Chain:
         self.taps = tuple(taps)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Each tap sees what the one before returned."""
         for tap in self.taps:
             tensor = tap(name, tensor)
         return tensor
@@ -66,6 +67,7 @@ class Recorder:
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Returns `tensor` itself; raises Stop where asked."""
         if name in self.names and name not in self.seen:
             self.seen[name] = tensor
         if self.stop and len(self.seen) == len(self.names) and (self.stop != "layer" or is_layer(name)):
@@ -87,6 +89,7 @@ class Replace:
         self.edits = dict(edits)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """The edited tensor, or `tensor` itself if its name has no edit."""
         edit = self.edits.get(name)
         if edit is None:
             return tensor

@@ -1,0 +1,167 @@
+"""Attention, feed-forward and the spatial transformer of SD-1.x, on tokens with full axes `b f h w c`."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyi2v.backbone.call import Call
+from anyi2v.backbone.slots import Slot
+from anyi2v.taps import wants
+
+
+class Attention(nn.Module):
+    """The projections of one multi-head attention; parameter names as in diffusers."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim or channels, channels, bias=False)
+        self.to_v = nn.Linear(context_dim or channels, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+
+
+def attend(
+    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
+) -> Float[Tensor, "*n l c"]:
+    """Multi-head scaled dot-product attention over the last but one axis."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
+
+
+def probabilities(
+    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int
+) -> Float[Tensor, "*n heads l m"]:
+    """The attention map itself, softmax(Q K^T / sqrt(d)); `attend` never materialises it."""
+    query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
+    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+
+
+def weigh(probs: Float[Tensor, "*n heads l m"], value: Float[Tensor, "*n m c"]) -> Float[Tensor, "*n l c"]:
+    """Averages the values under given attention probabilities."""
+    value = value.unflatten(-1, (probs.shape[-3], -1)).transpose(-3, -2)
+    return (probs @ value).transpose(-3, -2).flatten(-2)
+
+
+def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call) -> Tensor:
+    """Spatial self-attention of each frame.
+
+    The point `.context` is what keys and values are projected from. A tap may return it with a single frame,
+    `b 1 h w c`: then keys and values are projected once and shared by the queries of all frames (the paper's
+    K_{2:f} = K_1, V_{2:f} = V_1).
+    """
+    frames, height = x.shape[1:3]
+    context = call.at(name, "context", x)
+    query = call.at(name, "query", attn.to_q(x))
+    key = call.at(name, "key", attn.to_k(context))
+    value = call.at(name, "value", attn.to_v(context))
+    if wants(call.tap, f"{name}.probs"):
+        q, k, v = (rearrange(t, "b f h w c -> b f (h w) c") for t in (query, key, value))
+        k, v = (t.expand(-1, frames, -1, -1) for t in (k, v))
+        out = weigh(call.at(name, "probs", probabilities(q, k, attn.heads)), v)
+        out = rearrange(out, "b f (h w) c -> b f h w c", h=height)
+    elif key.shape[1] < frames:
+        q, k, v = (rearrange(t, "b f h w c -> b (f h w) c") for t in (query, key, value))
+        out = attend(q, k, v, attn.heads).view_as(query)
+    else:
+        q, k, v = (rearrange(t, "b f h w c -> (b f) (h w) c") for t in (query, key, value))
+        out = attend(q, k, v, attn.heads).view_as(query)
+    return attn.to_out(out)
+
+
+def cross_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call) -> Tensor:
+    """Attention to the text tokens, whose keys and values all frames share."""
+    query = call.at(name, "query", attn.to_q(x))
+    key = call.at(name, "key", attn.to_k(call.text))
+    value = call.at(name, "value", attn.to_v(call.text))
+    if wants(call.tap, f"{name}.probs"):
+        q = rearrange(query, "b f h w c -> b f (h w) c")
+        k, v = (t[:, None].expand(-1, q.shape[1], -1, -1) for t in (key, value))
+        out = weigh(call.at(name, "probs", probabilities(q, k, attn.heads)), v).view_as(query)
+    else:
+        out = attend(query.flatten(1, 3), key, value, attn.heads).view_as(query)
+    return attn.to_out(out)
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward; parameters `net.0.proj` and `net.2` as in diffusers."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        # index 1 is a dropout in the published code; it has no parameters
+        self.net = nn.Sequential(
+            GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
+        )
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Same shape out as in."""
+        return self.net(x)
+
+
+class GEGLU(nn.Module):
+    """value * gelu(gate), both linear in the input (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * out_channels)
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+        """`c` channels in, `d = out_channels` out."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, the temporal slot, feed-forward: each normed before and added."""
+
+    def __init__(self, name: str, channels: int, heads: int, context_dim: int, temporal: Slot):
+        super().__init__()
+        self.name = name
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, context_dim)
+        self.temporal = temporal
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
+        """Mixes the tokens of each frame, the text, and (if the slot is filled) the frames."""
+        x = x + self_attention(self.attn1, self.name, self.norm1(x), call)
+        x = x + cross_attention(self.attn2, f"{self.name}.cross", self.norm2(x), call)
+        x = self.temporal(x, call)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """SD-1.x spatial transformer: norm, 1x1 projection, one block, 1x1 projection, residual."""
+
+    def __init__(self, name: str, channels: int, heads: int, groups: int, context_dim: int, temporal: Slot):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(name, channels, heads, context_dim, temporal)]
+        )
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
+        """Folded feature maps in and out."""
+        tokens = rearrange(self.norm(x), "(b f) c h w -> b f h w c", f=call.frames)
+        tokens = pointwise(self.proj_in, tokens)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, call)
+        return x + rearrange(pointwise(self.proj_out, tokens), "b f h w c -> (b f) c h w")
+
+
+def pointwise(conv: nn.Conv2d, tokens: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+    """A 1x1 convolution applied to tokens as the linear map that it is, without changing the layout."""
+    return F.linear(tokens, conv.weight.flatten(1), conv.bias)
+
+
+def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:
+    """[cos, sin] of the positions times the frequencies (SD's order, flip_sin_to_cos)."""
+    angles = positions[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

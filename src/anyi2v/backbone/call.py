@@ -1,0 +1,62 @@
+"""What travels with the tensors through one forward pass of the UNet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from anyi2v.backbone.config import NormOver
+from anyi2v.taps import Tap, no_tap
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one forward pass that every layer may need.
+
+    Inside the UNet frames are folded into the batch, `(b f) c h w`, because most layers are spatial; taps see
+    the unfolded tensor.
+    """
+
+    embedding: Float[Tensor, "b e"]
+    """Time embedding."""
+    text: Float[Tensor, "b l d"]
+    frames: int
+    temporal: bool | frozenset[str]
+    """True or False for all temporal layers, or the names of those that are on."""
+    tap: Tap
+    checkpoint: bool
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+
+    def temporal_on(self, name: str) -> bool:
+        """Whether the temporal layer `name` takes part in this pass."""
+        return self.temporal if isinstance(self.temporal, bool) else name in self.temporal
+
+    def at(self, layer: str, part: str, x: Tensor) -> Tensor:
+        """Hook point `layer.part` inside a layer; `x` already has its full axes."""
+        return x if self.tap is no_tap else self.tap(f"{layer}.{part}", x)
+
+    def at_map(self, name: str, x: Float[Tensor, "n c h w"]) -> Tensor:
+        """Hook point on a feature map with folded frames; the tap sees `b f c h w`."""
+        if self.tap is no_tap:
+            return x
+        return self.tap(name, x.unflatten(0, (-1, self.frames))).flatten(0, 1)
+
+    def run(self, layer: Callable[..., Tensor], name: str, *inputs: Tensor) -> Tensor:
+        """Calls `layer(*inputs, call)`, checkpointed if asked, and offers its output to the tap as `name`."""
+        if self.checkpoint:
+            out = checkpoint(layer, *inputs, self, use_reentrant=False)
+            assert isinstance(out, Tensor)
+        else:
+            out = layer(*inputs, self)
+        return self.at_map(name, out)
+
+
+def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
+    """GroupNorm with statistics per frame, or over all frames of a clip together."""
+    if over == "frame" or frames == 1:
+        return norm(x)
+    clip = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
+    return rearrange(norm(clip), "b c f h w -> (b f) c h w")

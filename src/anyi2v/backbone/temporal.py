@@ -1,0 +1,110 @@
+"""AnimateDiff's motion modules: temporal self-attention at every position of the feature map."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyi2v.backbone.attention import Attention, FeedForward, attend, probabilities, weigh
+from anyi2v.backbone.call import Call, group_norm
+from anyi2v.backbone.config import MotionConfig, NormOver
+from anyi2v.backbone.slots import Design, Site, Slot, Temporal
+from anyi2v.taps import wants
+
+
+class MotionModules(Design):
+    """A motion module after every layer; in the mid block only if the configuration says so (v2)."""
+
+    def __init__(self, config: MotionConfig):
+        self.config = config
+        self.max_frames = config.max_frames
+
+    def after_layer(self, site: Site) -> Slot:
+        """A motion module, or an empty slot in the mid block of v1 and v3."""
+        return Slot() if site.mid and not self.config.mid else MotionModule(site, self.config)
+
+
+def make_design(config: MotionConfig | None) -> Design:
+    """The design that a configuration describes; None is the plain 2D UNet."""
+    return Design() if config is None else MotionModules(config)
+
+
+class MotionModule(Temporal):
+    """Norm, projection, transformer over frames, projection (zero at the start), residual.
+
+    Reference: AnimateDiff, models/motion_module.py; the level `temporal_transformer` of its parameter
+    names is left out.
+    """
+
+    def __init__(self, site: Site, config: MotionConfig):
+        super().__init__(site.name)
+        self.norm_over: NormOver = config.norm_over
+        self.norm = nn.GroupNorm(config.groups, site.channels, eps=1e-6)
+        self.proj_in = nn.Linear(site.channels, site.channels)
+        self.transformer_blocks = nn.ModuleList([MotionBlock(site.name, site.channels, config)])
+        self.proj_out = nn.Linear(site.channels, site.channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def mix(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
+        """Lets the frames at each position of the map see each other."""
+        height = x.shape[2]
+        tokens = group_norm(self.norm, x, self.norm_over, call.frames)
+        tokens = self.proj_in(rearrange(tokens, "(b f) c h w -> b (h w) f c", f=call.frames))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, height, call)
+        return x + rearrange(self.proj_out(tokens), "b (h w) f c -> (b f) c h w", h=height)
+
+
+class MotionBlock(nn.Module):
+    """Temporal self-attentions with positions, then a feed-forward layer; each normed before and added."""
+
+    positions: Tensor
+
+    def __init__(self, name: str, channels: int, config: MotionConfig):
+        super().__init__()
+        self.name = name
+        self.attention_blocks = nn.ModuleList(
+            [Attention(channels, config.heads) for _ in range(config.attentions)]
+        )
+        self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(config.attentions)])
+        self.ff = FeedForward(channels)
+        self.ff_norm = nn.LayerNorm(channels)
+        self.register_buffer("positions", position_table(config.max_frames, channels), persistent=False)
+
+    def forward(self, x: Float[Tensor, "b n f c"], height: int, call: Call) -> Float[Tensor, "b n f c"]:
+        """Tokens of all positions of the map, `n = h w`, each a sequence of frames."""
+        positions = self.positions[: call.frames].to(x.dtype)
+        for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
+            assert isinstance(attn, Attention)
+            x = x + temporal_attention(attn, f"{self.name}.{i}", norm(x) + positions, height, call)
+        return x + self.ff(self.ff_norm(x))
+
+
+def temporal_attention(
+    attn: Attention, name: str, x: Float[Tensor, "b n f c"], height: int, call: Call
+) -> Float[Tensor, "b n f c"]:
+    """Self-attention over frames; its hook points see `b h w f c`, and `b h w heads f f` for the map."""
+
+    def point(part: str, tensor: Tensor) -> Tensor:
+        return call.at(name, part, tensor.unflatten(1, (height, -1))).flatten(1, 2)
+
+    query, key, value = point("query", attn.to_q(x)), point("key", attn.to_k(x)), point("value", attn.to_v(x))
+    if wants(call.tap, f"{name}.probs"):
+        out = weigh(point("probs", probabilities(query, key, attn.heads)), value)
+    else:
+        out = attend(query, key, value, attn.heads)
+    return attn.to_out(out)
+
+
+def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:
+    """Sinusoidal positions: sin in the even channels, cos in the odd ones (Vaswani et al., section 3.5).
+
+    Made on the CPU whatever the default device is: a network built on the meta device keeps real positions.
+    """
+    frame = torch.arange(frames, device="cpu", dtype=torch.float32)[:, None]
+    index = torch.arange(0, channels, 2, device="cpu", dtype=torch.float32)
+    angle = frame * torch.exp(index * (-math.log(10000.0) / channels))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

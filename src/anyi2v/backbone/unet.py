@@ -1,0 +1,181 @@
+"""The UNet of SD-1.x with temporal slots and hook points. It knows no backbone's name."""
+
+import math
+from collections.abc import Collection, Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anyi2v.backbone.attention import sinusoid
+from anyi2v.backbone.blocks import DownBlock, MidBlock, UpBlock, run_slot
+from anyi2v.backbone.call import Call, group_norm
+from anyi2v.backbone.config import UNetConfig
+from anyi2v.backbone.slots import Design, Site, Temporal
+from anyi2v.backbone.temporal import make_design
+from anyi2v.errors import InputError
+from anyi2v.taps import Recorder, Stop, Tap, chain, check_names, no_tap
+
+
+class UNet(nn.Module):
+    """Predicts the noise of video latents.
+
+    Parameters of the spatial part have diffusers' names, temporal layers stand at `*.temporals.j` and the
+    other slots of `Design`.
+
+    Args:
+        config: the architecture.
+        design: fills the temporal slots; by default what `config.temporal` describes.
+    """
+
+    def __init__(self, config: UNetConfig, design: Design | None = None):
+        super().__init__()
+        self.config = config
+        self.design = design = design or make_design(config.temporal)
+        channels, levels = config.channels, len(config.channels)
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.stem_temporal = design.stem(Site("stem_temporal", channels[0], attention=False))
+        self.time_embedding = TimeEmbedding(channels[0])
+        self.down_blocks = nn.ModuleList(
+            DownBlock(i, channels[max(i - 1, 0)], i == levels - 1, config, design) for i in range(levels)
+        )
+        self.mid_block = MidBlock(config, design)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(i, channels[min(levels - i, levels - 1)], i == levels - 1, config, design)
+            for i in range(levels)
+        )
+        self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
+        self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters; the forward pass computes in it."""
+        return self.conv_in.weight.dtype
+
+    @property
+    def temporal_names(self) -> tuple[str, ...]:
+        """Names of the temporal layers, in the order of the module tree."""
+        return tuple(module.name for module in self.modules() if isinstance(module, Temporal))
+
+    def forward(
+        self,
+        z: Float[Tensor, "b f c h w"],
+        timesteps: int | Int[Tensor, " b"],
+        text: Float[Tensor, "b l d"],
+        *,
+        temporal: bool | Collection[str] = True,
+        tap: Tap = no_tap,
+        checkpoint: bool = False,
+    ) -> Float[Tensor, "b f c h w"]:
+        """The noise prediction for `z`, in the dtype of `z`.
+
+        Args:
+            z: noisy latents of `f` frames; any height and width.
+            timesteps: training timesteps, one for all or one per batch entry.
+            text: states of the text tower.
+            temporal: False passes every temporal layer by (each frame is an image of its own); a
+                collection of names (see `temporal_names`) leaves only those on.
+            tap: sees and may replace every hook point; see `anyi2v.taps`.
+            checkpoint: recompute layers in the backward pass; the gradient is the same.
+
+        Raises:
+            InputError: more frames than the temporal layers have positions for.
+            HookError: a name in `temporal` is not a temporal layer.
+        """
+        batch, frames = z.shape[:2]
+        self._check(frames, temporal)
+        embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(batch))
+        on = temporal if isinstance(temporal, bool) else frozenset(temporal)
+        call = Call(embedding, text.to(self.dtype), frames, on, tap, checkpoint)
+
+        x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
+        x = run_slot(self.stem_temporal, "stem_temporal", x, call)
+        skips = [x]
+        for block in self.down_blocks:
+            skips += block(skips[-1], call)
+        x = self.mid_block(skips[-1], call)
+        for block in self.up_blocks:
+            x = block(x, skips, call)
+        x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, frames))
+        return call.at_map("noise", self.conv_out(x)).unflatten(0, (batch, frames)).to(z.dtype)
+
+    def _check(self, frames: int, temporal: bool | Collection[str]) -> None:
+        limit = self.design.max_frames
+        if temporal and limit is not None and frames > limit:
+            raise InputError(
+                f"{frames} frames, but the temporal layers have positions for at most {limit}; "
+                "use fewer frames"
+            )
+        if not isinstance(temporal, bool):
+            check_names(temporal, self.temporal_names)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the timestep through two linear layers."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, 4 * channels)
+        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
+        """Frequencies fall geometrically from 1 to 1/10000, in float32."""
+        half = self.linear_1.in_features // 2
+        index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+        waves = sinusoid(timesteps.float(), torch.exp(index * (-math.log(10000.0) / half)))
+        return self.linear_2(F.silu(self.linear_1(waves.to(self.linear_1.weight.dtype))))
+
+
+def record(
+    unet: UNet,
+    names: Iterable[str],
+    z: Float[Tensor, "b f c h w"],
+    timesteps: int | Int[Tensor, " b"],
+    text: Float[Tensor, "b l d"],
+    *,
+    edit: Tap = no_tap,
+    stop: str = "point",
+    temporal: bool | Collection[str] = True,
+    checkpoint: bool = False,
+) -> dict[str, Tensor]:
+    """Runs the UNet only as far as the last of `names` and returns those tensors, alive for autograd.
+
+    `edit` acts before the reading. `stop="layer"` ends at the next layer output instead of exactly there,
+    which a compiled UNet needs. An unknown name is found out by the whole pass ending without it: HookError.
+    """
+    recorder = Recorder(names, stop=stop)
+    try:
+        unet(z, timesteps, text, temporal=temporal, tap=chain(edit, recorder), checkpoint=checkpoint)
+    except Stop:
+        return recorder.seen
+    check_names(recorder.names, points(unet, frames=z.shape[1]))
+    raise AssertionError("every point has a name, yet the pass ended without one of them")
+
+
+def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8) -> dict[str, tuple[int, ...]]:
+    """Every hook point in the order of the pass, with the shape its tap sees for a batch of one.
+
+    Computed without arithmetic, by one pass of an equal network on the meta device.
+    """
+    config = unet.config
+    with torch.device("meta"):
+        shadow = UNet(config, unet.design).to("meta")
+        z = torch.empty(1, frames, config.latent_channels, height, width)
+        lister = _Lister()
+        shadow(z, torch.zeros(1, dtype=torch.long), torch.empty(1, 77, config.context_dim), tap=lister)
+    return lister.shapes
+
+
+class _Lister:
+    """A tap that notes every point, asking for the costly ones too."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        self.shapes[name] = tuple(tensor.shape)
+        return tensor
+
+    def wants(self, name: str) -> bool:
+        return True
