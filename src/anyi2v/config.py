@@ -1,0 +1,207 @@
+"""The method's hyper-parameters as one frozen dataclass, and the named recipes. Free of torch.
+
+Paper and published code (FudanCVL/AnyI2V, commit 029c901) differ in several points; each is one field here,
+so a recipe is a set of values and never another code path.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from anyi2v.errors import InputError, closest
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Everything about a run except its inputs. The defaults are the recipe "paper".
+
+    Raises InputError naming the field, its value and what is allowed.
+    """
+
+    steps: int = 25
+    """Denoising steps of DDIM."""
+    guidance_scale: float = 8.0
+    """Classifier-free guidance; at 1 or below there is no unconditional pass."""
+    eta: float = 0.0
+    """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM)."""
+    inversion_timestep: int = 201
+    """The noise level t_alpha at which the condition image's features are taken."""
+    inversion_stride: int = 1
+    """Timesteps per inversion step, from t=1 upwards; the paper inverts every single one."""
+
+    inject_hidden: tuple[str, ...] = (
+        "up_blocks.1.resnets.0.hidden",
+        "up_blocks.1.resnets.1.hidden",
+        "up_blocks.2.resnets.0.hidden",
+        "up_blocks.2.resnets.1.hidden",
+    )
+    """Residual hidden states of frame 1 that are replaced by the condition's."""
+    inject_query: tuple[str, ...] = (
+        "up_blocks.1.attentions.0.query",
+        "up_blocks.1.attentions.1.query",
+        "up_blocks.2.attentions.0.query",
+        "up_blocks.2.attentions.1.query",
+    )
+    """Self-attention queries of frame 1 that are replaced by the condition's."""
+    share_kv: bool = True
+    """Keys and values of every frame are frame 1's in the layers of inject_query."""
+    debias: bool = True
+    """The injected hidden states take frame 1's own patch statistics (AdaIN); off: they go in raw."""
+    patch: int = 4
+    """Side of AdaIN's patches in feature cells; 0 takes the whole map as one patch."""
+    inject_steps: int = 4
+    """Denoising steps with injection, counted from the noisiest."""
+
+    align: tuple[str, ...] = ("up_blocks.1.attentions.1.query", "up_blocks.2.attentions.0.query")
+    """Features that are aligned along the tracks."""
+    optimise_steps: int = 6
+    """Denoising steps before which the latents are optimised, counted from the noisiest."""
+    iterations: int = 5
+    """Updates of the latents per optimised step."""
+    lr: float = 0.01
+    """Learning rate of AdamW on the latents."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay; the paper does not mention it, the published code has PyTorch's default."""
+    pca_dim: int | None = 64
+    """Principal components that the aligned features are projected to; None: no projection."""
+    pca_solver: Literal["exact", "lowrank"] = "exact"
+    """The full decomposition, or a faster randomised one."""
+
+    mask: Literal["dynamic", "static", "none"] = "dynamic"
+    """Masks from every frame's own features, from frame 1's only, or the whole box."""
+    clustering: Literal["per_frame", "joint"] = "per_frame"
+    """2-means on each frame's map averaged over layers (paper), or one clustering over the maps of all layers
+    together, which gives a mask per layer (published code)."""
+    first_frame_mask: Literal["per_object", "shared"] = "per_object"
+    """Each object has its own mask of frame 1 (Eq. 8), or all share object 1's, resized in place (published
+    code)."""
+    anchors: Literal["attached", "box_index"] = "attached"
+    """Salient points move and grow with their object, or stay the first box's cell indices, clamped to the
+    current crop (published code)."""
+    normalise: Literal["per_object", "all_objects"] = "per_object"
+    """The squared differences are divided by each object's own mask overlap, or summed over all objects and
+    divided by their summed overlap (published code)."""
+    optimiser_state: Literal["step", "iteration"] = "step"
+    """AdamW keeps its moments within a denoising step, or starts anew at every iteration, which makes it a
+    sign descent (published code)."""
+    first_box: Literal["clip", "stretch"] = "clip"
+    """A first box that leaves the frame is clipped like any other, or its visible part is stretched over the
+    whole box (published code)."""
+    remove_update_mean: bool = False
+    """The spatial mean, per frame and channel, is removed from every update of the latents. Not in the paper;
+    it keeps colours steady on coarse latent grids."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), _HINTS[field.name])
+            object.__setattr__(self, field.name, value)
+            if field.name in _RANGES:
+                _check_range(field.name, value, *_RANGES[field.name])
+            if isinstance(value, tuple) and len(set(value)) < len(value):
+                raise InputError(f"{field.name}={value!r} names a layer twice")
+        if self.optimise_steps and self.iterations and not self.align:
+            raise InputError("align=() leaves nothing to optimise; name a layer, or set optimise_steps=0")
+
+    @classmethod
+    def paper(cls) -> "MethodConfig":
+        """What the paper's equations say."""
+        return cls()
+
+    @classmethod
+    def official(cls) -> "MethodConfig":
+        """What the published code does, oddities included; for numerical parity."""
+        return cls(
+            clustering="joint",
+            first_frame_mask="shared",
+            anchors="box_index",
+            normalise="all_objects",
+            optimiser_state="iteration",
+            first_box="stretch",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "MethodConfig":
+        """The inverse of `to_dict`; absent fields take their defaults.
+
+        Raises InputError for an unknown key, with the closest names, and for unusable values.
+        """
+        for key in data:
+            if key not in _HINTS:
+                raise InputError(f"the method has no setting {key!r}; the closest are {closest(key, _HINTS)}")
+        return cls(**data)
+
+
+RECIPES: dict[str, MethodConfig]
+"""The presets by name."""
+
+
+def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
+    """The preset `name` with `changes` on top: a backbone's own defaults, `BackboneConfig.method`.
+
+    Raises InputError for an unknown name or setting.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    return MethodConfig.from_dict({**RECIPES[name].to_dict(), **changes})
+
+
+_HINTS = typing.get_type_hints(MethodConfig)
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, math.inf),
+    "guidance_scale": (0, math.inf),
+    "eta": (0, 1),
+    "inversion_timestep": (1, math.inf),
+    "inversion_stride": (1, math.inf),
+    "patch": (0, math.inf),
+    "inject_steps": (0, math.inf),
+    "optimise_steps": (0, math.inf),
+    "iterations": (0, math.inf),
+    "lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "pca_dim": (1, math.inf),
+}
+"""Smallest and largest allowed value; infinity itself is never allowed."""
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None or (low <= value <= high and math.isfinite(value)):
+        return
+    allowed = f"between {low:g} and {high:g}" if math.isfinite(high) else f"finite and at least {low:g}"
+    raise InputError(f"{name}={value!r} is not allowed; it must be {allowed}")
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the field's type: whole numbers into floats, lists into tuples; else InputError."""
+    if typing.get_origin(hint) is Literal:
+        ok, wish = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
+    elif typing.get_origin(hint) is types.UnionType:
+        if value is None:
+            return None
+        return _typed(name, value, typing.get_args(hint)[0])
+    elif typing.get_origin(hint) is tuple:
+        ok = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        value, wish = tuple(value) if ok else value, "a list of layer names"
+    elif hint is float:
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        value, wish = float(value) if ok else value, "a number"
+    else:
+        ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+        wish = {int: "a whole number", bool: "true or false"}[hint]
+    if not ok:
+        raise InputError(f"{name}={value!r} is not allowed; it must be {wish}")
+    return value
+
+
+RECIPES = {"paper": MethodConfig.paper(), "official": MethodConfig.official()}
