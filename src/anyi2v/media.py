@@ -1,0 +1,231 @@
+"""Images and videos in and out. In memory: float32 in [0, 1], images `[3 h w]`, videos `[f 3 h w]`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from anyi2v.errors import InputError, NumericsError
+from anyi2v.files import atomic
+from anyi2v.tracks import Box, Track, Tracks
+
+VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
+
+
+def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Float[Tensor, "3 h w"]:
+    """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
+
+    Transparent parts become white, like paper: sketches are often black strokes on nothing. Of an animation
+    the first frame is taken.
+
+    Args:
+        path: any file that Pillow reads.
+        size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
+
+    Raises InputError naming the file if it is missing, broken or of float values without a known range.
+    """
+    try:
+        with Image.open(path) as file:
+            image = from_bytes(_pixels(ImageOps.exif_transpose(file), path))
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read image {path}: {reason}") from error
+    return image if size is None else fit_image(image, *size)[0]
+
+
+def _pixels(image: Image.Image, path: str | Path) -> np.ndarray:
+    """`image` as `[h w 3]`: uint8, or float32 in [0, 1] where uint8 would lose something."""
+    if image.mode.startswith("I"):  # 16 bit grey; "I" is what Pillow calls it after some operations
+        grey = np.asarray(image).astype(np.float32) / 65535
+        if not 0 <= grey.min() <= grey.max() <= 1:
+            raise InputError(f"image {path} has more than 16 bit; save it with 8 or 16")
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise InputError(f"image {path} has float values, whose range is unknown; save it with 8 or 16 bit")
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
+    colour, alpha = rgba[..., :3], rgba[..., 3:]
+    return colour * alpha + (1 - alpha)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the pixels of an image went: cropped to `crop`, then stretched to `width` x `height`."""
+
+    source: tuple[int, int]
+    """(width, height) before."""
+    crop: tuple[int, int, int, int]
+    """(x0, y0, x1, y1) of what was kept, in pixels of the source, half-open."""
+    width: int
+    height: int
+
+    def points(self, points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+        """Points (x, y) of the source, in pixels of the fitted image; they may lie outside of it."""
+        x0, y0, x1, y1 = self.crop
+        x, y = self.width / (x1 - x0), self.height / (y1 - y0)
+        return tuple(((px - x0) * x, (py - y0) * y) for px, py in points)
+
+    def boxes(self, boxes: Sequence[Box]) -> tuple[Box, ...]:
+        """Boxes of the source, in pixels of the fitted image; not clipped."""
+        low, high = self.points([b[:2] for b in boxes]), self.points([b[2:] for b in boxes])
+        return tuple((*a, *b) for a, b in zip(low, high, strict=True))
+
+    def tracks(self, tracks: Tracks) -> Tracks:
+        """Tracks in any frame over the source image, in pixels of the fitted image.
+
+        Raises InputError if an object's first box was cropped away.
+        """
+        objects = [
+            Track(track.name, self.boxes(track.boxes), self.points(track.points))
+            for track in tracks.scaled(*self.source).objects
+        ]
+        return Tracks(self.width, self.height, tuple(objects))
+
+
+def fit_image(
+    image: Float[Tensor, "3 h w"], width: int, height: int
+) -> tuple[Float[Tensor, "3 {height} {width}"], Fit]:
+    """The image at the size of a backbone, and the way of its pixels.
+
+    Cut around the centre to the new aspect ratio, then resized (bilinear, antialiased). An image that has
+    the size already is returned as it is.
+    """
+    if width < 1 or height < 1:
+        raise InputError(f"size {width}x{height} is not possible; both must be at least 1 pixel")
+    source_height, source_width = image.shape[1:]
+    scale = max(width / source_width, height / source_height)
+    w = min(max(round(width / scale), 1), source_width)
+    h = min(max(round(height / scale), 1), source_height)
+    x, y = (source_width - w) // 2, (source_height - h) // 2
+    fit = Fit((source_width, source_height), (x, y, x + w, y + h), width, height)
+    crop = image[:, y : y + h, x : x + w]
+    if (w, h) != (width, height):
+        crop = F.interpolate(crop[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return crop, fit
+
+
+def check_image(image: Tensor) -> None:
+    """Raises InputError unless `image` is float `[3 h w]` in [0, 1]."""
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise InputError(f"the image has shape {tuple(image.shape)}; it must be [3, height, width]")
+    if not image.is_floating_point():
+        raise InputError(f"the image is {image.dtype}; it must be float in [0, 1] (divide uint8 by 255)")
+    if not image.isfinite().all():
+        raise InputError("the image has NaN or infinite values")
+    low, high = image.aminmax()
+    if low < 0 or high > 1:
+        raise InputError(f"the image's values are {low:g} to {high:g}; they must lie in [0, 1]")
+
+
+def from_bytes(pixels: np.ndarray) -> Float[Tensor, "3 h w"]:
+    """`[h w 3]`, uint8 or float in [0, 1], to the image as used here."""
+    values = torch.from_numpy(np.array(pixels))
+    values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
+    return rearrange(values, "h w c -> c h w").contiguous()
+
+
+def to_bytes(video: Float[Tensor, "*f 3 h w"]) -> UInt8[np.ndarray, "*f h w 3"]:
+    """Rounded to 8 bit and clipped to [0, 1]; `from_bytes(to_bytes(x))` changes no 8-bit image.
+
+    Raises NumericsError naming the first frame with NaN or infinite values.
+    """
+    finite = video.isfinite().flatten(-3).all(-1)
+    if not finite.all():
+        frame = int((~finite).flatten().nonzero()[0]) + 1
+        raise NumericsError(f"frame {frame} has NaN or infinite values; nothing was written")
+    pixels = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return rearrange(pixels, "... c h w -> ... h w c").cpu().numpy()
+
+
+def magnify(video: Float[Tensor, "*f 3 h w"], factor: int) -> Float[Tensor, "*f 3 hh ww"]:
+    """Every pixel becomes `factor` x `factor` pixels."""
+    return video.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
+
+
+def write_image(path: str | Path, image: Float[Tensor, "3 h w"] | UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG with 8 bit, whole or not at all; raises NumericsError on NaN."""
+    pixels = to_bytes(image) if isinstance(image, Tensor) else image
+    with atomic(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def write_video(path: str | Path, video: Float[Tensor, "f 3 h w"], *, fps: float, enlarge: int = 1) -> None:
+    """Writes a video by the suffix of `path`, whole or not at all; equal frames give equal bytes.
+
+    .mp4: H.264, yuv420p, visually lossless. .gif: endless loop, 256 colours per frame, no dithering; frames
+    that equal their predecessor lengthen it. .npz: arrays `video` (float32, not rounded) and `fps`. .png: the
+    frames side by side.
+
+    Args:
+        path: where to; existing files are replaced.
+        video: in [0, 1]; clipped and rounded to 8 bit except in .npz.
+        fps: frames per second; a GIF's are rounded to 1/100 s.
+        enlarge: every pixel becomes `enlarge` x `enlarge` pixels, so that players do not blur small videos.
+
+    Raises:
+        InputError: unknown suffix, no frames, odd size for .mp4, fps or enlarge out of range.
+        NumericsError: NaN or infinite values.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in VIDEO_SUFFIXES:
+        raise InputError(f"cannot write {path}: suffix {suffix!r} is none of {', '.join(VIDEO_SUFFIXES)}")
+    if not len(video):
+        raise InputError(f"cannot write {path}: the video has no frames")
+    if not 0 < fps <= 100:
+        raise InputError(f"cannot write {path}: fps={fps} is not allowed; it must be above 0 and at most 100")
+    if enlarge < 1:
+        raise InputError(f"cannot write {path}: enlarge={enlarge} is not allowed; it must be at least 1")
+    video = magnify(video, enlarge)
+    frames = to_bytes(video)
+    with atomic(path) as temporary:
+        if suffix == ".npz":
+            np.savez_compressed(temporary, video=video.detach().float().cpu().numpy(), fps=fps)
+        elif suffix == ".png":
+            Image.fromarray(rearrange(frames, "f h w c -> h (f w) c")).save(temporary)
+        elif suffix == ".gif":
+            _write_gif(temporary, frames, fps)
+        else:
+            _write_mp4(temporary, frames, fps)
+
+
+def _write_gif(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> None:
+    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
+
+
+def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> None:
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise InputError(
+            f"an mp4 cannot have {width}x{height} pixels: both must be even; use enlarge=2, or write a .gif"
+        )
+    # one thread and no encoder version in the file: equal frames give equal bytes on every machine
+    exact = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (width, height),
+        pix_fmt_in="rgb24",
+        pix_fmt_out="yuv420p",
+        codec="libx264",
+        fps=fps,  # pyright: ignore[reportArgumentType]  # documented as float, but untyped
+        quality=7,  # crf 15: visually lossless
+        macro_block_size=1,
+        output_params=["-preset", "medium", "-movflags", "+faststart", *exact],
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
