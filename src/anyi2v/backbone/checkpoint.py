@@ -1,0 +1,194 @@
+"""Backbones and their files: one .safetensors per backbone, with its configuration in the metadata.
+
+Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.header import FORMAT, guess, parse_config, read_header, resolve
+from anyi2v.backbone.text import TextTower, tokenize
+from anyi2v.backbone.unet import UNet
+from anyi2v.backbone.vae import AutoencoderKL
+from anyi2v.errors import CheckpointError
+
+
+@dataclass
+class Backbone:
+    """The networks of one text-to-video model, and what its checkpoint says of them."""
+
+    config: BackboneConfig
+    unet: UNet
+    vae: AutoencoderKL
+    text: TextTower
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The three networks by the prefix of their keys in a checkpoint."""
+        return {"unet": self.unet, "vae": self.vae, "text": self.text}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet and the text tower; the autoencoder is always float32."""
+        return self.unet.dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
+        """Moves the networks (in place, as torch's modules do); `dtype` leaves the autoencoder out.
+
+        The SD-1.x autoencoder overflows in float16, and its share of the time is small.
+        """
+        self.unet.to(device, dtype)
+        self.text.to(device, dtype)
+        self.vae.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
+        """States of the prompts' tokens for the UNet; raises InputError as `tokenize` does."""
+        return self.text(tokenize(self.config.text, prompts).to(self.device))
+
+
+def build(config: BackboneConfig) -> Backbone:
+    """New networks with random weights, on torch's default device (use the meta device for shapes alone)."""
+    return Backbone(config, UNet(config.unet), AutoencoderKL(config.vae), TextTower(config.text))
+
+
+def state(backbone: Backbone) -> dict[str, Tensor]:
+    """All parameters under the keys of a checkpoint."""
+    return {
+        f"{prefix}.{key}": tensor
+        for prefix, network in backbone.networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def save(
+    backbone: Backbone,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a checkpoint that `load` reads.
+
+    Args:
+        backbone: networks on any device.
+        path: replaced as a whole or not at all; missing folders are made.
+        dtype: what to store; by default each network's own.
+        metadata: further entries of the file's metadata, e.g. how the weights were trained.
+    """
+    write(state(backbone), backbone.config, path, dtype=dtype, metadata=metadata)
+
+
+def write(
+    tensors: Mapping[str, Tensor],
+    config: BackboneConfig,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """`save` for tensors under the keys of a checkpoint, without networks.
+
+    Raises CheckpointError, naming the tensor, if a value does not fit into `dtype`.
+    """
+    stored = {key: _cast(key, tensor.detach(), dtype).cpu().contiguous() for key, tensor in tensors.items()}
+    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT}
+    with _replacing(Path(path)) as temporary:
+        save_file(stored, temporary, entries)
+
+
+def _cast(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None:
+        return tensor
+    cast = tensor.to(dtype)
+    if not cast.isfinite().all():
+        raise CheckpointError(
+            f"{key} does not fit into {dtype}: its largest magnitude is {tensor.abs().max().item():g}; "
+            "store another dtype or mend the weights"
+        )
+    return cast
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place if the block ends well and vanishes if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        # safetensors makes files for their owner only
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Backbone:
+    """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
+
+    Args:
+        path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
+        device: where the networks shall be.
+        dtype: of the UNet and the text tower; the autoencoder is always float32.
+
+    Raises:
+        InputError: neither a file nor a shipped name.
+        CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
+    """
+    path = resolve(path_or_name)
+    header = read_header(path)
+    config = parse_config(path, header)
+    with torch.device("meta"):
+        backbone = build(config)
+    _check(path, header.shapes, {key: tuple(tensor.shape) for key, tensor in state(backbone).items()})
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        for prefix, network in backbone.networks.items():
+            kind = torch.float32 if prefix == "vae" else dtype
+            tensors = {key: file.get_tensor(f"{prefix}.{key}").to(kind) for key in network.state_dict()}
+            network.load_state_dict(tensors, assign=True)
+            network.to(device).eval().requires_grad_(False)
+    return backbone
+
+
+def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError unless both have the same keys with the same shapes."""
+    missing = [key for key in wanted if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    misshapen = [
+        f"{key} {found[key]} instead of {wanted[key]}"
+        for key in wanted
+        if key in found and found[key] != wanted[key]
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
+    if any(problems.values()):
+        lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
+        raise CheckpointError(
+            f"{path} does not hold the tensors of its configuration (of {len(wanted)}, {'; '.join(lines)}); "
+            f"it looks like {guess(found)}"
+        )

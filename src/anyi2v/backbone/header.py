@@ -1,0 +1,127 @@
+"""What a checkpoint says of itself, read without torch: the header of a .safetensors file.
+
+Layout of such a file: 8 bytes (little-endian) with the length of the header, the header (JSON), the tensors.
+"""
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.errors import CheckpointError, InputError
+
+FORMAT = "1"
+"""Version of our own layout."""
+
+SHIPPED = {"micro": "micro/micro.safetensors"}
+"""Backbones that come with the package, by name; paths are relative to it."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a .safetensors file."""
+
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    """As the format spells them: F16, BF16, F32, ..."""
+
+
+def resolve(path_or_name: str | Path) -> Path:
+    """The file of a shipped backbone's name, or the path of an existing file.
+
+    Raises InputError, listing the shipped names, if it is neither.
+    """
+    shipped = SHIPPED.get(str(path_or_name))
+    path = Path(path_or_name) if shipped is None else Path(str(files("anyi2v") / shipped))
+    if not path.is_file():
+        raise InputError(
+            f"no backbone {str(path_or_name)!r}: there is no such file, and the shipped backbones are "
+            f"{', '.join(SHIPPED)}"
+        )
+    return path
+
+
+def read_config(path_or_name: str | Path) -> BackboneConfig:
+    """The configuration in a checkpoint of ours; the tensors are not read.
+
+    Raises InputError as `resolve` does, CheckpointError if the file is no checkpoint of ours.
+    """
+    path = resolve(path_or_name)
+    return parse_config(path, read_header(path))
+
+
+def parse_config(path: Path, header: Header) -> BackboneConfig:
+    """The configuration in the header of `path`; raises CheckpointError if there is none that we can read."""
+    text, version = header.metadata.get("anyi2v"), header.metadata.get("format")
+    if text is None:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of anyi2v: its metadata has no entry 'anyi2v'. It looks like "
+            f"{guess(header.shapes)}; python -m weights_converters converts foreign files"
+        )
+    if version != FORMAT:
+        raise CheckpointError(f"{path} has format {version!r}, but this version reads {FORMAT!r} only")
+    try:
+        return BackboneConfig.from_json(text)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error
+
+
+def read_header(path: Path) -> Header:
+    """The header of any .safetensors file.
+
+    Raises CheckpointError if the file is something else, or if it ends before its last tensor.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if not 2 <= length <= size - 8:
+            raise CheckpointError(f"{path} ({size} bytes) is not a .safetensors file, or its beginning only")
+        raw = file.read(length)
+    try:
+        entries: dict[str, Any] = json.loads(raw)
+        metadata = entries.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        header = Header(
+            metadata=metadata,
+            shapes={key: tuple(entry["shape"]) for key, entry in entries.items()},
+            dtypes={key: entry["dtype"] for key, entry in entries.items()},
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a .safetensors file: its header is no JSON table") from error
+    if size != 8 + length + end:
+        raise CheckpointError(
+            f"{path} has {size} bytes, but its header announces {8 + length + end}; "
+            "it is damaged or was not copied whole: get it again"
+        )
+    return header
+
+
+# the first row with a matching part of a key wins
+_GUESSES = (
+    (("unet.conv_in.", "vae.encoder.", "text.token_embedding."), "a checkpoint of ours"),
+    (("lora_down.", "lora_A.", "_lora.down.", ".lora.down."), "a LoRA"),
+    (("model.diffusion_model.",), "a Stable Diffusion single file (LDM layout)"),
+    (("temporal_transformer.",), "AnimateDiff weights"),
+    (("motion_modules.",), "a diffusers MotionAdapter"),
+    (("encoder.down_blocks.", "decoder.up_blocks."), "a diffusers AutoencoderKL"),
+    (("encoder.layers.", "text_model."), "a CLIPTextModel of transformers"),
+    (("transformer.resblocks.",), "an open_clip text tower"),
+    (("down_blocks.", "up_blocks."), "a diffusers UNet"),
+)
+
+
+def guess(keys: Iterable[str]) -> str:
+    """What a weights file with these keys probably is, in words."""
+    keys = list(keys)
+    for parts, kind in _GUESSES:
+        if any(part in key for key in keys for part in parts):
+            return kind
+    return f"no kind that we know ({len(keys)} tensors, the first is {min(keys, default='none')})"

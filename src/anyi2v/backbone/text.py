@@ -1,0 +1,110 @@
+"""CLIP text tower: prompts to the token states that the UNet attends to.
+
+The transformer and the byte-pair tokenizer are open_clip's. open_clip takes seconds to import, so it is
+imported where a tower is built or byte-pair tokens are made.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anyi2v.backbone.config import TextConfig
+from anyi2v.errors import InputError, closest
+
+
+class TextTower(nn.Module):
+    """The causal transformer of CLIP's text side, up to its last layer norm; parameter names as in open_clip.
+
+    The pooled output of CLIP and its projection are not used by SD-1.x and left out.
+    """
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        from open_clip.transformer import QuickGELU, TextTransformer
+
+        self.config = config
+        tower = TextTransformer(
+            context_length=config.length,
+            vocab_size=config.vocab_size,
+            width=config.width,
+            heads=config.heads,
+            layers=config.layers,
+            mlp_ratio=config.mlp_ratio,
+            proj_type="none",
+            act_layer=QuickGELU if config.quick_gelu else nn.GELU,
+        )
+        self.token_embedding = tower.token_embedding
+        self.positional_embedding = tower.positional_embedding
+        self.transformer = tower.transformer
+        self.ln_final = tower.ln_final
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters and of the output."""
+        return self.positional_embedding.dtype
+
+    def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """The state of every token after the last layer norm (transformers' `last_hidden_state`).
+
+        `l` may be shorter than `config.length`.
+        """
+        length = ids.shape[1]
+        x = self.token_embedding(ids) + self.positional_embedding[:length]
+        # made here, not kept: a buffer would stay empty in a tower built on the meta device
+        causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+        for block in self.transformer.resblocks:
+            x = block(x, attn_mask=causal)
+        return self.ln_final(x)
+
+
+def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
+    """Token ids of the prompts: begin, prompt, end, and the end token again up to `config.length`.
+
+    That is SD-1.x's padding; open_clip's own pads with 0, and every padded position's state would differ.
+    With `config.words` the tokens are whole words (lower case, split at white space), else CLIP's byte pairs.
+
+    Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
+    """
+    if config.words is None:
+        encode, begin, end = _byte_pairs()
+    else:
+        encode, begin, end = functools.partial(_whole_words, config.words), 1, 2
+    rows = []
+    for prompt in prompts:
+        ids = [begin, *encode(prompt), end]
+        if len(ids) > config.length:
+            raise InputError(
+                f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text "
+                f"tower takes at most {config.length}; shorten it"
+            )
+        rows.append(ids + [end] * (config.length - len(ids)))
+    return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
+
+
+def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
+    ids = []
+    for word in prompt.lower().split():
+        # the first three words are the tokens <pad>, <bos>, <eos>, which nobody may write
+        if word not in words[3:]:
+            raise InputError(
+                f"prompt {_shorten(prompt)!r}: the word {word!r} is not among the {len(words) - 3} that this "
+                f"backbone knows; the closest are {closest(word, words[3:])}"
+            )
+        ids.append(words.index(word))
+    return ids
+
+
+@functools.cache
+def _byte_pairs() -> tuple[Callable[[str], list[int]], int, int]:
+    """CLIP's encoder and its begin and end tokens; cached because reading the merges takes a second."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    return tokenizer.encode, tokenizer.sot_token_id, tokenizer.eot_token_id
+
+
+def _shorten(prompt: str) -> str:
+    return prompt if len(prompt) <= 60 else prompt[:57] + "..."
