@@ -19,6 +19,12 @@ from anyi2v.errors import InputError, closest
 class MethodConfig:
     """Everything about a run except its inputs. The defaults are the recipe "paper".
 
+    Where two ways are named, the first is the paper's. The published code's: with `clustering="joint"` each
+    layer has its own mask from one common 2-means; `first_frame_mask="shared"` is resized in place, softly,
+    whenever a box has another shape; `anchors="box_index"` misses the object where a box was clipped or has
+    grown; `normalise="all_objects"` lets large objects outweigh small ones; `optimiser_state="iteration"`
+    makes every update lr times the gradient's sign; `first_box="stretch"` distorts what is visible of it.
+
     Raises InputError naming the field, its value and what is allowed.
     """
 
@@ -74,26 +80,19 @@ class MethodConfig:
     mask: Literal["dynamic", "static", "none"] = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box."""
     clustering: Literal["per_frame", "joint"] = "per_frame"
-    """2-means on each frame's map averaged over layers (paper), or one clustering over the maps of all layers
-    together, which gives a mask per layer (published code)."""
+    """2-means on every frame's mean map of the layers, or one over all maps (published code)."""
     first_frame_mask: Literal["per_object", "shared"] = "per_object"
-    """Each object has its own mask of frame 1 (Eq. 8), or all share object 1's, resized in place (published
-    code)."""
+    """Each object has its own mask of frame 1 (Eq. 8), or all share object 1's (published code)."""
     anchors: Literal["attached", "box_index"] = "attached"
-    """Salient points move and grow with their object, or stay the first box's cell indices, clamped to the
-    current crop (published code)."""
+    """Salient points follow their object, or stay cells of the first box, clamped (published code)."""
     normalise: Literal["per_object", "all_objects"] = "per_object"
-    """The squared differences are divided by each object's own mask overlap, or summed over all objects and
-    divided by their summed overlap (published code)."""
+    """Differences over each object's own mask overlap, or summed over all objects' (published code)."""
     optimiser_state: Literal["step", "iteration"] = "step"
-    """AdamW keeps its moments within a denoising step, or starts anew at every iteration, which makes it a
-    sign descent (published code)."""
+    """AdamW's moments last a denoising step, or one iteration: sign descent (published code)."""
     first_box: Literal["clip", "stretch"] = "clip"
-    """A first box that leaves the frame is clipped like any other, or its visible part is stretched over the
-    whole box (published code)."""
+    """A first box that leaves the frame is clipped like any other, or stretched (published code)."""
     remove_update_mean: bool = False
-    """The spatial mean, per frame and channel, is removed from every update of the latents. Not in the paper;
-    it keeps colours steady on coarse latent grids."""
+    """Each update loses its mean per frame and channel, which steadies colours. Not in the paper."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -1,0 +1,249 @@
+"""Animate any conditional image along drawn tracks."""
+
+# Flags and help are made from the dataclasses. torch is imported only where work begins: help is instant.
+
+import inspect
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.header import read_config, read_header, resolve
+from anyi2v.config import MethodConfig, recipe
+from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.files import read_json
+from anyi2v.tracks import Tracks, load_tracks
+
+
+@dataclass(frozen=True)
+class Animate:
+    """Animate a condition image along tracks.
+
+    Examples:
+    $ anyi2v animate --image edges.png --prompt "a red circle on a navy background" --tracks tracks.json
+    $ anyi2v animate --image edges.png --prompt "a blue star" --recipe official --method.lr 0.02 --out star
+    $ anyi2v animate --repeat star/run.json --out again
+    """
+
+    image: Path | None = None
+    """Condition image: photo, edges, depth, sketch, anything. Needed unless --repeat is given."""
+    prompt: str | None = None
+    """What the video shows. Needed unless --repeat is given."""
+    tracks: Path | None = None
+    """JSON file with boxes over time, ours or AnyI2V's. Without it nothing is moved."""
+    out: Path = Path("out")
+    """Folder for video, pictures and run.json."""
+    backbone: str = "micro"
+    """Name of a shipped backbone, or a converted .safetensors file."""
+    recipe: Literal["paper", "official"] = "paper"
+    """Preset of all --method flags: the paper's equations, or the published code."""
+    repeat: Path | None = None
+    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it."""
+    seed: int = 0
+    """Of the initial noise; equal seed, device and threads give equal bytes."""
+    frames: int | None = None
+    """Frames of the video; None: the backbone's."""
+    width: int | None = None
+    """Pixels; None: the backbone's. The image is cut to this shape around its centre."""
+    height: int | None = None
+    """Pixels; None: the backbone's."""
+    negative_prompt: str = ""
+    """What the video does not show."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the networks; latents and losses are float32 always."""
+    threads: int | None = None
+    """CPU threads; None: PyTorch's choice."""
+    overwrite: bool = False
+    """Replace a former run in the folder."""
+    method: MethodConfig = field(default_factory=MethodConfig)
+    """Settings of the method. Where two ways are named, the first is the paper's."""
+
+    def run(self) -> None:
+        """Computes and writes the run; prints where it is and how long it took."""
+        if self.image is None or self.prompt is None:
+            raise InputError("animate needs --image and --prompt, or --repeat run.json")
+        import torch
+
+        from anyi2v import media, report
+        from anyi2v.backbone.checkpoint import load
+        from anyi2v.pipeline import animate
+
+        report.check_out(self.out, overwrite=self.overwrite)
+        config = read_config(self.backbone)
+        if self.repeat:
+            _check_backbone(self.repeat, self.backbone)
+        size = (self.width or config.width, self.height or config.height)
+        image, fit = media.fit_image(media.load_image(self.image), *size)
+        # what is computed is what condition.png can hold, so that the run can be repeated from there
+        image = media.from_bytes(media.to_bytes(image))
+        tracks = fit.tracks(load_tracks(self.tracks)) if self.tracks else Tracks(*size)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        result = animate(
+            load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype)),
+            image,
+            self.prompt,
+            tracks,
+            config=self.method,
+            seed=self.seed,
+            frames=self.frames,
+            negative_prompt=self.negative_prompt,
+            progress=sys.stderr.isatty(),
+        )
+        report.write_run(
+            self.out,
+            result,
+            image,
+            backbone=self.backbone,
+            device=self.device,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+        )
+        total = sum(result.timings.values())
+        print(f"{self.out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Show the method on the shipped micro backbone, without any files.
+
+    Examples:
+    $ anyi2v demo
+    $ anyi2v demo --out somewhere
+    """
+
+    out: Path = Path("demo")
+    """Folder for videos and pictures."""
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from anyi2v.micro import demo
+
+        demo.run(self.out)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Print what a checkpoint says of itself.
+
+    Examples:
+    $ anyi2v inspect micro
+    $ anyi2v inspect animatediff.safetensors --points
+    """
+
+    backbone: Annotated[str, tyro.conf.Positional]
+    """Name of a shipped backbone, or a converted .safetensors file."""
+    points: bool = False
+    """List every hook point of the UNet with its shape (batch 1, the backbone's own size)."""
+
+    def run(self) -> None:
+        """Prints configuration and parameter counts, and the hook points if wished."""
+        config = read_config(self.backbone)
+        print(json.dumps(json.loads(config.to_json()), indent=1))
+        shapes = read_header(resolve(self.backbone)).shapes
+        counts: Counter[str] = Counter()
+        for key, shape in shapes.items():
+            counts[key.split(".")[0]] += math.prod(shape)
+        for part, count in (*counts.items(), ("all", counts.total())):
+            print(f"{part:5} {count:>13,} parameters")
+        if self.points:
+            for name, shape in _points(config).items():
+                print(f"{name}  {'x'.join(map(str, shape))}")
+
+
+def _points(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from anyi2v.backbone.unet import UNet, points
+
+    with torch.device("meta"):
+        unet = UNet(config.unet)
+    factor = config.vae.factor
+    size = {"height": config.height // factor, "width": config.width // factor}
+    return points(unet, frames=config.frames, **size)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The flags that decide the defaults of others."""
+
+    backbone: str | None = None
+    recipe: Literal["paper", "official"] | None = None
+    repeat: Path | None = None
+
+
+def animate_defaults(args: Sequence[str]) -> Animate:
+    """The defaults of `anyi2v animate` under the --backbone, --recipe and --repeat among `args`.
+
+    With --repeat, its values hold, except for the method where --recipe or another --backbone is asked for.
+    Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
+    """
+    base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
+    default = Animate() if base.repeat is None else _repeated(base.repeat)
+    backbone = base.backbone or default.backbone
+    name = base.recipe or default.recipe
+    if base.repeat is None or base.recipe or backbone != default.backbone:
+        default = replace(default, method=recipe(name, read_config(backbone).method))
+    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat)
+
+
+_REPEATED = ("prompt", "negative_prompt", "seed", "frames", "width", "height", "device", "dtype", "threads")
+
+
+def _repeated(path: Path) -> Animate:
+    """The flags of the run that `path` records."""
+    data = read_json(path)
+    try:
+        values: dict[str, Any] = {key: data[key] for key in _REPEATED}
+        backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a run: {error!r}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    image = path.with_name("condition.png")
+    return Animate(image=image, tracks=path, backbone=backbone, method=method, **values)
+
+
+def _check_backbone(path: Path, backbone: str) -> None:
+    """Raises InputError if run `path` used this backbone, but its file was another one then."""
+    from anyi2v.report import sha256
+
+    former = read_json(path)["backbone"]
+    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
+        raise InputError(
+            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
+            f"{former['sha256']}); find that one, or start a new run without --repeat"
+        )
+
+
+COMMANDS = {"animate": Animate, "demo": Demo, "inspect": Inspect}
+
+
+def parse(args: Sequence[str]) -> Animate | Demo | Inspect:
+    """The command in `args`, ready to run; exits with a message and code 2 for unusable flags."""
+    name = args[0] if args else ""
+    if name not in COMMANDS:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="anyi2v", args=args, description=__doc__)
+    default = animate_defaults(args[1:]) if name == "animate" else tyro.MISSING_NONPROP
+    kind = COMMANDS[name]
+    description = inspect.cleandoc(kind.__doc__ or "")
+    return tyro.cli(kind, prog=f"anyi2v {name}", args=args[1:], default=default, description=description)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something."""
+    try:
+        parse(sys.argv[1:] if args is None else args).run()
+    except AnyI2VError as error:
+        print("anyi2v: error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
