@@ -6,12 +6,14 @@ checkpointing replays exactly the same edits. Edits must be out of place: autogr
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from torch import Tensor
 
 from anyi2v.errors import HookError, closest
 
 Tap = Callable[[str, Tensor], Tensor]
+StopAt = Literal["point", "layer"]
 
 
 def no_tap(name: str, tensor: Tensor) -> Tensor:
@@ -56,21 +58,25 @@ class Recorder:
     Args:
         names: points to keep.
         stop: raise `Stop` as soon as all are there: "point" exactly there (eager mode), "layer" at the next
-            layer output, which lies between compiled regions. False runs to the end.
+            layer output, which lies between compiled regions. None runs to the end.
 
-    The first value of a name is kept, so that recomputation under checkpointing does not overwrite it.
+    The first value of a name is kept and `Stop` is raised once, so that the recomputation of checkpointed
+    layers during the backward pass neither overwrites values nor stops early. Make a new one for each pass.
     """
 
-    def __init__(self, names: Iterable[str], *, stop: str | bool = False):
+    def __init__(self, names: Iterable[str], *, stop: StopAt | None = None):
         self.names = frozenset(names)
         self.stop = stop
         self.seen: dict[str, Tensor] = {}
+        self._stopped = False
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Returns `tensor` itself; raises Stop where asked."""
         if name in self.names and name not in self.seen:
             self.seen[name] = tensor
-        if self.stop and len(self.seen) == len(self.names) and (self.stop != "layer" or is_layer(name)):
+        complete = len(self.seen) == len(self.names)
+        if self.stop and complete and not self._stopped and (self.stop == "point" or is_layer(name)):
+            self._stopped = True
             raise Stop
         return tensor
 

@@ -149,16 +149,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Folded feature maps in and out."""
-        tokens = rearrange(self.norm(x), "(b f) c h w -> b f h w c", f=call.frames)
-        tokens = pointwise(self.proj_in, tokens)
+        tokens = rearrange(self.proj_in(self.norm(x)), "(b f) c h w -> b f h w c", f=call.frames)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
-        return x + rearrange(pointwise(self.proj_out, tokens), "b f h w c -> (b f) c h w")
-
-
-def pointwise(conv: nn.Conv2d, tokens: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
-    """A 1x1 convolution applied to tokens as the linear map that it is, without changing the layout."""
-    return F.linear(tokens, conv.weight.flatten(1), conv.bias)
+        return x + self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
 
 
 def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:

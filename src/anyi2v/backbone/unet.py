@@ -15,7 +15,7 @@ from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.slots import Design, Site, Temporal
 from anyi2v.backbone.temporal import make_design
 from anyi2v.errors import InputError
-from anyi2v.taps import Recorder, Stop, Tap, chain, check_names, no_tap
+from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, no_tap
 
 
 class UNet(nn.Module):
@@ -135,7 +135,7 @@ def record(
     text: Float[Tensor, "b l d"],
     *,
     edit: Tap = no_tap,
-    stop: str = "point",
+    stop: StopAt = "point",
     temporal: bool | Collection[str] = True,
     checkpoint: bool = False,
 ) -> dict[str, Tensor]:

@@ -1,0 +1,168 @@
+"""Section 3.3: cross-frame alignment, Eq. 3, 4 and 8: from feature maps to a loss and its masks."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.errors import HookError
+from anyi2v.method.crops import Crops, Maps, visible
+from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity
+from anyi2v.numerics.pca import fit, project
+from anyi2v.taps import is_layer
+
+Mask = Literal["dynamic", "static", "none"]
+Clustering = Literal["per_frame", "joint"]
+FirstFrameMask = Literal["per_object", "shared"]
+Anchors = Literal["attached", "box_index"]
+Normalise = Literal["per_object", "all_objects"]
+
+
+class Alignment(NamedTuple):
+    """The loss of one optimisation iteration and what it was weighed with."""
+
+    loss: Float[Tensor, ""]
+    masks: Float[Tensor, "l o f y x"]
+    """M_j of every layer, object and frame, as crops."""
+
+
+def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
+    """A recorded tensor of a single clip as a map with channels last, in float32.
+
+    Raises:
+        HookError: the point is not a spatial feature map (text or temporal attention, attention maps).
+    """
+    part = name.rsplit(".", 1)[-1]
+    other_attention = not is_layer(name) and (".cross." in name or ".temporals." in name)
+    if part == "probs" or other_attention:
+        raise HookError(
+            f"{name} is no spatial feature map; align a query, key, value, hidden or layer output"
+        )
+    x = x[0] if part in ("query", "key", "value", "context") else x[0].movedim(1, -1)
+    return x.float()
+
+
+def reduce(
+    x: Float[Tensor, "f h w c"],
+    components: int | None,
+    *,
+    solver: Literal["exact", "lowrank"] = "exact",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "f h w m"]:
+    """Eq. 4: coordinates in the principal components of all frames' vectors together.
+
+    The basis carries no gradient. None leaves the features as they are.
+    """
+    if components is None:
+        return x
+    basis = fit(x.detach().flatten(0, 2), min(components, x.shape[-1]), solver=solver, generator=generator)
+    return project(x, basis)
+
+
+def cut(x: Float[Tensor, "f h w m"], matrices: tuple[Tensor, Tensor]) -> Float[Tensor, "o f y x m"]:
+    """The crops of all objects from each frame's map."""
+    rows, cols = matrices
+    return torch.einsum("ofxw,ofywm->ofyxm", cols, torch.einsum("ofyh,fhwm->ofywm", rows, x))
+
+
+def align(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    crops: Crops,
+    maps: Sequence[Maps],
+    *,
+    mask: Mask = "dynamic",
+    clustering: Clustering = "per_frame",
+    first_frame_mask: FirstFrameMask = "per_object",
+    anchors: Anchors = "attached",
+    normalise: Normalise = "per_object",
+) -> Alignment:
+    """Eq. 3 and 8: squared difference between each frame's crop and frame 1's, inside both masks.
+
+    Frame 1's features carry no gradient. The squared difference of a cell is the mean over the components,
+    and the sum over cells is divided by the sum of the masks (their overlap), so that the loss depends neither
+    on the size of the boxes nor on the number of components. Options are explained at `MethodConfig`.
+
+    Args:
+        features: reduced features, one map per aligned layer.
+        crops: the boxes.
+        maps: `crops.maps(h, w)` for the size of each feature map.
+    """
+    now = [cut(x, m.now) for x, m in zip(features, maps, strict=True)]
+    first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
+    with torch.no_grad():
+        points = [
+            _anchors(anchors, x[0], reference, m, crops)
+            for x, reference, m in zip(features, first, maps, strict=True)
+        ]
+        masks, weights = _weights(now, points, crops, mask, clustering, first_frame_mask)
+    difference = [
+        (((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)
+    ]
+    error = torch.stack(difference).sum(dim=(0, 2, 3, 4))
+    overlap = weights.sum(dim=(0, 2, 3, 4))
+    if normalise == "all_objects":
+        error, overlap = error.sum(), overlap.sum()
+    # an object without overlap has no error either: its loss is zero, not 0/0
+    loss = (error / torch.where(overlap > 0, overlap, 1.0)).sum()
+    return Alignment(loss, masks)
+
+
+def _anchors(
+    kind: Anchors,
+    first: Float[Tensor, "h w m"],
+    reference: Float[Tensor, "o f y x m"],
+    maps: Maps,
+    crops: Crops,
+) -> Float[Tensor, "o f k m"]:
+    """Features of the salient points, F_1[P_k].
+
+    "attached" reads them in frame 1 itself, whatever the later boxes are. "box_index" (published code) takes a
+    point's offset from the corner of the first box as an index into the resized and clipped crop of frame f.
+    """
+    if kind == "attached":
+        rows, cols = maps.points
+        points = torch.einsum("okh,okw,hwm->okm", rows, cols, first)
+        return points[:, None].expand(-1, reference.shape[1], -1, -1)
+    sizes = [torch.tensor(_visible_sizes(crops, axis), device=first.device)[..., None] for axis in (0, 1)]
+    y, x = (
+        torch.minimum(offset[:, None], (size - 1).clamp(min=0))
+        for offset, size in zip(crops.offsets, sizes, strict=True)
+    )
+    o = torch.arange(y.shape[0], device=first.device)[:, None, None]
+    f = torch.arange(y.shape[1], device=first.device)[None, :, None]
+    return reference[o, f, y, x]
+
+
+def _visible_sizes(crops: Crops, axis: int) -> list[list[int]]:
+    spans = [[visible(box[axis], crops.lattice[axis]) for box in boxes] for boxes in crops.boxes]
+    return [[high - low for low, high in track] for track in spans]
+
+
+def _weights(
+    now: Sequence[Float[Tensor, "o f y x _"]],
+    points: Sequence[Float[Tensor, "o f k _"]],
+    crops: Crops,
+    mask: Mask,
+    clustering: Clustering,
+    first_frame_mask: FirstFrameMask,
+) -> tuple[Float[Tensor, "l o f y x"], Float[Tensor, "l o f y x"]]:
+    """The masks M_j, and M_1 M_j with frame 1 itself left out, which is compared with nothing."""
+    similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
+    masks = foreground(similarities, crops.valid, clustering)
+    carried = first_frame_masks(masks, crops)
+    if mask == "none":
+        masks = crops.valid.expand_as(masks)
+        carried = first_frame_masks(masks, crops)
+    elif mask == "static":
+        masks = carried
+    if first_frame_mask == "shared":
+        first = shared_first_mask(masks, crops)
+        # the published loop leaves out frame 1 of the first object only; the others add to the overlap
+        kept = torch.ones_like(first)
+        kept[:, 0, 0] = 0
+    else:
+        first, kept = carried.float(), torch.ones_like(carried, dtype=torch.float32)
+        kept[:, :, 0] = 0
+    return masks.float(), masks.float() * first * kept

@@ -1,0 +1,208 @@
+"""Where each object's box lies on the working lattice, and the linear maps that cut it out of feature maps.
+
+The working lattice has twice the cells of the latent along each axis. Up-sampling a feature map to it,
+cropping a box, and resizing the crop of frame 1 to the size of a later box are all linear and separable, so
+each crop is a pair of small matrices applied to the map at its own resolution: no map is ever up-sampled as a
+whole, and all objects and frames are cut in one operation.
+
+A crop holds the part of a box that is visible, padded at its end to the size common to all crops.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from anyi2v.errors import InputError
+from anyi2v.numerics.resize import bicubic_matrix
+from anyi2v.tracks import Track, Tracks
+
+Span = tuple[int, int]
+"""Half-open range of lattice cells."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Matrices that cut the boxes out of maps of one size `(h, w)`: rows act on y, columns on x."""
+
+    now: tuple[Float[Tensor, "o f y h"], Float[Tensor, "o f x w"]]
+    """Frame f's box."""
+    first: tuple[Float[Tensor, "o f y h"], Float[Tensor, "o f x w"]]
+    """Frame 1's box, resized to frame f's and clipped in the same way."""
+    points: tuple[Float[Tensor, "o k h"], Float[Tensor, "o k w"]]
+    """The cells of the salient points in frame 1."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """All boxes of a job on the lattice."""
+
+    lattice: tuple[int, int]
+    """Cells (down, across)."""
+    boxes: tuple[tuple[tuple[Span, Span], ...], ...]
+    """Per object and frame: the rows and columns of the whole box, which may reach outside."""
+    first: tuple[tuple[Span, Span], ...]
+    """Per object: the rows and columns in frame 1 that later boxes are compared with."""
+    valid: Bool[Tensor, "o f y x"]
+    """What of a crop is no padding."""
+    first_cell: tuple[Int[Tensor, "o f y"], Int[Tensor, "o f x"]]
+    """The row and column of frame 1's crop that a cell of frame f's crop corresponds to; -1 if not visible."""
+    points: tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]
+    """Rows and columns of the salient points on the lattice in frame 1."""
+    offsets: tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]
+    """The points' distances from the corner of frame 1's box, rounded down to cells."""
+
+    def to(self, device: torch.device) -> "Crops":
+        """The same crops with their tensors on `device`."""
+        pairs = (self.first_cell, self.points, self.offsets)
+        first_cell, points, offsets = ((rows.to(device), cols.to(device)) for rows, cols in pairs)
+        valid = self.valid.to(device)
+        return replace(self, valid=valid, first_cell=first_cell, points=points, offsets=offsets)
+
+    def maps(self, height: int, width: int) -> Maps:
+        """The matrices for feature maps of `height` x `width` cells, on the device of the crops."""
+        axes = [self._matrices(axis, source) for axis, source in enumerate((height, width))]
+        now, first, points = ((rows, cols) for rows, cols in zip(*axes, strict=True))
+        return Maps(now, first, points)
+
+    def _matrices(self, axis: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
+        size, length = self.lattice[axis], self.valid.shape[2 + axis]
+        up = bicubic_matrix(source, size)
+        now, first = [], []
+        for object_boxes, origin in zip(self.boxes, self.first, strict=True):
+            spans = [box[axis] for box in object_boxes]
+            now.append([up[slice(*visible(span, size))] for span in spans])
+            start = up[torch.arange(*origin[axis]).clamp(0, size - 1)]
+            first.append([_resized(start, span, size) for span in spans])
+        device = self.valid.device
+        points = up.to(device)[self.points[axis]]
+        return _stack(now, length).to(device), _stack(first, length).to(device), points
+
+
+def make_crops(
+    tracks: Tracks,
+    lattice: tuple[int, int],
+    frames: int,
+    *,
+    first_box: Literal["clip", "stretch"] = "clip",
+) -> Crops:
+    """Puts the boxes of `tracks` on a lattice of (down, across) cells.
+
+    Boxes are divided by the size of a cell and rounded down; a box has at least one cell per axis. A box that
+    leaves the image is clipped. If that happens in frame 1, `first_box="clip"` leaves the missing part without
+    features, while "stretch" (published code) resizes what is left to the size of the whole box.
+
+    Raises:
+        InputError: no objects, or another number of boxes than frames (resample first).
+    """
+    if not tracks.objects:
+        raise InputError("the tracks have no objects, so there is nothing to align")
+    scale = (lattice[0] / tracks.height, lattice[1] / tracks.width)
+    boxes = tuple(_boxes(track, scale, frames) for track in tracks.objects)
+    first = tuple(box[0] for box in boxes)
+    if first_box == "stretch":
+        first = tuple((visible(rows, lattice[0]), visible(cols, lattice[1])) for rows, cols in first)
+    rows, cols = (_first_cells(boxes, first, axis, lattice[axis]) for axis in (0, 1))
+    salient = [_salient(track) for track in tracks.objects]
+    corners = [track.boxes[0][:2] for track in tracks.objects]
+    return Crops(
+        lattice=lattice,
+        boxes=boxes,
+        first=first,
+        valid=rows[1][..., None] & cols[1][..., None, :],
+        first_cell=(rows[0], cols[0]),
+        points=_cells(salient, scale, lattice),
+        offsets=_cells(
+            [
+                [(x - left, y - top) for x, y in points]
+                for points, (left, top) in zip(salient, corners, strict=True)
+            ],
+            scale,
+            lattice,
+        ),
+    )
+
+
+def visible(span: Span, size: int) -> Span:
+    """The part of a span inside [0, size); empty spans start where they should."""
+    start = min(max(span[0], 0), size)
+    return start, max(start, min(span[1], size))
+
+
+def paste(values: Float[Tensor, "o f y x"], crops: Crops) -> Float[Tensor, "o f h w"]:
+    """Puts crops back at their places on an empty lattice."""
+    canvas = values.new_zeros(*values.shape[:2], *crops.lattice)
+    for o, object_boxes in enumerate(crops.boxes):
+        for f, box in enumerate(object_boxes):
+            (top, bottom), (left, right) = (visible(s, n) for s, n in zip(box, crops.lattice, strict=True))
+            canvas[o, f, top:bottom, left:right] = values[o, f, : bottom - top, : right - left]
+    return canvas
+
+
+def _boxes(track: Track, scale: tuple[float, float], frames: int) -> tuple[tuple[Span, Span], ...]:
+    if len(track.boxes) != frames:
+        raise InputError(
+            f"object {track.name!r} has {len(track.boxes)} boxes for {frames} frames; resample the tracks first"
+        )
+    return tuple((_span(y0, y1, scale[0]), _span(x0, x1, scale[1])) for x0, y0, x1, y1 in track.boxes)
+
+
+def _span(start: float, stop: float, scale: float) -> Span:
+    first = math.floor(start * scale)
+    return first, max(first + 1, math.floor(stop * scale))
+
+
+def _resized(start: Float[Tensor, "n s"], span: Span, size: int) -> Float[Tensor, "y s"]:
+    resize = bicubic_matrix(start.shape[0], span[1] - span[0])
+    low, high = visible(span, size)
+    return (resize @ start)[low - span[0] : high - span[0]]
+
+
+def _first_cells(
+    boxes: tuple[tuple[tuple[Span, Span], ...], ...],
+    first: tuple[tuple[Span, Span], ...],
+    axis: int,
+    size: int,
+) -> tuple[Int[Tensor, "o f n"], Bool[Tensor, "o f n"]]:
+    """Nearest cell of frame 1's crop for each cell of each crop along one axis, and what is no padding."""
+    spans = [[box[axis] for box in object_boxes] for object_boxes in boxes]
+    length = max(max(high - low for low, high in (visible(s, size) for s in track)) for track in spans)
+    cells = torch.full((len(boxes), len(boxes[0]), max(length, 1)), -1)
+    valid = torch.zeros(cells.shape, dtype=torch.bool)
+    for o, track in enumerate(spans):
+        origin = first[o][axis]
+        seen_from, seen_to = visible(origin, size)
+        for f, span in enumerate(track):
+            low, high = visible(span, size)
+            place = (torch.arange(low, high) - span[0] + 0.5) / (span[1] - span[0])
+            cell = (place * (origin[1] - origin[0])).floor().long() + origin[0]
+            inside = (cell >= seen_from) & (cell < seen_to)
+            cells[o, f, : high - low] = torch.where(inside, cell - seen_from, -1)
+            valid[o, f, : high - low] = True
+    return cells, valid
+
+
+def _salient(track: Track) -> list[tuple[float, float]]:
+    x0, y0, x1, y1 = track.boxes[0]
+    return list(track.points) or [((x0 + x1) / 2, (y0 + y1) / 2)]
+
+
+def _cells(
+    points: list[list[tuple[float, float]]], scale: tuple[float, float], lattice: tuple[int, int]
+) -> tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]:
+    """Rows and columns of points in pixels, moved onto the lattice; padded by repeating the first point."""
+    count = max(len(p) for p in points)
+    points = [p + p[:1] * (count - len(p)) for p in points]
+    rows = [[min(max(math.floor(y * scale[0]), 0), lattice[0] - 1) for _, y in p] for p in points]
+    cols = [[min(max(math.floor(x * scale[1]), 0), lattice[1] - 1) for x, _ in p] for p in points]
+    return torch.tensor(rows), torch.tensor(cols)
+
+
+def _stack(matrices: list[list[Tensor]], length: int) -> Float[Tensor, "o f n s"]:
+    return torch.stack(
+        [torch.stack([F.pad(m, (0, 0, 0, length - m.shape[0])) for m in row]) for row in matrices]
+    )

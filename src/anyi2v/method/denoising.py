@@ -1,0 +1,33 @@
+"""One guided noise prediction, with or without injection."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.backbone.unet import UNet
+from anyi2v.diffusion import guided
+from anyi2v.taps import Tap, no_tap
+
+
+@torch.no_grad()
+def predict_noise(
+    unet: UNet,
+    z: Float[Tensor, "b f c h w"],
+    timestep: int,
+    negative: Float[Tensor, "b l d"],
+    positive: Float[Tensor, "b l d"],
+    scale: float,
+    injection: Tap = no_tap,
+) -> Float[Tensor, "b f c h w"]:
+    """Classifier-free guidance; the injection acts on the conditional pass only.
+
+    A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
+    separate, because the conditional one shares frame 1's keys and values and so computes less; without it
+    they are one batch.
+    """
+    if scale <= 1:
+        return unet(z, timestep, positive, tap=injection)
+    if injection is not no_tap:
+        return guided(unet(z, timestep, negative), unet(z, timestep, positive, tap=injection), scale)
+    both = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]))
+    return guided(*both.chunk(2), scale)

@@ -1,0 +1,71 @@
+"""Section 3.2: the condition image's features take the place of frame 1's."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from anyi2v.errors import HookError
+from anyi2v.numerics.adain import patch_adain
+
+
+class Injection:
+    """A tap that puts recorded features into frame 1 of every clip in the batch.
+
+    Meant for passes with the conditional text only. Residual hiddens are debiased first (Eq. 1 and 2): each
+    patch takes on mean and standard deviation of the present hidden, through which no gradient flows. Queries
+    are replaced as they are. In the layers of `queries`, the context of keys and values is cut down to frame
+    1, so that K_{2:f} = K_1 and V_{2:f} = V_1.
+
+    Args:
+        features: from `invert`: `b 1 c h w` for hiddens and `b 1 h w c` for queries.
+        hiddens: names of residual hiddens to replace.
+        queries: names of self-attention queries to replace.
+        share_kv: whether all frames use frame 1's keys and values there.
+        debias: False injects the hiddens as recorded.
+        patch: edge of a patch in cells; 0 takes the statistics of the whole map.
+
+    Raises:
+        HookError: a feature is missing.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, Tensor],
+        *,
+        hiddens: Iterable[str],
+        queries: Iterable[str],
+        share_kv: bool = True,
+        debias: bool = True,
+        patch: int = 4,
+    ):
+        self.hiddens, self.queries = frozenset(hiddens), frozenset(queries)
+        missing = sorted((self.hiddens | self.queries) - set(features))
+        if missing:
+            raise HookError(f"no recorded feature for {', '.join(missing)}; record these points at inversion")
+        self.features = dict(features)
+        self.shared = frozenset(name.removesuffix("query") + "context" for name in queries if share_kv)
+        self.debias, self.patch = debias, patch
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        """The tensor with frame 1 replaced; points that are not injected pass."""
+        if name in self.shared:
+            return x[:, :1]
+        if name in self.queries:
+            return with_first_frame(x, self.features[name])
+        if name in self.hiddens:
+            return with_first_frame(x, self._debiased(self.features[name], x[:, :1].detach()))
+        return x
+
+    def _debiased(self, source: Tensor, present: Tensor) -> Tensor:
+        if not self.debias:
+            return source
+        return patch_adain(
+            source.expand_as(present).flatten(0, 1), present.flatten(0, 1), self.patch
+        ).view_as(present)
+
+
+def with_first_frame(x: Tensor, first: Tensor) -> Tensor:
+    """`x` with `first` in place of frame 1; frames are axis 1. Out of place."""
+    first = first.to(x.dtype).expand(x.shape[0], *first.shape[1:])
+    return torch.cat([first, x[:, 1:]], dim=1)

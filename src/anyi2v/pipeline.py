@@ -1,0 +1,245 @@
+"""One job from start to video: encode, invert, optimise and denoise, decode."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.unet import points
+from anyi2v.config import MethodConfig
+from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
+from anyi2v.errors import InputError, NumericsError
+from anyi2v.media import check_image, write_video
+from anyi2v.method.alignment import feature_map
+from anyi2v.method.crops import Crops, make_crops, paste
+from anyi2v.method.denoising import predict_noise
+from anyi2v.method.injection import Injection
+from anyi2v.method.inversion import invert
+from anyi2v.method.optimisation import optimise_latents
+from anyi2v.taps import Tap, check_names, no_tap
+from anyi2v.timing import Stages
+from anyi2v.tracks import Tracks
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """The alignment loss before one update of the latents."""
+
+    step: int
+    """Denoising step, from 0."""
+    timestep: int
+    iteration: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished video and how it came about."""
+
+    video: Float[Tensor, "f 3 h w"]
+    """In [0, 1]."""
+    masks: list[Float[Tensor, "f h w"]]
+    """Per object, the semantic masks of the last optimisation step, enlarged to the image; empty without any."""
+    losses: list[LossRecord]
+    timings: dict[str, float]
+    """Seconds per stage."""
+    prompt: str
+    negative_prompt: str
+    tracks: Tracks
+    """As used: in pixels of the video, one box per frame."""
+    config: MethodConfig
+    seed: int
+    fps: int
+
+    def save(self, path: str | Path) -> None:
+        """Writes the video: mp4, GIF or npz by the ending of `path`."""
+        write_video(path, self.video, fps=self.fps)
+
+
+@dataclass
+class _Optimisation:
+    """What the optimisation leaves behind for the result."""
+
+    losses: list[LossRecord] = field(default_factory=list)
+    masks: Tensor | None = None
+
+
+def animate(
+    backbone: Backbone,
+    image: Float[Tensor, "3 h w"],
+    prompt: str,
+    tracks: Tracks,
+    *,
+    config: MethodConfig | None = None,
+    seed: int = 0,
+    frames: int | None = None,
+    negative_prompt: str = "",
+    progress: bool = False,
+) -> Result:
+    """Animates a condition image along tracks.
+
+    Args:
+        backbone: from `anyi2v.load`.
+        image: condition of any modality, in [0, 1]; its size is the video's.
+        prompt: what the video shows.
+        tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
+            video's frames. Without objects, the first frame is controlled and the motion is free.
+        config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
+        seed: of the initial noise; equal seed and device give equal bytes.
+        frames: by default the backbone's.
+        negative_prompt: for the unconditional pass.
+        progress: show a bar per stage.
+
+    Raises:
+        InputError, HookError: before any work, if something about the job is not usable.
+        NumericsError: a value became NaN or infinite.
+    """
+    config = config or MethodConfig.from_dict(backbone.config.method)
+    frames = frames or backbone.config.frames
+    check_job(backbone, image, config, frames)
+    height, width = image.shape[1:]
+    tracks = tracks.scaled(width, height).resample(frames)
+    stages = Stages(progress=progress, device=backbone.device)
+    generator = torch.Generator().manual_seed(seed)
+
+    with stages.stage("text"), torch.no_grad():
+        negative, positive = backbone.encode_text([negative_prompt, prompt]).float().split(1)
+    with stages.stage("encode"), torch.no_grad():
+        latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
+    injection = _injection(backbone, latent, positive, config, stages)
+    shape = (1, frames, *latent.shape[1:])
+    # drawn on the CPU in float32, so that the noise does not depend on the device
+    z = torch.randn(shape, generator=generator).to(backbone.device)
+    crops = None
+    if tracks.objects and config.optimise_steps > 0:
+        lattice = (2 * shape[-2], 2 * shape[-1])
+        crops = make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
+    z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, stages, generator)
+    with stages.stage("decode"), torch.no_grad():
+        video = (backbone.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1).cpu()
+    return Result(
+        video=video,
+        masks=_masks(optimisation.masks, crops, (height, width)),
+        losses=optimisation.losses,
+        timings=stages.seconds,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        tracks=tracks,
+        config=config,
+        seed=seed,
+        fps=backbone.config.fps,
+    )
+
+
+def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int) -> None:
+    """Finds out what cannot work before any work is done.
+
+    Raises:
+        InputError: the image, its size, the number of frames or the timesteps.
+        HookError: a layer that the backbone does not have, or that cannot be aligned.
+    """
+    check_image(image)
+    factor = backbone.config.vae.factor
+    height, width = image.shape[1:]
+    if height % factor or width % factor:
+        raise InputError(
+            f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone"
+        )
+    limit = backbone.unet.design.max_frames
+    if frames < 1 or (limit is not None and frames > limit):
+        raise InputError(f"{frames} frames asked for, but this backbone makes 1 to {limit or 'any number'}")
+    known = points(backbone.unet)
+    check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
+    for name in config.align:
+        feature_map(name, torch.empty(known[name]))
+    inversion_timesteps(
+        backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride
+    )
+    sampling_pairs(backbone.config.schedule, config.steps)
+
+
+def _injection(
+    backbone: Backbone,
+    latent: Float[Tensor, "1 c h w"],
+    text: Float[Tensor, "1 l d"],
+    config: MethodConfig,
+    stages: Stages,
+) -> Tap:
+    names = (*config.inject_hidden, *config.inject_query)
+    if not names or (config.inject_steps == 0 and config.optimise_steps == 0):
+        return no_tap
+    schedule = backbone.config.schedule
+    passes = len(
+        inversion_timesteps(schedule, until=config.inversion_timestep, stride=config.inversion_stride)
+    )
+    with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
+        features = invert(
+            backbone.unet,
+            latent[:, None],
+            text,
+            schedule,
+            names,
+            until=config.inversion_timestep,
+            stride=config.inversion_stride,
+            report=bar.update,
+        )
+    return Injection(
+        features,
+        hiddens=config.inject_hidden,
+        queries=config.inject_query,
+        share_kv=config.share_kv,
+        debias=config.debias,
+        patch=config.patch,
+    )
+
+
+def _denoise(
+    backbone: Backbone,
+    z: Float[Tensor, "1 f c h w"],
+    negative: Float[Tensor, "1 l d"],
+    positive: Float[Tensor, "1 l d"],
+    injection: Tap,
+    crops: Crops | None,
+    config: MethodConfig,
+    stages: Stages,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
+    unet, done = backbone.unet, _Optimisation()
+    iterations = min(config.optimise_steps, config.steps) * config.iterations if crops else 0
+    with stages.bar("optimisation", iterations) as inner, stages.bar("denoising", config.steps) as outer:
+        for i, (t, at, to) in enumerate(sampling_pairs(backbone.config.schedule, config.steps)):
+            if crops and i < config.optimise_steps and config.iterations:
+                with stages.stage("optimisation"):
+                    z, losses, done.masks = optimise_latents(
+                        unet,
+                        z,
+                        t,
+                        positive,
+                        injection,
+                        crops,
+                        config,
+                        generator=generator,
+                        report=inner.update,
+                    )
+                done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
+            with stages.stage("denoising"):
+                tap = injection if i < config.inject_steps else no_tap
+                noise = predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap)
+                z = ddim_step(z, noise, at, to, eta=config.eta, generator=generator)
+                if not z.isfinite().all():
+                    raise NumericsError(f"the latents became NaN or infinite at step {i} (timestep {t})")
+            outer.update()
+    return z, done
+
+
+def _masks(
+    masks: Float[Tensor, "l o f y x"] | None, crops: Crops | None, size: tuple[int, int]
+) -> list[Float[Tensor, "f h w"]]:
+    """Mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
+    if masks is None or crops is None:
+        return []
+    canvas = paste(masks.mean(0), crops)
+    return list(torch.nn.functional.interpolate(canvas, size=size, mode="nearest").cpu())

@@ -1,0 +1,64 @@
+"""Compares the compiled UNet with the eager one, outputs and gradients; run as `python -m tests.check_compiled`.
+
+The backend `aot_eager` traces forward and backward like the default one and leaves out only the generation of
+machine code, which would take minutes.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from anyi2v.backbone.unet import record
+from anyi2v.taps import Replace, Tap, no_tap
+
+from .networks import TINY, inputs, tiny_unet
+
+SMALL = replace(TINY, channels=(8, 16), attention=(True, True))
+QUERIES = ["up_blocks.0.attentions.1.query", "up_blocks.1.attentions.0.query"]
+HALVE = Replace({QUERIES[0]: lambda q: q * 0.5})
+
+
+def assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    # decompositions may sum in another order; float64 leaves 1e-12
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def whole(tap: Tap) -> None:
+    """The whole network as one graph, with and without an edit."""
+    unet = tiny_unet(SMALL)
+    compiled = torch.compile(unet, backend="aot_eager", fullgraph=True)
+    z, t, text = inputs()
+    z.requires_grad_()
+    out, eager = compiled(z, t, text, tap=tap), unet(z, t, text, tap=tap)
+    assert_equal(out, eager)
+    assert_equal(*(torch.autograd.grad(y.square().sum(), z)[0] for y in (out, eager)))
+    print("equal")
+
+
+def layer_by_layer(checkpoint: bool) -> None:
+    """Each layer a graph of its own, and a stop between layers."""
+    plain, unet = tiny_unet(SMALL), tiny_unet(SMALL)
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        for layer in (*block.resnets, *block.attentions, *block.temporals):  # type: ignore[union-attr]
+            layer.compile(backend="aot_eager", fullgraph=True)
+    z, t, text = inputs()
+    z.requires_grad_()
+    gradients = []
+    for network, stop in ((unet, "layer"), (plain, "point")):
+        seen = record(network, QUERIES, z, t, text, edit=HALVE, stop=stop, checkpoint=checkpoint)
+        loss = torch.stack([seen[name].square().mean() for name in QUERIES]).sum()
+        gradients.append(torch.autograd.grad(loss, z)[0])
+    assert_equal(*gradients)
+    print("equal")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    # each tapped layer has its own name and so its own graph
+    torch._dynamo.config.recompile_limit = 64
+    # the recomputation of a checkpointed layer must find the same graph as its first pass
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    whole(no_tap)
+    whole(HALVE)
+    layer_by_layer(checkpoint=False)
+    layer_by_layer(checkpoint=True)

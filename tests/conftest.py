@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=Path(__file__).parent / "golden" / "data",
+        help="folder of recordings of the published code, in the layout of tests/golden/data",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Sums in one order everywhere, and workers that do not fight for cores."""
+    torch.set_num_threads(1)

@@ -1,0 +1,159 @@
+"""The hook mechanism: reading, replacing, stopping, composing; gradients with checkpointing and compilation."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyi2v.backbone.unet import points, record
+from anyi2v.errors import HookError
+from anyi2v.taps import Recorder, Replace, Stop, chain, is_layer, no_tap
+
+from .networks import inputs, tiny_unet
+
+UNET = tiny_unet()
+POINTS = points(UNET)
+NAMES = list(POINTS)
+LATENT_POINTS = [name for name in NAMES if not name.endswith("probs") and ".cross.key" not in name]
+QUERIES = ["up_blocks.1.attentions.0.query", "up_blocks.2.attentions.0.query"]
+
+
+def identity(name: str, x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+@torch.no_grad()
+def test_identity_tap_changes_no_bit() -> None:
+    z, t, text = inputs(batch=2)
+    assert torch.equal(UNET(z, t, text, tap=identity), UNET(z, t, text))
+
+
+@torch.no_grad()
+def test_every_point_is_seen_with_the_listed_shape() -> None:
+    z, t, text = inputs()
+    seen = {}
+
+    def note(name: str, x: torch.Tensor) -> torch.Tensor:
+        assert name not in seen
+        seen[name] = tuple(x.shape)
+        return x
+
+    note.wants = lambda name: True  # type: ignore[attr-defined]
+    UNET(z, t, text.expand(1, 5, -1), tap=note)
+    listed = points(UNET, frames=3)
+    assert list(seen) == list(listed)
+    text_points = [name for name in listed if ".cross." in name and not name.endswith("query")]
+    assert {n: s for n, s in seen.items() if n not in text_points} == {
+        n: s for n, s in listed.items() if n not in text_points
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("probs")])
+def test_materialised_attention_equals_the_fused_one(name: str) -> None:
+    z, t, text = inputs()
+    recorder = Recorder([name])
+    out = UNET(z, t, text, tap=recorder)
+    # float64: two orders of summation of at most 64 terms
+    torch.testing.assert_close(out, UNET(z, t, text), rtol=1e-12, atol=1e-12)
+    probs = recorder.seen[name]
+    torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs.sum(-1)), rtol=1e-12, atol=0)
+
+
+@torch.no_grad()
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(LATENT_POINTS))
+def test_a_replacement_changes_only_what_lies_downstream(name: str) -> None:
+    z, t, text = inputs()
+    plain, edited = Recorder(NAMES), Recorder(NAMES)
+    UNET(z, t, text, tap=plain)
+    UNET(z, t, text, tap=chain(Replace({name: lambda x: x + 1}), edited))
+    before = NAMES[: NAMES.index(name)]
+    assert all(torch.equal(plain.seen[n], edited.seen[n]) for n in before)
+    assert torch.equal(plain.seen[name] + 1, edited.seen[name])
+
+
+@torch.no_grad()
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(LATENT_POINTS))
+def test_a_stop_runs_nothing_later(name: str) -> None:
+    z, t, text = inputs()
+    calls: list[str] = []
+    recorder = Recorder([name], stop="point")
+
+    def count(point: str, x: torch.Tensor) -> torch.Tensor:
+        calls.append(point)
+        return x
+
+    with pytest.raises(Stop):
+        UNET(z, t, text, tap=chain(count, recorder))
+    assert calls[-1] == name
+    assert len(calls) < len(NAMES) or name == NAMES[-1]
+
+
+def query_gradient(**options: object) -> torch.Tensor:
+    z, t, text = inputs()
+    z.requires_grad_()
+    edit = Replace({QUERIES[0]: lambda q: torch.cat([q[:, :1].detach() * 0.5, q[:, 1:]], dim=1)})
+    seen = record(UNET, QUERIES, z, t, text, edit=edit, **options)  # type: ignore[arg-type]
+    loss = sum((seen[name] ** 2).mean() for name in QUERIES)
+    return torch.autograd.grad(loss, z)[0]
+
+
+def test_truncated_and_checkpointed_gradients_equal_the_plain_one() -> None:
+    z, t, text = inputs()
+    z.requires_grad_()
+    recorder = Recorder(QUERIES)
+    edit = Replace({QUERIES[0]: lambda q: torch.cat([q[:, :1].detach() * 0.5, q[:, 1:]], dim=1)})
+    UNET(z, t, text, tap=chain(edit, recorder))
+    plain = torch.autograd.grad(sum((recorder.seen[n] ** 2).mean() for n in QUERIES), z)[0]
+    assert plain.abs().sum() > 0
+    for options in ({}, {"stop": "layer"}, {"checkpoint": True}, {"checkpoint": True, "stop": "layer"}):
+        assert torch.equal(query_gradient(**options), plain), options
+
+
+def test_compiled_equals_eager() -> None:
+    """In a process of its own: the compiler cannot trace the shape checks of the test run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.check_compiled"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("equal") == 4
+
+
+def test_unknown_name_is_an_error_with_the_closest_names() -> None:
+    z, t, text = inputs()
+    with pytest.raises(HookError, match=r"up_blocks\.1\.attentions\.0\.query"):
+        record(UNET, ["up_blocks.1.attention.0.query"], z, t, text)
+    with pytest.raises(HookError, match="temporals"):
+        UNET(z, t, text, temporal=["up_blocks.1.temporal.0"])
+
+
+def test_an_edit_may_not_change_shape_or_dtype() -> None:
+    z, t, text = inputs()
+    with pytest.raises(HookError, match="conv_in"):
+        UNET(z, t, text, tap=Replace({"conv_in": lambda x: x[:, :1]}))
+    with pytest.raises(HookError, match="float32"):
+        UNET(z, t, text, tap=Replace({"conv_in": lambda x: x.float()}))
+
+
+def test_recorder_keeps_the_first_value() -> None:
+    recorder = Recorder(["a"])
+    recorder("a", torch.zeros(1))
+    recorder("a", torch.ones(1))
+    assert recorder.seen["a"] == 0
+
+
+def test_chain_is_left_to_right_and_drops_no_tap() -> None:
+    assert chain() is no_tap
+    assert chain(no_tap, identity) is identity
+    double, add = (lambda n, x: 2 * x), (lambda n, x: x + 1)
+    assert chain(double, no_tap, add)("a", torch.tensor(3)) == 7
+
+
+def test_layers_are_told_from_places_inside_them() -> None:
+    assert is_layer("up_blocks.1.resnets.0")
+    assert not is_layer("up_blocks.1.resnets.0.hidden")
