@@ -19,7 +19,6 @@ from anyi2v.backbone.header import read_config, read_header, resolve
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import read_json
-from anyi2v.tracks import Tracks, load_tracks
 
 
 @dataclass(frozen=True)
@@ -78,16 +77,12 @@ class Animate:
         from anyi2v.pipeline import animate
 
         report.check_out(self.out, overwrite=self.overwrite)
-        config = read_config(self.backbone)
         if self.repeat:
             _check_backbone(self.repeat, self.backbone)
+        _prepare_torch(self.device, self.threads)
+        config = read_config(self.backbone)
         size = (self.width or config.width, self.height or config.height)
-        image, fit = media.fit_image(media.load_image(self.image), *size)
-        # what is computed is what condition.png can hold, so that the run can be repeated from there
-        image = media.from_bytes(media.to_bytes(image))
-        tracks = fit.tracks(load_tracks(self.tracks)) if self.tracks else Tracks(*size)
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        image, tracks = media.load_inputs(self.image, self.tracks, *size)
         result = animate(
             load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype)),
             image,
@@ -110,6 +105,20 @@ class Animate:
         )
         total = sum(result.timings.values())
         print(f"{self.out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s")
+
+
+def _prepare_torch(device: str, threads: int | None) -> None:
+    """Raises InputError if there is no such device, or for a number of threads below 1."""
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads {threads} is not allowed; it must be at least 1")
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)

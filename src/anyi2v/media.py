@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.files import atomic
-from anyi2v.tracks import Box, Track, Tracks
+from anyi2v.tracks import Box, Track, Tracks, load_tracks
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
@@ -113,6 +113,18 @@ def fit_image(
     if (w, h) != (width, height):
         crop = F.interpolate(crop[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
     return crop, fit
+
+
+def load_inputs(
+    image: str | Path, tracks: str | Path | None, width: int, height: int
+) -> tuple[Float[Tensor, "3 {height} {width}"], Tracks]:
+    """A job's files: the image at the video's size, and the tracks in its pixels (no objects without a file).
+
+    The image is rounded to 8 bit, so that what is computed is what can be kept as a PNG.
+    """
+    pixels, fit = fit_image(load_image(image), width, height)
+    placed = Tracks(width, height) if tracks is None else fit.tracks(load_tracks(tracks))
+    return from_bytes(to_bytes(pixels)), placed
 
 
 def check_image(image: Tensor) -> None:
