@@ -101,8 +101,7 @@ class Tracks:
         for number, (x, y) in enumerate(track.points, 1):
             if not (x0 <= x <= x1 and y0 <= y <= y1):
                 raise InputError(
-                    f"{where}, point {number}: {_text((x, y))} is outside of the first box "
-                    f"{_text(track.boxes[0])}"
+                    f"{where}, point {number}: {_text((x, y))} is outside of the first box {_text(track.boxes[0])}"
                 )
 
     def resample(self, frames: int) -> "Tracks":
@@ -180,9 +179,7 @@ def _from_anyi2v(data: dict[str, Any]) -> Tracks:
     lists["query_point"] = _typed(data.get("query_point", [[]] * count), list, "query_point")
     for key, values in lists.items():
         if len(values) != count:
-            raise InputError(
-                f"{key} has {len(values)} objects, but bounding_box has {count}; one entry for each"
-            )
+            raise InputError(f"{key} has {len(values)} entries, but bounding_box has {count}; one per object")
     objects = []
     for i in range(count):
         where = f"object {i + 1}"
