@@ -125,8 +125,7 @@ class MethodConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
@@ -138,7 +137,7 @@ class MethodConfig:
         for key in data:
             if key not in _HINTS:
                 raise InputError(f"the method has no setting {key!r}; the closest are {closest(key, _HINTS)}")
-        return cls(**data)
+        return cls(**{key: _typed(key, value, _HINTS[key]) for key, value in data.items()})
 
 
 RECIPES: dict[str, MethodConfig]

@@ -1,0 +1,303 @@
+import os
+import re
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from anyi2v import media
+from anyi2v.errors import InputError, NumericsError
+from anyi2v.media import (
+    check_image,
+    fit_image,
+    from_bytes,
+    load_image,
+    load_inputs,
+    magnify,
+    to_bytes,
+    write_image,
+    write_video,
+)
+from anyi2v.tracks import Track, Tracks, save_tracks
+
+
+def smooth_video(frames: int = 6, height: int = 32, width: int = 48) -> Tensor:
+    """A blob that moves over a gradient."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    blobs = [torch.exp(-20 * ((x - 0.2 - 0.1 * j) ** 2 + (y - 0.5) ** 2)) for j in range(frames)]
+    return torch.stack([torch.stack([blob, x * 0.5, y * 0.5]) for blob in blobs])
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None, **options: object) -> Path:
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)  # pyright: ignore[reportArgumentType]
+    return path
+
+
+def picture(height: int = 5, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def as_image(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def test_rgb_is_exact(tmp_path: Path) -> None:
+    image = load_image(save(tmp_path / "a.png", picture()))
+    assert image.dtype == torch.float32
+    assert torch.equal(image, as_image(picture()))
+
+
+def test_grey_palette_and_bilevel(tmp_path: Path) -> None:
+    grey = picture()[..., 0]
+    expected = as_image(np.repeat(grey[..., None], 3, 2))
+    assert torch.equal(load_image(save(tmp_path / "g.png", grey)), expected)
+    # 35 pixels fit into a palette of 256 colours
+    indexed = Image.fromarray(picture()).quantize(256)
+    indexed.save(tmp_path / "p.png")
+    assert torch.equal(load_image(tmp_path / "p.png"), as_image(np.asarray(indexed.convert("RGB"))))
+    bits = load_image(save(tmp_path / "b.png", grey > 127))
+    assert torch.equal(bits, as_image(np.repeat((grey > 127)[..., None] * np.uint8(255), 3, 2)))
+
+
+def test_16_bit_grey_keeps_its_precision_and_range(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 255], [256, 40000, 65535]], dtype=np.uint16)
+    image = load_image(save(tmp_path / "d.png", values))
+    assert torch.equal(image, torch.from_numpy(values.astype(np.float32) / 65535).expand(3, -1, -1))
+
+
+def test_transparent_parts_are_white(tmp_path: Path) -> None:
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)  # black strokes
+    rgba[0, :, 3] = (0, 51, 255)
+    image = load_image(save(tmp_path / "s.png", rgba))
+    # 1 - 51 / 255, rounded once
+    assert torch.allclose(image, torch.tensor([1.0, 0.8, 0.0]).expand(3, 1, 3), atol=1e-6)
+    indexed = Image.new("P", (2, 1), 0)
+    indexed.putpalette([0, 0, 0, 255, 0, 0])
+    indexed.putpixel((1, 0), 1)
+    indexed.save(tmp_path / "p.png", transparency=0)
+    assert torch.equal(load_image(tmp_path / "p.png")[:, 0], torch.tensor([[1.0, 1], [1, 0], [1, 0]]))
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    path = save(tmp_path / "r.png", picture(), exif=exif)
+    assert torch.equal(load_image(path), as_image(picture()).rot90(-1, (1, 2)))
+
+
+def test_cmyk_and_animations(tmp_path: Path) -> None:
+    assert load_image(save(tmp_path / "c.jpg", picture(), "CMYK")).shape == (3, 5, 7)
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert torch.equal(load_image(tmp_path / "a.gif")[:, 0, 0], torch.tensor([1.0, 0, 0]))
+
+
+def test_unusable_files_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("not an image")
+    whole = save(tmp_path / "whole.png", picture(200, 200)).read_bytes()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[: len(whole) // 2])
+    deep = tmp_path / "deep.tiff"
+    Image.fromarray(np.full((2, 2), 7e4, dtype=np.float32)).save(deep)
+    wide = tmp_path / "wide.tiff"
+    Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(wide)
+    for path, reason in (
+        (text, "is not an image that can be read; use PNG or JPEG"),
+        (cut, "truncated"),
+        (deep, "has float values"),
+        (wide, "has more than 16 bit"),
+        (tmp_path / "absent.png", "No such file"),
+        (tmp_path, "Is a directory"),
+    ):
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}.*{reason}"):
+            load_image(path)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90))
+def test_fit_keeps_aspect_centre_and_as_much_as_possible(w: int, h: int, width: int, height: int) -> None:
+    image, fit = fit_image(torch.rand(3, h, w), width, height)
+    x0, y0, x1, y1 = fit.crop
+    assert image.shape == (3, height, width)
+    assert 0 <= image.min() <= image.max() <= 1
+    assert x1 - x0 == w or y1 - y0 == h
+    assert abs(x0 - (w - x1)) <= 1
+    assert abs(y0 - (h - y1)) <= 1
+    # the crop is rounded to whole pixels, and has at least one
+    assert abs((x1 - x0) * height - (y1 - y0) * width) <= max(width, height)
+
+
+def test_fit_leaves_an_image_of_the_right_size_as_it_is() -> None:
+    image = torch.rand(3, 8, 12)
+    same, fit = fit_image(image, 12, 8)
+    assert torch.equal(same, image)
+    assert fit.boxes([(1, 2, 3, 4)]) == ((1, 2, 3, 4),)
+
+
+def test_fit_maps_boxes_with_the_pixels() -> None:
+    # 200 x 100 to 64 x 64: the middle 100 x 100 at 0.64
+    image = torch.zeros(3, 100, 200)
+    image[:, 25:50, 75:100] = 1
+    small, fit = fit_image(image, 64, 64)
+    assert fit.boxes([(75, 25, 100, 50)]) == ((16, 16, 32, 32),)
+    assert (small[0, 16:32, 16:32] > 0.7).all()
+    assert small[0].sum() == pytest.approx(16 * 16, rel=0.02)  # the edges are smoothed
+    tracks = Tracks(100, 50, (Track("a", ((37.5, 12.5, 50, 25),), ((40, 20),)),))  # drawn at half size
+    assert fit.tracks(tracks) == Tracks(64, 64, (Track("a", ((16, 16, 32, 32),), ((19.2, 25.6),)),))
+
+
+def test_objects_that_are_cropped_away_are_an_error() -> None:
+    _, fit = fit_image(torch.zeros(3, 100, 200), 64, 64)
+    with pytest.raises(InputError, match=r"object 1 \('a'\), frame 1: .* lies outside"):
+        fit.tracks(Tracks(200, 100, (Track("a", ((0, 0, 40, 40),)),)))
+
+
+def test_load_inputs_fits_both(tmp_path: Path) -> None:
+    save(tmp_path / "i.png", picture(100, 200))
+    save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((75, 25, 100, 50),)),)))
+    image, tracks = load_inputs(tmp_path / "i.png", tmp_path / "t.json", 64, 64)
+    assert torch.equal(image, from_bytes(to_bytes(image)))
+    assert tracks.objects[0].boxes == ((16, 16, 32, 32),)
+    assert load_inputs(tmp_path / "i.png", None, 64, 32)[1] == Tracks(64, 32)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.rand(4, 8, 8), r"shape \(4, 8, 8\); it must be \[3, height, width\]"),
+        (torch.rand(1, 8, 8), r"shape \(1, 8, 8\)"),
+        (torch.rand(8, 8), r"shape \(8, 8\)"),
+        (torch.rand(3, 0, 8), r"shape \(3, 0, 8\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "uint8; it must be float"),
+        (torch.full((3, 8, 8), float("nan")), "NaN"),
+        (torch.full((3, 8, 8), 255.0), "values are 255 to 255; they must lie in"),
+    ],
+)
+def test_unusable_image_tensors(image: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_image(image)
+    check_image(torch.rand(3, 8, 8))
+
+
+def test_size_must_be_positive() -> None:
+    with pytest.raises(InputError, match="size 0x8"):
+        fit_image(torch.rand(3, 8, 8), 0, 8)
+
+
+@given(st.binary(min_size=12, max_size=12))
+def test_bytes_round_trip(data: bytes) -> None:
+    pixels = np.frombuffer(data, dtype=np.uint8).reshape(2, 2, 3)
+    assert np.array_equal(to_bytes(from_bytes(pixels)), pixels)
+
+
+def test_to_bytes_rounds_and_clips() -> None:
+    values = torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 2.0]).view(4, 1, 1, 1).expand(4, 3, 1, 1)
+    assert to_bytes(values)[:, 0, 0, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_magnify_repeats_pixels() -> None:
+    image = torch.arange(6.0).view(1, 2, 3).expand(3, 2, 3)
+    assert magnify(image, 2)[0].tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+
+
+def test_png_round_trips_exactly(tmp_path: Path) -> None:
+    image = as_image(picture())
+    write_image(tmp_path / "a.png", image)
+    assert torch.equal(load_image(tmp_path / "a.png"), image)
+    write_image(tmp_path / "b.png", picture())
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_npz_round_trips_exactly(tmp_path: Path) -> None:
+    video = torch.rand(3, 3, 4, 6)
+    write_video(tmp_path / "a.npz", video, fps=12.5)
+    with np.load(tmp_path / "a.npz") as file:
+        assert torch.equal(torch.from_numpy(file["video"]), video)
+        assert file["fps"] == 12.5
+
+
+def test_gif_of_few_colours_round_trips_exactly(tmp_path: Path) -> None:
+    video = (smooth_video() * 5).round() / 5  # at most 216 colours
+    write_video(tmp_path / "a.gif", video, fps=8, enlarge=2)
+    with Image.open(tmp_path / "a.gif") as file:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(file)]
+        assert file.info["loop"] == 0
+        assert file.info["duration"] == pytest.approx(125, abs=5)  # GIF counts in 10 ms
+    assert np.array_equal(np.stack(frames), to_bytes(magnify(video, 2)))
+
+
+def test_png_strip_holds_the_frames_side_by_side(tmp_path: Path) -> None:
+    video = smooth_video(3, 8, 8)
+    write_video(tmp_path / "a.png", video, fps=8)
+    strip = load_image(tmp_path / "a.png")
+    assert torch.equal(strip, from_bytes(np.concatenate(list(to_bytes(video)), axis=1)))
+
+
+def test_mp4_comes_close_and_has_all_frames(tmp_path: Path) -> None:
+    video = smooth_video()
+    write_video(tmp_path / "a.mp4", video, fps=8, enlarge=4)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
+    facts = next(reader)
+    assert isinstance(facts, dict)
+    assert facts["fps"] == 8
+    assert facts["size"] == (192, 128)
+    assert facts["pix_fmt"].startswith("yuv420p")
+    frames = np.stack([np.frombuffer(bytes(frame), np.uint8).reshape(128, 192, 3) for frame in reader])  # pyright: ignore[reportArgumentType]
+    expected = to_bytes(magnify(video, 4))
+    assert frames.shape == expected.shape
+    # measured 1.0: 8-bit YUV rounding, halved chroma, crf 15
+    assert np.abs(frames.astype(float) - expected).mean() < 2.5
+
+
+@pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
+def test_equal_frames_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
+    files = [tmp_path / f"{name}{suffix}" for name in "ab"]
+    for file in files:
+        write_video(file, smooth_video(), fps=8)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    write_video(files[1], smooth_video().flip(0), fps=8)
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+@pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
+def test_failure_leaves_the_former_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"before")
+    broken = smooth_video()
+    broken[3, 1, 2, 5] = float("nan")
+    with pytest.raises(NumericsError, match=r"frame 4 has NaN or infinite values; nothing was written"):
+        write_video(path, broken, fps=8)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_video(path, smooth_video(), fps=8)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("a.avi", (2, 3, 8, 8), {}, r"suffix '.avi' is none of .mp4, .gif, .npz, .png"),
+        ("a.mp4", (2, 3, 7, 8), {}, r"cannot have 8x7 pixels: both must be even; use enlarge=2"),
+        ("a.gif", (0, 3, 8, 8), {}, "no frames"),
+        ("a.gif", (2, 3, 8, 8), {"fps": 0}, r"fps=0 is not allowed"),
+        ("a.gif", (2, 3, 8, 8), {"enlarge": 0}, r"enlarge=0 is not allowed"),
+    ],
+)
+def test_unusable_requests(
+    tmp_path: Path, name: str, shape: tuple[int, ...], options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        write_video(tmp_path / name, torch.rand(shape), **{"fps": 8, **options})
+    assert not list(tmp_path.iterdir())
