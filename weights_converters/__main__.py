@@ -5,7 +5,6 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -15,6 +14,7 @@ from torch import Tensor
 from anyi2v.backbone.checkpoint import build, state, write
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.files import read_json
 from weights_converters import diffusers_layout as layout
 from weights_converters.keymap import Rule, convert
 
@@ -94,14 +94,6 @@ def pack(config: BackboneConfig, sources: list[tuple[str, Path, list[Rule]]], ou
     metadata = {"sources": json.dumps(hashes), "converter": f"anyi2v {version('anyi2v')}"}
     write(converted, config, out, dtype=torch.float16, metadata=metadata)
     print(f"{out}: {len(converted)} tensors, {out.stat().st_size:,} bytes; dropped {len(report.dropped)}")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises InputError if it is missing or malformed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} as JSON: {error}") from error
 
 
 def weights_file(folder: Path) -> Path:

@@ -8,10 +8,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from anyi2v.backbone.config import MotionConfig, UNetConfig
+from anyi2v.backbone.unet import UNet
 from weights_converters import diffusers_layout
 from weights_converters.diffusers_layout import POSITIONS, expect
-from weights_converters.keymap import Rule
+from weights_converters.keymap import Rule, convert
 
 UNET = [
     Rule(r".*\.pos_encoder\.pe", None, why=POSITIONS),
@@ -19,6 +23,16 @@ UNET = [
     Rule(r"(.*)", r"\1"),
 ]
 """UNet3DConditionModel of AnimateDiff v1, v2 and v3."""
+
+
+def convert_unet(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
+    """The state dict of `UNet(config)` from a whole UNet in AnimateDiff's layout.
+
+    Raises CheckpointError unless all tensors find their place and all parameters are filled.
+    """
+    with torch.device("meta"):
+        targets = {key: tensor.shape for key, tensor in UNet(config).state_dict().items()}
+    return convert(tensors, UNET, targets)[0]
 
 
 def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:

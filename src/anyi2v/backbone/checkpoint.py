@@ -3,17 +3,17 @@
 Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
 """
 
-import contextlib
+import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import BackboneConfig
@@ -22,6 +22,7 @@ from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.errors import CheckpointError
+from anyi2v.files import atomic
 
 
 @dataclass
@@ -106,12 +107,35 @@ def write(
 ) -> None:
     """`save` for tensors under the keys of a checkpoint, without networks.
 
-    Raises CheckpointError, naming the tensor, if a value does not fit into `dtype`.
+    The safetensors library's own writer puts the metadata in random order, copies all tensors first and
+    makes files that only their owner may read. Here equal content gives equal bytes.
+
+    Raises CheckpointError, naming the tensor, if a value does not fit into `dtype`; ResourceError if the file
+    cannot be written.
     """
-    stored = {key: _cast(key, tensor.detach(), dtype).cpu().contiguous() for key, tensor in tensors.items()}
     entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT}
-    with _replacing(Path(path)) as temporary:
-        save_file(stored, temporary, entries)
+    table: dict[str, Any] = {"__metadata__": entries}
+    end = 0
+    for key, tensor in tensors.items():
+        kind = dtype or tensor.dtype
+        start, end = end, end + tensor.numel() * kind.itemsize
+        table[key] = {"dtype": _DTYPES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    header = json.dumps(table).encode()
+    header += b" " * (-len(header) % 8)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for key, tensor in tensors.items():
+            file.write(_raw(_cast(key, tensor.detach(), dtype)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor in row-major order; by way of uint8, because NumPy has no bfloat16."""
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -124,24 +148,6 @@ def _cast(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
             "store another dtype or mend the weights"
         )
     return cast
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place if the block ends well and vanishes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode
-    try:
-        yield temporary
-        # safetensors makes files for their owner only
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(
@@ -170,7 +176,8 @@ def load(
     with safe_open(path, framework="pt", device=str(device)) as file:
         for prefix, network in backbone.networks.items():
             kind = torch.float32 if prefix == "vae" else dtype
-            tensors = {key: file.get_tensor(f"{prefix}.{key}").to(kind) for key in network.state_dict()}
+            # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
+            tensors = {key: file.get_tensor(f"{prefix}.{key}").to(kind, copy=True) for key in network.state_dict()}
             network.load_state_dict(tensors, assign=True)
             network.to(device).eval().requires_grad_(False)
     return backbone
@@ -181,9 +188,7 @@ def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str
     missing = [key for key in wanted if key not in found]
     unexpected = [key for key in found if key not in wanted]
     misshapen = [
-        f"{key} {found[key]} instead of {wanted[key]}"
-        for key in wanted
-        if key in found and found[key] != wanted[key]
+        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if key in found and found[key] != wanted[key]
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
     if any(problems.values()):
