@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anyi2v.errors import InputError
+from anyi2v.media import from_bytes, load_image, magnify
+from anyi2v.plots import (
+    COLOURS,
+    contact_sheet,
+    loss_curve,
+    magnification,
+    overlay_boxes,
+    overlay_masks,
+    side_by_side,
+)
+from anyi2v.tracks import Track, Tracks
+
+RED, BLUE = (torch.tensor(colour).view(3, 1, 1) / 255 for colour in COLOURS[:2])
+MOVING = Track("a", ((8, 8, 24, 24), (40, 24, 56, 56)), ((10, 10),))
+
+
+def near(image: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    """Pixels of nearly this colour, `[h w]`."""
+    return (image - colour).abs().amax(-3) < 0.05
+
+
+@pytest.mark.parametrize(("size", "factor"), [(64, 4), (96, 3), (256, 1), (512, 1), (1, 256)])
+def test_magnification_reaches_256(size: int, factor: int) -> None:
+    assert magnification(size, size + 8) == magnification(size + 8, size) == factor
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    grey = torch.full((3, 3, 64, 64), 0.5)
+    video = overlay_boxes(grey, Tracks(64, 64, (MOVING,)))
+    assert video.shape == (3, 3, 256, 256)
+    for frame, (x0, y0, x1, y1) in zip(video, MOVING.resample(3).boxes, strict=True):
+        x0, y0, x1, y1 = (round(4 * value) for value in (x0, y0, x1, y1))
+        red = near(frame, RED)
+        # upright lines at both sides, level lines above and below; rows and columns amid the box edges
+        assert red[y0 + 20 : y1 - 20, x0 : x0 + 2].all()
+        assert red[y0 + 20 : y1 - 20, x1 - 2 : x1].all()
+        assert red[y0 : y0 + 2, x0 + 20 : x1 - 20].all()
+        assert red[y1 - 2 : y1, x0 + 20 : x1 - 20].all()
+
+
+def test_drawing_without_objects_changes_nothing() -> None:
+    video = torch.randint(0, 256, (2, 3, 8, 8)) / 255
+    assert torch.equal(overlay_boxes(video, Tracks(8, 8), enlarge=2), magnify(video, 2))
+
+
+def test_each_object_has_its_colour_and_points_follow() -> None:
+    still = Track("b", ((0, 40, 20, 60),))
+    video = overlay_boxes(torch.zeros(2, 3, 64, 64), Tracks(64, 64, (MOVING, still)))
+    assert near(video[0], RED).any()
+    assert near(video[0], BLUE).any()
+    # the point at an eighth of the first box's sides is there at an eighth of the last one's
+    assert near(video[0, :, 38:43, 38:43], RED).any()
+    x, y = 4 * (40 + 16 / 8), 4 * (24 + 32 / 8)
+    assert near(video[1, :, int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2], RED).all()
+
+
+def test_other_frames_of_reference_give_the_same_picture() -> None:
+    video = torch.rand(2, 3, 32, 32)
+    tracks = Tracks(64, 64, (MOVING,))
+    assert torch.equal(overlay_boxes(video, tracks), overlay_boxes(video, tracks.scaled(512, 512)))
+
+
+def test_masks_tint_only_inside() -> None:
+    video = torch.rand(2, 3, 8, 8)
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[:, 2:4, 2:4] = True
+    plain = overlay_masks(video, [], enlarge=1)
+    tinted = overlay_masks(video, [mask], enlarge=1)
+    assert torch.equal((tinted != plain).any(1), mask)
+    half = overlay_masks(video, [0.5 * mask], enlarge=1)
+    # half a mask tints half as much; float32 rounding
+    assert torch.allclose(half - plain, (tinted - plain) / 2, atol=1e-6)
+    assert torch.equal(plain[:, 0], plain[:, 1])
+    assert overlay_masks(video, [mask]).shape == (2, 3, 256, 256)
+
+
+def test_side_by_side_shows_condition_and_video() -> None:
+    condition, video = torch.zeros(3, 64, 64), torch.full((3, 3, 64, 64), 0.5)
+    both = side_by_side(condition, video, Tracks(64, 64, (MOVING,)))
+    assert both.shape == (3, 3, 256, 520)
+    assert torch.equal(both[..., 264:], overlay_boxes(video, Tracks(64, 64, (MOVING,))))
+    assert (both[..., 256:264] == 1).all()
+    assert torch.equal(both[0, ..., :256], both[2, ..., :256])
+    assert (both[0, :, -1, 0] == 0).all()
+
+
+def test_sheet_shows_every_frame_with_labels() -> None:
+    colours = torch.rand(4, 3, 1, 1).mul(255).round() / 255
+    sheet = from_bytes(contact_sheet({"one": colours[:1].expand(-1, -1, 8, 8), "all": colours.expand(-1, -1, 8, 8)}))
+    for k, colour in enumerate(colours):
+        assert (sheet == colour).all(0).sum() == 256 * 256 * (2 if k == 0 else 1)
+    left = sheet[:, :, : sheet.shape[2] - 4 * 264]
+    assert (left < 0.5).any()
+
+
+def test_sheet_of_a_long_video_has_first_and_last_frame() -> None:
+    video = (torch.arange(17) / 255).view(17, 1, 1, 1).expand(17, 3, 4, 4)
+    picture = contact_sheet({"v": video}, columns=5, cell=16)
+    shown = picture[-20, :, 0]
+    assert sorted(set(shown.tolist()) - {255}) == [0, 4, 8, 12, 16]
+    assert contact_sheet({"v": video}, columns=1, cell=16).shape[1] < picture.shape[1]
+
+
+def test_large_frames_are_reduced() -> None:
+    assert contact_sheet({"v": torch.rand(1, 3, 64, 128)}, cell=32).shape[0] < 80
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [({}, 8), ({"a": torch.rand(0, 3, 8, 8)}, 8), ({"a": torch.rand(1, 3, 8, 8)}, 0)]
+)
+def test_empty_sheets_are_refused(rows: dict[str, torch.Tensor], columns: int) -> None:
+    with pytest.raises(InputError, match="a contact sheet needs"):
+        contact_sheet(rows, columns=columns)
+
+
+def test_loss_curve_draws_the_losses(tmp_path: Path) -> None:
+    losses = [(step, k, 3.0 / (1 + step) - 0.1 * k) for step in range(3) for k in range(4)]
+    loss_curve(losses, tmp_path / "a.png")
+    loss_curve(losses, tmp_path / "b.png")
+    loss_curve([], tmp_path / "empty.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    assert (np.abs(pixels - (31, 119, 180)).max(-1) < 8).sum() > 500  # the blue curve
+    assert load_image(tmp_path / "empty.png").min() < 0.5
