@@ -1,0 +1,267 @@
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anyi2v import cli
+from anyi2v.backbone.checkpoint import build, save
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.config import RECIPES, MethodConfig
+from anyi2v.tracks import Track, Tracks, save_tracks
+
+METHOD = {"steps": 3, "inversion_stride": 100, "pca_dim": 4, "iterations": 1, "optimise_steps": 1, "patch": 2}
+CONFIG = BackboneConfig(
+    name="tiny",
+    unet=UNetConfig(
+        channels=(4, 8, 8),
+        attention=(True, True, False),
+        layers=1,
+        context_dim=8,
+        heads=2,
+        groups=2,
+        temporal=MotionConfig(heads=2, groups=2, max_frames=4),
+    ),
+    vae=VAEConfig(channels=(4, 4), layers=1, groups=2),
+    text=TextConfig(width=8, layers=1, heads=2, length=6, vocab_size=5, words=("<pad>", "<bos>", "<eos>", "a", "red")),
+    height=16,
+    width=32,
+    frames=3,
+    method=METHOD,
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone, an image and tracks over the image."""
+    folder = tmp_path_factory.mktemp("files")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save(build(CONFIG), folder / "tiny.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    track = Track("thing", ((10, 10, 40, 40), (20, 10, 50, 40)), ((20, 20),))
+    save_tracks(folder / "tracks.json", Tracks(70, 50, (track,)))
+    return folder
+
+
+def flags(files: Path, out: Path, **changes: str) -> list[str]:
+    values = {
+        "image": str(files / "image.png"),
+        "prompt": "a red",
+        "tracks": str(files / "tracks.json"),
+        "backbone": str(files / "tiny.safetensors"),
+        "threads": "1",
+        "out": str(out),
+    } | changes
+    return ["animate", *(part for key, value in values.items() for part in (f"--{key}", value))]
+
+
+def parse_animate(*args: str) -> cli.Animate:
+    job = cli.parse(["animate", *args])
+    assert isinstance(job, cli.Animate)
+    return job
+
+
+def test_a_run_can_be_repeated_byte_for_byte_from_its_folder(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert cli.main([*flags(files, out), "--seed", "7", "--method.lr", "0.02"]) == 0
+    assert f"{out / 'video.mp4'}: 3 frames in" in capsys.readouterr().out
+    assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again)]) == 0
+    for name in ("video.mp4", "video.gif", "side_by_side.mp4", "condition.png", "masks.png", "loss.png"):
+        assert (out / name).read_bytes() == (again / name).read_bytes()
+    first, second = (json.loads((folder / "run.json").read_text()) for folder in (out, again))
+    assert first.pop("timings").keys() == second.pop("timings").keys()
+    assert first == second
+    assert (first["seed"], first["method"]["lr"]) == (7, 0.02)
+    assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again / "b"), "--seed", "8"]) == 0
+    assert (out / "video.mp4").read_bytes() != (again / "b" / "video.mp4").read_bytes()
+
+
+def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(build(CONFIG), tmp_path / "other.safetensors")
+    record = {
+        **{"prompt": "a", "negative_prompt": "", "seed": 0, "frames": 3, "width": 32, "height": 16},
+        **{"device": "cpu", "dtype": "float32", "threads": 1, "method": METHOD},
+        "backbone": {"name": str(tmp_path / "other.safetensors"), "sha256": "0" * 64},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert cli.main(["animate", "--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")]) == 2
+    assert "is another file than the one that" in capsys.readouterr().err
+
+
+def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path) -> None:
+    backbone = str(files / "tiny.safetensors")
+    paper = parse_animate("--backbone", backbone)
+    assert paper.method == MethodConfig.from_dict(METHOD)
+    official = parse_animate("--recipe=official", "--backbone", backbone, "--method.mask", "none")
+    assert official.method == dataclasses.replace(MethodConfig.official(), **METHOD, mask="none")
+    record = {
+        **{"prompt": "a", "negative_prompt": "b", "seed": 4, "frames": 3, "width": 32, "height": 16},
+        **{"device": "cpu", "dtype": "float32", "threads": 1, "method": {"lr": 0.5}},
+        "backbone": {"name": backbone, "sha256": ""},
+    }
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(record))
+    job = parse_animate("--repeat", str(path), "--prompt", "c")
+    assert (job.image, job.tracks, job.backbone) == (tmp_path / "condition.png", path, backbone)
+    assert (job.prompt, job.negative_prompt, job.seed, job.threads) == ("c", "b", 4, 1)
+    assert job.method == MethodConfig(lr=0.5)
+    other = parse_animate("--repeat", str(path), "--recipe", "official")
+    assert other.method == dataclasses.replace(MethodConfig.official(), **METHOD)
+
+
+def other_value(name: str, hint: Any, default: Any) -> tuple[list[str], Any]:
+    """Flags that set a field to another value than its default, and that value."""
+    flag = f"--method.{name.replace('_', '-')}"
+    if hint is bool:
+        return [flag if not default else flag.replace("method.", "method.no-")], not default
+    if typing.get_origin(hint) is Literal:
+        value = next(option for option in typing.get_args(hint) if option != default)
+        return [flag, value], value
+    if typing.get_origin(hint) is tuple:
+        return [flag, "x", "y"], ("x", "y")
+    value = 0.5 if hint is float else 3
+    return [flag, str(value)], value
+
+
+@pytest.mark.parametrize("name", typing.get_type_hints(MethodConfig))
+def test_every_setting_of_the_method_is_a_flag(files: Path, name: str) -> None:
+    default = MethodConfig.from_dict(METHOD)
+    hint = typing.get_type_hints(MethodConfig)[name]
+    args, value = other_value(name, hint, getattr(default, name))
+    if name == "steps":
+        args, value = ["--method.steps", "11"], 11
+    job = parse_animate("--backbone", str(files / "tiny.safetensors"), *args)
+    assert job.method == dataclasses.replace(default, **{name: value})
+    assert job.method != default
+
+
+def test_pca_can_be_switched_off(files: Path) -> None:
+    job = parse_animate("--backbone", str(files / "tiny.safetensors"), "--method.pca-dim", "None")
+    assert job.method.pca_dim is None
+
+
+def test_recipes_are_the_flags_choices() -> None:
+    hint = typing.get_type_hints(cli.Animate)["recipe"]
+    assert set(typing.get_args(hint)) == set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "micr"}, r"no backbone 'micr': .* the shipped backbones are micro"),
+        ({"image": "absent.png"}, r"cannot read image absent.png: No such file"),
+        ({"tracks": "absent.json"}, r"cannot read absent.json: No such file"),
+        ({"repeat": "absent.json"}, r"cannot read absent.json: No such file"),
+        ({"prompt": "a blue"}, r"the word 'blue' is not among"),
+        ({"device": "nix"}, r"--device nix cannot be used: "),
+        ({"threads": "0"}, r"--threads 0 is not allowed"),
+        ({"frames": "5"}, r"5 frames asked for"),
+        ({"width": "33"}, r"the image is 33x16 px"),
+        ({"method.align": "up_blocks.1.x"}, r"up_blocks\.1\.x"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(flags(files, out, **changes)) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(f"anyi2v: error: .*{message}.*\n", error)
+    assert not out.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_image_and_prompt_are_needed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["animate", "--backbone", str(files / "tiny.safetensors")]) == 2
+    assert "animate needs --image and --prompt, or --repeat run.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, "is not the record of a run: KeyError('prompt')"),
+        ({key: 0 for key in cli._REPEATED} | {"backbone": 3}, "is not the record of a run: TypeError"),
+        (
+            {key: 0 for key in cli._REPEATED} | {"backbone": {"name": "micro"}, "method": {"lrr": 1}},
+            "run.json: the method has no setting 'lrr'; the closest are lr,",
+        ),
+    ],
+)
+def test_unusable_records_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(record))
+    assert cli.main(["animate", "--repeat", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert message in error
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: cli.Inspect) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.Inspect, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["inspect", "micro"])
+
+
+@pytest.mark.parametrize("value", ["-1", "fast"])
+def test_unusable_flags_exit_with_2_and_name_the_setting(
+    files: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*flags(files, files / "out"), "--method.lr", value])
+    assert caught.value.code == 2
+    assert "lr" in capsys.readouterr().err
+
+
+def test_inspect_prints_configuration_counts_and_points(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(files / "tiny.safetensors"), "--points"]) == 0
+    out = capsys.readouterr().out
+    printed, rest = out.split("\n}\n")
+    assert BackboneConfig.from_json(printed + "}") == CONFIG
+    counts = {part: int(count.replace(",", "")) for part, count in re.findall(r"(\w+) +([\d,]+) parameters", rest)}
+    networks = build(CONFIG).networks
+    expected = {name: sum(value.numel() for value in net.state_dict().values()) for name, net in networks.items()}
+    assert counts == expected | {"all": sum(expected.values())}
+    # three frames, latents 8 x 16, two levels from the finest: 8 channels
+    assert "up_blocks.1.attentions.1.query  1x3x4x8x8\n" in rest
+
+
+@pytest.mark.parametrize("command", [[], ["animate"], ["demo"], ["inspect"]])
+def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> None:
+    extra = ["--backbone", str(files / "tiny.safetensors"), "--recipe", "official"] if "animate" in command else []
+    code = (
+        "import sys; from anyi2v.cli import main\n"
+        f"try: main({[*command, *extra, '--help']!r})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'open_clip', 'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(re.sub(r"[│╭╰─╮╯]", " ", done.stdout).split())
+    if not command:
+        assert all(name in text for name in cli.COMMANDS)
+        return
+    assert f"$ anyi2v {command[0]}" in text
+    if extra:
+        # true defaults: of the recipe, and of the backbone
+        assert re.search(
+            r"--method.clustering \{per_frame,joint\} [^-]*\(default: joint\)", text.replace("2-means", "")
+        )
+        assert "Denoising steps of DDIM. (default: 3)" in text

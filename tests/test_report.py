@@ -1,0 +1,97 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError, NumericsError
+from anyi2v.media import load_image
+from anyi2v.pipeline import LossRecord, Result
+from anyi2v.report import check_out, write_run
+from anyi2v.tracks import Track, Tracks, load_tracks
+
+TRACKS = Tracks(16, 16, (Track("a", ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
+CONDITION = torch.randint(0, 256, (3, 16, 16), generator=torch.Generator().manual_seed(0)) / 255
+
+
+def result(objects: bool = True) -> Result:
+    video = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return Result(
+        video=video,
+        masks=[(video[:, 0] > 0.5).float()] if objects else [],
+        losses=[LossRecord(step, 961, k, 1.0 - 0.1 * k) for step in range(2) for k in range(3)] if objects else [],
+        timings={"decode": 0.1},
+        prompt="a",
+        negative_prompt="b",
+        tracks=TRACKS if objects else Tracks(16, 16),
+        config=MethodConfig(lr=0.5),
+        seed=3,
+        fps=8,
+    )
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> str:
+    path = tmp_path / "weights" / "x.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    return str(path)
+
+
+SHA256 = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+"""Of the bytes "weights", by sha256sum."""
+
+FILES = {"condition.png", "loss.png", "run.json", "sheet.png", "side_by_side.gif", "side_by_side.mp4"} | {
+    "video.gif",
+    "video.mp4",
+}
+
+
+def test_folder_holds_everything(tmp_path: Path, backbone: str) -> None:
+    out = tmp_path / "new" / "out"
+    write_run(out, result(), CONDITION, backbone=backbone)
+    assert {path.name for path in out.iterdir()} == FILES | {"masks.png"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert torch.equal(load_image(out / "condition.png"), CONDITION)
+    assert load_tracks(out / "run.json") == TRACKS
+    data = json.loads((out / "run.json").read_text())
+    assert MethodConfig.from_dict(data["method"]) == MethodConfig(lr=0.5)
+    assert data["backbone"] == {"name": backbone, "sha256": SHA256}
+    assert data["losses"][1] == {"step": 0, "timestep": 961, "iteration": 1, "loss": 0.9}
+    assert (data["frames"], data["width"], data["height"], data["fps"]) == (3, 16, 16, 8)
+    assert data["versions"]["torch"] == torch.__version__
+
+
+def test_runs_without_objects_have_no_masks(tmp_path: Path, backbone: str) -> None:
+    write_run(tmp_path / "out", result(objects=False), CONDITION, backbone=backbone)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+
+
+def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_path: Path, backbone: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_run(out, result(), CONDITION, backbone=backbone)  # an empty folder is fine
+    (out / "note.txt").touch()
+    with pytest.raises(InputError, match="holds a run; use --overwrite to replace it"):
+        write_run(out, result(), CONDITION, backbone=backbone)
+    write_run(out, dataclasses.replace(result(), seed=4), CONDITION, backbone=backbone, overwrite=True)
+    assert json.loads((out / "run.json").read_text())["seed"] == 4
+    assert not (out / "note.txt").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}
+    with pytest.raises(InputError, match="holds other things than a run"):
+        check_out(tmp_path, overwrite=True)
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        check_out(out / "run.json", overwrite=True)
+
+
+def test_failure_leaves_the_former_run(tmp_path: Path, backbone: str) -> None:
+    out = tmp_path / "out"
+    write_run(out, result(), CONDITION, backbone=backbone)
+    broken = result()
+    broken.video[1] = float("nan")
+    with pytest.raises(NumericsError, match="frame 2"):
+        write_run(out, broken, CONDITION, backbone=backbone, overwrite=True)
+    assert json.loads((out / "run.json").read_text())["seed"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}
