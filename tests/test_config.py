@@ -22,7 +22,12 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return st.lists(st.sampled_from(["a", "b", "up_blocks.1.x"]), min_size=1, unique=True).map(tuple)
-    kinds = {bool: st.booleans(), int: st.integers(1, 999), float: st.floats(0, 1), int | None: st.none() | st.just(3)}
+    kinds = {
+        bool: st.booleans(),
+        int: st.integers(1, 999),
+        float: st.floats(0, 1),
+        int | None: st.none() | st.just(3),
+    }
     return kinds[hint]
 
 
@@ -98,8 +103,14 @@ def test_unknown_setting_names_the_closest() -> None:
         ({"pca_dim": "64"}, "pca_dim='64' is not allowed; it must be a whole number"),
         ({"mask": "soft"}, "mask='soft' is not allowed; it must be 'dynamic' or 'static' or 'none'"),
         ({"share_kv": 1}, "share_kv=1 is not allowed; it must be true or false"),
-        ({"inject_query": "up_blocks.1"}, "inject_query='up_blocks.1' is not allowed; it must be a list of layer"),
-        ({"inject_hidden": ["a", 2]}, "inject_hidden=['a', 2] is not allowed; it must be a list of layer names"),
+        (
+            {"inject_query": "up_blocks.1"},
+            "inject_query='up_blocks.1' is not allowed; it must be a list of layer",
+        ),
+        (
+            {"inject_hidden": ["a", 2]},
+            "inject_hidden=['a', 2] is not allowed; it must be a list of layer names",
+        ),
         ({"inject_hidden": ["a", "a"]}, "inject_hidden=('a', 'a') names a layer twice"),
         ({"align": []}, "align=() leaves nothing to optimise; name a layer, or set optimise_steps=0"),
     ],
