@@ -120,7 +120,7 @@ def write(
         kind = dtype or tensor.dtype
         start, end = end, end + tensor.numel() * kind.itemsize
         table[key] = {"dtype": _DTYPES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    header = json.dumps(table).encode()
+    header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
