@@ -1,0 +1,100 @@
+"""Drawing a scene as a photo, edge map, depth map, segmentation, sketch, silhouette or a mixture; captions."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS, SHAPES, Modality, Scene, distance
+
+WORDS = (
+    *("<pad>", "<bos>", "<eos>", "a", "an", "of", "on", "and", "background"),
+    *("edge", "depth", "map", "segmentation", "sketch", "silhouette", "mixed"),
+    *SHAPES,
+    *OBJECT_COLOURS,
+    *BACKGROUND_COLOURS,
+)
+"""The vocabulary of the captions."""
+
+_ARTICLES = {"edge": "an edge map of", "depth": "a depth map of", "segmentation": "a segmentation map of"}
+
+
+def caption(scene: Scene, modality: Modality) -> str:
+    """What a picture of the scene shows, in the words of `WORDS`."""
+    if modality == "photo":
+        things = " and ".join(f"a {s.colour} {s.shape}" for s in scene.sprites)
+        return f"{things} on a {scene.background} background"
+    things = " and ".join(f"a {s.shape}" for s in scene.sprites)
+    return f"{_ARTICLES.get(modality, f'a {modality} of')} {things}"
+
+
+def render(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
+    """All frames in [0, 1]; outlines are antialiased over one pixel."""
+    distances = [distance(sprite, scene.size) for sprite in scene.sprites]
+    match modality:
+        case "photo":
+            return _over(_textured(scene), distances, [OBJECT_COLOURS[s.colour] for s in scene.sprites])
+        case "edge":
+            return _lines(distances).expand(-1, 3, -1, -1).contiguous()
+        case "sketch":
+            return (0.96 - 0.8 * _lines(distances)).expand(-1, 3, -1, -1).contiguous()
+        case "depth":
+            return _over(_floor(scene), distances, _nearness(scene))
+        case "segmentation":
+            flat = torch.tensor(scene.flat_colours[0])[None, :, None, None]
+            return _over(flat.expand(scene.frames, 3, scene.size, scene.size), distances, scene.flat_colours[1:])
+        case "silhouette":
+            white = torch.ones(scene.frames, 3, scene.size, scene.size)
+            return _over(white, distances, [(0.0, 0.0, 0.0)] * len(distances))
+        case "mixed":
+            # depth behind, lines in front
+            lines = _lines(distances)
+            return _floor(scene) * (1 - lines) + lines
+
+
+def _textured(scene: Scene) -> Float[Tensor, "f 3 h w"]:
+    """Background colour with a gradient that stands still and stripes that move with the pan."""
+    grid = torch.arange(scene.size) + 0.5
+    shift = torch.tensor(scene.pan)
+    x = grid[None, None, :] - shift[:, 0, None, None]
+    y = grid[None, :, None] - shift[:, 1, None, None]
+    angle, period, amplitude = scene.stripes
+    stripes = amplitude * torch.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / period)
+    angle, slope = scene.gradient
+    across = (grid[None, None, :] * math.cos(angle) + grid[None, :, None] * math.sin(angle)) / scene.size
+    light = 1 + stripes + slope * (across - across.mean())
+    colour = torch.tensor(BACKGROUND_COLOURS[scene.background])[None, :, None, None]
+    return (colour * light[:, None]).clamp(0, 1)
+
+
+def _floor(scene: Scene) -> Float[Tensor, "f 3 h w"]:
+    """Depth of a floor that comes nearer downwards."""
+    ramp = torch.linspace(0.05, 0.35, scene.size)[None, None, :, None]
+    return ramp.expand(scene.frames, 3, scene.size, scene.size)
+
+
+def _nearness(scene: Scene) -> list[tuple[float, float, float]]:
+    levels = [0.92 - 0.25 * i for i in reversed(range(len(scene.sprites)))]
+    return [(level, level, level) for level in levels]
+
+
+def _lines(distances: list[Tensor]) -> Float[Tensor, "f 1 h w"]:
+    """White outlines two pixels wide on black; nearer sprites hide the lines behind them."""
+    lines = torch.zeros_like(distances[0])
+    for d in distances:
+        lines = torch.maximum(lines * (d > 0), (1.5 - d.abs()).clamp(0, 1))
+    return lines[:, None]
+
+
+def _over(
+    background: Float[Tensor, "f 3 h w"],
+    distances: list[Tensor],
+    colours: list[tuple[float, float, float]] | tuple[tuple[float, float, float], ...],
+) -> Float[Tensor, "f 3 h w"]:
+    """Sprites of one colour each over a background."""
+    frame = background
+    for d, colour in zip(distances, colours, strict=True):
+        alpha = (0.5 - d).clamp(0, 1)[:, None]
+        frame = frame * (1 - alpha) + alpha * torch.tensor(colour)[None, :, None, None]
+    return frame

@@ -1,0 +1,58 @@
+"""Batches of the synthetic world as functions of the step, and the latents that the micro VAE is trained for."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.micro.modalities import caption, render
+from anyi2v.micro.world import MODALITIES, Split, choice, sample_scene, split_generator, still, uniform
+
+PHOTO_SHARE = 0.55
+"""Of the images that are photos; the other modalities share the rest evenly."""
+EMPTY_SHARE = 0.1
+"""Of the captions that are left empty, for classifier-free guidance."""
+
+
+def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
+    """Single frames number `first` to `first + count - 1` of a split, in [0, 1], and their captions."""
+    images, captions = [], []
+    for index in range(first, first + count):
+        generator = split_generator(split, index)
+        scene = sample_scene(generator)
+        scene = still(scene, int(torch.randint(scene.frames, (), generator=generator)))
+        photo = uniform(generator, 0, 1) < PHOTO_SHARE
+        modality = "photo" if photo else choice(generator, MODALITIES[1:])
+        empty = uniform(generator, 0, 1) < EMPTY_SHARE
+        images.append(render(scene, modality))
+        captions.append("" if empty else caption(scene, modality))
+    return torch.cat(images), captions
+
+
+def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f 3 h w"], list[str]]:
+    """Clips of photos, numbered like the images, in [0, 1], and their captions."""
+    clips, captions = [], []
+    for index in range(first, first + count):
+        generator = split_generator(split, index)
+        scene = sample_scene(generator)
+        empty = uniform(generator, 0, 1) < EMPTY_SHARE
+        clips.append(render(scene, "photo"))
+        captions.append("" if empty else caption(scene, "photo"))
+    return torch.stack(clips), captions
+
+
+def analytic_latents(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 4 h2 w2"]:
+    """Latents known without a network: mean colour of each 2x2 cell, and how much its brightness varies.
+
+    Scaled to a standard deviation of about one. The UNet is trained on these, so it need not wait for the
+    autoencoder, whose encoder learns to compute them and whose decoder to undo them.
+    """
+    cells = images.unfold(-2, 2, 2).unfold(-2, 2, 2).flatten(-2)
+    colour = 2.2 * (cells.mean(-1) - 0.3)
+    contrast = 12 * cells.mean(-4).std(-1) - 0.3
+    return torch.cat([colour, contrast[..., None, :, :]], dim=-3)
+
+
+def preview(latents: Float[Tensor, "*n 4 h w"]) -> Float[Tensor, "*n 3 h2 w2"]:
+    """The mean colours of analytic latents as an image in [0, 1]."""
+    colour = (latents[..., :3, :, :] / 2.2 + 0.3).clamp(0, 1)
+    return colour.repeat_interleave(2, -1).repeat_interleave(2, -2)
