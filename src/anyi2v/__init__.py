@@ -1,1 +1,62 @@
-"""AnyI2V: animate any conditional image along drawn trajectories."""
+"""AnyI2V: animate any conditional image along drawn trajectories, in plain PyTorch.
+
+The names below are imported when they are first used, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anyi2v.backbone.checkpoint import Backbone, load, save
+    from anyi2v.backbone.unet import UNet, points, record
+    from anyi2v.config import MethodConfig
+    from anyi2v.errors import AnyI2VError
+    from anyi2v.media import load_image, write_video
+    from anyi2v.pipeline import Result, animate
+    from anyi2v.tracks import Track, Tracks, load_tracks
+
+_HOMES = {
+    "AnyI2VError": "errors",
+    "Backbone": "backbone.checkpoint",
+    "MethodConfig": "config",
+    "Result": "pipeline",
+    "Track": "tracks",
+    "Tracks": "tracks",
+    "UNet": "backbone.unet",
+    "animate": "pipeline",
+    "load": "backbone.checkpoint",
+    "load_image": "media",
+    "load_tracks": "tracks",
+    "points": "backbone.unet",
+    "record": "backbone.unet",
+    "save": "backbone.checkpoint",
+    "write_video": "media",
+}
+
+__all__ = [
+    "AnyI2VError",
+    "Backbone",
+    "MethodConfig",
+    "Result",
+    "Track",
+    "Tracks",
+    "UNet",
+    "animate",
+    "load",
+    "load_image",
+    "load_tracks",
+    "points",
+    "record",
+    "save",
+    "write_video",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anyi2v' has no attribute {name!r}")
+    return getattr(import_module(f"anyi2v.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,36 @@
+# Every target sets up what it needs in .venv, from a clean clone. PYTHON: any Python >= 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test lint golden bench clean
+
+demo: .venv/.installed          ## three condition images -> videos, pictures and a table, in ./demo
+	$(BIN)/anyi2v demo --out demo --overwrite
+
+test: .venv/.installed-dev      ## the whole test suite, two workers of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/.installed-dev      ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the published code in that folder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/golden --golden-dir $(DIR)
+
+bench: .venv/.installed-dev     ## 48 generated cases, three variants; about ten minutes on two cores
+	$(BIN)/python -m benchmarks.micro_cases --cases 48 --out benchmarks/results/micro_cases.json
+
+clean:
+	rm -rf .venv demo
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
