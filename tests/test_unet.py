@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
+from anyi2v.backbone.header import read_config
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.errors import InputError
@@ -24,6 +25,7 @@ BACKBONES = {
     "animatediff-v1": UNetConfig(norm_over="clip", temporal=MotionConfig(max_frames=24)),
     "animatediff-v2": UNetConfig(temporal=MotionConfig(mid=True)),
     "animatediff-v3": UNetConfig(),
+    "micro": read_config("micro").unet,
 }
 
 
@@ -93,7 +95,7 @@ def test_half_precision_networks_return_the_dtype_of_the_latents() -> None:
 
 def test_too_many_frames_are_refused_only_where_positions_are_needed() -> None:
     z, t, text = inputs(frames=9)
-    with pytest.raises(InputError, match="9 frames.*at most 8"):
+    with pytest.raises(InputError, match=r"9 frames.*at most 8"):
         UNET(z, t, text)
     assert UNET(z, t, text, temporal=False).shape == z.shape
 
