@@ -31,9 +31,7 @@ CONFIG = BackboneConfig(
         temporal=MotionConfig(heads=2, groups=2, max_frames=4),
     ),
     vae=VAEConfig(channels=(4, 4), layers=1, groups=2),
-    text=TextConfig(
-        width=8, layers=1, heads=2, length=6, vocab_size=5, words=("<pad>", "<bos>", "<eos>", "a", "red")
-    ),
+    text=TextConfig(width=8, layers=1, heads=2, length=6, vocab_size=5, words=("<pad>", "<bos>", "<eos>", "a", "red")),
     height=16,
     width=32,
     frames=3,
@@ -86,16 +84,11 @@ def test_a_run_can_be_repeated_byte_for_byte_from_its_folder(
     assert first.pop("timings").keys() == second.pop("timings").keys()
     assert first == second
     assert (first["seed"], first["method"]["lr"]) == (7, 0.02)
-    assert (
-        cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again / "b"), "--seed", "8"])
-        == 0
-    )
+    assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again / "b"), "--seed", "8"]) == 0
     assert (out / "video.mp4").read_bytes() != (again / "b" / "video.mp4").read_bytes()
 
 
-def test_a_changed_backbone_is_not_repeated(
-    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(build(CONFIG), tmp_path / "other.safetensors")
     record = {
         **{"prompt": "a", "negative_prompt": "", "seed": 0, "frames": 3, "width": 32, "height": 16},
@@ -236,20 +229,14 @@ def test_unusable_flags_exit_with_2_and_name_the_setting(
     assert "lr" in capsys.readouterr().err
 
 
-def test_inspect_prints_configuration_counts_and_points(
-    files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_prints_configuration_counts_and_points(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(files / "tiny.safetensors"), "--points"]) == 0
     out = capsys.readouterr().out
     printed, rest = out.split("\n}\n")
     assert BackboneConfig.from_json(printed + "}") == CONFIG
-    counts = {
-        part: int(count.replace(",", "")) for part, count in re.findall(r"(\w+) +([\d,]+) parameters", rest)
-    }
+    counts = {part: int(count.replace(",", "")) for part, count in re.findall(r"(\w+) +([\d,]+) parameters", rest)}
     networks = build(CONFIG).networks
-    expected = {
-        name: sum(value.numel() for value in net.state_dict().values()) for name, net in networks.items()
-    }
+    expected = {name: sum(value.numel() for value in net.state_dict().values()) for name, net in networks.items()}
     assert counts == expected | {"all": sum(expected.values())}
     # three frames, latents 8 x 16, two levels from the finest: 8 channels
     assert "up_blocks.1.attentions.1.query  1x3x4x8x8\n" in rest
@@ -257,11 +244,7 @@ def test_inspect_prints_configuration_counts_and_points(
 
 @pytest.mark.parametrize("command", [[], ["animate"], ["demo"], ["inspect"]])
 def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> None:
-    extra = (
-        ["--backbone", str(files / "tiny.safetensors"), "--recipe", "official"]
-        if "animate" in command
-        else []
-    )
+    extra = ["--backbone", str(files / "tiny.safetensors"), "--recipe", "official"] if "animate" in command else []
     code = (
         "import sys; from anyi2v.cli import main\n"
         f"try: main({[*command, *extra, '--help']!r})\n"

@@ -80,9 +80,7 @@ def test_json_that_is_no_tensor_table_is_refused(tmp_path: Path, table: str) -> 
         ({"anyi2v": '{"name": "x", "colour": 3}', "format": "1"}, "no field colour"),
     ],
 )
-def test_unreadable_configurations_are_refused(
-    tmp_path: Path, metadata: dict[str, str], message: str
-) -> None:
+def test_unreadable_configurations_are_refused(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content(metadata))
     with pytest.raises(CheckpointError, match=message):

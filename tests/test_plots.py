@@ -94,9 +94,7 @@ def test_side_by_side_shows_condition_and_video() -> None:
 
 def test_sheet_shows_every_frame_with_labels() -> None:
     colours = torch.rand(4, 3, 1, 1).mul(255).round() / 255
-    sheet = from_bytes(
-        contact_sheet({"one": colours[:1].expand(-1, -1, 8, 8), "all": colours.expand(-1, -1, 8, 8)})
-    )
+    sheet = from_bytes(contact_sheet({"one": colours[:1].expand(-1, -1, 8, 8), "all": colours.expand(-1, -1, 8, 8)}))
     for k, colour in enumerate(colours):
         assert (sheet == colour).all(0).sum() == 256 * 256 * (2 if k == 0 else 1)
     left = sheet[:, :, : sheet.shape[2] - 4 * 264]

@@ -21,9 +21,7 @@ def result(objects: bool = True) -> Result:
     return Result(
         video=video,
         masks=[(video[:, 0] > 0.5).float()] if objects else [],
-        losses=[LossRecord(step, 961, k, 1.0 - 0.1 * k) for step in range(2) for k in range(3)]
-        if objects
-        else [],
+        losses=[LossRecord(step, 961, k, 1.0 - 0.1 * k) for step in range(2) for k in range(3)] if objects else [],
         timings={"decode": 0.1},
         prompt="a",
         negative_prompt="b",
@@ -71,9 +69,7 @@ def test_runs_without_objects_have_no_masks(tmp_path: Path, backbone: str) -> No
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
-def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(
-    tmp_path: Path, backbone: str
-) -> None:
+def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     write_run(out, result(), CONDITION, backbone=backbone)  # an empty folder is fine

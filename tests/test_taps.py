@@ -117,9 +117,7 @@ def test_truncated_and_checkpointed_gradients_equal_the_plain_one() -> None:
 
 def test_compiled_equals_eager() -> None:
     """In a process of its own: the compiler cannot trace the shape checks of the test run."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.check_compiled"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "tests.check_compiled"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("equal") == 4
 

@@ -194,9 +194,7 @@ HORSE = {
     "center_traj": [[[x, 122.0] for x in (83.5, 90.5, 102.5, 115.5, 128.0, 140.0, 152.0, 164.0)]],
     "query_point": [[[87.0, 105.0], [158.0, 97.5], [218.5, 88.0]]],
 }
-HORSE_BOXES = [
-    (52.5, left, 140.5, left + 193.5) for left in (47.0, 54.0, 66.0, 79.0, 91.5, 103.5, 115.5, 127.5)
-]
+HORSE_BOXES = [(52.5, left, 140.5, left + 193.5) for left in (47.0, 54.0, 66.0, 79.0, 91.5, 103.5, 115.5, 127.5)]
 GROWING = {
     "bounding_box": [[40, 60, 136, 148]],
     "target_box": [[40, 60, 152, 156]],
@@ -227,9 +225,7 @@ GROWING_BOXES = [
 
 
 @pytest.mark.parametrize(("data", "expected"), [(HORSE, HORSE_BOXES), (GROWING, GROWING_BOXES)])
-def test_anyi2v_boxes_equal_the_published_codes_to_the_last_bit(
-    data: dict[str, Any], expected: list[Box]
-) -> None:
+def test_anyi2v_boxes_equal_the_published_codes_to_the_last_bit(data: dict[str, Any], expected: list[Box]) -> None:
     tracks = tracks_from_dict(data)
     assert (tracks.width, tracks.height) == (512, 512)
     assert [(y0, x0, y1, x1) for x0, y0, x1, y1 in tracks.objects[0].boxes] == expected

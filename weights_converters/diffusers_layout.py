@@ -199,9 +199,7 @@ def text_config(data: Json, vocabulary: Json | None = None) -> TextConfig:
 def schedule_config(data: Json) -> ScheduleConfig:
     """From the config of a DDIM or PNDM scheduler; raises CheckpointError for another noise schedule."""
     expect(data, "scheduler", {"prediction_type": "epsilon", "clip_sample": False, "trained_betas": None})
-    (curve,) = _one_of(
-        [data["beta_schedule"]], {"linear": "linear", "scaled_linear": "scaled_linear"}, "beta_schedule"
-    )
+    (curve,) = _one_of([data["beta_schedule"]], {"linear": "linear", "scaled_linear": "scaled_linear"}, "beta_schedule")
     return ScheduleConfig(
         train_steps=data["num_train_timesteps"],
         beta_start=data["beta_start"],
@@ -234,7 +232,5 @@ def _same(data: Json, name: str, levels: int) -> int:
     value = data[name]
     values = [value] * levels if isinstance(value, int) else list(value)
     if len(set(values)) != 1 or len(values) != levels:
-        raise CheckpointError(
-            f"{name} is {value!r}, but only the same number for all {levels} levels is supported"
-        )
+        raise CheckpointError(f"{name} is {value!r}, but only the same number for all {levels} levels is supported")
     return values[0]

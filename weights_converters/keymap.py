@@ -86,9 +86,7 @@ Pieces = dict[int, tuple[str, Rule]]
 """The sources of one target by their part."""
 
 
-def _assign(
-    sources: Iterable[str], rules: Sequence[Rule]
-) -> tuple[dict[str, Pieces], Report, list[str], list[str]]:
+def _assign(sources: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, Pieces], Report, list[str], list[str]]:
     """Where each source goes, and the sources without a rule or with a taken place."""
     parts: dict[str, Pieces] = {}
     report, unmatched, clashing = Report(), [], []

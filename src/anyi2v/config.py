@@ -125,8 +125,7 @@ class MethodConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod

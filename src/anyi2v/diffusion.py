@@ -96,9 +96,7 @@ def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing = "le
     """
     timesteps = sampling_timesteps(config, steps, spacing=spacing)
     after = [*timesteps[1:], timesteps[-1] - config.train_steps // steps]
-    return [
-        Step(*row) for row in zip(timesteps, _levels(config, timesteps), _levels(config, after), strict=True)
-    ]
+    return [Step(*row) for row in zip(timesteps, _levels(config, timesteps), _levels(config, after), strict=True)]
 
 
 def inversion_timesteps(config: ScheduleConfig, *, until: int, stride: int = 1) -> list[int]:
@@ -133,9 +131,7 @@ def inversion_pairs(config: ScheduleConfig, *, until: int, stride: int = 1) -> l
     """
     timesteps = inversion_timesteps(config, until=until, stride=stride)
     before = [t - stride for t in timesteps]
-    return [
-        Step(*row) for row in zip(timesteps, _levels(config, before), _levels(config, timesteps), strict=True)
-    ]
+    return [Step(*row) for row in zip(timesteps, _levels(config, before), _levels(config, timesteps), strict=True)]
 
 
 def transport(
@@ -177,16 +173,12 @@ def ddim_step(
     return transport(z, eps, at, Level(to.signal, kept)) + sigma * noise.to(z.device)
 
 
-def add_noise(
-    x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Level
-) -> Float[Tensor, "*shape"]:
+def add_noise(x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Level) -> Float[Tensor, "*shape"]:
     """`x0` at level `at` with the noise `eps`."""
     return at.signal * x0 + at.noise * eps
 
 
-def guided(
-    uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale: float
-) -> Float[Tensor, "*shape"]:
+def guided(uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """Classifier-free guidance (Ho & Salimans 2022): 0 is unconditional, 1 conditional, above exaggerates."""
     return uncond + scale * (cond - uncond)
 

@@ -145,9 +145,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
     factor = backbone.config.vae.factor
     height, width = image.shape[1:]
     if height % factor or width % factor:
-        raise InputError(
-            f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone"
-        )
+        raise InputError(f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone")
     limit = backbone.unet.design.max_frames
     if frames < 1 or (limit is not None and frames > limit):
         raise InputError(f"{frames} frames asked for, but this backbone makes 1 to {limit or 'any number'}")
@@ -155,9 +153,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
     check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
     for name in config.align:
         feature_map(name, torch.empty(known[name]))
-    inversion_timesteps(
-        backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride
-    )
+    inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
     sampling_pairs(backbone.config.schedule, config.steps)
 
 
@@ -172,9 +168,7 @@ def _injection(
     if not names or (config.inject_steps == 0 and config.optimise_steps == 0):
         return no_tap
     schedule = backbone.config.schedule
-    passes = len(
-        inversion_timesteps(schedule, until=config.inversion_timestep, stride=config.inversion_stride)
-    )
+    passes = len(inversion_timesteps(schedule, until=config.inversion_timestep, stride=config.inversion_stride))
     with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
         features = invert(
             backbone.unet,

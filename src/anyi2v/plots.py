@@ -160,9 +160,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (left + place * len(numbers), height), "white")
     draw = ImageDraw.Draw(sheet)
     for j, number in enumerate(numbers):
-        draw.text(
-            (left + place * j + (place - GAP) / 2, top / 2), str(number + 1), "black", font, anchor="mm"
-        )
+        draw.text((left + place * j + (place - GAP) / 2, top / 2), str(number + 1), "black", font, anchor="mm")
     for name, row in pictures.items():
         draw.text((left - GAP, top + row[0].height / 2), name, "black", font, anchor="rm", align="right")
         for j, picture in enumerate(row):
@@ -218,9 +216,7 @@ def loss_curve(losses: Sequence[tuple[int, int, float]], path: str | Path) -> No
             axes.axvspan(at[0] - 0.5, at[-1] + 0.5, color="0.93", linewidth=0)
         axes.plot(at, [losses[k][2] for k in at], "o-", color="tab:blue", markersize=3, linewidth=1.5)
         label = f"step {step}" if len(steps) <= 8 else str(step)
-        axes.text(
-            (at[0] + at[-1]) / 2, 1.01, label, ha="center", transform=axes.get_xaxis_transform(), fontsize=8
-        )
+        axes.text((at[0] + at[-1]) / 2, 1.01, label, ha="center", transform=axes.get_xaxis_transform(), fontsize=8)
     if losses:
         axes.set_xlim(-0.5, len(losses) - 0.5)
         axes.set_ylim(bottom=0)

@@ -101,8 +101,7 @@ class Tracks:
         for number, (x, y) in enumerate(track.points, 1):
             if not (x0 <= x <= x1 and y0 <= y <= y1):
                 raise InputError(
-                    f"{where}, point {number}: {_text((x, y))} is outside of the first box "
-                    f"{_text(track.boxes[0])}"
+                    f"{where}, point {number}: {_text((x, y))} is outside of the first box {_text(track.boxes[0])}"
                 )
 
     def resample(self, frames: int) -> "Tracks":

@@ -131,9 +131,7 @@ def injection(case: Case, root: Path) -> Injection:
 def tracks(case: Case, latent_size: tuple[int, int]) -> Tracks:
     """Boxes (recorded as top, left, bottom, right) and points (recorded as y, x from the first corner)."""
     objects = []
-    for o, (boxes, points) in enumerate(
-        zip(case.meta["boxes_obj_frame_tlbr"], case.meta["query_points"], strict=True)
-    ):
+    for o, (boxes, points) in enumerate(zip(case.meta["boxes_obj_frame_tlbr"], case.meta["query_points"], strict=True)):
         top, left = boxes[0][:2]
         objects.append(
             Track(

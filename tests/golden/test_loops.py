@@ -34,9 +34,7 @@ def before(case: Case, step: int) -> torch.Tensor | None:
 
 def last_iteration(case: Case, step: int) -> torch.Tensor | None:
     """The latents after the step's recorded optimisation, or before the step if it has none."""
-    found = [
-        key for key in case.tensors if key.startswith(f"step{step:02d}.opt") and key.endswith(".latents")
-    ]
+    found = [key for key in case.tensors if key.startswith(f"step{step:02d}.opt") and key.endswith(".latents")]
     return case.tensors[max(found)] if found else before(case, step)
 
 

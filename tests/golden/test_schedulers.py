@@ -18,9 +18,7 @@ from anyi2v.diffusion import (
 
 from .recordings import Case
 
-STEP = (
-    2e-6  # float32 rounding of a handful of operations on latents of order one, times 1/signal at the start
-)
+STEP = 2e-6  # float32 rounding of a handful of operations on latents of order one, times 1/signal at the start
 
 
 def config_of(meta: dict) -> ScheduleConfig:
@@ -37,9 +35,7 @@ def config_of(meta: dict) -> ScheduleConfig:
 def test_schedulers_equal_the_recorded_ones(case: Case) -> None:
     for version, meta in case.meta.items():
         config, tensors = config_of(meta), case.tensors
-        torch.testing.assert_close(
-            alphas_cumprod(config), tensors[f"{version}.alphas_cumprod"], rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(alphas_cumprod(config), tensors[f"{version}.alphas_cumprod"], rtol=1e-6, atol=0)
         for key, timesteps in tensors.items():
             if match := re.fullmatch(rf"{version}\.n(\d+)\.timesteps", key):
                 assert sampling_timesteps(config, int(match[1])) == timesteps.tolist()

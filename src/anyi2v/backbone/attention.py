@@ -91,9 +91,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         # index 1 is a dropout in the published code; it has no parameters
-        self.net = nn.Sequential(
-            GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
-        )
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Same shape out as in."""
@@ -142,9 +140,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(name, channels, heads, context_dim, temporal)]
-        )
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(name, channels, heads, context_dim, temporal)])
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:

@@ -146,12 +146,8 @@ class MidBlock(nn.Module):
             return ResBlock(f"mid_block.resnets.{j}", channels, channels, config, slot)
 
         self.resnets = nn.ModuleList([resnet(0), resnet(1)])
-        self.attentions = nn.ModuleList(
-            [make_transformer("mid_block.attentions.0", channels, config, design)]
-        )
-        self.temporals = nn.ModuleList(
-            [design.after_layer(Site("mid_block.temporals.0", channels, True, mid=True))]
-        )
+        self.attentions = nn.ModuleList([make_transformer("mid_block.attentions.0", channels, config, design)])
+        self.temporals = nn.ModuleList([design.after_layer(Site("mid_block.temporals.0", channels, True, mid=True))])
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """Same shape out as in."""

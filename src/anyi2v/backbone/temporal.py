@@ -66,9 +66,7 @@ class MotionBlock(nn.Module):
     def __init__(self, name: str, channels: int, config: MotionConfig):
         super().__init__()
         self.name = name
-        self.attention_blocks = nn.ModuleList(
-            [Attention(channels, config.heads) for _ in range(config.attentions)]
-        )
+        self.attention_blocks = nn.ModuleList([Attention(channels, config.heads) for _ in range(config.attentions)])
         self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(config.attentions)])
         self.ff = FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)

@@ -42,8 +42,7 @@ class UNet(nn.Module):
         )
         self.mid_block = MidBlock(config, design)
         self.up_blocks = nn.ModuleList(
-            UpBlock(i, channels[min(levels - i, levels - 1)], i == levels - 1, config, design)
-            for i in range(levels)
+            UpBlock(i, channels[min(levels - i, levels - 1)], i == levels - 1, config, design) for i in range(levels)
         )
         self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
@@ -104,8 +103,7 @@ class UNet(nn.Module):
         limit = self.design.max_frames
         if temporal and limit is not None and frames > limit:
             raise InputError(
-                f"{frames} frames, but the temporal layers have positions for at most {limit}; "
-                "use fewer frames"
+                f"{frames} frames, but the temporal layers have positions for at most {limit}; use fewer frames"
             )
         if not isinstance(temporal, bool):
             check_names(temporal, self.temporal_names)

@@ -33,9 +33,7 @@ class AutoencoderKL(nn.Module):
         """Of the parameters; images and latents are converted to it."""
         return self.quant_conv.weight.dtype
 
-    def moments(
-        self, image: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n c h2 w2"], Float[Tensor, "n c h2 w2"]]:
+    def moments(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n c h2 w2"], Float[Tensor, "n c h2 w2"]]:
         """Mean and log-variance of the latents (not yet scaled) of images in [-1, 1].
 
         `h2 = h / factor`, `w2 = w / factor`; the log-variance is clamped to [-30, 20].

@@ -37,9 +37,7 @@ def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
     part = name.rsplit(".", 1)[-1]
     other_attention = not is_layer(name) and (".cross." in name or ".temporals." in name)
     if part == "probs" or other_attention:
-        raise HookError(
-            f"{name} is no spatial feature map; align a query, key, value, hidden or layer output"
-        )
+        raise HookError(f"{name} is no spatial feature map; align a query, key, value, hidden or layer output")
     x = x[0] if part in ("query", "key", "value", "context") else x[0].movedim(1, -1)
     return x.float()
 
@@ -93,13 +91,10 @@ def align(
     first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
     with torch.no_grad():
         points = [
-            _anchors(anchors, x[0], reference, m, crops)
-            for x, reference, m in zip(features, first, maps, strict=True)
+            _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
         ]
         masks, weights = _weights(now, points, crops, mask, clustering, first_frame_mask)
-    difference = [
-        (((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)
-    ]
+    difference = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)]
     error = torch.stack(difference).sum(dim=(0, 2, 3, 4))
     overlap = weights.sum(dim=(0, 2, 3, 4))
     if normalise == "all_objects":

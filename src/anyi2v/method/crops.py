@@ -117,10 +117,7 @@ def make_crops(
         first_cell=(rows[0], cols[0]),
         points=_cells(salient, scale, lattice),
         offsets=_cells(
-            [
-                [(x - left, y - top) for x, y in points]
-                for points, (left, top) in zip(salient, corners, strict=True)
-            ],
+            [[(x - left, y - top) for x, y in points] for points, (left, top) in zip(salient, corners, strict=True)],
             scale,
             lattice,
         ),
@@ -203,6 +200,4 @@ def _cells(
 
 
 def _stack(matrices: list[list[Tensor]], length: int) -> Float[Tensor, "o f n s"]:
-    return torch.stack(
-        [torch.stack([F.pad(m, (0, 0, 0, length - m.shape[0])) for m in row]) for row in matrices]
-    )
+    return torch.stack([torch.stack([F.pad(m, (0, 0, 0, length - m.shape[0])) for m in row]) for row in matrices])

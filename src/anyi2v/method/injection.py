@@ -60,9 +60,7 @@ class Injection:
     def _debiased(self, source: Tensor, present: Tensor) -> Tensor:
         if not self.debias:
             return source
-        return patch_adain(
-            source.expand_as(present).flatten(0, 1), present.flatten(0, 1), self.patch
-        ).view_as(present)
+        return patch_adain(source.expand_as(present).flatten(0, 1), present.flatten(0, 1), self.patch).view_as(present)
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:

@@ -11,9 +11,7 @@ from anyi2v.method.crops import Crops, visible
 from anyi2v.numerics.kmeans import two_means_1d
 
 
-def similarity(
-    crops: Float[Tensor, "o f y x m"], anchors: Float[Tensor, "o f k m"]
-) -> Float[Tensor, "o f y x"]:
+def similarity(crops: Float[Tensor, "o f y x m"], anchors: Float[Tensor, "o f k m"]) -> Float[Tensor, "o f y x"]:
     """Eq. 5 and 6: the largest cosine between each cell and the features of the object's salient points."""
     cosine = torch.einsum("ofyxm,ofkm->ofyxk", F.normalize(crops, dim=-1), F.normalize(anchors, dim=-1))
     return cosine.amax(-1)
@@ -63,9 +61,7 @@ def shared_first_mask(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Float[T
     out = torch.zeros(masks.shape, dtype=torch.float32, device=masks.device)
     for f in range(masks.shape[2]):
         for o, boxes in enumerate(crops.boxes):
-            (top, bottom), (left, right) = (
-                visible(s, n) for s, n in zip(boxes[f], crops.lattice, strict=True)
-            )
+            (top, bottom), (left, right) = (visible(s, n) for s, n in zip(boxes[f], crops.lattice, strict=True))
             size = (bottom - top, right - left)
             if 0 in size:
                 continue

@@ -81,9 +81,7 @@ def optimise_latents(
     z = z.detach().clone()
     optimiser = _adamw(z, config)
     for iteration in range(config.iterations):
-        gradient, loss, masks = alignment_gradient(
-            unet, z, timestep, text, injection, crops, config, generator
-        )
+        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, injection, crops, config, generator)
         losses.append(loss.item())
         if not (loss.isfinite() & gradient.isfinite().all()):
             raise NumericsError(

@@ -42,9 +42,7 @@ def run(out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
         rows[f"{modality} condition"] = case.image[None]
         for name, config in configs.items():
             print(f"{modality}: {case.prompt} ({name})", flush=True)
-            result = animate(
-                backbone, image, case.prompt, case.tracks, config=config, seed=seed, progress=progress
-            )
+            result = animate(backbone, image, case.prompt, case.tracks, config=config, seed=seed, progress=progress)
             scores[name].append(case.scores(result.video))
             rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
             if name == "full":

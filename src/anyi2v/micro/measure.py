@@ -125,9 +125,7 @@ def _background(
     index: int,
 ) -> float:
     height, width = names.shape[1:]
-    grid = torch.stack(
-        torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1
-    )
+    grid = torch.stack(torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1)
     far = (grid - targets[:, None, None]).norm(dim=-1) > margin
     grown = F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
     area = far & ~grown

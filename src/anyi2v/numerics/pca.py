@@ -77,9 +77,7 @@ def _lowrank(
     centred: Float[Tensor, "*b n c"], m: int, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "*b q"], Float[Tensor, "*b c q"]]:
     if generator is None:
-        raise InputError(
-            "solver 'lowrank' draws random numbers: pass generator=torch.Generator(), or use 'exact'"
-        )
+        raise InputError("solver 'lowrank' draws random numbers: pass generator=torch.Generator(), or use 'exact'")
     device = centred.device
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
