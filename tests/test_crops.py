@@ -1,0 +1,150 @@
+"""Boxes on the lattice and the matrices that cut them out, against slicing and F.interpolate."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anyi2v.errors import InputError
+from anyi2v.method.alignment import cut
+from anyi2v.method.crops import Crops, make_crops, paste, visible
+from anyi2v.tracks import Track, Tracks
+
+WIDTH, HEIGHT = 48, 32
+LATTICE = (16, 24)  # down, across: 2 pixels a cell
+
+
+def boxes_inside_first(frames: int = 3) -> st.SearchStrategy[tuple[tuple[float, float, float, float], ...]]:
+    """Boxes of any size that lie inside the image in frame 1 and anywhere near it later."""
+
+    def make(values: tuple[int, ...]) -> tuple[tuple[float, float, float, float], ...]:
+        w, h, x, y, *moves = values
+        first = (min(x, WIDTH - w), min(y, HEIGHT - h))
+        out = [(first[0], first[1], first[0] + w, first[1] + h)]
+        for dx, dy, grow in zip(moves[::3], moves[1::3], moves[2::3], strict=True):
+            out.append((first[0] + dx, first[1] + dy, first[0] + dx + w + grow, first[1] + dy + h + grow))
+        return tuple(tuple(float(v) for v in box) for box in out)
+
+    move = (st.integers(-40, 40), st.integers(-30, 30), st.integers(-2, 12))
+    return st.tuples(
+        st.integers(4, 20), st.integers(4, 20), st.integers(0, 44), st.integers(0, 28), *(move * (frames - 1))
+    ).map(make)
+
+
+def crops_of(*boxes: tuple[tuple[float, float, float, float], ...], lattice: tuple[int, int] = LATTICE) -> Crops:
+    objects = tuple(Track(f"object {i}", b) for i, b in enumerate(boxes))
+    return make_crops(Tracks(WIDTH, HEIGHT, objects), lattice, len(boxes[0]))
+
+
+def upsampled(x: Tensor, lattice: tuple[int, int] = LATTICE) -> Tensor:
+    """`f h w c` to the lattice."""
+    return F.interpolate(x.movedim(-1, 1), size=lattice, mode="bicubic").movedim(1, -1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes_inside_first(), boxes_inside_first())
+def test_crops_are_slices_of_the_upsampled_map(a: tuple, b: tuple) -> None:
+    x = torch.randn(3, 8, 12, 5, generator=torch.Generator().manual_seed(0))
+    crops, whole = crops_of(a, b), upsampled(x)
+    out = cut(x, crops.maps(8, 12).now)
+    for o, boxes in enumerate(crops.boxes):
+        for f, (rows, cols) in enumerate(boxes):
+            (top, bottom), (left, right) = visible(rows, 16), visible(cols, 24)
+            expected = whole[f, top:bottom, left:right]
+            # float32, sums of at most 16 products of order one
+            torch.testing.assert_close(
+                out[o, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5
+            )
+            assert crops.valid[o, f].sum() == expected[..., 0].numel()
+            assert not out[o, f][~crops.valid[o, f]].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes_inside_first())
+def test_reference_is_frame_1s_crop_resized_and_clipped_like_the_box(a: tuple) -> None:
+    x = torch.randn(1, 8, 12, 5, generator=torch.Generator().manual_seed(0))
+    crops = crops_of(a)
+    out = cut(x.expand(3, -1, -1, -1), crops.maps(8, 12).first)
+    (rows, cols) = crops.boxes[0][0]
+    start = upsampled(x)[0, slice(*rows), slice(*cols)].movedim(-1, 0)[None]
+    for f, (r, c) in enumerate(crops.boxes[0]):
+        resized = F.interpolate(start, size=(r[1] - r[0], c[1] - c[0]), mode="bicubic")[0].movedim(0, -1)
+        (top, bottom), (left, right) = visible(r, 16), visible(c, 24)
+        expected = resized[top - r[0] : bottom - r[0], left - c[0] : right - c[0]]
+        torch.testing.assert_close(
+            out[0, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes_inside_first())
+def test_paste_puts_crops_back(a: tuple) -> None:
+    whole = torch.randn(3, *LATTICE, 1, generator=torch.Generator().manual_seed(0))
+    crops = crops_of(a)
+    back = paste(cut(whole, crops.maps(*LATTICE).now)[..., 0], crops)
+    for f, (rows, cols) in enumerate(crops.boxes[0]):
+        mask = torch.zeros(LATTICE, dtype=torch.bool)
+        mask[slice(*visible(rows, 16)), slice(*visible(cols, 24))] = True
+        torch.testing.assert_close(back[0, f], whole[f, ..., 0] * mask, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes_inside_first(), st.integers(2, 5))
+def test_scaling_tracks_and_image_together_changes_nothing(a: tuple, factor: int) -> None:
+    tracks = Tracks(WIDTH, HEIGHT, (Track("a", a),))
+    scaled = make_crops(tracks.scaled(factor * WIDTH, factor * HEIGHT), LATTICE, 3)
+    assert scaled.boxes == make_crops(tracks, LATTICE, 3).boxes
+
+
+def test_a_box_has_at_least_one_cell() -> None:
+    crops = crops_of(((10.1, 10.1, 10.4, 10.4), (11.0, 11.0, 11.2, 11.2)))
+    assert crops.boxes[0][0] == ((5, 6), (5, 6))
+    assert crops.valid.shape == (1, 2, 1, 1)
+
+
+def test_worked_example_with_negative_coordinates() -> None:
+    """2 px a cell: (-3, 2, 9, 11) covers columns floor(-1.5)..4 and rows 1..5."""
+    crops = crops_of(((0.0, 2.0, 12.0, 11.0), (-3.0, 2.0, 9.0, 11.0)))
+    assert crops.boxes[0][1] == ((1, 5), (-2, 4))
+    assert crops.valid[0, 1].sum() == 4 * 4
+    # columns 0..3 of frame 2's crop are cells 2..5 of a box that begins two cells outside
+    assert crops.first_cell[1][0, 1].tolist()[:4] == [2, 3, 4, 5]
+
+
+def test_what_was_outside_in_frame_1_has_no_counterpart() -> None:
+    crops = crops_of(((-8.0, 0.0, 8.0, 8.0), (8.0, 0.0, 24.0, 8.0)))
+    # the box is 8 cells wide; its left four were outside in frame 1
+    assert crops.first_cell[1][0, 1].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3]
+
+
+def test_a_box_that_left_the_image_is_empty() -> None:
+    crops = crops_of(((0.0, 0.0, 8.0, 8.0), (100.0, 0.0, 108.0, 8.0)))
+    assert crops.valid[0, 0].all()
+    assert not crops.valid[0, 1].any()
+
+
+def test_stretch_resizes_what_is_visible_to_the_whole_box() -> None:
+    tracks = Tracks(WIDTH, HEIGHT, (Track("a", ((40.0, 0.0, 56.0, 8.0), (0.0, 0.0, 16.0, 8.0))),))
+    x = torch.randn(2, *LATTICE, 3, generator=torch.Generator().manual_seed(0))
+    crops = make_crops(tracks, LATTICE, 2, first_box="stretch")
+    out = cut(x[:1].expand(2, -1, -1, -1), crops.maps(*LATTICE).first)[0, 1]
+    seen = x[0, 0:4, 20:24].movedim(-1, 0)[None]
+    expected = F.interpolate(seen, size=(4, 8), mode="bicubic")[0].movedim(0, -1)
+    torch.testing.assert_close(out[:4, :8], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_points_is_the_centre_of_the_box() -> None:
+    box = (10.0, 6.0, 22.0, 14.0)
+    plain = make_crops(Tracks(WIDTH, HEIGHT, (Track("a", (box,)),)), LATTICE, 1)
+    centred = make_crops(Tracks(WIDTH, HEIGHT, (Track("a", (box,), ((16.0, 10.0),)),)), LATTICE, 1)
+    for ours, theirs in zip(plain.points, centred.points, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_messages() -> None:
+    with pytest.raises(InputError, match="no objects"):
+        make_crops(Tracks(WIDTH, HEIGHT), LATTICE, 3)
+    with pytest.raises(InputError, match="'a' has 1 boxes for 3 frames"):
+        make_crops(Tracks(WIDTH, HEIGHT, (Track("a", ((0.0, 0.0, 8.0, 8.0),)),)), LATTICE, 3)

@@ -1,0 +1,106 @@
+"""Similarity and semantic masks, Eq. 5 to 7."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anyi2v.method.crops import make_crops, visible
+from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity
+from anyi2v.tracks import Track, Tracks
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_worked_example() -> None:
+    """Cosines of (1, 0), (1, 1) and (0, 2) with the points (3, 0) and (0, 1); the larger one counts."""
+    cells = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [-1.0, -1.0]]).view(1, 1, 1, 4, 2)
+    points = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
+    expected = torch.tensor([1.0, 0.5**0.5, 1.0, -(0.5**0.5)]).view(1, 1, 1, 4)
+    torch.testing.assert_close(similarity(cells, points), expected)
+    mask = foreground(expected[None], torch.ones(1, 1, 1, 4, dtype=torch.bool), "per_frame")
+    assert mask.flatten().tolist() == [True, True, True, False]
+
+
+@given(st.floats(0.01, 100), st.floats(0.01, 100))
+def test_similarity_does_not_depend_on_lengths(a: float, b: float) -> None:
+    crops, points = random(2, 3, 4, 5, 6), random(2, 3, 2, 6, seed=1)
+    torch.testing.assert_close(similarity(a * crops, b * points), similarity(crops, points))
+
+
+@given(st.permutations(range(3)))
+def test_the_order_of_the_points_does_not_matter(order: list[int]) -> None:
+    crops, points = random(2, 3, 4, 5, 6), random(2, 3, 3, 6, seed=1)
+    assert torch.equal(similarity(crops, points[:, :, order]), similarity(crops, points))
+
+
+def test_equal_similarities_are_all_foreground() -> None:
+    valid = torch.ones(1, 2, 3, 3, dtype=torch.bool)
+    for clustering in ("per_frame", "joint"):
+        assert foreground(torch.full((2, 1, 2, 3, 3), 0.5), valid, clustering).all()
+
+
+def test_padding_is_background_and_changes_nothing() -> None:
+    maps = random(2, 1, 1, 4, 4)
+    inside = torch.zeros(1, 1, 6, 7, dtype=torch.bool)
+    inside[..., :4, :4] = True
+    padded = F.pad(maps, (0, 3, 0, 2), value=9.0)
+    for clustering in ("per_frame", "joint"):
+        alone = foreground(maps, torch.ones(1, 1, 4, 4, dtype=torch.bool), clustering)
+        mask = foreground(padded, inside, clustering)
+        assert torch.equal(mask[..., :4, :4], alone)
+        assert not mask[:, ~inside].any()
+
+
+def test_joint_clustering_gives_each_layer_its_own_mask() -> None:
+    maps = torch.tensor([[0.9, 0.8, 0.1], [0.1, 0.9, 0.0]], dtype=torch.float64).view(2, 1, 1, 1, 3)
+    valid = torch.ones(1, 1, 1, 3, dtype=torch.bool)
+    assert foreground(maps, valid, "joint").view(2, 3).tolist() == [[True, True, False], [False, True, False]]
+    # the mean map is (0.5, 0.85, 0.05)
+    assert foreground(maps, valid, "per_frame").view(2, 3).tolist() == [[True, True, False]] * 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-6, 10), st.integers(-4, 6), st.integers(0, 99))
+def test_masks_of_a_moved_copy_move_along(dx: int, dy: int, seed: int) -> None:
+    """Rolling the map and the box together gives the same mask in the box."""
+    box = (12.0, 8.0, 22.0, 16.0)
+    moved = (box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy)
+    crops = make_crops(Tracks(40, 30, (Track("a", (box, moved)),)), (30, 40), 2)
+    first = random(30, 40, seed=seed)
+    maps = torch.stack([first, first.roll((dy, dx), (0, 1))])
+    cells = torch.stack([maps[f, slice(*r), slice(*c)] for f, (r, c) in enumerate(crops.boxes[0])])
+    masks = foreground(cells[None, None], crops.valid, "per_frame")
+    assert torch.equal(masks[0, 0, 0], masks[0, 0, 1])
+    assert torch.equal(first_frame_masks(masks, crops), masks)
+
+
+def test_frame_1s_mask_grows_with_its_box() -> None:
+    track = Track("a", ((0.0, 0.0, 2.0, 2.0), (0.0, 0.0, 4.0, 4.0)))
+    crops = make_crops(Tracks(8, 8, (track,)), (8, 8), 2)
+    masks = torch.zeros(1, 1, 2, 4, 4, dtype=torch.bool)
+    masks[0, 0, 0, :2, :2] = torch.tensor([[True, False], [False, True]])
+    carried = first_frame_masks(masks, crops)[0, 0, 1].int().tolist()
+    assert carried == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+def test_shared_mask_is_object_1s_resampled_from_crop_to_crop() -> None:
+    """The published loop: frames outer, objects inner; each other shape resamples what the last one left."""
+    tracks = (
+        Track("a", ((0.0, 0.0, 6.0, 4.0), (4.0, 0.0, 10.0, 4.0))),
+        Track("b", ((0.0, 4.0, 3.0, 8.0), (-1.0, 4.0, 2.0, 8.0))),
+    )
+    crops = make_crops(Tracks(8, 8, tracks), (8, 8), 2)
+    masks = random(2, *crops.valid.shape, seed=3) > 0
+    out = shared_first_mask(masks, crops)
+    current = masks[:, 0, 0, :4, :6].float()
+    for f in range(2):
+        for o in range(2):
+            (top, bottom), (left, right) = (visible(s, 8) for s in crops.boxes[o][f])
+            if current.shape[1:] != (bottom - top, right - left):
+                current = F.interpolate(current[None], (bottom - top, right - left), mode="bilinear")[0]
+            assert torch.equal(out[:, o, f, : bottom - top, : right - left], current)
+    assert ((out > 0) & (out < 1)).any()
