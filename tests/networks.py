@@ -62,9 +62,7 @@ def tiny_backbone(seed: int = 0) -> Backbone:
         name="tiny",
         unet=TINY,
         vae=VAEConfig(channels=(4, 4), layers=1, groups=1, scale=1.0),
-        text=TextConfig(
-            width=8, layers=1, heads=2, mlp_ratio=2.0, length=6, vocab_size=len(WORDS), words=WORDS
-        ),
+        text=TextConfig(width=8, layers=1, heads=2, mlp_ratio=2.0, length=6, vocab_size=len(WORDS), words=WORDS),
         height=16,
         width=16,
         frames=4,

@@ -54,9 +54,7 @@ def test_crops_are_slices_of_the_upsampled_map(a: tuple, b: tuple) -> None:
             (top, bottom), (left, right) = visible(rows, 16), visible(cols, 24)
             expected = whole[f, top:bottom, left:right]
             # float32, sums of at most 16 products of order one
-            torch.testing.assert_close(
-                out[o, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5
-            )
+            torch.testing.assert_close(out[o, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5)
             assert crops.valid[o, f].sum() == expected[..., 0].numel()
             assert not out[o, f][~crops.valid[o, f]].any()
 
@@ -73,9 +71,7 @@ def test_reference_is_frame_1s_crop_resized_and_clipped_like_the_box(a: tuple) -
         resized = F.interpolate(start, size=(r[1] - r[0], c[1] - c[0]), mode="bicubic")[0].movedim(0, -1)
         (top, bottom), (left, right) = visible(r, 16), visible(c, 24)
         expected = resized[top - r[0] : bottom - r[0], left - c[0] : right - c[0]]
-        torch.testing.assert_close(
-            out[0, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(out[0, f, : bottom - top, : right - left], expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -69,7 +69,7 @@ class _Optimisation:
 
 def animate(
     backbone: Backbone,
-    image: Float[Tensor, "3 h w"],
+    image: Tensor,
     prompt: str,
     tracks: Tracks,
     *,
@@ -83,7 +83,7 @@ def animate(
 
     Args:
         backbone: from `anyi2v.load`.
-        image: condition of any modality, in [0, 1]; its size is the video's.
+        image: `3 h w`, condition of any modality, in [0, 1]; its size is the video's.
         prompt: what the video shows.
         tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
             video's frames. Without objects, the first frame is controlled and the motion is free.

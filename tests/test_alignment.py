@@ -1,0 +1,182 @@
+"""The alignment loss, Eq. 3, 4 and 8."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anyi2v.errors import HookError
+from anyi2v.method.alignment import _anchors, align, cut, feature_map, reduce
+from anyi2v.method.crops import Crops, make_crops
+from anyi2v.tracks import Track, Tracks
+
+SIZES = ((8, 12), (16, 24))
+LATTICE = (16, 24)
+A = Track("a", ((2.0, 2.0, 10.0, 10.0), (8.0, 2.0, 16.0, 10.0), (20.0, 4.0, 28.0, 12.0)), ((4.0, 4.0), (8.0, 8.0)))
+B = Track("b", ((12.0, 2.0, 20.0, 8.0), (12.0, 2.0, 22.0, 9.0), (12.0, 2.0, 24.0, 10.0)), ((16.0, 5.0),))
+
+
+def features(seed: int = 0, channels: int = 6) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(3, h, w, channels, generator=generator) for h, w in SIZES]
+
+
+def make(*tracks: Track, **options: object) -> tuple[Crops, list]:
+    crops = make_crops(Tracks(24, 16, tracks), LATTICE, 3, **options)  # type: ignore[arg-type]
+    return crops, [crops.maps(*size) for size in SIZES]
+
+
+def test_a_moved_copy_has_no_loss() -> None:
+    """At the lattice's own resolution, with shifts of whole cells, crops of a rolled map are equal."""
+    first = torch.randn(16, 24, 5, generator=torch.Generator().manual_seed(0))
+    maps = torch.stack([first, first.roll(6, 1), first.roll((2, 10), (0, 1))])
+    track = Track("a", ((2.0, 2.0, 10.0, 10.0), (8.0, 2.0, 16.0, 10.0), (12.0, 4.0, 20.0, 12.0)))
+    crops, _ = make(track)
+    # bicubic rows of the identity are exact up to float32 rounding, squared
+    assert align([maps], crops, [crops.maps(*LATTICE)]).loss < 1e-10
+    assert align([maps + torch.randn_like(maps)], crops, [crops.maps(*LATTICE)]).loss > 0.1
+
+
+def test_worked_example() -> None:
+    """One cell, two frames, values 1 and 4 in one channel: (4 - 1)^2 over an overlap of one cell."""
+    maps = torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
+    crops = make_crops(Tracks(1, 1, (Track("a", ((0.0, 0.0, 1.0, 1.0),) * 2),)), (1, 1), 2)
+    assert align([maps], crops, [crops.maps(1, 1)]).loss == 9
+
+
+@pytest.mark.parametrize("mask", ["dynamic", "static", "none"])
+def test_frame_1_gets_no_gradient(mask: str) -> None:
+    xs = [x.requires_grad_() for x in features()]
+    align(xs, *make(A, B), mask=mask).loss.backward()  # type: ignore[arg-type]
+    for x in xs:
+        assert x.grad is not None
+        assert not x.grad[0].any()
+        assert x.grad[1:].any()
+
+
+def test_objects_add_and_their_order_does_not_matter() -> None:
+    xs = features()
+    a, b, both, swapped = (align(xs, *make(*t)).loss for t in ((A,), (B,), (A, B), (B, A)))
+    # float32: sums of a few hundred terms, and crops padded to another common size
+    torch.testing.assert_close(both, a + b, rtol=1e-5, atol=0)
+    torch.testing.assert_close(swapped, both, rtol=1e-5, atol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_what_lies_outside_of_all_boxes_cannot_matter(seed: int) -> None:
+    x = torch.randn(3, *LATTICE, 4, generator=torch.Generator().manual_seed(seed))
+    crops, _ = make(A)
+    outside = torch.ones(3, *LATTICE, dtype=torch.bool)
+    for f, (rows, cols) in enumerate(crops.boxes[0]):
+        outside[f, slice(*rows), slice(max(cols[0], 0), cols[1])] = False
+    other = torch.where(outside[..., None], torch.randn(x.shape) * 9, x)
+    maps = [crops.maps(*LATTICE)]
+    assert torch.equal(align([x], crops, maps).loss, align([other], crops, maps).loss)
+
+
+@pytest.mark.parametrize("tracks", [(A,), (A, B)])
+def test_gradcheck(tracks: tuple[Track, ...]) -> None:
+    """In float64; the masks are piecewise constant, so the derivative exists almost everywhere."""
+    crops = make_crops(Tracks(24, 16, tracks), (8, 12), 3)
+    maps = crops.maps(4, 6)
+    maps = type(maps)(*(tuple(t.double() for t in pair) for pair in (maps.now, maps.first, maps.points)))
+    x = torch.randn(3, 4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def loss(x: Tensor) -> Tensor:
+        # frame 1 is held: by definition it has no gradient, though the loss depends on it
+        return align([torch.cat([frozen, x])], crops, [maps]).loss
+
+    frozen, later = x[:1], x[1:].requires_grad_()
+    assert torch.autograd.gradcheck(loss, later, eps=1e-7, atol=1e-5)
+
+
+OPTIONS = {
+    "mask": ("dynamic", "static", "none"),
+    "clustering": ("per_frame", "joint"),
+    "first_frame_mask": ("per_object", "shared"),
+    "anchors": ("attached", "box_index"),
+    "normalise": ("per_object", "all_objects"),
+}
+
+
+def test_every_combination_of_options_is_finite_and_each_option_matters() -> None:
+    xs = features()
+    losses = {}
+    for values in itertools.product(*OPTIONS.values()):
+        made = align(xs, *make(A, B), **dict(zip(OPTIONS, values, strict=True)))
+        assert made.loss.isfinite()
+        assert ((made.masks == 0) | (made.masks == 1)).all()
+        losses[values] = made.loss.item()
+    default = tuple(values[0] for values in OPTIONS.values())
+    for i, values in enumerate(OPTIONS.values()):
+        for value in values[1:]:
+            assert losses[(*default[:i], value, *default[i + 1 :])] != losses[default], value
+
+
+def test_each_object_has_its_own_first_frame_mask() -> None:
+    """The published code masks object 2 by object 1's mask: what object 1 looks like then changes its loss."""
+    xs = features()
+    others = [x.clone() for x in xs]
+    for x, (h, w) in zip(others, SIZES, strict=True):
+        # B's box begins at x = 12 of 24; everything left of it belongs to A alone in frame 1
+        x[0, :, : w * 10 // 24] += torch.randn(h, w * 10 // 24, x.shape[-1])
+    crops, maps = make(A, B)
+
+    def mask_of_b(x: list[Tensor]) -> Tensor:
+        return align(x, crops, maps).masks[:, 1, 0]
+
+    assert torch.equal(mask_of_b(xs), mask_of_b(others))
+
+
+def test_attached_anchors_do_not_change_when_the_box_grows_or_leaves() -> None:
+    """Growing or clipped boxes change what is compared, but not the point that it is compared with."""
+    grown = Track("a", (A.boxes[0], (6.0, 0.0, 22.0, 16.0), (-6.0, 2.0, 2.0, 10.0)), A.points)
+    x = features()[1]
+    for track in (A, grown):
+        crops, maps = make(track)
+        reference = cut(x[:1].expand_as(x), maps[1].first)
+        anchors = _anchors("attached", x[0], reference, maps[1], crops)
+        # 1 px a cell: the points (4, 4) and (8, 8) themselves, in every frame
+        expected = torch.stack([x[0, 4, 4], x[0, 8, 8]]).expand(1, 3, -1, -1)
+        torch.testing.assert_close(anchors, expected)
+
+
+def test_a_box_outside_in_every_later_frame_has_zero_loss() -> None:
+    gone = Track("a", (A.boxes[0], (30.0, 2.0, 38.0, 10.0), (30.0, 2.0, 38.0, 10.0)))
+    xs = [x.requires_grad_() for x in features()]
+    loss = align(xs, *make(gone)).loss
+    loss.backward()
+    assert loss == 0
+    assert all(x.grad is not None and not x.grad.any() for x in xs)
+
+
+def test_reduce_keeps_distances_of_what_it_keeps() -> None:
+    x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert reduce(x, None) is x
+
+    def distances(x: Tensor) -> Tensor:
+        x = x.flatten(0, 2)
+        return (x[:, None] - x).norm(dim=-1)
+
+    # an orthonormal change of basis, in float32
+    torch.testing.assert_close(distances(reduce(x, 6)), distances(x), rtol=1e-5, atol=1e-5)
+    assert reduce(x, 64).shape[-1] == 6
+    lowrank = reduce(x, 2, solver="lowrank", generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lowrank, reduce(x, 2), rtol=1e-3, atol=1e-3)
+
+
+def test_feature_maps_have_channels_last() -> None:
+    assert feature_map("up_blocks.1.resnets.0.hidden", torch.zeros(1, 3, 7, 4, 5)).shape == (3, 4, 5, 7)
+    assert feature_map("up_blocks.1.temporals.0", torch.zeros(1, 3, 7, 4, 5)).shape == (3, 4, 5, 7)
+    assert feature_map("up_blocks.1.attentions.0.query", torch.zeros(1, 3, 4, 5, 7)).shape == (3, 4, 5, 7)
+    for name in (
+        "up_blocks.1.attentions.0.cross.query",
+        "up_blocks.1.temporals.0.0.query",
+        "mid_block.attentions.0.probs",
+    ):
+        with pytest.raises(HookError, match="no spatial feature map"):
+            feature_map(name, torch.zeros(1, 3, 4, 5, 7))

@@ -1,0 +1,112 @@
+"""Injection into frame 1 and shared keys and values, against a plain implementation."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from anyi2v.errors import HookError
+from anyi2v.method.injection import Injection
+from anyi2v.numerics.adain import patch_adain
+from anyi2v.taps import Recorder, Replace, chain
+
+from .networks import HIDDENS, QUERIES, inputs, tiny_unet
+
+UNET = tiny_unet()
+
+
+def features(seed: int = 5) -> dict[str, Tensor]:
+    """Recorded from another image."""
+    z, t, text = inputs(frames=1, seed=seed)
+    recorder = Recorder((*HIDDENS, *QUERIES))
+    UNET(z, t, text, temporal=False, tap=recorder)
+    return recorder.seen
+
+
+def injection(**options: object) -> Injection:
+    return Injection(features(), hiddens=HIDDENS, queries=QUERIES, **{"patch": 2, **options})  # type: ignore[arg-type]
+
+
+def first(x: Tensor, value: Tensor) -> Tensor:
+    return torch.cat([value, x[:, 1:]], dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share_kv", [True, False])
+@pytest.mark.parametrize("debias", [True, False])
+def test_equals_the_plain_statement(share_kv: bool, debias: bool) -> None:
+    """Keys and values of frames 2..f are overwritten by frame 1's after every frame's were computed."""
+    recorded = features()
+    edits = {}
+    for name in HIDDENS:
+        f = recorded[name]
+        edits[name] = lambda x, f=f: first(x, patch_adain(f[0], x[0, :1], 2)[None] if debias else f)
+    for name in QUERIES:
+        edits[name] = lambda x, f=recorded[name]: first(x, f)
+        if share_kv:
+            for part in ("key", "value"):
+                edits[name.replace("query", part)] = lambda x: x[:, :1].expand_as(x)
+    z, t, text = inputs()
+    plain = UNET(z, t, text, tap=Replace(edits))
+    ours = UNET(z, t, text, tap=injection(share_kv=share_kv, debias=debias))
+    # float64; attention sums in another order when all frames' queries share one set of keys
+    torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
+    assert (ours - UNET(z, t, text)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_only_frame_1_is_edited_and_only_at_the_named_points() -> None:
+    tap, seen = injection(), {}
+
+    def before(name: str, x: Tensor) -> Tensor:
+        seen[name] = x
+        return x
+
+    def after(name: str, x: Tensor) -> Tensor:
+        old = seen[name]
+        if name in HIDDENS or name in QUERIES:
+            assert torch.equal(x[:, 1:], old[:, 1:])
+            assert not torch.equal(x[:, :1], old[:, :1])
+        elif x.shape != old.shape:
+            assert name in {q.replace("query", "context") for q in QUERIES}
+            assert torch.equal(x, old[:, :1])
+        else:
+            assert x is old
+        return x
+
+    z, t, text = inputs()
+    UNET(z, t, text, tap=chain(before, tap, after))
+    assert set(HIDDENS) | set(QUERIES) <= set(seen)
+
+
+@torch.no_grad()
+def test_debiased_hidden_has_the_present_patch_statistics() -> None:
+    x = torch.randn(1, 3, 8, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    source = torch.randn(1, 1, 8, 8, 8, dtype=torch.float64) * 7 + 3
+    tap = Injection({"h": source}, hiddens=["h"], queries=[], patch=4)
+    out = tap("h", x)[0, 0].unfold(-2, 4, 4).unfold(-2, 4, 4)
+    present = x[0, 0].unfold(-2, 4, 4).unfold(-2, 4, 4)
+    # eps = 1e-6 in the denominator leaves a relative 1e-6 / std
+    for statistic in (torch.mean, torch.std):
+        torch.testing.assert_close(statistic(out, (-1, -2)), statistic(present, (-1, -2)), rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_carry_no_gradient() -> None:
+    x = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    tap = Injection({"h": torch.randn(1, 1, 4, 4, 4)}, hiddens=["h"], queries=[], patch=2)
+    (gradient,) = torch.autograd.grad(tap("h", x).square().sum(), x)
+    assert not gradient[:, 0].any()
+    assert gradient[:, 1].all()
+
+
+@torch.no_grad()
+def test_one_condition_serves_a_whole_batch() -> None:
+    z, t, text = inputs(batch=2)
+    both = UNET(z, t, text, tap=injection())
+    for b in range(2):
+        alone = UNET(z[b : b + 1], t, text[b : b + 1], tap=injection())
+        torch.testing.assert_close(both[b : b + 1], alone, rtol=1e-10, atol=1e-12)
+
+
+def test_a_missing_feature_is_named() -> None:
+    with pytest.raises(HookError, match=r"up_blocks\.1\.resnets\.1\.hidden"):
+        Injection(features(), hiddens=["up_blocks.1.resnets.1.hidden"], queries=QUERIES)

@@ -1,0 +1,95 @@
+"""The inner optimisation of the latents."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from anyi2v.errors import NumericsError
+from anyi2v.method.alignment import align, feature_map, reduce
+from anyi2v.method.crops import make_crops
+from anyi2v.method.optimisation import alignment_gradient, optimise_latents
+from anyi2v.taps import Recorder, no_tap
+from anyi2v.tracks import Track, Tracks
+
+from .networks import QUERIES, SHORT, inputs, tiny_unet
+
+UNET = tiny_unet().float()
+CROPS = make_crops(
+    Tracks(16, 16, (Track("a", tuple((1.0 + 3 * f, 2.0, 8.0 + 3 * f, 10.0) for f in range(3))),)), (16, 16), 3
+)
+
+
+def job() -> tuple[Tensor, int, Tensor]:
+    z, t, text = inputs()
+    return z.float(), t, text.float()
+
+
+def optimise(**changes: object) -> tuple[Tensor, Tensor, list[float]]:
+    z, t, text = job()
+    config = replace(SHORT, **changes)  # type: ignore[arg-type]
+    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, config)
+    return z, done.latents, done.losses
+
+
+def test_truncated_gradient_equals_that_of_the_whole_pass() -> None:
+    z, t, text = job()
+    gradient, loss, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    recorder = Recorder(QUERIES)
+    whole = z.clone().requires_grad_()
+    UNET(whole, t, text, tap=recorder)
+    features = [reduce(feature_map(name, recorder.seen[name]), SHORT.pca_dim) for name in QUERIES]
+    expected = align(features, CROPS, [CROPS.maps(*x.shape[1:3]) for x in features]).loss
+    assert torch.equal(loss, expected.detach())
+    assert torch.equal(gradient, torch.autograd.grad(expected, whole)[0])
+
+
+def test_loss_falls() -> None:
+    _, _, losses = optimise(iterations=12, lr=0.02)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_first_update_is_a_step_against_the_gradients_sign() -> None:
+    z, t, text = job()
+    gradient, _, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    _, moved, _ = optimise(iterations=1, lr=0.01, weight_decay=0.1)
+    expected = z * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
+    # AdamW divides two rounded moments; at the smallest gradients its eps counts
+    torch.testing.assert_close(moved, expected, rtol=0, atol=2e-5)
+
+
+def test_state_lasts_a_step_or_an_iteration() -> None:
+    kept, fresh = (optimise(iterations=3, optimiser_state=s)[1] for s in ("step", "iteration"))
+    once = optimise(iterations=1, optimiser_state="step")[1]
+    assert torch.equal(once, optimise(iterations=1, optimiser_state="iteration")[1])
+    assert not torch.equal(kept, fresh)
+
+
+def test_update_means_can_be_removed() -> None:
+    z, moved, _ = optimise(iterations=1, remove_update_mean=True, weight_decay=0.0)
+    means = (moved - z).mean((-1, -2))
+    # float32 rounding of latents of order one
+    assert means.abs().max() < 1e-6
+    z, moved, _ = optimise(iterations=1, weight_decay=0.0)
+    assert (moved - z).mean((-1, -2)).abs().max() > 1e-4
+
+
+def test_hidden_states_can_be_aligned_too() -> None:
+    z, moved, losses = optimise(align=("up_blocks.1.resnets.0.hidden",))
+    assert losses[-1] > 0
+    assert not torch.equal(z, moved)
+
+
+def test_latents_are_not_changed_in_place() -> None:
+    z, t, text = job()
+    before = z.clone()
+    optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT)
+    assert torch.equal(z, before)
+
+
+def test_nan_is_reported_with_its_place() -> None:
+    z, t, text = job()
+    z[0, 1, 0, 0, 0] = torch.nan
+    with pytest.raises(NumericsError, match="timestep 301, iteration 0"):
+        optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, mask="none", pca_dim=None))

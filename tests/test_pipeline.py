@@ -1,0 +1,212 @@
+"""Whole jobs on a tiny random backbone: determinism, options, bad input."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.unet import UNet
+from anyi2v.backbone.vae import AutoencoderKL
+from anyi2v.config import MethodConfig
+from anyi2v.errors import AnyI2VError, HookError, InputError, NumericsError
+from anyi2v.pipeline import Result, animate
+from anyi2v.tracks import Track, Tracks
+
+from .networks import HIDDENS, SHORT, tiny_backbone
+
+BACKBONE = tiny_backbone()
+A = Track("a", ((1.0, 1.0, 8.0, 8.0), (7.0, 6.0, 14.0, 13.0)))
+B = Track("b", ((9.0, 2.0, 14.0, 9.0), (2.0, 2.0, 7.0, 9.0)), ((11.0, 4.0),))
+ONE, TWO = Tracks(16, 16, (A,)), Tracks(16, 16, (A, B))
+
+
+def image(height: int = 16, width: int = 16) -> Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def run(
+    tracks: Tracks = ONE, config: MethodConfig = SHORT, size: tuple[int, int] = (16, 16), **options: object
+) -> Result:
+    return animate(BACKBONE, image(*size), "a red ball", tracks, config=config, **options)  # type: ignore[arg-type]
+
+
+def test_equal_seed_equal_bytes() -> None:
+    first, again, other = run(seed=3), run(seed=3), run(seed=4)
+    assert torch.equal(first.video, again.video)
+    assert first.losses == again.losses
+    assert not torch.equal(first.video, other.video)
+
+
+def test_global_random_state_is_neither_used_nor_changed() -> None:
+    config = replace(SHORT, pca_solver="lowrank", eta=0.5)
+    torch.manual_seed(0)
+    first, state = run(config=config), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(run(config=config).video, first.video)
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_comes_back() -> None:
+    result = run(TWO)
+    assert result.video.shape == (4, 3, 16, 16)
+    assert 0 <= result.video.min() <= result.video.max() <= 1
+    assert [mask.shape for mask in result.masks] == [(4, 16, 16)] * 2
+    assert [(r.step, r.iteration) for r in result.losses] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert set(result.timings) == {"text", "encode", "inversion", "optimisation", "denoising", "decode"}
+    assert result.tracks == TWO.resample(4)
+
+
+def test_masks_lie_in_their_boxes() -> None:
+    result = run(config=replace(SHORT, mask="none"))
+    for f, (x0, y0, x1, y1) in enumerate(result.tracks.objects[0].boxes):
+        mask = result.masks[0][f] > 0
+        box = torch.zeros(16, 16, dtype=torch.bool)
+        box[int(y0) : int(y1), int(x0) : int(x1)] = True
+        assert torch.equal(mask, box)
+
+
+@pytest.mark.parametrize("boxes", [1, 2, 9])
+def test_tracks_of_any_length_are_resampled(boxes: int) -> None:
+    other = Tracks(16, 16, (A.resample(boxes),))
+    expected = run(other.resample(4))
+    assert torch.equal(run(other).video, expected.video)
+
+
+def test_tracks_of_another_frame_of_reference_are_scaled() -> None:
+    assert torch.equal(run(ONE.scaled(512, 512)).video, run(ONE).video)
+
+
+def test_no_salient_point_is_the_centre() -> None:
+    centred = Tracks(16, 16, (replace(A, points=((4.5, 4.5),)),))
+    assert torch.equal(run(centred).video, run(ONE).video)
+
+
+def test_objects_in_either_order_give_the_same_video() -> None:
+    swapped = Tracks(16, 16, (B, A))
+    # the losses add in another order; the sign-like update turns rounding of tiny gradients into 2 lr at most
+    assert (run(swapped).video - run(TWO).video).abs().median() < 1e-3
+
+
+def test_no_objects_inject_without_optimising() -> None:
+    result = run(Tracks(16, 16))
+    assert torch.equal(result.video, run(ONE, replace(SHORT, optimise_steps=0)).video)
+    assert not result.losses
+    assert not result.masks
+
+
+ABLATIONS = {
+    "no K/V consistency": {"share_kv": False},
+    "no PCA": {"pca_dim": None},
+    "other M": {"pca_dim": 2},
+    "static mask": {"mask": "static"},
+    "no mask": {"mask": "none"},
+    "residual hidden as target": {"align": HIDDENS},
+    "one query": {"align": SHORT.align[:1]},
+    "no debias": {"debias": False},
+    "no patches": {"patch": 0},
+    "other t_alpha": {"inversion_timestep": 101, "inversion_stride": 10},
+    "no residual hidden": {"inject_hidden": ()},
+    "no query": {"inject_query": ()},
+    "more steps": {"optimise_steps": 3},
+    "more iterations": {"iterations": 3},
+    "learning rate": {"lr": 0.1},
+    "no optimisation": {"optimise_steps": 0},
+    "no injection": {"inject_hidden": (), "inject_query": ()},
+    "eta": {"eta": 1.0},
+    "unguided": {"guidance_scale": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_each_ablation_is_one_field_and_changes_the_video(name: str) -> None:
+    result = run(config=replace(SHORT, **ABLATIONS[name]))  # type: ignore[arg-type]
+    assert result.video.isfinite().all()
+    assert not torch.equal(result.video, run().video)
+
+
+def test_recipe_official_runs_with_objects_that_leave() -> None:
+    leaving = Track("c", ((10.0, 2.0, 20.0, 9.0), (13.0, 2.0, 23.0, 9.0), (40.0, 2.0, 50.0, 9.0)))
+    official = replace(
+        MethodConfig.official(),
+        **{
+            key: getattr(SHORT, key)
+            for key in ("steps", "inversion_timestep", "inject_hidden", "inject_query", "align", "pca_dim")
+        },
+    )
+    result = run(Tracks(16, 16, (A, leaving)), official)
+    assert result.video.isfinite().all()
+    assert all(record.loss >= 0 for record in result.losses)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (12, 20), (10, 14), (22, 16)])
+@pytest.mark.parametrize("patch_size", [2, 3, 4])
+def test_sizes_that_are_not_square_and_that_the_patch_does_not_divide(size: tuple[int, int], patch_size: int) -> None:
+    result = run(config=replace(SHORT, patch=patch_size), size=size)
+    assert result.video.shape == (4, 3, *size)
+    assert result.tracks.width == size[1]
+
+
+def test_one_frame_is_a_controlled_image() -> None:
+    result = run(frames=1)
+    assert result.video.shape == (1, 3, 16, 16)
+    assert all(record.loss == 0 for record in result.losses)
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """Fails the test if any network pass was made; listing the hook points costs no arithmetic."""
+    forward = UNet.forward
+
+    def only_shapes(self: UNet, z: Tensor, *args: object, **options: object) -> Tensor:
+        assert z.device.type == "meta", "work was done"
+        return forward(self, z, *args, **options)  # type: ignore[arg-type]
+
+    with (
+        patch.object(UNet, "forward", only_shapes),
+        patch.object(AutoencoderKL, "encode", side_effect=AssertionError("work was done")),
+    ):
+        yield
+
+
+def bad(change: str, value: object) -> dict[str, object]:
+    return {"config": replace(SHORT, **{change: value})}  # type: ignore[arg-type]
+
+
+NAN = image().index_fill(2, torch.tensor([3]), torch.nan)
+BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
+    "channels": ({"image": torch.zeros(4, 16, 16)}, InputError, r"shape \(4, 16, 16\)"),
+    "NaN": ({"image": NAN}, InputError, "NaN"),
+    "range": ({"image": image() * 255}, InputError, r"\[0, 1\]"),
+    "size": ({"image": image(15, 16)}, InputError, "16x15 px; both must be multiples of 2"),
+    "frames": ({"frames": 9}, InputError, "9 frames asked for, but this backbone makes 1 to 8"),
+    "hook": (bad("inject_hidden", ("up_blocks.1.resnet.0.hidden",)), HookError, r"up_blocks\.1\.resnets\.0\.hidden"),
+    "layer": (bad("align", ("up_blocks.9.attentions.0.query",)), HookError, "unknown hook point"),
+    "unalignable": (bad("align", ("up_blocks.1.attentions.0.cross.query",)), HookError, "no spatial feature map"),
+    "stride": (bad("inversion_stride", 3), InputError, "stride 3 does not lead"),
+    "timestep": (bad("inversion_timestep", 1000), InputError, "inversion until timestep 1000"),
+    "steps": (bad("steps", 1001), InputError, "1001"),
+    "word": ({"prompt": "a red boll"}, InputError, "'boll'.*ball"),
+    "long prompt": ({"prompt": "a red a red a red"}, InputError, "8 tokens"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.usefixtures("untouched")
+def test_bad_input_is_refused_before_any_work(name: str) -> None:
+    changes, error, message = BAD[name]
+    job = {"image": image(), "prompt": "a red ball", "tracks": ONE, "config": SHORT, **changes}
+    with pytest.raises(error, match=message):
+        animate(BACKBONE, **job)  # type: ignore[arg-type]
+
+
+def test_a_network_that_gives_nan_is_reported_with_its_step() -> None:
+    broken = Backbone(BACKBONE.config, tiny_backbone().unet, BACKBONE.vae, BACKBONE.text)
+    broken.unet.conv_out.weight.data.fill_(torch.nan)
+    config = replace(SHORT, inject_hidden=(), inject_query=(), optimise_steps=0)
+    with pytest.raises(NumericsError, match=r"step 0 \(timestep 751\)"):
+        animate(broken, image(), "a red ball", ONE, config=config)
