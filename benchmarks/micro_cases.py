@@ -47,13 +47,16 @@ class Args:
     """JSON file for the scores."""
 
 
+Job = tuple[str, int, Modality, str, MethodConfig]
+
+
 @cache
 def _backbone(name: str) -> Backbone:
     torch.set_num_threads(1)
     return load(name)
 
 
-def run(job: tuple[str, int, Modality, str, MethodConfig]) -> dict[str, object]:
+def run(job: Job) -> dict[str, object]:
     """One case by one variant."""
     backbone, seed, modality, name, config = job
     case = make_case(seed, modality)
@@ -93,7 +96,7 @@ def main(args: Args) -> list[dict[str, object]]:
     changes = {**read_config(args.backbone).method}
     changes |= {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in args.set)}
     chosen = {k: v for k, v in variants(recipe(args.recipe, changes)).items() if k in args.variants}
-    jobs = [
+    jobs: list[Job] = [
         (args.backbone, args.first_seed + i, MODALITIES[i % len(MODALITIES)], name, config)
         for i in range(args.cases)
         for name, config in chosen.items()

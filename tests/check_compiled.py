@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from anyi2v.backbone.unet import record
-from anyi2v.taps import Replace, Tap, no_tap
+from anyi2v.backbone.unet import UNet, record
+from anyi2v.taps import Replace, StopAt, Tap, no_tap
 
 from .networks import TINY, inputs, tiny_unet
 
@@ -44,7 +44,8 @@ def layer_by_layer(checkpoint: bool) -> None:
     z, t, text = inputs()
     z.requires_grad_()
     gradients = []
-    for network, stop in ((unet, "layer"), (plain, "point")):
+    stops: tuple[tuple[UNet, StopAt], ...] = ((unet, "layer"), (plain, "point"))
+    for network, stop in stops:
         seen = record(network, QUERIES, z, t, text, edit=HALVE, stop=stop, checkpoint=checkpoint)
         loss = torch.stack([seen[name].square().mean() for name in QUERIES]).sum()
         gradients.append(torch.autograd.grad(loss, z)[0])

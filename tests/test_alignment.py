@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyi2v.errors import HookError
 from anyi2v.method.alignment import _anchors, align, cut, feature_map, reduce
-from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.crops import Crops, Maps, make_crops
 from anyi2v.tracks import Track, Tracks
 
 SIZES = ((8, 12), (16, 24))
@@ -83,7 +83,8 @@ def test_gradcheck(tracks: tuple[Track, ...]) -> None:
     """In float64; the masks are piecewise constant, so the derivative exists almost everywhere."""
     crops = make_crops(Tracks(24, 16, tracks), (8, 12), 3)
     maps = crops.maps(4, 6)
-    maps = type(maps)(*(tuple(t.double() for t in pair) for pair in (maps.now, maps.first, maps.points)))
+    now, first, points = ((rows.double(), cols.double()) for rows, cols in (maps.now, maps.first, maps.points))
+    maps = Maps(now, first, points)
     x = torch.randn(3, 4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def loss(x: Tensor) -> Tensor:

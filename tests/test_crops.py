@@ -25,7 +25,7 @@ def boxes_inside_first(frames: int = 3) -> st.SearchStrategy[tuple[tuple[float, 
         out = [(first[0], first[1], first[0] + w, first[1] + h)]
         for dx, dy, grow in zip(moves[::3], moves[1::3], moves[2::3], strict=True):
             out.append((first[0] + dx, first[1] + dy, first[0] + dx + w + grow, first[1] + dy + h + grow))
-        return tuple(tuple(float(v) for v in box) for box in out)
+        return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in out)
 
     move = (st.integers(-40, 40), st.integers(-30, 30), st.integers(-2, 12))
     return st.tuples(

@@ -99,7 +99,7 @@ def query_gradient(**options: object) -> torch.Tensor:
     z.requires_grad_()
     edit = Replace({QUERIES[0]: lambda q: torch.cat([q[:, :1].detach() * 0.5, q[:, 1:]], dim=1)})
     seen = record(UNET, QUERIES, z, t, text, edit=edit, **options)  # type: ignore[arg-type]
-    loss = sum((seen[name] ** 2).mean() for name in QUERIES)
+    loss = torch.stack([(seen[name] ** 2).mean() for name in QUERIES]).sum()
     return torch.autograd.grad(loss, z)[0]
 
 
@@ -109,7 +109,7 @@ def test_truncated_and_checkpointed_gradients_equal_the_plain_one() -> None:
     recorder = Recorder(QUERIES)
     edit = Replace({QUERIES[0]: lambda q: torch.cat([q[:, :1].detach() * 0.5, q[:, 1:]], dim=1)})
     UNET(z, t, text, tap=chain(edit, recorder))
-    plain = torch.autograd.grad(sum((recorder.seen[n] ** 2).mean() for n in QUERIES), z)[0]
+    plain = torch.autograd.grad(torch.stack([(recorder.seen[n] ** 2).mean() for n in QUERIES]).sum(), z)[0]
     assert plain.abs().sum() > 0
     for options in ({}, {"stop": "layer"}, {"checkpoint": True}, {"checkpoint": True, "stop": "layer"}):
         assert torch.equal(query_gradient(**options), plain), options

@@ -20,7 +20,7 @@ def test_seconds_of_a_stage_add_up_even_if_it_fails() -> None:
     assert set(stages.seconds) == {"a", "b"}
 
 
-def test_bars_are_silent_unless_asked_for(capsys) -> None:  # noqa: ANN001
+def test_bars_are_silent_unless_asked_for(capsys) -> None:
     with Stages().bar("quiet", 3) as bar:
         bar.update(3)
     with Stages(progress=True).bar("loud", 3) as bar:

@@ -11,10 +11,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "recordings(letters): runs once per recorded case of these kinds")
 
 
+def golden_dir(config: pytest.Config) -> Path:
+    folder = config.getoption("--golden-dir")
+    assert isinstance(folder, Path)
+    return folder
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("recordings")
     if marker:
-        folders = cases(metafunc.config.getoption("--golden-dir"), marker.args[0])
+        folders = cases(golden_dir(metafunc.config), marker.args[0])
         reason = f"the golden folder has no case of kind {' or '.join(marker.args[0])}"
         params = folders or [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
         metafunc.parametrize("folder", params, ids=[f.name for f in folders] or ["none"])
@@ -23,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def root(request: pytest.FixtureRequest) -> Path:
     """The folder of recordings."""
-    return request.config.getoption("--golden-dir")
+    return golden_dir(request.config)
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ def test_injected_guided_forwards_equal_the_recorded_ones(case: Case, root: Path
             network,
             latents(case.tensors[f"{name}.in"]),
             meta["timestep"],
-            *case.text.split(1),
+            case.text[:1],
+            case.text[1:],
             config.guidance_scale,
             recordings.injection(case, root),
         )

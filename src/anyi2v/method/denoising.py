@@ -29,5 +29,5 @@ def predict_noise(
         return unet(z, timestep, positive, tap=injection)
     if injection is not no_tap:
         return guided(unet(z, timestep, negative), unet(z, timestep, positive, tap=injection), scale)
-    both = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]))
-    return guided(*both.chunk(2), scale)
+    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive])).chunk(2)
+    return guided(uncond, cond, scale)

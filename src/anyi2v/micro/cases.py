@@ -62,7 +62,7 @@ class Case:
 
 
 def make_case(seed: int, modality: Modality) -> Case:
-    """Case number `seed` of the test split: one object of constant size that moves a quarter of the frame or more inside it.
+    """Case number `seed` of the test split: one object of constant size, a quarter of the frame or more to go.
 
     Where the condition image has colours, the prompt asks for others.
     """

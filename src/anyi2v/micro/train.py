@@ -10,15 +10,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone, build, save
@@ -29,11 +29,9 @@ from anyi2v.backbone.config import (
     UNetConfig,
     VAEConfig,
 )
-from anyi2v.backbone.text import tokenize
-from anyi2v.diffusion import alphas_cumprod
 from anyi2v.files import atomic
 from anyi2v.micro.modalities import WORDS
-from anyi2v.micro.training_data import analytic_latents, clip_batch, image_batch
+from anyi2v.micro.objectives import RECIPES, STAGES, Stage
 
 CONFIG = BackboneConfig(
     name="micro",
@@ -53,10 +51,6 @@ CONFIG = BackboneConfig(
     frames=8,
     fps=8,
 )
-OFFSET_NOISE = 0.1
-"""Of the noise's mean per frame and channel; without it the mean colour leaks through the last noise level."""
-Stage = Literal["images", "motion", "vae"]
-STAGES: tuple[Stage, ...] = ("images", "motion", "vae")
 
 
 @dataclass(frozen=True)
@@ -81,98 +75,12 @@ class Args:
     """Factor on the batch sizes."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What differs between the stages."""
-
-    batch: int
-    """Per process."""
-    lr: float
-    loss: Callable[[Backbone, int, int, int], Tensor]
-    """(backbone, first sample, count, noise seed) -> loss."""
-    parameters: Callable[[Backbone], list[nn.Parameter]]
-
-
-def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise whose mean per frame and channel wanders (offset noise)."""
-    offset = torch.randn(*latents.shape[:-2], 1, 1, generator=generator)
-    return torch.randn(latents.shape, generator=generator) + OFFSET_NOISE * offset
-
-
-def noise_loss(
-    backbone: Backbone,
-    latents: Tensor,
-    captions: list[str],
-    timesteps: Tensor,
-    generator: torch.Generator,
-    *,
-    video: bool,
-) -> Tensor:
-    """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023)."""
-    signal = alphas_cumprod(backbone.config.schedule)[timesteps][:, None, None, None, None]
-    noise = noise_like(latents, generator)
-    z = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-    text = backbone.text(tokenize(backbone.config.text, captions))
-    predicted = backbone.unet(z, timesteps, text, temporal=video)
-    snr = (signal / (1 - signal)).flatten()
-    weight = 0.8 * snr.clamp(max=5) / snr + 0.2
-    return (weight * (predicted - noise).square().flatten(1).mean(1)).mean()
-
-
-def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "images"."""
-    images, captions = image_batch("train" if seed >= 0 else "validation", first, count)
-    generator = torch.Generator().manual_seed(abs(seed))
-    timesteps = torch.randint(1000, (count,), generator=generator)
-    return noise_loss(backbone, analytic_latents(images)[:, None], captions, timesteps, generator, video=False)
-
-
-def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "motion"; layout and motion are decided at high noise, so 60 % of the timesteps lie there."""
-    clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
-    generator = torch.Generator().manual_seed(abs(seed))
-    high = torch.rand(count, generator=generator) < 0.6
-    low, top = (torch.randint(a, b, (count,), generator=generator) for a, b in ((0, 1000), (400, 1000)))
-    timesteps = torch.where(high, top, low)
-    return noise_loss(backbone, analytic_latents(clips), captions, timesteps, generator, video=True)
-
-
-def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "vae": the encoder regresses the analytic latents, the decoder restores the image from noisy ones."""
-    images, _ = image_batch("train" if seed >= 0 else "validation", first, count)
-    generator = torch.Generator().manual_seed(abs(seed))
-    pixels, target = 2 * images - 1, analytic_latents(images)
-    mean, logvar = backbone.vae.moments(pixels)
-    jitter = 0.05 * torch.randn(target.shape, generator=generator)
-    error = backbone.vae.decode(target + jitter, chunk=count) - pixels
-    # the posterior is not used; a constant keeps it finite and narrow
-    narrow = (logvar + 8).square().mean()
-    return error.square().mean() + 0.5 * error.abs().mean() + (mean - target).square().mean() + 1e-3 * narrow
-
-
-def image_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """Everything but the temporal layers and the autoencoder."""
-    spatial = [p for name, p in backbone.unet.named_parameters() if "temporals" not in name]
-    return spatial + list(backbone.text.parameters())
-
-
-def motion_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """The temporal layers."""
-    return [p for name, p in backbone.unet.named_parameters() if "temporals" in name]
-
-
-RECIPES: dict[Stage, Recipe] = {
-    "images": Recipe(24, 1.6e-3, image_loss, image_parameters),
-    "motion": Recipe(4, 1.6e-3, motion_loss, motion_parameters),
-    "vae": Recipe(8, 4e-3, vae_loss, lambda backbone: list(backbone.vae.parameters())),
-}
-
-
 class Run:
     """One stage in one process: model, average of its weights, optimiser, step."""
 
     def __init__(self, stage: Stage, args: Args, rank: int):
-        self.stage, self.args, self.rank = stage, args, rank
+        self.stage: Stage = stage
+        self.args, self.rank = args, rank
         self.recipe = RECIPES[stage]
         torch.manual_seed(0)  # the initial weights; every process gets the same
         self.backbone = build(CONFIG)
@@ -240,13 +148,14 @@ class Run:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         decay = min(0.998, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        for average, p in zip(self.average, self.parameters, strict=True):
+            average.lerp_(p.detach(), 1 - decay)
         self.step += 1
         return loss.item()
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Loss of the averaged weights on the same 32 batches' worth of validation samples each time."""
+        """Loss of the averaged weights on the same four batches of validation samples each time."""
         with averaged(self):
             losses = [self.recipe.loss(self.backbone, i * self.batch, self.batch, -1 - i).item() for i in range(4)]
         return sum(losses) / len(losses)
@@ -261,26 +170,16 @@ def learning_rate(step: int, planned: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-class averaged(AbstractContextManager[None]):
+@contextmanager
+def averaged(run: Run) -> Iterator[None]:
     """Within the block the model has its averaged weights."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def __enter__(self) -> None:
-        """Swaps the weights."""
-        self._swap()
-
-    def __exit__(self, *exception: object) -> None:
-        """Swaps them back."""
-        self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for p, a in zip(self.run.parameters, self.run.average, strict=True):
-            kept = p.detach().clone()
-            p.copy_(a)
-            a.copy_(kept)
+    with torch.no_grad():
+        trained = [p.detach().clone() for p in run.parameters]
+        for p, average in zip(run.parameters, run.average, strict=True):
+            p.copy_(average)
+        yield
+        for p, value in zip(run.parameters, trained, strict=True):
+            p.copy_(value)
 
 
 def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
@@ -304,10 +203,10 @@ def export(out: Path) -> Path:
     return path
 
 
-def plan(run: Run, minutes: float) -> None:
-    """Fixes the number of steps from the speed of the first ten, which are trained again afterwards."""
+def planned(run: Run, minutes: float) -> Run:
+    """The run with a fixed number of steps, from the speed of ten, which are trained again afterwards."""
     if run.planned:
-        return
+        return run
     run.planned = 10**6
     start = time.perf_counter()
     for _ in range(10):
@@ -316,8 +215,8 @@ def plan(run: Run, minutes: float) -> None:
     if run.args.processes > 1:
         dist.all_reduce(seconds)
         seconds /= run.args.processes
-    fresh = Run(run.stage, replace(run.args, steps=max(1, int(60 * minutes / seconds.item()))), run.rank)
-    run.__dict__.update(fresh.__dict__)
+    count = max(1, int(60 * minutes / seconds.item()))
+    return Run(run.stage, replace(run.args, steps=count), run.rank)
 
 
 def steps(run: Run) -> Iterator[int]:
@@ -331,8 +230,8 @@ def steps(run: Run) -> Iterator[int]:
 
 def train_stage(stage: Stage, args: Args, rank: int) -> None:
     """Trains one stage to its end, or goes on where it stopped."""
-    run = Run(stage, args, rank)
-    plan(run, {"images": args.images, "motion": args.motion, "vae": args.vae}[stage])
+    minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
+    run = planned(Run(stage, args, rank), minutes)
     start = saved_at = time.perf_counter()
     before, total, count = run.seconds, 0.0, 0
     for _ in steps(run):
@@ -385,7 +284,7 @@ def main(args: Args) -> Path:
     if args.processes == 1:
         worker(0, args)
     else:
-        torch.multiprocessing.spawn(worker, args=(args,), nprocs=args.processes)
+        spawn(worker, args=(args,), nprocs=args.processes)
     return export(args.out)
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.world import MODALITIES, Split, choice, sample_scene, split_generator, still, uniform
+from anyi2v.micro.world import MODALITIES, Modality, Split, choice, sample_scene, split_generator, still, uniform
 
 PHOTO_SHARE = 0.55
 """Of the images that are photos; the other modalities share the rest evenly."""
@@ -21,7 +21,7 @@ def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 
         scene = sample_scene(generator)
         scene = still(scene, int(torch.randint(scene.frames, (), generator=generator)))
         photo = uniform(generator, 0, 1) < PHOTO_SHARE
-        modality = "photo" if photo else choice(generator, MODALITIES[1:])
+        modality: Modality = "photo" if photo else choice(generator, MODALITIES[1:])
         empty = uniform(generator, 0, 1) < EMPTY_SHARE
         images.append(render(scene, modality))
         captions.append("" if empty else caption(scene, modality))

@@ -191,9 +191,9 @@ def distance(sprite: Sprite, size: int) -> Float[Tensor, "f h w"]:
         case "circle":
             return torch.hypot(x, y) - 0.9 * r
         case "square":
-            return torch.maximum(x.abs(), y.abs()) - 0.8 * r
+            return torch.maximum(x.abs(), y.abs()) - 0.7 * r
         case "triangle":
-            return torch.maximum(y, 0.866 * x.abs() - 0.5 * y) - 0.55 * r
+            return torch.maximum(y, 0.866 * x.abs() - 0.5 * y) - 0.5 * r
         case "star":
             # a ten-cornered polygon: fold into one of ten sectors, then the line through its two corners
             sector = math.pi / 5

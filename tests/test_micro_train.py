@@ -1,0 +1,91 @@
+"""The trainer: exact resumption, learning rate, what each stage moves, export."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from anyi2v.backbone.checkpoint import build, load
+from anyi2v.micro import train
+from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, noise_like
+from anyi2v.micro.train import CONFIG, Args, Run, export, learning_rate, train_stage
+
+
+def args(out: Path, **changes: object) -> Args:
+    return Args(out=out, processes=1, steps=3, batch=0.05, save_every=0, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", ["images", "motion"])
+def test_an_interrupted_stage_ends_like_an_uninterrupted_one(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    train_stage(stage, args(whole), 0)
+
+    step = Run.train_step
+
+    def stops(run: Run) -> float:
+        if run.step == 2:
+            raise KeyboardInterrupt
+        return step(run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "train_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(stage, args(broken), 0)
+    train_stage(stage, args(broken), 0)
+
+    ours, theirs = (torch.load(folder / f"{stage}.pt", weights_only=True) for folder in (broken, whole))
+    assert ours["step"] == theirs["step"] == 3
+    for key in ("parameters", "average"):
+        assert all(torch.equal(a, b) for a, b in zip(ours[key], theirs[key], strict=True))
+
+
+def test_loss_falls_on_a_batch_seen_again_and_again(tmp_path: Path) -> None:
+    run = Run("vae", args(tmp_path), 0)
+    run.planned = 20
+    losses = []
+    for _ in range(8):
+        losses.append(run.train_step())
+        run.step = 0
+    assert losses[-1] < losses[0]
+
+
+def test_stages_move_their_own_parameters_only() -> None:
+    with torch.device("meta"):
+        backbone = build(CONFIG)
+    ids = {stage: {id(p) for p in RECIPES[stage].parameters(backbone)} for stage in STAGES}
+    everything = {id(p) for network in backbone.networks.values() for p in network.parameters()}
+    assert sum(len(found) for found in ids.values()) == len(everything)
+    assert set().union(*ids.values()) == everything
+
+
+def test_export_is_a_backbone_of_at_most_12_mb(tmp_path: Path) -> None:
+    path = export(tmp_path)
+    assert path.stat().st_size <= 12_000_000
+    backbone = load(path)
+    assert backbone.config == CONFIG
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    rates = [learning_rate(step, 1000) for step in range(1000)]
+    assert rates[0] == 0.01
+    assert max(rates) == rates[99] == 1
+    assert rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert all(a >= b for a, b in zip(rates[99:], rates[100:], strict=False))
+
+
+def test_offset_noise_moves_means() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = noise_like(torch.zeros(64, 8, 4, 16, 16), generator)
+    # a mean of 256 unit normals has variance 1/256; 2048 of them tell it to 3 %
+    expected = (1 / 256 + OFFSET_NOISE**2) ** 0.5
+    assert noise.mean((-1, -2)).std().item() == pytest.approx(expected, rel=0.1)
+
+
+def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
+    run = train.planned(Run("vae", Args(out=tmp_path, processes=1, batch=0.05), 0), minutes=0.1)
+    assert run.planned >= 1
+    assert run.step == 0
