@@ -98,11 +98,8 @@ def test_captions_are_made_of_the_vocabulary_and_fit(seed: int, modality: Modali
 
 
 def test_edges_lie_on_outlines_and_backgrounds_pan() -> None:
-    scene = next(
-        s
-        for s in (sample_scene(split_generator("train", i)) for i in range(500))
-        if any(s.pan[-1]) and s.stripes[2] > 0.1
-    )
+    scenes = (sample_scene(split_generator("train", i)) for i in range(500))
+    scene = next(s for s in scenes if any(s.pan[-1]) and s.stripes[2] > 0.1)
     edges = render(scene, "edge")[:, 0]
     d = torch.stack([distance(s, 64) for s in scene.sprites]).amin(0)
     assert not edges[d > 1.5].any()
@@ -141,4 +138,4 @@ def test_preview_shows_the_cells_mean_colours() -> None:
 
 def test_palettes_are_far_apart() -> None:
     palette = torch.tensor([*OBJECT_COLOURS.values(), *BACKGROUND_COLOURS.values()])
-    assert (torch.cdist(palette, palette) + torch.eye(16)).min() > 0.2
+    assert (torch.cdist(palette, palette) + torch.eye(16)).min() > 0.15
