@@ -2,6 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# tests share cores with each other: how long an example takes says nothing
+settings.register_profile("tests", settings(), deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio_ffmpeg
+import imageio.v3 as iio
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -225,19 +225,15 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         )
     # one thread and no encoder version in the file: equal frames give equal bytes on every machine
     exact = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        (width, height),
-        pix_fmt_in="rgb24",
-        pix_fmt_out="yuv420p",
+    iio.imwrite(
+        path,
+        frames,
+        plugin="FFMPEG",
+        fps=fps,
         codec="libx264",
-        fps=fps,  # pyright: ignore[reportArgumentType]  # documented as float, but untyped
+        pixelformat="yuv420p",
         quality=7,  # crf 15: visually lossless
         macro_block_size=1,
         output_params=["-preset", "medium", "-movflags", "+faststart", *exact],
         ffmpeg_log_level="error",
     )
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()

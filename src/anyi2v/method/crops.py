@@ -175,8 +175,9 @@ def _first_cells(
         seen_from, seen_to = visible(origin, size)
         for f, span in enumerate(track):
             low, high = visible(span, size)
-            place = (torch.arange(low, high) - span[0] + 0.5) / (span[1] - span[0])
-            cell = (place * (origin[1] - origin[0])).floor().long() + origin[0]
+            # the centre of cell i of this box is (i + 1/2) * old / new of frame 1's, in whole numbers
+            old, new = origin[1] - origin[0], span[1] - span[0]
+            cell = (2 * (torch.arange(low, high) - span[0]) + 1) * old // (2 * new) + origin[0]
             inside = (cell >= seen_from) & (cell < seen_to)
             cells[o, f, : high - low] = torch.where(inside, cell - seen_from, -1)
             valid[o, f, : high - low] = True
