@@ -100,18 +100,18 @@ def recorded_features(case: Case, root: Path) -> dict[str, Tensor]:
 
 def method(case: Case) -> MethodConfig:
     """Recipe `official` with the hyper-parameters of the recording."""
-    meta = case.meta
+    meta, default = case.meta, MethodConfig.official()
     return replace(
-        MethodConfig.official(),
-        guidance_scale=meta["guidance_scale"],
-        lr=meta["lr"],
-        weight_decay=meta["weight_decay_of_AdamW"],
+        default,
+        guidance_scale=meta.get("guidance_scale", default.guidance_scale),
+        lr=meta.get("lr", default.lr),
+        weight_decay=meta.get("weight_decay_of_AdamW", default.weight_decay),
         pca_dim=meta.get("PCA_dim"),
-        patch=meta["debias_patch_size"],
-        inject_steps=meta["load_feature_step"] + 1,
-        optimise_steps=meta["opt_step"] + 1,
+        patch=meta.get("debias_patch_size", default.patch),
+        inject_steps=meta.get("load_feature_step", default.inject_steps - 1) + 1,
+        optimise_steps=meta.get("opt_step", default.optimise_steps - 1) + 1,
         iterations=meta.get("opt_iters", 1),
-        steps=meta.get("steps", 25),
+        steps=meta.get("steps", default.steps),
     )
 
 

@@ -62,24 +62,36 @@ def test_forwards_equal_the_recorded_ones(case: Case, root: Path) -> None:
                 assert error <= limit, (name, key, error)
 
 
+INPUTS = ("in", "latents_in", "latents", "sample")
+OUTPUTS = ("out", "guided", "noise_pred", "eps", "cond", "uncond")
+
+
 @pytest.mark.recordings("I")
 @torch.no_grad()
 def test_injected_guided_forwards_equal_the_recorded_ones(case: Case, root: Path) -> None:
-    config = recordings.method(case)
-    network = recordings.unet(root, "v3")
-    names = [key.removesuffix(".in") for key in case.tensors if key.endswith(".in")]
-    assert names, f"expected NAME.in and NAME.out, found {sorted(case.tensors)}"
-    for name in names:
+    """Tensors are called [NAME.]in and [NAME.]out, or as listed above; `cond` and `uncond` are its two halves."""
+    config, tap = recordings.method(case), recordings.injection(case, root)
+    compared = 0
+    for key, start in case.tensors.items():
+        name, part = key.rpartition(".")[::2]
+        if part not in INPUTS:
+            continue
+        prefix = f"{name}." if name else ""
         meta = case.meta.get(name, case.meta)
-        out = predict_noise(
-            network,
-            latents(case.tensors[f"{name}.in"]),
-            meta["timestep"],
-            case.text[:1],
-            case.text[1:],
-            config.guidance_scale,
-            recordings.injection(case, root),
-        )
-        # guidance multiplies the noise of two forwards by up to 2 * scale - 1
-        limit = LIMIT * (2 * config.guidance_scale - 1)
-        assert (latents(out) - case.tensors[f"{name}.out"]).abs().max().item() <= limit
+        network = recordings.unet(root, version(name))
+        halves = {"cond": 1.0, "uncond": None}
+        for output in OUTPUTS:
+            if prefix + output not in case.tensors:
+                continue
+            scale = halves.get(output, config.guidance_scale)
+            if scale is None:
+                ours = network(latents(start), meta["timestep"], case.text[:1])
+            else:
+                text = case.text[:1], case.text[1:]
+                ours = predict_noise(network, latents(start), meta["timestep"], *text, scale, tap)
+            # guidance multiplies the noise of two forwards by up to 2 * scale - 1
+            limit = LIMIT * max(1.0, 2 * (scale or 1.0) - 1)
+            error = (latents(ours) - case.tensors[prefix + output]).abs().max().item()
+            assert error <= limit, (name, output, error)
+            compared += 1
+    assert compared, f"none of {INPUTS} with one of {OUTPUTS} among {sorted(case.tensors)}"
