@@ -1,0 +1,84 @@
+"""The house: who may import whom, what the product never imports, how long a file may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+FLOORS = (
+    ("errors", "timing"),
+    ("backbone.config",),
+    ("files", "taps", "config", "backbone.header"),
+    ("tracks", "diffusion", "numerics"),
+    ("media",),
+    ("backbone",),
+    ("method",),
+    ("plots",),
+    ("pipeline",),
+    ("report",),
+    ("micro",),
+    ("cli",),
+)
+"""From the ground up; a name stands for a module or for all modules of a package."""
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "src" / "anyi2v").with_suffix("").parts)
+
+
+def floor(name: str) -> tuple[int, str]:
+    found = [(i, f) for i, names in enumerate(FLOORS) for f in names if name == f or name.startswith(f + ".")]
+    assert found, f"{name} has no floor"
+    # the longest name is the most special one
+    return max(found, key=lambda pair: len(pair[1]))
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_imports_go_down(path: Path) -> None:
+    name = module(path)
+    if name == "__init__":  # re-exports the public names
+        return
+    here, package = floor(name)
+    for target in imports(path):
+        target = target.removeprefix("anyi2v.")
+        if not (ROOT / "src" / "anyi2v" / (target.replace(".", "/") + ".py")).exists():
+            continue
+        there, other = floor(target)
+        assert there < here or other == package, f"{name} imports {target}"
+
+
+def test_numerics_know_nothing_but_torch_and_errors() -> None:
+    for path in (ROOT / "src/anyi2v/numerics").glob("*.py"):
+        ours = {name for name in imports(path) if name.startswith("anyi2v")}
+        assert all(name.startswith("anyi2v.errors") for name in ours), path
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "weights_converters").glob("*.py")], ids=lambda p: p.stem)
+def test_oracles_are_never_imported_by_the_product(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & {"diffusers", "transformers", "sklearn", "scipy"}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "weights_converters").glob("*.py")], ids=lambda p: p.stem)
+def test_files_can_be_read_in_one_go(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_readme_names_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    cells = [part for line in text.splitlines() if line.startswith("|") for part in line.split("`")[1::2]]
+    files = [cell for cell in cells if cell.endswith(".py")]
+    assert len(files) > 10
+    for file in files:
+        assert list((ROOT / "src" / "anyi2v").rglob(Path(file).name)), file
