@@ -132,12 +132,14 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for videos and pictures."""
+    overwrite: bool = False
+    """Replace a former demo in the folder."""
 
     def run(self) -> None:
         """Runs the demo."""
         from anyi2v.micro import demo
 
-        demo.run(self.out)
+        demo.run(self.out, overwrite=self.overwrite, progress=sys.stderr.isatty())
 
 
 @dataclass(frozen=True)
