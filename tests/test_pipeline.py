@@ -61,6 +61,13 @@ def test_what_comes_back() -> None:
     assert result.tracks == TWO.resample(4)
 
 
+def test_features_of_an_earlier_job_spare_the_inversion() -> None:
+    first = run(ONE)
+    again = run(TWO, features=first.features)
+    assert torch.equal(again.video, run(TWO).video)
+    assert "inversion" not in again.timings
+
+
 def test_masks_lie_in_their_boxes() -> None:
     result = run(config=replace(SHORT, mask="none"))
     for f, (x0, y0, x1, y1) in enumerate(result.tracks.objects[0].boxes):

@@ -29,6 +29,7 @@ def result(objects: bool = True) -> Result:
         config=MethodConfig(lr=0.5),
         seed=3,
         fps=8,
+        features={},
     )
 
 

@@ -1,5 +1,6 @@
 """One job from start to video: encode, invert, optimise and denoise, decode."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,8 @@ class Result:
     config: MethodConfig
     seed: int
     fps: int
+    features: dict[str, Tensor]
+    """What the inversion recorded by hook point; `animate` can take it again."""
 
     def save(self, path: str | Path) -> None:
         """Writes the video: mp4, GIF or npz by the ending of `path`."""
@@ -77,6 +80,7 @@ def animate(
     seed: int = 0,
     frames: int | None = None,
     negative_prompt: str = "",
+    features: Mapping[str, Tensor] | None = None,
     progress: bool = False,
 ) -> Result:
     """Animates a condition image along tracks.
@@ -91,6 +95,8 @@ def animate(
         seed: of the initial noise; equal seed and device give equal bytes.
         frames: by default the backbone's.
         negative_prompt: for the unconditional pass.
+        features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
+            example with other tracks; spares the inversion.
         progress: show a bar per stage.
 
     Raises:
@@ -107,10 +113,11 @@ def animate(
 
     with stages.stage("text"), torch.no_grad():
         negative, positive = backbone.encode_text([negative_prompt, prompt]).float().split(1)
-    with stages.stage("encode"), torch.no_grad():
-        latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
-    injection = _injection(backbone, latent, positive, config, stages)
-    shape = (1, frames, *latent.shape[1:])
+    if features is None:
+        features = _features(backbone, image, positive, config, stages)
+    injection = _injection(features, config)
+    factor = backbone.config.vae.factor
+    shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=generator).to(backbone.device)
     crops = None
@@ -131,6 +138,7 @@ def animate(
         config=config,
         seed=seed,
         fps=backbone.config.fps,
+        features=dict(features),
     )
 
 
@@ -157,29 +165,37 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
     sampling_pairs(backbone.config.schedule, config.steps)
 
 
-def _injection(
+def _features(
     backbone: Backbone,
-    latent: Float[Tensor, "1 c h w"],
+    image: Float[Tensor, "3 h w"],
     text: Float[Tensor, "1 l d"],
     config: MethodConfig,
     stages: Stages,
-) -> Tap:
+) -> dict[str, Tensor]:
+    """The features that the injection needs, by inversion; none if nothing is injected."""
     names = (*config.inject_hidden, *config.inject_query)
     if not names or (config.inject_steps == 0 and config.optimise_steps == 0):
-        return no_tap
-    schedule = backbone.config.schedule
-    passes = len(inversion_timesteps(schedule, until=config.inversion_timestep, stride=config.inversion_stride))
+        return {}
+    with stages.stage("encode"), torch.no_grad():
+        latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
+    schedule, until, stride = backbone.config.schedule, config.inversion_timestep, config.inversion_stride
+    passes = len(inversion_timesteps(schedule, until=until, stride=stride))
     with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
-        features = invert(
+        return invert(
             backbone.unet,
             latent[:, None],
             text,
             schedule,
             names,
-            until=config.inversion_timestep,
-            stride=config.inversion_stride,
+            until=until,
+            stride=stride,
             report=bar.update,
         )
+
+
+def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
+    if not features:
+        return no_tap
     return Injection(
         features,
         hiddens=config.inject_hidden,

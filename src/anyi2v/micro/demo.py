@@ -29,7 +29,8 @@ PROCESSES = 2
 START = "fork" if sys.platform == "linux" else "spawn"
 """How worker processes start; forking a process that has run no backward pass is safe."""
 
-Job = tuple[Modality, int, MethodConfig]
+Job = tuple[Modality, int, dict[str, MethodConfig]]
+"""A case and the variants that share its inversion."""
 
 
 @cache
@@ -43,10 +44,21 @@ def _image(modality: Modality, seed: int) -> torch.Tensor:
     return from_bytes(to_bytes(make_case(seed, modality).image))
 
 
-def _animate(job: Job) -> Result:
-    modality, seed, config = job
-    case = make_case(seed, modality)
-    return animate(_backbone(), _image(modality, seed), case.prompt, case.tracks, config=config, seed=seed)
+def _animate(job: Job) -> dict[str, Result]:
+    modality, seed, configs = job
+    case, results, features = make_case(seed, modality), {}, None
+    for name, config in configs.items():
+        results[name] = animate(
+            _backbone(),
+            _image(modality, seed),
+            case.prompt,
+            case.tracks,
+            config=config,
+            seed=seed,
+            features=features,
+        )
+        features = results[name].features
+    return results
 
 
 def run(out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
@@ -61,25 +73,31 @@ def run(out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
         check_out(out / modality, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
     configs = variants(recipe("paper", read_config(BACKBONE).method))
-    jobs: list[Job] = [(*case, config) for case in CASES for config in configs.values()]
+    injected = {name: config for name, config in configs.items() if config.inject_query}
+    others = {name: config for name, config in configs.items() if name not in injected}
+    jobs: list[Job] = [(*case, group) for group in (injected, others) for case in CASES]
     _backbone()  # before the workers are forked, so that they need not import and load anything again
-    scores: dict[str, list[Scores]] = {name: [] for name in configs}
-    rows: dict[str, torch.Tensor] = {}
+    results: dict[str, dict[str, Result]] = {modality: {} for modality, _ in CASES}
     with (
         get_context(START).Pool(PROCESSES) as pool,
         tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
     ):
-        results = pool.imap(_animate, jobs)
-        for modality, seed in CASES:
-            case, image = make_case(seed, modality), _image(modality, seed)
-            rows[f"{modality}: {case.prompt}"] = image[None]
-            for name in configs:
-                result = next(results)
-                scores[name].append(case.scores(result.video))
-                rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
-                if name == "full":
-                    write_run(out / modality, result, image, backbone=BACKBONE, overwrite=overwrite)
-                bar.update()
+        for (modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
+            results[modality] |= found
+            if "full" in found:
+                folder, image = out / modality, _image(modality, seed)
+                write_run(folder, found["full"], image, backbone=BACKBONE, overwrite=overwrite)
+            bar.update()
+
+    scores: dict[str, list[Scores]] = {name: [] for name in configs}
+    rows: dict[str, torch.Tensor] = {}
+    for modality, seed in CASES:
+        case = make_case(seed, modality)
+        rows[f"{modality}: {case.prompt}"] = case.image[None]
+        for name in configs:
+            result = results[modality][name]
+            scores[name].append(case.scores(result.video))
+            rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
     write_image(out / "comparison.png", contact_sheet(rows, cell=128))
     print(table(scores))
     print(f"pictures: {out / 'comparison.png'}; videos: {out}/*/video.mp4")
