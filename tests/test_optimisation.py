@@ -91,5 +91,5 @@ def test_latents_are_not_changed_in_place() -> None:
 def test_nan_is_reported_with_its_place() -> None:
     z, t, text = job()
     z[0, 1, 0, 0, 0] = torch.nan
-    with pytest.raises(NumericsError, match="timestep 301, iteration 0"):
+    with pytest.raises(NumericsError, match="query is NaN or infinite at timestep 301"):
         optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, mask="none", pca_dim=None))

@@ -17,7 +17,7 @@ from anyi2v.media import check_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
-from anyi2v.method.injection import Injection
+from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.inversion import invert
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import Tap, check_names, no_tap
@@ -104,10 +104,16 @@ def animate(
         NumericsError: a value became NaN or infinite.
     """
     config = config or MethodConfig.from_dict(backbone.config.method)
-    frames = frames or backbone.config.frames
+    frames = backbone.config.frames if frames is None else frames
     check_job(backbone, image, config, frames)
     height, width = image.shape[1:]
     tracks = tracks.scaled(width, height).resample(frames)
+    factor = backbone.config.vae.factor
+    shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
+    crops = None
+    if tracks.objects and config.optimise_steps > 0:
+        lattice = (2 * shape[-2], 2 * shape[-1])
+        crops = make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
     stages = Stages(progress=progress, device=backbone.device)
     generator = torch.Generator().manual_seed(seed)
 
@@ -116,14 +122,8 @@ def animate(
     if features is None:
         features = _features(backbone, image, positive, config, stages)
     injection = _injection(features, config)
-    factor = backbone.config.vae.factor
-    shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=generator).to(backbone.device)
-    crops = None
-    if tracks.objects and config.optimise_steps > 0:
-        lattice = (2 * shape[-2], 2 * shape[-1])
-        crops = make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
     z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, stages, generator)
     with stages.stage("decode"), torch.no_grad():
         video = (backbone.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1).cpu()
@@ -147,7 +147,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
 
     Raises:
         InputError: the image, its size, the number of frames or the timesteps.
-        HookError: a layer that the backbone does not have, or that cannot be aligned.
+        HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
     check_image(image)
     factor = backbone.config.vae.factor
@@ -159,6 +159,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
         raise InputError(f"{frames} frames asked for, but this backbone makes 1 to {limit or 'any number'}")
     known = points(backbone.unet)
     check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
+    check_injectable(config.inject_hidden, config.inject_query)
     for name in config.align:
         feature_map(name, torch.empty(known[name]))
     inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
@@ -173,8 +174,7 @@ def _features(
     stages: Stages,
 ) -> dict[str, Tensor]:
     """The features that the injection needs, by inversion; none if nothing is injected."""
-    names = (*config.inject_hidden, *config.inject_query)
-    if not names or (config.inject_steps == 0 and config.optimise_steps == 0):
+    if not _injects(config):
         return {}
     with stages.stage("encode"), torch.no_grad():
         latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
@@ -186,15 +186,19 @@ def _features(
             latent[:, None],
             text,
             schedule,
-            names,
+            (*config.inject_hidden, *config.inject_query),
             until=until,
             stride=stride,
             report=bar.update,
         )
 
 
+def _injects(config: MethodConfig) -> bool:
+    return bool(config.inject_hidden or config.inject_query) and config.inject_steps + config.optimise_steps > 0
+
+
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    if not features:
+    if not _injects(config):
         return no_tap
     return Injection(
         features,

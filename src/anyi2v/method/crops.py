@@ -97,15 +97,19 @@ def make_crops(
     features, while "stretch" (published code) resizes what is left to the size of the whole box.
 
     Raises:
-        InputError: no objects, or another number of boxes than frames (resample first).
+        InputError: no objects, another number of boxes than frames (resample first), or an object of which
+            frame 1 shows less than a cell.
     """
     if not tracks.objects:
         raise InputError("the tracks have no objects, so there is nothing to align")
     scale = (lattice[0] / tracks.height, lattice[1] / tracks.width)
     boxes = tuple(_boxes(track, scale, frames) for track in tracks.objects)
     first = tuple(box[0] for box in boxes)
+    seen = tuple((visible(rows, lattice[0]), visible(cols, lattice[1])) for rows, cols in first)
+    for track, spans in zip(tracks.objects, seen, strict=True):
+        _check_seen(track, spans, scale)
     if first_box == "stretch":
-        first = tuple((visible(rows, lattice[0]), visible(cols, lattice[1])) for rows, cols in first)
+        first = seen
     rows, cols = (_first_cells(boxes, first, axis, lattice[axis]) for axis in (0, 1))
     salient = [_salient(track) for track in tracks.objects]
     corners = [track.boxes[0][:2] for track in tracks.objects]
@@ -146,6 +150,14 @@ def _boxes(track: Track, scale: tuple[float, float], frames: int) -> tuple[tuple
             f"object {track.name!r} has {len(track.boxes)} boxes for {frames} frames; resample the tracks first"
         )
     return tuple((_span(y0, y1, scale[0]), _span(x0, x1, scale[1])) for x0, y0, x1, y1 in track.boxes)
+
+
+def _check_seen(track: Track, spans: tuple[Span, Span], scale: tuple[float, float]) -> None:
+    if any(low == high for low, high in spans):
+        raise InputError(
+            f"object {track.name!r} hardly reaches into frame 1: of its box {track.boxes[0]} less than one cell of "
+            f"{1 / scale[1]:g} x {1 / scale[0]:g} pixels is seen; move the box further in"
+        )
 
 
 def _span(start: float, stop: float, scale: float) -> Span:

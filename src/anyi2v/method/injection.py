@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anyi2v.errors import HookError
 from anyi2v.numerics.adain import patch_adain
+from anyi2v.taps import is_layer
 
 
 class Injection:
@@ -61,6 +62,16 @@ class Injection:
         if not self.debias:
             return source
         return patch_adain(source.expand_as(present).flatten(0, 1), present.flatten(0, 1), self.patch).view_as(present)
+
+
+def check_injectable(hiddens: Iterable[str], queries: Iterable[str]) -> None:
+    """Raises HookError for the first point that cannot be injected as what it is listed as."""
+    for name in hiddens:
+        if not (is_layer(name) or name.endswith(".hidden")):
+            raise HookError(f"{name} cannot be injected as a hidden; name a residual hidden or a layer output")
+    for name in queries:
+        if name.split(".")[-3::2] != ["attentions", "query"]:
+            raise HookError(f"{name} cannot be injected as a query; name the query of a spatial self-attention")
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:

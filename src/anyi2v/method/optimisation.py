@@ -38,11 +38,14 @@ def alignment_gradient(
     """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
 
     The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed.
+
+    Raises:
+        NumericsError: an aligned feature is not finite.
     """
     z = z.detach().requires_grad_()
     seen = record(unet, config.align, z, timestep, text, edit=injection)
     features = [
-        reduce(feature_map(name, seen[name]), config.pca_dim, solver=config.pca_solver, generator=generator)
+        reduce(_finite(name, seen[name], timestep), config.pca_dim, solver=config.pca_solver, generator=generator)
         for name in config.align
     ]
     maps = [crops.maps(*x.shape[1:3]) for x in features]
@@ -75,7 +78,7 @@ def optimise_latents(
     """`config.iterations` AdamW steps on the latents of one timestep.
 
     Raises:
-        NumericsError: the loss or its gradient is not finite.
+        NumericsError: an aligned feature, the loss or its gradient is not finite.
     """
     losses, masks = [], torch.empty(0)
     z = z.detach().clone()
@@ -97,6 +100,14 @@ def optimise_latents(
             z -= (z - before).mean(dim=(-2, -1), keepdim=True)
         report(1)
     return Optimised(z, losses, masks)
+
+
+def _finite(name: str, x: Tensor, timestep: int) -> Float[Tensor, "f h w c"]:
+    """The feature map, checked before the PCA, whose eigenvalue solver would fail without naming a cause."""
+    x = feature_map(name, x)
+    if not x.isfinite().all():
+        raise NumericsError(f"{name} is NaN or infinite at timestep {timestep}; try float32 or a lower learning rate")
+    return x
 
 
 def _adamw(z: Tensor, config: MethodConfig) -> torch.optim.Optimizer:
