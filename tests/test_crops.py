@@ -1,5 +1,7 @@
 """Boxes on the lattice and the matrices that cut them out, against slicing and F.interpolate."""
 
+from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from anyi2v.tracks import Track, Tracks
 
 WIDTH, HEIGHT = 48, 32
 LATTICE = (16, 24)  # down, across: 2 pixels a cell
+A_BOX = (5.0, 6.0, 21.0, 17.0)
 
 
 def boxes_inside_first(frames: int = 3) -> st.SearchStrategy[tuple[tuple[float, float, float, float], ...]]:
@@ -144,3 +147,35 @@ def test_messages() -> None:
         make_crops(Tracks(WIDTH, HEIGHT), LATTICE, 3)
     with pytest.raises(InputError, match="'a' has 1 boxes for 3 frames"):
         make_crops(Tracks(WIDTH, HEIGHT, (Track("a", ((0.0, 0.0, 8.0, 8.0),)),)), LATTICE, 3)
+
+
+@pytest.mark.parametrize("first_box", ["clip", "stretch"])
+@pytest.mark.parametrize("box", [(-9.0, 4.0, 1.9, 9.0), (4.0, -9.0, 9.0, 1.9)])
+def test_less_than_a_cell_in_frame_1_is_refused(
+    first_box: Literal["clip", "stretch"], box: tuple[float, float, float, float]
+) -> None:
+    """The edge at 1.9 pixels is rounded down to cell 0: nothing is left to follow."""
+    tracks = Tracks(WIDTH, HEIGHT, (Track("a", (A_BOX,)), Track("b", (box,))))
+    with pytest.raises(InputError, match=r"'b' hardly reaches into frame 1.*one cell of 2 x 2 pixels"):
+        make_crops(tracks, LATTICE, 1, first_box=first_box)
+    further = tuple(2.0 if value == 1.9 else value for value in box)
+    tracks = Tracks(WIDTH, HEIGHT, (Track("b", (further,)),))  # type: ignore[arg-type]
+    assert make_crops(tracks, LATTICE, 1, first_box=first_box).valid.any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 24), (16, 9)])
+def test_maps_of_any_resolution_are_cut(size: tuple[int, int]) -> None:
+    """Coarse maps need not divide the lattice, as with latents of odd sizes."""
+    x = torch.randn(1, *size, 2, generator=torch.Generator().manual_seed(0))
+    crops = crops_of((A_BOX,))
+    (rows, cols) = crops.boxes[0][0]
+    expected = upsampled(x)[0, slice(*rows), slice(*cols)]
+    torch.testing.assert_close(cut(x, crops.maps(*size).now)[0, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_crops_move_to_a_device_as_a_whole() -> None:
+    crops = crops_of((A_BOX,)).to(torch.device("meta"))
+    tensors = (crops.valid, *crops.first_cell, *crops.points, *crops.offsets)
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+    maps = crops.maps(4, 6)
+    assert all(tensor.device.type == "meta" for pair in (maps.now, maps.first, maps.points) for tensor in pair)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.errors import HookError
-from anyi2v.method.injection import Injection
+from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.numerics.adain import patch_adain
 from anyi2v.taps import Recorder, Replace, chain
 
@@ -32,14 +32,14 @@ def first(x: Tensor, value: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("share_kv", [True, False])
-@pytest.mark.parametrize("debias", [True, False])
-def test_equals_the_plain_statement(share_kv: bool, debias: bool) -> None:
+@pytest.mark.parametrize(("debias", "patch"), [(True, 2), (True, 0), (False, 2)])
+def test_equals_the_plain_statement(share_kv: bool, debias: bool, patch: int) -> None:
     """Keys and values of frames 2..f are overwritten by frame 1's after every frame's were computed."""
     recorded = features()
     edits = {}
     for name in HIDDENS:
         f = recorded[name]
-        edits[name] = lambda x, f=f: first(x, patch_adain(f[0], x[0, :1], 2)[None] if debias else f)
+        edits[name] = lambda x, f=f: first(x, patch_adain(f[0], x[0, :1], patch)[None] if debias else f)
     for name in QUERIES:
         edits[name] = lambda x, f=recorded[name]: first(x, f)
         if share_kv:
@@ -47,7 +47,7 @@ def test_equals_the_plain_statement(share_kv: bool, debias: bool) -> None:
                 edits[name.replace("query", part)] = lambda x: x[:, :1].expand_as(x)
     z, t, text = inputs()
     plain = UNET(z, t, text, tap=Replace(edits))
-    ours = UNET(z, t, text, tap=injection(share_kv=share_kv, debias=debias))
+    ours = UNET(z, t, text, tap=injection(share_kv=share_kv, debias=debias, patch=patch))
     # float64; attention sums in another order when all frames' queries share one set of keys
     torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
     assert (ours - UNET(z, t, text)).abs().max() > 1e-3
@@ -76,6 +76,35 @@ def test_only_frame_1_is_edited_and_only_at_the_named_points() -> None:
     z, t, text = inputs()
     UNET(z, t, text, tap=chain(before, tap, after))
     assert set(HIDDENS) | set(QUERIES) <= set(seen)
+
+
+@torch.no_grad()
+def test_keys_and_values_of_all_frames_are_those_of_frame_1() -> None:
+    """They are computed once, from frame 1 alone, and not copied."""
+    z, t, text = inputs()
+    points = [query.replace("query", part) for query in QUERIES for part in ("key", "value")]
+    ours, plain = Recorder(points), Recorder(points)
+    UNET(z, t, text, tap=chain(Injection(features(), hiddens=[], queries=QUERIES), ours))
+    UNET(z, t, text, tap=plain)
+    for point in points:
+        assert ours.seen[point].shape[1] == 1
+        assert plain.seen[point].shape[1] == z.shape[1]
+    # of the first injected layer only: the input of the other has been changed by it
+    for point in points[:2]:
+        torch.testing.assert_close(ours.seen[point], plain.seen[point][:, :1])
+
+
+@torch.no_grad()
+def test_patch_0_takes_the_statistics_of_the_whole_map() -> None:
+    z, t, text = inputs()
+    name = HIDDENS[1]
+    ours, plain = Recorder([name]), Recorder([name])
+    UNET(z, t, text, tap=chain(Injection(features(), hiddens=[name], queries=[], patch=0), ours))
+    UNET(z, t, text, tap=plain)
+    for statistic in (torch.mean, torch.std):
+        a, b = (statistic(recorder.seen[name][0, 0], (-1, -2)) for recorder in (ours, plain))
+        # eps = 1e-6 in the denominator leaves a relative 1e-6 / std
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -110,3 +139,14 @@ def test_one_condition_serves_a_whole_batch() -> None:
 def test_a_missing_feature_is_named() -> None:
     with pytest.raises(HookError, match=r"up_blocks\.1\.resnets\.1\.hidden"):
         Injection(features(), hiddens=["up_blocks.1.resnets.1.hidden"], queries=QUERIES)
+
+
+def test_points_of_another_kind_cannot_be_injected() -> None:
+    check_injectable((*HIDDENS, "up_blocks.1.resnets.0"), (*QUERIES, "mid_block.attentions.0.query"))
+    for name in (*QUERIES, "up_blocks.1.attentions.0.probs", "up_blocks.1.attentions.0.context"):
+        with pytest.raises(HookError, match="cannot be injected as a hidden"):
+            check_injectable([name], [])
+    other = ("up_blocks.1.attentions.0.key", "up_blocks.1.attentions.0.cross.query", "up_blocks.1.temporals.0.0.query")
+    for name in (*HIDDENS, *other, "up_blocks.1.attentions.0", "noise"):
+        with pytest.raises(HookError, match="cannot be injected as a query"):
+            check_injectable([], [name])

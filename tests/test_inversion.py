@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.config import ScheduleConfig
-from anyi2v.backbone.unet import record
+from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import inversion_pairs, transport
 from anyi2v.errors import HookError, InputError
 from anyi2v.method.inversion import invert
@@ -41,6 +41,41 @@ def test_features_are_those_of_a_plain_pass_at_the_inverted_latent() -> None:
     for name, feature in features.items():
         assert torch.equal(feature, expected[name])
         assert not feature.requires_grad
+
+
+def test_constant_noise_is_undone_by_sampling_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one noise prediction for all timesteps DDIM and its inverse retrace the same line exactly."""
+    z, _, text = inputs(frames=1)
+    noise, seen = inputs(frames=1, seed=4)[0], []
+
+    def constant(self: UNet, z: Tensor, t: int, text: Tensor, **options: object) -> Tensor:
+        seen.append(z)
+        return noise
+
+    monkeypatch.setattr(UNet, "forward", constant)
+    monkeypatch.setattr("anyi2v.method.inversion.record", lambda unet, names, z, t, *rest, **options: {"latent": z})
+    steps = inversion_pairs(SCHEDULE, until=201, stride=25)
+    latent = invert(UNET, z, text, SCHEDULE, NAMES, until=201, stride=25)["latent"]
+    assert len(seen) == len(steps) - 1 == 8
+    # float64; the last pass sees the latent at the level of the timestep before
+    torch.testing.assert_close(latent, transport(z, noise, steps[0].at, steps[-1].at), rtol=1e-12, atol=1e-12)
+    for _, at, to in reversed(steps[:-1]):
+        latent = transport(latent, noise, to, at)
+    torch.testing.assert_close(latent, z, rtol=1e-12, atol=1e-12)
+
+
+def test_the_last_pass_ends_at_the_last_wanted_point() -> None:
+    z, _, text = inputs(frames=1, height=4, width=4)
+    ends, later = [], []
+    hooks = [
+        UNET.conv_out.register_forward_pre_hook(lambda *_: ends.append(1)),
+        UNET.up_blocks[2].register_forward_pre_hook(lambda *_: later.append(1)),
+    ]
+    invert(UNET, z, text, SCHEDULE, [HIDDENS[0]], until=5)
+    for hook in hooks:
+        hook.remove()
+    # of five passes four give a noise prediction; the fifth ends in up block 1
+    assert len(ends) == len(later) == 4
 
 
 def test_temporal_layers_play_no_part() -> None:

@@ -88,8 +88,31 @@ def test_latents_are_not_changed_in_place() -> None:
     assert torch.equal(z, before)
 
 
-def test_nan_is_reported_with_its_place() -> None:
+def test_masks_are_those_of_the_last_iteration_and_progress_is_told() -> None:
     z, t, text = job()
-    z[0, 1, 0, 0, 0] = torch.nan
-    with pytest.raises(NumericsError, match="query is NaN or infinite at timestep 301"):
-        optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, mask="none", pca_dim=None))
+    reports: list[int] = []
+    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=3), report=reports.append)
+    assert reports == [1, 1, 1]
+    before = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=2)).latents
+    assert torch.equal(done.masks, alignment_gradient(UNET, before, t, text, no_tap, CROPS, SHORT)[2])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("changes", [{}, {"pca_dim": None}, {"pca_solver": "lowrank"}, {"mask": "none"}])
+def test_features_that_are_not_finite_are_reported_by_name(value: float, changes: dict[str, object]) -> None:
+    """Not as the failure to converge of the PCA's eigenvalue solver."""
+    z, t, text = job()
+    z[0, 1, 0, 0, 0] = value
+    config, generator = replace(SHORT, **changes), torch.Generator()  # type: ignore[arg-type]
+    with pytest.raises(NumericsError, match=r"up_blocks\.1\.attentions\.0\.query is NaN or infinite at timestep 301"):
+        optimise_latents(UNET, z, t, text, no_tap, CROPS, config, generator=generator)
+
+
+def test_a_gradient_that_is_not_finite_is_reported_with_its_place() -> None:
+    def edit(name: str, x: Tensor) -> Tensor:
+        # adds nothing, but the square root's derivative at zero is infinite
+        return x + (0 * x).sqrt() if name == "conv_in" else x
+
+    z, t, text = job()
+    with pytest.raises(NumericsError, match="timestep 301, iteration 0"):
+        optimise_latents(UNET, z, t, text, edit, CROPS, SHORT)
