@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -181,3 +182,124 @@ def test_feature_maps_have_channels_last() -> None:
     ):
         with pytest.raises(HookError, match="no spatial feature map"):
             feature_map(name, torch.zeros(1, 3, 4, 5, 7))
+
+
+def plain_two_means(values: Tensor) -> Tensor:
+    """The upper cluster of the best of all splits of a few numbers."""
+    splits = [values >= edge for edge in values.unique()]
+
+    def cost(upper: Tensor) -> float:
+        clusters = [values[upper], values[~upper]]
+        return sum(float((c - c.mean()).square().sum()) for c in clusters if len(c))
+
+    # the first split has everything in the upper cluster; it is only right if all values are equal
+    return min(splits[1:] or splits, key=cost)
+
+
+def plain_loss(
+    features: list[Tensor],
+    tracks: tuple[Track, ...],
+    mask: str,
+    clustering: str,
+    first_frame_mask: str,
+    anchors: str,
+    normalise: str,
+) -> tuple[float, dict[tuple[int, int], Tensor]]:
+    """The alignment in loops over frames, objects and layers, on maps enlarged as a whole; one pixel a cell.
+
+    Returns the loss and the masks `l y x` by object and frame.
+    """
+    height, width = LATTICE
+    maps = [F.interpolate(x.movedim(-1, 1), size=LATTICE, mode="bicubic").movedim(1, -1) for x in features]
+    masks, firsts, errors, overlaps = {}, {}, [0.0] * len(tracks), [0.0] * len(tracks)
+    shared = None
+    for f, (o, track) in itertools.product(range(3), enumerate(tracks)):
+        x0, y0, x1, y1 = (int(value // 1) for value in track.boxes[f])
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left >= right or top >= bottom:
+            continue
+        a0, b0, a1, b1 = (int(value) for value in track.boxes[0])
+        now = [m[f, top:bottom, left:right] for m in maps]
+        starts = [m[0, b0:b1, a0:a1].movedim(-1, 0)[None] for m in maps]
+        whole = [F.interpolate(s, size=(y1 - y0, x1 - x0), mode="bicubic")[0].movedim(0, -1) for s in starts]
+        first = [w[top - y0 : bottom - y0, left - x0 : right - x0] for w in whole]
+        similarities = []
+        for cells, reference, m in zip(now, first, maps, strict=True):
+            if anchors == "attached":
+                points = [m[0, int(y), int(x)] for x, y in track.points]
+            else:
+                rows, cols = reference.shape[:2]
+                points = [reference[min(int(y) - b0, rows - 1), min(int(x) - a0, cols - 1)] for x, y in track.points]
+            cosines = [torch.cosine_similarity(cells, point, dim=-1) for point in points]
+            similarities.append(torch.stack(cosines).amax(0))
+        sims = torch.stack(similarities)
+        if clustering == "joint":
+            own = plain_two_means(sims.flatten()).view_as(sims)
+        else:
+            own = plain_two_means(sims.mean(0).flatten()).view_as(sims[0]).expand_as(sims)
+        if mask == "none":
+            own = torch.ones_like(own)
+        # the cell of frame 1's crop whose area the centre of each cell lies in
+        rows = (torch.arange(top - y0, bottom - y0) * 2 + 1) * (b1 - b0) // (2 * (y1 - y0))
+        cols = (torch.arange(left - x0, right - x0) * 2 + 1) * (a1 - a0) // (2 * (x1 - x0))
+        firsts.setdefault(o, own)
+        carried = firsts[o][:, rows][:, :, cols]
+        if mask == "static":
+            own = carried
+        masks[o, f] = own
+        if first_frame_mask == "shared":
+            shared = own.float() if shared is None else shared
+            if shared.shape != own.shape:
+                shared = F.interpolate(shared[None], size=own.shape[1:], mode="bilinear")[0]
+            other, compared = shared, (f, o) != (0, 0)
+        else:
+            other, compared = carried.float(), f > 0
+        if not compared:
+            continue
+        weight = own * other
+        overlaps[o] += float(weight.sum())
+        for cells, reference, w in zip(now, first, weight, strict=True):
+            errors[o] += float(((cells - reference) * w[..., None]).square().mean(-1).sum())
+    if normalise == "all_objects":
+        return sum(errors) / sum(overlaps), masks
+    return sum(e / c for e, c in zip(errors, overlaps, strict=True) if c), masks
+
+
+LEAVING = Track(
+    "c", ((2.0, 8.0, 9.0, 14.0), (-3.0, 9.0, 5.0, 17.0), (30.0, 8.0, 37.0, 14.0)), ((3.0, 12.0), (7.0, 9.0))
+)
+
+
+@pytest.mark.parametrize("tracks", [(A,), (A, B), (B, LEAVING, A)], ids=["one", "growing", "leaving"])
+@pytest.mark.parametrize("mask", OPTIONS["mask"])
+def test_equals_the_loops_with_every_combination_of_options(tracks: tuple[Track, ...], mask: str) -> None:
+    xs = features(seed=2)
+    crops, maps = make(*tracks)
+    for rest in itertools.product(*list(OPTIONS.values())[1:]):
+        made = align(xs, crops, maps, **dict(zip(OPTIONS, (mask, *rest), strict=True)))  # type: ignore[arg-type]
+        loss, masks = plain_loss(xs, tracks, mask, *rest)
+        # float32: bicubic sums in another order, a few hundred terms
+        assert made.loss.item() == pytest.approx(loss, rel=1e-5), rest
+        for (o, f), expected in masks.items():
+            found = made.masks[:, o, f, : expected.shape[1], : expected.shape[2]]
+            assert torch.equal(found, expected.float()), (rest, o, f)
+        assert made.masks.sum() == sum(expected.sum() for expected in masks.values())
+
+
+def test_masks_of_a_moved_copy_are_equal_in_every_frame() -> None:
+    """Static masks are dynamic ones for an object that only moves."""
+    first = torch.randn(16, 24, 5, generator=torch.Generator().manual_seed(0))
+    maps = torch.stack([first, first.roll(6, 1), first.roll((2, 10), (0, 1))])
+    track = Track("a", ((2.0, 2.0, 10.0, 10.0), (8.0, 2.0, 16.0, 10.0), (12.0, 4.0, 20.0, 12.0)), ((4.0, 4.0),))
+    crops, _ = make(track)
+    dynamic, static = (align([maps], crops, [crops.maps(*LATTICE)], mask=m).masks for m in ("dynamic", "static"))
+    assert torch.equal(dynamic, static)
+    assert 0 < dynamic.mean() < 1
+    assert torch.equal(dynamic, dynamic[:, :, :1].expand_as(dynamic))
+
+
+@given(st.floats(0.01, 100))
+def test_scaling_all_features_scales_the_loss_by_its_square(factor: float) -> None:
+    xs, job = features(), make(A, B)
+    scaled = align([factor * x for x in xs], *job)
+    torch.testing.assert_close(scaled.loss, factor**2 * align(xs, *job).loss, rtol=1e-4, atol=0)
