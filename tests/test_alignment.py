@@ -1,6 +1,8 @@
 """The alignment loss, Eq. 3, 4 and 8."""
 
 import itertools
+import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -196,71 +198,75 @@ def plain_two_means(values: Tensor) -> Tensor:
     return min(splits[1:] or splits, key=cost)
 
 
-def plain_loss(
-    features: list[Tensor],
-    tracks: tuple[Track, ...],
-    mask: str,
-    clustering: str,
-    first_frame_mask: str,
-    anchors: str,
-    normalise: str,
-) -> tuple[float, dict[tuple[int, int], Tensor]]:
-    """The alignment in loops over frames, objects and layers, on maps enlarged as a whole; one pixel a cell.
+class PlainCrop(NamedTuple):
+    now: list[Tensor]
+    """What is seen of the box, per layer."""
+    first: list[Tensor]
+    """Frame 1's box, resized and cut alike."""
+    nearest: tuple[Tensor, Tensor]
+    """Rows and columns of frame 1's crop in which the centres of the cells lie."""
 
-    Returns the loss and the masks `l y x` by object and frame.
-    """
-    height, width = LATTICE
-    maps = [F.interpolate(x.movedim(-1, 1), size=LATTICE, mode="bicubic").movedim(1, -1) for x in features]
-    masks, firsts, errors, overlaps = {}, {}, [0.0] * len(tracks), [0.0] * len(tracks)
-    shared = None
-    for f, (o, track) in itertools.product(range(3), enumerate(tracks)):
-        x0, y0, x1, y1 = (int(value // 1) for value in track.boxes[f])
-        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        if left >= right or top >= bottom:
-            continue
-        a0, b0, a1, b1 = (int(value) for value in track.boxes[0])
-        now = [m[f, top:bottom, left:right] for m in maps]
-        starts = [m[0, b0:b1, a0:a1].movedim(-1, 0)[None] for m in maps]
-        whole = [F.interpolate(s, size=(y1 - y0, x1 - x0), mode="bicubic")[0].movedim(0, -1) for s in starts]
-        first = [w[top - y0 : bottom - y0, left - x0 : right - x0] for w in whole]
-        similarities = []
-        for cells, reference, m in zip(now, first, maps, strict=True):
-            if anchors == "attached":
-                points = [m[0, int(y), int(x)] for x, y in track.points]
-            else:
-                rows, cols = reference.shape[:2]
-                points = [reference[min(int(y) - b0, rows - 1), min(int(x) - a0, cols - 1)] for x, y in track.points]
-            cosines = [torch.cosine_similarity(cells, point, dim=-1) for point in points]
-            similarities.append(torch.stack(cosines).amax(0))
-        sims = torch.stack(similarities)
-        if clustering == "joint":
-            own = plain_two_means(sims.flatten()).view_as(sims)
+
+def plain_crop(maps: list[Tensor], track: Track, f: int) -> PlainCrop | None:
+    """For maps on the lattice of one pixel a cell and a box inside in frame 1; None if nothing is seen."""
+    x0, y0, x1, y1 = (math.floor(value) for value in track.boxes[f])
+    a0, b0, a1, b1 = (math.floor(value) for value in track.boxes[0])
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, LATTICE[1]), min(y1, LATTICE[0])
+    if left >= right or top >= bottom:
+        return None
+    starts = [m[0, b0:b1, a0:a1].movedim(-1, 0)[None] for m in maps]
+    whole = [F.interpolate(s, size=(y1 - y0, x1 - x0), mode="bicubic")[0].movedim(0, -1) for s in starts]
+    first = [w[top - y0 : bottom - y0, left - x0 : right - x0] for w in whole]
+    rows = (torch.arange(top - y0, bottom - y0) * 2 + 1) * (b1 - b0) // (2 * (y1 - y0))
+    cols = (torch.arange(left - x0, right - x0) * 2 + 1) * (a1 - a0) // (2 * (x1 - x0))
+    return PlainCrop([m[f, top:bottom, left:right] for m in maps], first, (rows, cols))
+
+
+def plain_similarities(maps: list[Tensor], track: Track, crop: PlainCrop, anchors: str) -> Tensor:
+    """Per layer and cell."""
+    similarities = []
+    for cells, reference, m in zip(crop.now, crop.first, maps, strict=True):
+        if anchors == "attached":
+            points = [m[0, int(y), int(x)] for x, y in track.points]
         else:
-            own = plain_two_means(sims.mean(0).flatten()).view_as(sims[0]).expand_as(sims)
-        if mask == "none":
-            own = torch.ones_like(own)
-        # the cell of frame 1's crop whose area the centre of each cell lies in
-        rows = (torch.arange(top - y0, bottom - y0) * 2 + 1) * (b1 - b0) // (2 * (y1 - y0))
-        cols = (torch.arange(left - x0, right - x0) * 2 + 1) * (a1 - a0) // (2 * (x1 - x0))
-        firsts.setdefault(o, own)
-        carried = firsts[o][:, rows][:, :, cols]
-        if mask == "static":
-            own = carried
-        masks[o, f] = own
-        if first_frame_mask == "shared":
+            offsets = [(int(y - track.boxes[0][1]), int(x - track.boxes[0][0])) for x, y in track.points]
+            rows, cols = reference.shape[:2]
+            points = [reference[min(y, rows - 1), min(x, cols - 1)] for y, x in offsets]
+        cosines = [torch.cosine_similarity(cells, point, dim=-1) for point in points]
+        similarities.append(torch.stack(cosines).amax(0))
+    return torch.stack(similarities)
+
+
+def plain_loss(
+    features: list[Tensor], tracks: tuple[Track, ...], options: dict[str, str]
+) -> tuple[float, dict[tuple[int, int], Tensor]]:
+    """The alignment in loops over frames, objects and layers: the loss, and masks `l y x` by object and frame."""
+    maps = [F.interpolate(x.movedim(-1, 1), size=LATTICE, mode="bicubic").movedim(1, -1) for x in features]
+    masks: dict[tuple[int, int], Tensor] = {}
+    errors, overlaps = [0.0] * len(tracks), [0.0] * len(tracks)
+    shared, firsts = None, {}
+    for f, (o, track) in itertools.product(range(3), enumerate(tracks)):
+        crop = plain_crop(maps, track, f)
+        if crop is None:
+            continue
+        sims = plain_similarities(maps, track, crop, options["anchors"])
+        own = plain_two_means((sims if options["clustering"] == "joint" else sims.mean(0)).flatten())
+        own = own.view(-1, *sims.shape[1:]).expand_as(sims)
+        own = torch.ones_like(own) if options["mask"] == "none" else own
+        rows, cols = crop.nearest
+        carried = firsts.setdefault(o, own)[:, rows][:, :, cols]
+        own = masks[o, f] = carried if options["mask"] == "static" else own
+        weight, compared = own * carried, f > 0
+        if options["first_frame_mask"] == "shared":
             shared = own.float() if shared is None else shared
             if shared.shape != own.shape:
                 shared = F.interpolate(shared[None], size=own.shape[1:], mode="bilinear")[0]
-            other, compared = shared, (f, o) != (0, 0)
-        else:
-            other, compared = carried.float(), f > 0
-        if not compared:
-            continue
-        weight = own * other
-        overlaps[o] += float(weight.sum())
-        for cells, reference, w in zip(now, first, weight, strict=True):
-            errors[o] += float(((cells - reference) * w[..., None]).square().mean(-1).sum())
-    if normalise == "all_objects":
+            weight, compared = own * shared, (f, o) != (0, 0)
+        if compared:
+            overlaps[o] += float(weight.sum())
+            for cells, reference, w in zip(crop.now, crop.first, weight, strict=True):
+                errors[o] += float(((cells - reference) * w[..., None]).square().mean(-1).sum())
+    if options["normalise"] == "all_objects":
         return sum(errors) / sum(overlaps), masks
     return sum(e / c for e, c in zip(errors, overlaps, strict=True) if c), masks
 
@@ -276,13 +282,14 @@ def test_equals_the_loops_with_every_combination_of_options(tracks: tuple[Track,
     xs = features(seed=2)
     crops, maps = make(*tracks)
     for rest in itertools.product(*list(OPTIONS.values())[1:]):
-        made = align(xs, crops, maps, **dict(zip(OPTIONS, (mask, *rest), strict=True)))  # type: ignore[arg-type]
-        loss, masks = plain_loss(xs, tracks, mask, *rest)
+        options = dict(zip(OPTIONS, (mask, *rest), strict=True))
+        made = align(xs, crops, maps, **options)  # type: ignore[arg-type]
+        loss, masks = plain_loss(xs, tracks, options)
         # float32: bicubic sums in another order, a few hundred terms
-        assert made.loss.item() == pytest.approx(loss, rel=1e-5), rest
+        assert made.loss.item() == pytest.approx(loss, rel=1e-5), options
         for (o, f), expected in masks.items():
             found = made.masks[:, o, f, : expected.shape[1], : expected.shape[2]]
-            assert torch.equal(found, expected.float()), (rest, o, f)
+            assert torch.equal(found, expected.float()), (options, o, f)
         assert made.masks.sum() == sum(expected.sum() for expected in masks.values())
 
 

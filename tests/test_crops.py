@@ -1,11 +1,12 @@
 """Boxes on the lattice and the matrices that cut them out, against slicing and F.interpolate."""
 
+import math
 from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -110,6 +111,22 @@ def test_worked_example_with_negative_coordinates() -> None:
     assert crops.valid[0, 1].sum() == 4 * 4
     # columns 0..3 of frame 2's crop are cells 2..5 of a box that begins two cells outside
     assert crops.first_cell[1][0, 1].tolist()[:4] == [2, 3, 4, 5]
+
+
+CELLS = st.sampled_from([1, 2, 4, 8])
+
+
+@given(st.lists(st.floats(-60, 100), min_size=2, max_size=2, unique=True), CELLS, CELLS)
+def test_boxes_are_rounded_down_to_cells(edges: list[float], down: int, across: int) -> None:
+    """Towards minus infinity at both ends, so that boxes side by side neither overlap nor leave a gap."""
+    low, high = sorted(edges)
+    assume(high - low > 0.01)
+    track = Track("a", ((0.0, 0.0, 24.0, 24.0), (low, low, high, high)))
+    crops = make_crops(Tracks(48, 24, (track,)), (24 // down, 48 // across), 2)
+    for span, cell in zip(crops.boxes[0][1], (down, across), strict=True):
+        # cells are powers of two, so the quotients are exact
+        start = math.floor(low / cell)
+        assert span == (start, max(math.floor(high / cell), start + 1))
 
 
 def test_what_was_outside_in_frame_1_has_no_counterpart() -> None:
