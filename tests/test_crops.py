@@ -133,6 +133,8 @@ def test_what_was_outside_in_frame_1_has_no_counterpart() -> None:
     crops = crops_of(((-8.0, 0.0, 8.0, 8.0), (8.0, 0.0, 24.0, 8.0)))
     # the box is 8 cells wide; its left four were outside in frame 1
     assert crops.first_cell[1][0, 1].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3]
+    crops = crops_of(((40.0, 0.0, 56.0, 8.0), (8.0, 0.0, 24.0, 8.0)))
+    assert crops.first_cell[1][0, 1].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
 
 
 def test_a_box_that_left_the_image_is_empty() -> None:
@@ -157,6 +159,16 @@ def test_no_points_is_the_centre_of_the_box() -> None:
     centred = make_crops(Tracks(WIDTH, HEIGHT, (Track("a", (box,), ((16.0, 10.0),)),)), LATTICE, 1)
     for ours, theirs in zip(plain.points, centred.points, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_points_are_rounded_down_to_cells_of_the_lattice() -> None:
+    """2 px a cell. The far corner of the image belongs to its last cell; missing points repeat the first."""
+    whole = Track("a", ((0.0, 0.0, 48.0, 32.0),), ((3.0, 7.9), (48.0, 32.0), (0.0, 0.0)))
+    single = Track("b", ((4.0, 6.0, 20.0, 30.0),), ((7.9, 11.0),))
+    crops = make_crops(Tracks(WIDTH, HEIGHT, (whole, single)), LATTICE, 1)
+    assert [rows.tolist() for rows in crops.points] == [[[3, 15, 0], [5, 5, 5]], [[1, 23, 0], [3, 3, 3]]]
+    # distances from the corner are rounded as distances: 3.9 px are one cell
+    assert [rows.tolist() for rows in crops.offsets] == [[[3, 15, 0], [2, 2, 2]], [[1, 23, 0], [1, 1, 1]]]
 
 
 def test_messages() -> None:

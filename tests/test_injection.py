@@ -141,6 +141,15 @@ def test_a_missing_feature_is_named() -> None:
         Injection(features(), hiddens=["up_blocks.1.resnets.1.hidden"], queries=QUERIES)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [HIDDENS[0], QUERIES[0]])
+def test_features_of_another_size_are_refused(name: str) -> None:
+    z, t, text = inputs(height=8, width=12)
+    tap = Injection(features(), hiddens=[name] * (name in HIDDENS), queries=[name] * (name in QUERIES))
+    with pytest.raises(HookError, match=r"\d+, .*image of the video's size"):
+        UNET(z, t, text, tap=tap)
+
+
 def test_points_of_another_kind_cannot_be_injected() -> None:
     check_injectable((*HIDDENS, "up_blocks.1.resnets.0"), (*QUERIES, "mid_block.attentions.0.query"))
     for name in (*QUERIES, "up_blocks.1.attentions.0.probs", "up_blocks.1.attentions.0.context"):

@@ -125,9 +125,14 @@ def test_prompt_and_image_matter() -> None:
 
 
 def test_objects_in_either_order_give_the_same_video() -> None:
-    swapped = Tracks(16, 16, (B, A))
-    # the losses add in another order; the sign-like update turns rounding of tiny gradients into 2 lr at most
-    assert (run(swapped).video - run(TWO).video).abs().median() < 1e-3
+    def difference(config: MethodConfig) -> Tensor:
+        return (run(Tracks(16, 16, (B, A)), config).video - run(TWO, config).video).abs().median()
+
+    # the losses add in another order: 3e-7 at most here; the median, because the sign-like update may turn the
+    # rounding of a tiny gradient into a step of lr to the other side
+    assert difference(SHORT) < 1e-5
+    # the published code lets object 1's mask decide for all
+    assert difference(replace(SHORT, first_frame_mask="shared")) > 1e-4
 
 
 def test_no_objects_inject_without_optimising() -> None:
@@ -150,6 +155,8 @@ ABLATIONS = {
     "other t_alpha": {"inversion_timestep": 101, "inversion_stride": 10},
     "no residual hidden": {"inject_hidden": ()},
     "no query": {"inject_query": ()},
+    "never injected into denoising": {"inject_steps": 0},
+    "always injected": {"inject_steps": 4},
     "more steps": {"optimise_steps": 3},
     "more iterations": {"iterations": 3},
     "learning rate": {"lr": 0.1},

@@ -27,7 +27,7 @@ class Injection:
         patch: edge of a patch in cells; 0 takes the statistics of the whole map.
 
     Raises:
-        HookError: a feature is missing.
+        HookError: a feature is missing; in the pass, that it was recorded at another size.
     """
 
     def __init__(
@@ -53,10 +53,19 @@ class Injection:
         if name in self.shared:
             return x[:, :1]
         if name in self.queries:
-            return with_first_frame(x, self.features[name])
+            return with_first_frame(x, self._feature(name, x))
         if name in self.hiddens:
-            return with_first_frame(x, self._debiased(self.features[name], x[:, :1].detach()))
+            return with_first_frame(x, self._debiased(self._feature(name, x), x[:, :1].detach()))
         return x
+
+    def _feature(self, name: str, x: Tensor) -> Tensor:
+        feature = self.features[name]
+        if feature.shape[2:] != x.shape[2:]:
+            raise HookError(
+                f"the feature recorded for {name} has shape {tuple(feature.shape[2:])}, but {tuple(x.shape[2:])} is "
+                "wanted there; record it from an image of the video's size"
+            )
+        return feature
 
     def _debiased(self, source: Tensor, present: Tensor) -> Tensor:
         if not self.debias:
