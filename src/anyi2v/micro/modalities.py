@@ -10,14 +10,22 @@ from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS, SHAPES, Modal
 
 WORDS = (
     *("<pad>", "<bos>", "<eos>", "a", "an", "of", "on", "and", "background"),
-    *("edge", "depth", "map", "segmentation", "sketch", "silhouette", "mixed"),
+    *("edge", "depth", "map", "segmentation", "sketch", "silhouette", "mixed", "picture"),
     *SHAPES,
     *OBJECT_COLOURS,
     *BACKGROUND_COLOURS,
 )
 """The vocabulary of the captions."""
 
-_ARTICLES = {"edge": "an edge map of", "depth": "a depth map of", "segmentation": "a segmentation map of"}
+PAPER, INK = 0.96, 0.16
+"""Brightness of a sketch."""
+
+_ARTICLES = {
+    "edge": "an edge map of",
+    "depth": "a depth map of",
+    "segmentation": "a segmentation map of",
+    "mixed": "a mixed picture of",
+}
 
 
 def caption(scene: Scene, modality: Modality) -> str:
@@ -31,26 +39,44 @@ def caption(scene: Scene, modality: Modality) -> str:
 
 def render(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
     """All frames in [0, 1]; outlines are antialiased over one pixel."""
-    distances = [distance(sprite, scene.size) for sprite in scene.sprites]
+    objects, background = scene.mixture if modality == "mixed" else (modality, modality)
+    return _objects(scene, objects, _background(scene, background))
+
+
+def _background(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
+    """The picture without its objects."""
     match modality:
         case "photo":
-            return _over(_textured(scene), distances, [OBJECT_COLOURS[s.colour] for s in scene.sprites])
-        case "edge":
-            return _lines(distances).expand(-1, 3, -1, -1).contiguous()
-        case "sketch":
-            return (0.96 - 0.8 * _lines(distances)).expand(-1, 3, -1, -1).contiguous()
+            return _textured(scene)
         case "depth":
-            return _over(_floor(scene), distances, _nearness(scene))
+            # a floor that comes nearer downwards
+            frame = torch.linspace(0.05, 0.35, scene.size)[:, None]
         case "segmentation":
-            flat = torch.tensor(scene.flat_colours[0])[None, :, None, None]
-            return _over(flat.expand(scene.frames, 3, scene.size, scene.size), distances, scene.flat_colours[1:])
-        case "silhouette":
-            white = torch.ones(scene.frames, 3, scene.size, scene.size)
-            return _over(white, distances, [(0.0, 0.0, 0.0)] * len(distances))
-        case "mixed":
-            # depth behind, lines in front
-            lines = _lines(distances)
-            return _floor(scene) * (1 - lines) + lines
+            frame = torch.tensor(scene.flat_colours[0])[:, None, None]
+        case _:
+            frame = torch.tensor({"edge": 0.0, "sketch": PAPER, "silhouette": 1.0}[modality])
+    return frame.expand(scene.frames, 3, scene.size, scene.size)
+
+
+def _objects(scene: Scene, modality: Modality, frame: Float[Tensor, "f 3 h w"]) -> Float[Tensor, "f 3 h w"]:
+    """Draws the objects, or their outlines, over a background."""
+    distances = [distance(sprite, scene.size) for sprite in scene.sprites]
+    match modality:
+        case "edge" | "sketch":
+            lines, ink = _lines(distances), {"edge": 1.0, "sketch": INK}[modality]
+            return frame * (1 - lines) + ink * lines
+        case "photo":
+            colours = [OBJECT_COLOURS[s.colour] for s in scene.sprites]
+        case "depth":
+            colours = _nearness(scene)
+        case "segmentation":
+            colours = list(scene.flat_colours[1:])
+        case _:
+            colours = [(0.0, 0.0, 0.0)] * len(distances)
+    for d, colour in zip(distances, colours, strict=True):
+        alpha = (0.5 - d).clamp(0, 1)[:, None]
+        frame = frame * (1 - alpha) + alpha * torch.tensor(colour)[None, :, None, None]
+    return frame
 
 
 def _textured(scene: Scene) -> Float[Tensor, "f 3 h w"]:
@@ -60,18 +86,14 @@ def _textured(scene: Scene) -> Float[Tensor, "f 3 h w"]:
     x = grid[None, None, :] - shift[:, 0, None, None]
     y = grid[None, :, None] - shift[:, 1, None, None]
     angle, period, amplitude = scene.stripes
-    stripes = amplitude * torch.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / period)
+    stripes = torch.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / period)
+    if scene.checks:
+        stripes = stripes * torch.sin(2 * math.pi * (y * math.cos(angle) - x * math.sin(angle)) / period)
     angle, slope = scene.gradient
     across = (grid[None, None, :] * math.cos(angle) + grid[None, :, None] * math.sin(angle)) / scene.size
-    light = 1 + stripes + slope * (across - across.mean())
+    light = 1 + amplitude * stripes + slope * (across - across.mean())
     colour = torch.tensor(BACKGROUND_COLOURS[scene.background])[None, :, None, None]
     return (colour * light[:, None]).clamp(0, 1)
-
-
-def _floor(scene: Scene) -> Float[Tensor, "f 3 h w"]:
-    """Depth of a floor that comes nearer downwards."""
-    ramp = torch.linspace(0.05, 0.35, scene.size)[None, None, :, None]
-    return ramp.expand(scene.frames, 3, scene.size, scene.size)
 
 
 def _nearness(scene: Scene) -> list[tuple[float, float, float]]:
@@ -85,16 +107,3 @@ def _lines(distances: list[Tensor]) -> Float[Tensor, "f 1 h w"]:
     for d in distances:
         lines = torch.maximum(lines * (d > 0), (1.5 - d.abs()).clamp(0, 1))
     return lines[:, None]
-
-
-def _over(
-    background: Float[Tensor, "f 3 h w"],
-    distances: list[Tensor],
-    colours: list[tuple[float, float, float]] | tuple[tuple[float, float, float], ...],
-) -> Float[Tensor, "f 3 h w"]:
-    """Sprites of one colour each over a background."""
-    frame = background
-    for d, colour in zip(distances, colours, strict=True):
-        alpha = (0.5 - d).clamp(0, 1)[:, None]
-        frame = frame * (1 - alpha) + alpha * torch.tensor(colour)[None, :, None, None]
-    return frame

@@ -46,14 +46,15 @@ def noise_loss(
     video: bool,
 ) -> Tensor:
     """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023)."""
-    signal = alphas_cumprod(backbone.config.schedule)[timesteps][:, None, None, None, None]
-    noise = noise_like(latents, generator)
-    z = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-    text = backbone.text(tokenize(backbone.config.text, captions))
-    predicted = backbone.unet(z, timesteps, text, temporal=video)
+    device = backbone.device
+    noise = noise_like(latents, generator).to(device)
+    signal = alphas_cumprod(backbone.config.schedule)[timesteps].to(device)[:, None, None, None, None]
+    z = signal.sqrt() * latents.to(device) + (1 - signal).sqrt() * noise
+    text = backbone.text(tokenize(backbone.config.text, captions).to(device))
+    predicted = backbone.unet(z, timesteps.to(device), text, temporal=video)
     snr = (signal / (1 - signal)).flatten()
     weight = 0.8 * snr.clamp(max=5) / snr + 0.2
-    return (weight * (predicted - noise).square().flatten(1).mean(1)).mean()
+    return (weight * (predicted.float() - noise).square().flatten(1).mean(1)).mean()
 
 
 def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
@@ -78,10 +79,11 @@ def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
     """Stage "vae": the encoder regresses the analytic latents, the decoder restores the image from noisy ones."""
     images, _ = image_batch("train" if seed >= 0 else "validation", first, count)
     generator = torch.Generator().manual_seed(abs(seed))
-    pixels, target = 2 * images - 1, analytic_latents(images)
+    device = backbone.device
+    jitter = 0.05 * torch.randn(analytic_latents(images).shape, generator=generator)
+    pixels, target = (2 * images - 1).to(device), analytic_latents(images).to(device)
     mean, logvar = backbone.vae.moments(pixels)
-    jitter = 0.05 * torch.randn(target.shape, generator=generator)
-    error = backbone.vae.decode(target + jitter, chunk=count) - pixels
+    error = backbone.vae.decode(target + jitter.to(device), chunk=count) - pixels
     # the posterior is not used; a constant keeps it finite and narrow
     narrow = (logvar + 8).square().mean()
     return error.square().mean() + 0.5 * error.abs().mean() + (mean - target).square().mean() + 1e-3 * narrow

@@ -4,6 +4,7 @@ Positions and radii are in pixels, (x, y) with y downwards; a pixel's centre lie
 is sampled from a `torch.Generator`; the seeds of the splits never meet.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -38,9 +39,18 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 HELD_OUT = frozenset({("star", "blue"), ("ring", "green"), ("cross", "orange"), ("triangle", "magenta")})
 """Shape and colour pairs that no training scene shows."""
 MOTIONS = ("straight", "curved", "accelerating", "scaling", "static", "leaving", "pan")
-
 Modality = Literal["photo", "edge", "depth", "segmentation", "sketch", "silhouette", "mixed"]
 MODALITIES: tuple[Modality, ...] = ("photo", "edge", "depth", "segmentation", "sketch", "silhouette", "mixed")
+LONGEST_STEP = 4.5 / 64
+"""Of the frame's width: what an object or the camera moves at most from one of 8 frames to the next."""
+MIXTURES: tuple[tuple[Modality, Modality], ...] = (
+    ("edge", "depth"),
+    ("edge", "photo"),
+    ("depth", "photo"),
+    ("photo", "depth"),
+)
+"""Modality of the objects and of the background in a mixed picture; in these the objects stand out."""
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -73,10 +83,14 @@ class Scene:
     """Per frame, how far the background has moved."""
     stripes: tuple[float, float, float]
     """Angle in radians, period in pixels, amplitude."""
+    checks: bool
+    """Stripes in both directions, crossing."""
     gradient: tuple[float, float]
     """Angle in radians, amplitude."""
     flat_colours: tuple[tuple[float, float, float], ...]
     """Of the segmentation map: background first, then the sprites."""
+    mixture: tuple[Modality, Modality]
+    """What the mixed picture is made of, objects and background."""
     size: int = SIZE
 
     @property
@@ -104,7 +118,7 @@ def choice(generator: torch.Generator, options: tuple[T, ...]) -> T:
 def sample_scene(
     generator: torch.Generator, *, held_out: bool = False, frames: int = FRAMES, size: int = SIZE
 ) -> Scene:
-    """A random scene with one object (or two, once in eight).
+    """A random scene with one object (or two, once in five).
 
     Args:
         generator: source of all choices.
@@ -113,9 +127,9 @@ def sample_scene(
         size: edge of the square frame in pixels.
     """
     motion = choice(generator, MOTIONS)
-    count = 2 if uniform(generator, 0, 1) < 0.125 else 1
+    count = 2 if uniform(generator, 0, 1) < 0.2 else 1
     # under a camera pan everything moves alike
-    shift = _path(generator, motion, frames, 0.5 * size) if motion == "pan" else None
+    shift = _path(generator, motion, frames, 0.5 * size, size) if motion == "pan" else None
     sprites: list[Sprite] = []
     while len(sprites) < count:
         sprite = sample_sprite(generator, motion, shift, frames, size)
@@ -132,25 +146,29 @@ def sample_scene(
             size * uniform(generator, 0.08, 0.2),
             uniform(generator, 0, 0.22),
         ),
+        checks=uniform(generator, 0, 1) < 0.3,
         gradient=(uniform(generator, 0, 2 * math.pi), uniform(generator, 0, 0.3)),
         flat_colours=tuple((float(f & 1), float(f >> 1 & 1), float(f >> 2 & 1)) for f in flats),
+        mixture=choice(generator, MIXTURES),
         size=size,
     )
 
 
 def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | None, frames: int, size: int) -> Sprite:
     """A random object on a path that suits `motion`, or on `offsets`; inside the frame but for "leaving"."""
-    radius = size * uniform(generator, 0.11, 0.19)
+    radius = size * uniform(generator, 0.125, 0.2)
     growth = uniform(generator, 0.6, 1.6) if motion == "scaling" else 1.0
     radii = tuple(radius * growth ** (f / max(frames - 1, 1)) for f in range(frames))
     margin = max(radii)
-    offsets = offsets or _path(generator, motion, frames, 0.55 * size)
-    # the path is placed so that all of it, or only its start, lies inside
-    inside = offsets[:1] if motion == "leaving" else offsets
+    offsets = offsets or _path(generator, motion, frames, 0.55 * size, size)
+    # the path is placed so that all of it lies inside, or its start inside and its end beyond an edge
+    out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if motion == "leaving" else None
     place = []
     for axis in (0, 1):
-        values = [offset[axis] for offset in inside]
+        values = [offset[axis] for offset in offsets]
         low, high = margin - min(values), size - margin - max(values)
+        if axis == out:
+            low, high = (size - values[-1], size - margin) if values[-1] > 0 else (margin, -values[-1])
         place.append(uniform(generator, min(low, high), max(low, high)))
     return Sprite(
         shape=choice(generator, SHAPES),
@@ -161,12 +179,12 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
     )
 
 
-def _path(generator: torch.Generator, motion: str, frames: int, reach: float) -> Points:
+def _path(generator: torch.Generator, motion: str, frames: int, reach: float, size: int) -> Points:
     """Offsets from the first frame's position."""
     angle = uniform(generator, 0, 2 * math.pi)
     length = 0.0 if motion == "static" else uniform(generator, 0.1, 1.0) * reach
     if motion == "leaving":
-        length = 1.5 * reach
+        length = reach
     bend = uniform(generator, -0.35, 0.35) * length if motion == "curved" else 0.0
     power = uniform(generator, 1.5, 2.5) if motion == "accelerating" else 1.0
     along, across = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
@@ -175,7 +193,10 @@ def _path(generator: torch.Generator, motion: str, frames: int, reach: float) ->
         t = (f / max(frames - 1, 1)) ** power
         side = bend * math.sin(math.pi * t)
         points.append(tuple(length * t * along[i] + side * across[i] for i in (0, 1)))
-    return tuple((x, y) for x, y in points)
+    longest = max((math.dist(a, b) for a, b in itertools.pairwise(points)), default=0.0)
+    limit = LONGEST_STEP * size * (FRAMES - 1) / max(frames - 1, 1)
+    shrink = min(1.0, limit / longest) if longest else 1.0
+    return tuple((shrink * x, shrink * y) for x, y in points)
 
 
 def distance(sprite: Sprite, size: int) -> Float[Tensor, "f h w"]:
