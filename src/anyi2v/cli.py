@@ -17,6 +17,7 @@ import tyro
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, read_header, resolve
 from anyi2v.config import MethodConfig, recipe
+from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import read_json
 
@@ -236,10 +237,10 @@ def _check_backbone(path: Path, backbone: str) -> None:
         )
 
 
-COMMANDS = {"animate": Animate, "demo": Demo, "inspect": Inspect}
+COMMANDS = {"animate": Animate, "demo": Demo, "inspect": Inspect, "convert": Convert}
 
 
-def parse(args: Sequence[str]) -> Animate | Demo | Inspect:
+def parse(args: Sequence[str]) -> Animate | Demo | Inspect | Convert:
     """The command in `args`, ready to run; exits with a message and code 2 for unusable flags."""
     name = args[0] if args else ""
     if name not in COMMANDS:

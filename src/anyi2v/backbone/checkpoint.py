@@ -3,7 +3,9 @@
 Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
 """
 
+import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -104,50 +106,80 @@ def write(
     *,
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """`save` for tensors under the keys of a checkpoint, without networks.
 
     The safetensors library's own writer puts the metadata in random order, copies all tensors first and
-    makes files that only their owner may read. Here equal content gives equal bytes.
+    makes files that only their owner may read. Here equal content gives equal bytes, and the metadata's entry
+    `sha256` is that of all tensors' bytes in their order.
 
-    Raises CheckpointError, naming the tensor, if a value does not fit into `dtype`; ResourceError if the file
-    cannot be written.
+    Args:
+        tensors: fetched one by one where `shapes` is given, twice each otherwise.
+        config: goes to the metadata.
+        path: as in `save`.
+        dtype: as in `save`.
+        metadata: as in `save`.
+        shapes: of the tensors, in the order of writing, where fetching them only to ask is costly; needs `dtype`.
+
+    Raises CheckpointError, naming tensors, if values do not fit into `dtype`; ResourceError if the file cannot
+    be written.
     """
-    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT}
-    table: dict[str, Any] = {"__metadata__": entries}
-    end = 0
-    for key, tensor in tensors.items():
-        kind = dtype or tensor.dtype
-        start, end = end, end + tensor.numel() * kind.itemsize
-        table[key] = {"dtype": _DTYPES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
+    layout = (
+        _layout(tensors, dtype) if shapes is None or dtype is None else {key: (dtype, shapes[key]) for key in shapes}
+    )
+    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT, "sha256": _UNKNOWN}
+    header = _header(entries, layout)
+    digest, unfit = hashlib.sha256(), []
     with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        for key, tensor in tensors.items():
-            file.write(_raw(_cast(key, tensor.detach(), dtype)))
+        file.write(header)
+        for key, (kind, shape) in layout.items():
+            tensor = tensors[key].detach()
+            assert tuple(tensor.shape) == tuple(shape), f"{key} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
+            cast = tensor.to(kind)
+            if dtype is not None and not cast.isfinite().all():
+                unfit.append(f"{key} (largest magnitude {tensor.abs().max().item():g})")
+            if not unfit:
+                digest.update(raw := _raw(cast))
+                file.write(raw)
+        if unfit:
+            raise CheckpointError(
+                f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(unfit[:5])}; "
+                "store another dtype or mend the weights"
+            )
+        file.seek(header.index(_UNKNOWN.encode()))
+        file.write(digest.hexdigest().encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 _DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
+_UNKNOWN = "?" * 64
+"""Holds the place of the checksum, which is known only when all tensors are written."""
+
+Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
+
+
+def _layout(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Layout:
+    return {key: (dtype or tensor.dtype, tensor.shape) for key, tensor in tensors.items()}
+
+
+def _header(entries: Mapping[str, str], layout: Layout) -> bytes:
+    """What a .safetensors file begins with; the checksum comes first in it."""
+    table: dict[str, Any] = {"__metadata__": {"sha256": entries["sha256"], **entries}}
+    end = 0
+    for key, (kind, shape) in layout.items():
+        start, end = end, end + math.prod(shape) * kind.itemsize
+        table[key] = {"dtype": _DTYPES[kind], "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header
+
 
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor in row-major order; by way of uint8, because NumPy has no bfloat16."""
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _cast(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if dtype is None:
-        return tensor
-    cast = tensor.to(dtype)
-    if not cast.isfinite().all():
-        raise CheckpointError(
-            f"{key} does not fit into {dtype}: its largest magnitude is {tensor.abs().max().item():g}; "
-            "store another dtype or mend the weights"
-        )
-    return cast
 
 
 def load(

@@ -1,0 +1,72 @@
+"""Says what a file of weights is: kind, version, parameters, dtype, size, and what is missing or extra."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.errors import AnyI2VError
+from weights_converters import animatediff, infer, parts
+from weights_converters.command import problems, shapes_of, targets_of
+from weights_converters.detect import detect
+from weights_converters.parts import FOLDERS, KINDS, Name, Part, read_part
+from weights_converters.sources import open_source, parameters
+
+
+def describe(path: Path) -> str:
+    """Some lines on a file, or on each network of a diffusers pipeline.
+
+    Raises:
+        InputError: there is no such file, or a folder without weights.
+        CheckpointError: the file is damaged or carries code.
+    """
+    if any((path / folder).is_dir() for folder in FOLDERS.values()):
+        found = [path / folder for folder in FOLDERS.values() if (path / folder).is_dir()]
+        return "\n".join([f"{path}: folder of a diffusers pipeline", *map(describe, found)])
+    source = open_source(path)
+    finding = detect(source.shapes, source.metadata)
+    dtypes = Counter(source.dtypes.values())
+    lines = [
+        f"{path}: {finding}",
+        f"  {len(source)} tensors, {parameters(source.shapes):,} numbers, {source.size:,} bytes",
+        f"  dtypes: {', '.join(f'{name} ({count})' for name, count in dtypes.most_common())}",
+    ]
+    for name, kinds in KINDS.items():
+        if finding.kind in kinds:
+            lines += _network(name, path)
+    return "\n".join(lines)
+
+
+def _network(name: Name, path: Path) -> list[str]:
+    """Whether a network is there, and whole."""
+    try:
+        part = read_part(name, path, "--inspect")
+        if not part.plan.report.renamed:
+            return [f"  {name}: not in this file"]
+        wanted = targets_of(name, shapes_of(_config(part)))
+    except AnyI2VError as error:
+        return [f"  {name}: {error}"]
+    kept = {key: shape for key, shape in part.plan.shapes.items() if shape is not None}
+    lines = [f"  {name}: {len(part.plan.report.renamed)} tensors, {parameters(kept):,} parameters"]
+    for reason, count in Counter(part.plan.report.dropped.values()).items():
+        lines.append(f"    {count} passed by: {reason}")
+    found = {kind: keys for kind, keys in problems(part, wanted).items() if keys}
+    lines += [f"    {len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in found.items()]
+    return lines if found else [*lines, "    whole: nothing is missing, nothing is left over"]
+
+
+def _config(part: Part) -> BackboneConfig:
+    """A backbone with the architecture of one part."""
+    config = BackboneConfig(name="inspected")
+    if part.name == "unet":
+        config = dataclasses.replace(config, unet=parts.unet_config(part))
+    elif part.name == "vae":
+        config = dataclasses.replace(config, vae=parts.vae_config(part))
+    elif part.name == "text":
+        config = dataclasses.replace(config, text=parts.text_config(part))
+    else:
+        unet = infer.motion_unet(part.plan.shapes)
+        modules = parts.motion_modules(part, unet, animatediff.ROWS["v3"], "frame")
+        config = dataclasses.replace(config, unet=dataclasses.replace(unet, temporal=modules))
+    infer.check_size(config)
+    return config
