@@ -147,11 +147,12 @@ def _group(names: Iterable[str], table: Mapping[str, Site]) -> tuple[Modules, li
 
 def _check(path: str | Path, tensors: Mapping[str, Tensor], modules: Modules, twice: list[str]) -> None:
     """Raises CheckpointError unless every module has both sides, and both fit the weight and are finite."""
-    halves = [", ".join(names.values()) for names in modules.values() if not {"down", "up"} <= names.keys()]
+    # the last of its sides in the alphabet: an alpha is named only if it is alone
+    halves = [names[max(names)] for names in modules.values() if not {"down", "up"} <= names.keys()]
     whole = {site: names for site, names in modules.items() if {"down", "up"} <= names.keys()}
     problems = {
         "of the same module and side": twice,
-        "down without up or up without down": halves,
+        "without its counterpart (down or up)": halves,
         "of the wrong shape": [line for site, names in whole.items() for line in _misshapen(tensors, site, names)],
         "not finite floating point numbers": [
             name
