@@ -1,4 +1,4 @@
-"""A recorded kohya file (folder `stable_diffusion/lora_kohya`): linear layers, 1x1 and 3x3 convolutions, mixed alphas."""
+"""A recorded kohya file (folder `stable_diffusion/lora_kohya`): linear layers, convolutions, several alphas."""
 
 import json
 from pathlib import Path

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -113,14 +113,15 @@ def read_lora(
             raise CheckpointError(text)
         warnings.warn(text, stacklevel=2)
     _check(path, tensors, modules, twice)
-    declared = {} if alpha == "ignored" else _declared(path, metadata)
+    declared = _declared(path, metadata)
     deltas: dict[str, list[Delta]] = {}
     for site, names in modules.items():
         down, up = tensors[names["down"]], tensors[names["up"]]
-        number = _declared_alpha(declared, site, names["down"])
+        module, _ = parse(names["down"]) or ("", "")
+        alphas = [a for begin, pattern, a in declared if site.key.startswith(begin) and pattern.fullmatch(module)]
         if "alpha" in names:
-            number = tensors[names["alpha"]].item()
-        scale = 1.0 if alpha == "ignored" or number is None else number / len(down)
+            alphas = [tensors[names["alpha"]].item()]
+        scale = alphas[0] / len(down) if alphas and alpha == "file" else 1.0
         deltas.setdefault(site.key, []).append(Delta(down, up, weight * scale, site.rows))
     return deltas
 
@@ -186,26 +187,24 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
-def _declared(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The LoRA's configuration in the metadata that diffusers writes, e.g. {"unet.lora_alpha": 8}; else empty."""
+def _declared(path: str | Path, metadata: Mapping[str, str]) -> list[tuple[str, re.Pattern[str], float]]:
+    """Alphas in the metadata that diffusers writes, e.g. {"unet.lora_alpha": 8}, the most special first.
+
+    Each holds for the weights whose keys begin with its first entry, and whose modules match its second one.
+    """
+    alphas = []
     try:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         unsupported = [name for name, value in config.items() if value and name.endswith(("use_rslora", "use_dora"))]
-    except (ValueError, AttributeError) as error:
+        for theirs, ours in {"unet.": "unet.", "text_encoder.": "text.", "": ""}.items():
+            patterns = [
+                *(config.get(f"{theirs}alpha_pattern") or {}).items(),
+                (".*", config.get(f"{theirs}lora_alpha")),
+            ]
+            # PEFT's rule: a pattern may leave out the beginning of a module's name
+            alphas += [(ours, re.compile(rf"(?:.*\.)?(?:{x})"), float(a)) for x, a in patterns if a is not None]
+    except (ValueError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(f"{path}: its metadata 'lora_adapter_metadata' cannot be read ({error})") from error
     if unsupported:
         raise CheckpointError(f"{path}: {', '.join(unsupported)} is set, but only plain LoRA is supported")
-    return config
-
-
-def _declared_alpha(config: Mapping[str, Any], site: Site, name: str) -> float | None:
-    """The alpha of a module by `_declared`: the first matching pattern counts, as in PEFT."""
-    module, _ = parse(name) or ("", "down")
-    network = "unet" if site.key.startswith("unet.") else "text_encoder"
-    for prefix in (f"{network}.", ""):
-        for pattern, number in (config.get(f"{prefix}alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-                return number
-        if (number := config.get(f"{prefix}lora_alpha")) is not None:
-            return number
-    return None
+    return alphas
