@@ -13,12 +13,14 @@ from torch import Tensor
 
 from anyi2v.backbone.checkpoint import build, state, write
 from anyi2v.backbone.config import BackboneConfig, ScheduleConfig
+from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import read_json
 from weights_converters import diffusers_layout as layout
 from weights_converters import infer
 from weights_converters.keymap import refuse
+from weights_converters.loras import LoraFile, lora_deltas, read_loras
 from weights_converters.parts import (
     MotionWish,
     Name,
@@ -41,14 +43,23 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Tensors(Mapping[str, Tensor]):
-    """The tensors of a backbone under our keys, each fetched from its part when it is asked for."""
+    """The tensors of a backbone under our keys, each fetched from its part when it is asked for.
 
-    def __init__(self, homes: Mapping[str, tuple[Part, str]]):
+    Those that LoRAs change come in float32 at least: they are rounded once, when they are stored.
+    """
+
+    def __init__(self, homes: Mapping[str, tuple[Part, str]], deltas: Mapping[str, list[Delta]]):
         self._homes = homes
+        self._deltas = deltas
 
     def __getitem__(self, key: str) -> Tensor:
         part, name = self._homes[key]
-        return part.plan.fetch(name, part.source)
+        tensor = part.plan.fetch(name, part.source)
+        if key in self._deltas:
+            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        for delta in self._deltas.get(key, ()):
+            tensor = delta.added_to(tensor)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -72,11 +83,14 @@ def convert(options: Convert) -> str:
     config, parts = assemble(options, out)
     shapes = shapes_of(config)
     homes = place(parts, shapes)
+    loras = read_loras(options)
+    deltas = lora_deltas(loras, shapes, options)
     dtype = DTYPES[options.dtype]
     check_space(out, sum(map(math.prod, shapes.values())) * dtype.itemsize)
-    hashes = {name: value for part in parts.values() for name, value in part.source.hashes().items()}
-    metadata = {"sources": json.dumps(hashes), "converter": f"anyi2v {version('anyi2v')}"}
-    write(Tensors(homes), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
+    metadata = {"sources": json.dumps(_hashes(parts, loras)), "converter": f"anyi2v {version('anyi2v')}"}
+    if loras:
+        metadata["loras"] = json.dumps({lora.path.name: lora.weight for lora in loras})
+    write(Tensors(homes, deltas), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
     return f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes\n{_account(parts)}"
 
 
@@ -172,6 +186,14 @@ def problems(part: Part, targets: Shapes) -> dict[str, list[str]]:
     kept = part.plan.report.renamed
     strange = [f"{key} ({part.source.dtypes[key]})" for key in kept if part.source.dtypes[key] not in FLOATS]
     return {**part.plan.problems(targets), f"of a dtype other than {', '.join(FLOATS)}": strange}
+
+
+def _hashes(parts: Mapping[Name, Part], loras: list[LoraFile]) -> dict[str, str]:
+    """SHA-256 of every file that went in, each read once."""
+    sources = {
+        source.path: source for source in [*(part.source for part in parts.values()), *(x.source for x in loras)]
+    }
+    return {name: value for source in sources.values() for name, value in source.hashes().items()}
 
 
 def check_space(path: Path, size: int) -> None:

@@ -26,6 +26,16 @@ class Convert:
     """Autoencoder in place of the base's: file or folder."""
     text: Path | None = None
     """Text tower in place of the base's: file or folder."""
+    lora: tuple[str, ...] = ()
+    """LoRA files to add for good, each as FILE or FILE:WEIGHT; 1 as trained, 0 without."""
+    motion_lora: tuple[str, ...] = ()
+    """The same for AnimateDiff's motion LoRAs (camera movements)."""
+    adapter: tuple[str, ...] = ()
+    """The same for AnimateDiff's domain adapter (v3)."""
+    lora_alpha: Literal["file", "ignored"] = "file"
+    """A module's update is scaled by its alpha / rank, or not, as AnimateDiff's loader has it."""
+    lora_unmatched: Literal["error", "warning"] = "error"
+    """What a LoRA's keys that match no weight are."""
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Of the stored weights."""
     out: Path | None = None

@@ -3,12 +3,13 @@
 Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import FORMAT, guess, parse_config, read_header, resolve
+from anyi2v.backbone.lora import Lora, bake, read_loras
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
@@ -187,6 +189,7 @@ def load(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[Lora] = (),
 ) -> Backbone:
     """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
 
@@ -194,10 +197,12 @@ def load(
         path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
         device: where the networks shall be.
         dtype: of the UNet and the text tower; the autoencoder is always float32.
+        loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
 
     Raises:
         InputError: neither a file nor a shipped name.
         CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
+        Both also for the LoRA files, as `read_lora` does.
     """
     path = resolve(path_or_name)
     header = read_header(path)
@@ -205,14 +210,47 @@ def load(
     with torch.device("meta"):
         backbone = build(config)
     _check(path, header.shapes, {key: tuple(tensor.shape) for key, tensor in state(backbone).items()})
+    deltas = read_loras(loras, keys=header.shapes)
     with safe_open(path, framework="pt", device=str(device)) as file:
         for prefix, network in backbone.networks.items():
             kind = torch.float32 if prefix == "vae" else dtype
-            # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
-            tensors = {key: file.get_tensor(f"{prefix}.{key}").to(kind, copy=True) for key in network.state_dict()}
+            tensors = {}
+            for name in network.state_dict():
+                key = f"{prefix}.{name}"
+                tensor = file.get_tensor(key)
+                if key in deltas:
+                    tensor = bake(key, tensor, deltas[key], kind)
+                # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
+                tensors[name] = tensor.to(kind, copy=True)
             network.load_state_dict(tensors, assign=True)
             network.to(device).eval().requires_grad_(False)
     return backbone
+
+
+@contextlib.contextmanager
+def loras_applied(backbone: Backbone, loras: Sequence[Lora]) -> Iterator[None]:
+    """Adds LoRAs to the weights of `backbone` in place; at the end of the block they are as before, bit by bit.
+
+    The touched weights are kept meanwhile, which costs their memory. The backbone may be moved in the block.
+
+    Args:
+        backbone: networks on any device, in any dtype.
+        loras: LoRA files and their weights; several for the same weight add up.
+
+    Raises InputError and CheckpointError as `read_lora` does; the weights are then unchanged.
+    """
+    tensors = state(backbone)
+    deltas = read_loras(loras, keys={key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    originals = {key: tensors[key].clone() for key in deltas}
+    try:
+        for key, original in originals.items():
+            tensors[key].copy_(bake(key, original, deltas[key], original.dtype))
+        yield
+    finally:
+        # looked up anew: a move replaces the tensors
+        current = state(backbone)
+        for key, original in originals.items():
+            current[key].copy_(original)
 
 
 def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
