@@ -18,7 +18,6 @@ from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import read_json
 from weights_converters import diffusers_layout as layout
-from weights_converters import infer
 from weights_converters.keymap import refuse
 from weights_converters.loras import LoraFile, lora_deltas, read_loras
 from weights_converters.parts import (
@@ -90,7 +89,11 @@ def convert(options: Convert) -> str:
     metadata = {"sources": json.dumps(_hashes(parts, loras)), "converter": f"anyi2v {version('anyi2v')}"}
     if loras:
         metadata["loras"] = json.dumps({lora.path.name: lora.weight for lora in loras})
-    write(Tensors(homes, deltas), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
+    try:
+        write(Tensors(homes, deltas), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
+    except CheckpointError as error:
+        paths = dict.fromkeys(str(part.source.path) for part in parts.values())
+        raise CheckpointError(f"{', '.join(paths)}: {error}") from error
     return f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes\n{_account(parts)}"
 
 
@@ -121,7 +124,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
         unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
     size = sample_size(parts["unet"]) * vae.factor
     positions = BackboneConfig.frames if unet.temporal is None else unet.temporal.max_frames
-    config = BackboneConfig(
+    return BackboneConfig(
         name=options.name or out.stem,
         unet=unet,
         vae=vae,
@@ -131,9 +134,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
         width=size,
         frames=options.frames or min(BackboneConfig.frames, positions),
         fps=options.fps,
-    )
-    infer.check_size(config)
-    return config, parts
+    ), parts
 
 
 def _schedule(options: Convert, animatediff: bool) -> ScheduleConfig:

@@ -8,7 +8,6 @@ import math
 import pickle
 import re
 import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,7 +114,8 @@ class PickledFile(WeightsFile):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        self._mapped = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            self._mapped = file.read(4) == b"PK\x03\x04"  # an archive, as PyTorch tells it too
         self._handle = self._open()
         self.metadata = {}
         strange = [key for key, tensor in self._handle.items() if not _is_plain(tensor)]

@@ -8,7 +8,7 @@ the text tower.
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.config import MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -116,9 +116,9 @@ def text(shapes: Shapes) -> TextConfig:
     )
 
 
-def check_size(config: BackboneConfig) -> None:
-    """Raises CheckpointError if a size in `config` is no whole number between 1 and that of `LIMITS`."""
-    for part in (config.unet, config.unet.temporal, config.vae, config.text):
+def check_size(*parts: UNetConfig | MotionConfig | VAEConfig | TextConfig | None) -> None:
+    """Raises CheckpointError if a size in `parts` is no whole number between 1 and that of `LIMITS`."""
+    for part in parts:
         for name, limit in LIMITS.items():
             value = getattr(part, name, 1)
             sizes = value if isinstance(value, tuple) else (value,)

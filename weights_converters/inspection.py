@@ -67,6 +67,6 @@ def _config(part: Part) -> BackboneConfig:
     else:
         unet = infer.motion_unet(part.plan.shapes)
         modules = parts.motion_modules(part, unet, animatediff.ROWS["v3"], "frame")
+        infer.check_size(unet, modules)
         config = dataclasses.replace(config, unet=dataclasses.replace(unet, temporal=modules))
-    infer.check_size(config)
     return config

@@ -115,7 +115,9 @@ def _holds(source: Source, name: Name) -> bool:
 def unet_config(part: Part) -> UNetConfig:
     """The spatial UNet of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
-        return infer.unet(part.plan.shapes) if part.settings is None else layout.unet_config(part.settings)
+        unet = infer.unet(part.plan.shapes) if part.settings is None else layout.unet_config(part.settings)
+        infer.check_size(unet)
+        return unet
 
 
 def sample_size(part: Part) -> int:
@@ -129,15 +131,18 @@ def sample_size(part: Part) -> int:
 def vae_config(part: Part) -> VAEConfig:
     """The autoencoder of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
-        return infer.vae(part.plan.shapes) if part.settings is None else layout.vae_config(part.settings)
+        vae = infer.vae(part.plan.shapes) if part.settings is None else layout.vae_config(part.settings)
+        infer.check_size(vae)
+        return vae
 
 
 def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> TextConfig:
     """The text tower of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
-        if part.settings is None:
-            return infer.text(part.plan.shapes)
-        return layout.text_config(part.settings, vocabulary)
+        shapes, settings = part.plan.shapes, part.settings
+        text = infer.text(shapes) if settings is None else layout.text_config(settings, vocabulary)
+        infer.check_size(text)
+        return text
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,12 @@ def _norm(part: Part, unet: UNetConfig, wish: MotionWish) -> NormOver:
 def motion_modules(part: Part, unet: UNetConfig, rows: int, norm: NormOver) -> MotionConfig:
     """The motion modules of a part, from config.json or from shapes; `rows` of their position tables."""
     if part.settings is None:
-        return dataclasses.replace(infer.motion(part.plan.shapes, rows), norm_over=norm)
-    size = {"block_out_channels": list(unet.channels), "layers_per_block": unet.layers}
-    return dataclasses.replace(layout.motion_config(part.settings, size), norm_over=norm)
+        modules = infer.motion(part.plan.shapes, rows)
+    else:
+        size = {"block_out_channels": list(unet.channels), "layers_per_block": unet.layers}
+        modules = layout.motion_config(part.settings, size)
+    infer.check_size(modules)
+    return dataclasses.replace(modules, norm_over=norm)
 
 
 @contextlib.contextmanager
