@@ -91,6 +91,10 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], c
     return attn.to_out(out)
 
 
+CACHE = 4 * 2**20
+"""Bytes of hidden states in one part of a feed-forward layer on a CPU; between 1 and 8 MiB hardly any difference."""
+
+
 class FeedForward(nn.Module):
     """GEGLU feed-forward; parameters `net.0.proj` and `net.2` as in diffusers."""
 
@@ -101,7 +105,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Same shape out as in."""
-        return self.net(x)
+        if x.device.type != "cpu":
+            return self.net(x)
+        # in parts whose hidden states stay in a core's cache, which takes half the time in float32
+        tokens = x.flatten(0, -2)
+        rows = max(1, CACHE // (8 * x.shape[-1] * x.element_size()))
+        return torch.cat([self.net(part) for part in tokens.split(rows)]).view_as(x)
 
 
 class GEGLU(nn.Module):
