@@ -19,8 +19,8 @@ lint: .venv/.installed-dev      ## style and types
 golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the published code in that folder
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/golden --golden-dir $(DIR)
 
-bench: .venv/.installed-dev     ## 48 generated cases, three variants; about ten minutes on two cores
-	$(BIN)/python -m benchmarks.micro_cases --cases 48 --out benchmarks/results/micro_cases.json
+bench: .venv/.installed         ## 48 generated cases, three variants
+	$(BIN)/anyi2v bench micro --cases 48 --out runs/bench
 
 clean:
 	rm -rf .venv demo

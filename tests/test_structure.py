@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
-    ("errors", "timing"),
+    ("errors", "timing", "machine"),
     ("backbone.config",),
     ("files", "taps", "config", "conversion", "backbone.header"),
     ("tracks", "diffusion", "numerics"),
@@ -19,6 +19,7 @@ FLOORS = (
     ("pipeline",),
     ("report",),
     ("micro",),
+    ("cli_bench",),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package."""

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,7 @@ import tyro
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, read_header, resolve
+from anyi2v.cli_bench import BenchBackbone, BenchMicro
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
@@ -237,18 +238,33 @@ def _check_backbone(path: Path, backbone: str) -> None:
         )
 
 
-COMMANDS = {"animate": Animate, "demo": Demo, "inspect": Inspect, "convert": Convert}
+COMMANDS: dict[str, Any] = {
+    "animate": Animate,
+    "demo": Demo,
+    "inspect": Inspect,
+    "convert": Convert,
+    "bench": {"micro": BenchMicro, "backbone": BenchBackbone},
+}
 
 
-def parse(args: Sequence[str]) -> Animate | Demo | Inspect | Convert:
+def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str = "anyi2v") -> Any:
     """The command in `args`, ready to run; exits with a message and code 2 for unusable flags."""
     name = args[0] if args else ""
-    if name not in COMMANDS:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="anyi2v", args=args, description=__doc__)
+    if name not in commands:
+        kinds = {key: kind for key, kind in commands.items() if not isinstance(kind, dict)}
+        kinds |= {
+            f"{key} {sub}": kind
+            for key, found in commands.items()
+            if isinstance(found, dict)
+            for sub, kind in found.items()
+        }
+        return tyro.extras.subcommand_cli_from_dict(kinds, prog=prog, args=args, description=__doc__)
+    kind, prog = commands[name], f"{prog} {name}"
+    if isinstance(kind, dict):
+        return parse(args[1:], kind, prog)
     default = animate_defaults(args[1:]) if name == "animate" else tyro.MISSING_NONPROP
-    kind = COMMANDS[name]
     description = inspect.cleandoc(kind.__doc__ or "")
-    return tyro.cli(kind, prog=f"anyi2v {name}", args=args[1:], default=default, description=description)
+    return tyro.cli(kind, prog=prog, args=args[1:], default=default, description=description)
 
 
 def main(args: Sequence[str] | None = None) -> int:

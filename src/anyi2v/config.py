@@ -34,6 +34,8 @@ class MethodConfig:
     """Classifier-free guidance; at 1 or below there is no unconditional pass."""
     eta: float = 0.0
     """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM)."""
+    inversion: Literal["ddim", "noise"] = "ddim"
+    """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass."""
     inversion_timestep: int = 201
     """The noise level t_alpha at which the condition image's features are taken."""
     inversion_stride: int = 1

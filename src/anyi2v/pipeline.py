@@ -18,7 +18,7 @@ from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.injection import Injection, check_injectable
-from anyi2v.method.inversion import invert
+from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import Tap, check_names, no_tap
 from anyi2v.timing import Stages
@@ -119,11 +119,11 @@ def animate(
 
     with stages.stage("text"), torch.no_grad():
         negative, positive = backbone.encode_text([negative_prompt, prompt]).float().split(1)
-    if features is None:
-        features = _features(backbone, image, positive, config, stages)
-    injection = _injection(features, config)
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=generator).to(backbone.device)
+    if features is None:
+        features = _features(backbone, image, positive, config, stages, generator)
+    injection = _injection(features, config)
     z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, stages, generator)
     with stages.stage("decode"), torch.no_grad():
         video = (backbone.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1).cpu()
@@ -172,6 +172,7 @@ def _features(
     text: Float[Tensor, "1 l d"],
     config: MethodConfig,
     stages: Stages,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The features that the injection needs, by inversion; none if nothing is injected."""
     if not _injects(config):
@@ -179,18 +180,15 @@ def _features(
     with stages.stage("encode"), torch.no_grad():
         latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
     schedule, until, stride = backbone.config.schedule, config.inversion_timestep, config.inversion_stride
+    names = (*config.inject_hidden, *config.inject_query)
+    latent = latent[:, None]
+    if config.inversion == "noise":
+        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        with stages.stage("inversion"):
+            return noise_directly(backbone.unet, latent, text, schedule, names, until=until, noise=noise)
     passes = len(inversion_timesteps(schedule, until=until, stride=stride))
     with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
-        return invert(
-            backbone.unet,
-            latent[:, None],
-            text,
-            schedule,
-            (*config.inject_hidden, *config.inject_query),
-            until=until,
-            stride=stride,
-            report=bar.update,
-        )
+        return invert(backbone.unet, latent, text, schedule, names, until=until, stride=stride, report=bar.update)
 
 
 def _injects(config: MethodConfig) -> bool:

@@ -1,5 +1,6 @@
 """Recordings A (UNet forwards) and I (forwards with injection and guidance)."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from . import recordings
 from .recordings import Case, latents
 
 # float32 noise of the reference itself is 6.4e-6 (against float64; outputs have std 1): three times that.
-# b1f16_on works on 1x1 deepest maps with two values per norm group; there the reference is off by 1.7e-3.
 LIMIT = 2e-5
 INSIDE = 5e-5  # activations inside are several times larger than the output
-ILL_CONDITIONED = {"b1f16_on": 5e-3}
+# b1f16_on works on 1x1 deepest maps with two values per norm group, which amplify rounding: the recording itself
+# is off by 1.7e-3. We compute it in float64, so that only this is left; in float32 any change of the order of
+# operations moves the result between 2e-3 and 1e-2.
+ILL_CONDITIONED = {"b1f16_on": 2e-3}
 
 PLACES = {
     "conv_in": "conv_in",
@@ -43,13 +46,14 @@ def test_forwards_equal_the_recorded_ones(case: Case, root: Path) -> None:
     assert names
     for name in names:
         meta = case.meta[name]
-        network = recordings.unet(root, version(name))
+        dtype = torch.float64 if name in ILL_CONDITIONED else torch.float32
+        network = copy.deepcopy(recordings.unet(root, version(name))).to(dtype)
         recorder = Recorder(PLACES.values())
         text = case.text[1:] if meta["text"] == "text[1:]" else case.text
         out = network(
-            latents(case.tensors[f"{name}.in"]),
+            latents(case.tensors[f"{name}.in"]).to(dtype),
             meta["timestep"],
-            text,
+            text.to(dtype),
             temporal=meta["motion_module"],
             tap=recorder,
         )

@@ -50,12 +50,11 @@ class MotionModule(Temporal):
 
     def mix(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Lets the frames at each position of the map see each other."""
-        height = x.shape[2]
         tokens = group_norm(self.norm, x, self.norm_over, call.frames)
-        tokens = self.proj_in(rearrange(tokens, "(b f) c h w -> b (h w) f c", f=call.frames))
+        tokens = self.proj_in(rearrange(tokens, "(b f) c h w -> b f h w c", f=call.frames))
         for block in self.transformer_blocks:
-            tokens = block(tokens, height, call)
-        return x + rearrange(self.proj_out(tokens), "b (h w) f c -> (b f) c h w", h=height)
+            tokens = block(tokens, call)
+        return x + rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
 
 
 class MotionBlock(nn.Module):
@@ -72,29 +71,33 @@ class MotionBlock(nn.Module):
         self.ff_norm = nn.LayerNorm(channels)
         self.register_buffer("positions", position_table(config.max_frames, channels), persistent=False)
 
-    def forward(self, x: Float[Tensor, "b n f c"], height: int, call: Call) -> Float[Tensor, "b n f c"]:
-        """Tokens of all positions of the map, `n = h w`, each a sequence of frames."""
-        positions = self.positions[: call.frames].to(x.dtype)
+    def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
+        """Each position of the map is a sequence of frames."""
+        positions = self.positions[: call.frames, None, None].to(x.dtype)
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
-            x = x + temporal_attention(attn, f"{self.name}.{i}", norm(x) + positions, height, call)
+            x = x + temporal_attention(attn, f"{self.name}.{i}", norm(x) + positions, call)
         return x + self.ff(self.ff_norm(x))
 
 
 def temporal_attention(
-    attn: Attention, name: str, x: Float[Tensor, "b n f c"], height: int, call: Call
-) -> Float[Tensor, "b n f c"]:
+    attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call
+) -> Float[Tensor, "b f h w c"]:
     """Self-attention over frames; its hook points see `b h w f c`, and `b h w heads f f` for the map."""
 
     def point(part: str, tensor: Tensor) -> Tensor:
-        return call.at(name, part, tensor.unflatten(1, (height, -1))).flatten(1, 2)
+        return call.at(name, part, rearrange(tensor, "b f h w c -> b h w f c"))
 
     query, key, value = point("query", attn.to_q(x)), point("key", attn.to_k(x)), point("value", attn.to_v(x))
     if wants(call.tap, f"{name}.probs"):
-        out = weigh(point("probs", probabilities(query, key, attn.heads)), value)
-    else:
-        out = attend(query, key, value, attn.heads)
-    return attn.to_out(out)
+        out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
+        return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
+    # clip by clip, so that positions become one axis without a copy; with more axes the fused kernel is not used
+    clips = [
+        attend(*(rearrange(t, "h w f c -> (h w) f c") for t in clip), attn.heads)
+        for clip in zip(query, key, value, strict=True)
+    ]
+    return attn.to_out(rearrange(clips, "b (h w) f c -> b f h w c", h=x.shape[2]))
 
 
 def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.unet import UNet, record
-from anyi2v.diffusion import inversion_pairs, transport
+from anyi2v.diffusion import add_noise, inversion_pairs, level, transport
 
 
 def no_report(count: int) -> None:
@@ -56,3 +56,23 @@ def invert(
         z = transport(z, unet(z, t, text, temporal=False), at, to)
         report(1)
     raise AssertionError("the schedule ends at `until`")
+
+
+@torch.no_grad()
+def noise_directly(
+    unet: UNet,
+    latent: Float[Tensor, "b 1 c h w"],
+    text: Float[Tensor, "b l d"],
+    schedule: ScheduleConfig,
+    names: Iterable[str],
+    *,
+    until: int,
+    noise: Float[Tensor, "b 1 c h w"],
+) -> dict[str, Tensor]:
+    """The same features of the latent with random noise at the level of t_alpha: one UNet pass, no inversion.
+
+    The ablation of the inversion; the noise is not the one that would lead the sampler back to the image.
+    """
+    z = add_noise(latent, noise, level(schedule, until))
+    features = record(unet, tuple(names), z, until, text, temporal=False)
+    return {name: tensor.detach() for name, tensor in features.items()}

@@ -38,6 +38,8 @@ class Case:
 
     seed: int
     modality: Modality
+    scene: Scene
+    """As prompted."""
     image: Float[Tensor, "3 h w"]
     prompt: str
     tracks: Tracks
@@ -82,6 +84,7 @@ def make_case(seed: int, modality: Modality) -> Case:
     return Case(
         seed=seed,
         modality=modality,
+        scene=prompted,
         image=render(still(scene, 0), modality)[0],
         prompt=caption(prompted, "photo"),
         tracks=Tracks(scene.size, scene.size, (track,)),

@@ -25,6 +25,12 @@ class Scores:
     trajectory_error: float
     """Mean distance in pixels between the object's centroid and the target; a frame without object counts half
     the frame's width."""
+    relative_error: float
+    """The same for the way from the object's own place in frame 1: how well the motion is followed, wherever it
+    begins. Frames 2 and on; half the frame's width where the object, or its place in frame 1, is missing."""
+    jerk: float
+    """Mean length in pixels of the centroid's second difference over time, over the frames that allow it: 0 for
+    steady motion; NaN if the object is nowhere found in three frames in a row."""
     found: float
     """Share of the frames with an object."""
     first_frame_iou: float
@@ -103,13 +109,17 @@ def measure(
     masks = find_object(video, colour)
     found = masks.flatten(1).any(1)
     width = video.shape[-1]
-    distance = (centroids(masks) - targets).norm(dim=-1)
-    error = torch.where(found, distance, torch.tensor(width / 2))
+    centres = centroids(masks)
+    distance = (centres - targets).norm(dim=-1).nan_to_num(width / 2)
+    way = (centres - centres[0] - (targets - targets[0])).norm(dim=-1).nan_to_num(width / 2)[1:]
+    bends = (centres[2:] - 2 * centres[1:-1] + centres[:-2]).norm(dim=-1)
     union = (masks[0] | condition_mask).sum()
     names = nearest_colours(video)
     inside = names[0][condition_mask] == NAMES.index(colour)
     return Scores(
-        trajectory_error=error.mean().item(),
+        trajectory_error=distance.mean().item(),
+        relative_error=way.mean().item(),
+        jerk=bends.nanmean().item(),
         found=found.float().mean().item(),
         first_frame_iou=((masks[0] & condition_mask).sum() / union).item(),
         colour_right=inside.float().mean().item() > 0.5,

@@ -1,14 +1,73 @@
-"""The comparisons of demo and benchmark: a method, and what it is held against."""
+"""What the method is compared with: its own ablations, each a change of a few settings.
 
+The groups follow the paper: "table 2", "figure 8" (components, targets), "figure 9" (t_alpha), "figure 10"
+(injection), "figure A6" (optimised steps); further groups vary what the paper leaves open.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError, closest
+
+FULL = "full"
+Changes = Mapping[str, Any]
 
 
-def variants(config: MethodConfig) -> dict[str, MethodConfig]:
-    """The full method, the same without optimisation, and the same without injection."""
+def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
+    """The changes to `config` by group and by variant, as `MethodConfig.to_dict` has them."""
+    hiddens = tuple(name.replace("attentions", "resnets").replace(".query", ".hidden") for name in config.align)
+    paper, official = MethodConfig.paper().to_dict(), MethodConfig.official().to_dict()
     return {
-        "full": config,
-        "no optimisation": replace(config, optimise_steps=0),
-        "no injection": replace(config, inject_hidden=(), inject_query=()),
+        "baselines": {
+            "no optimisation": {"optimise_steps": 0},
+            "no injection": {"inject_hidden": (), "inject_query": ()},
+        },
+        "table 2": {
+            "no K&V consistency": {"share_kv": False},
+            "no PCA": {"pca_dim": None},
+            "static mask": {"mask": "static"},
+            "no semantic mask": {"mask": "none"},
+            "residual hidden as target": {"align": hiddens},
+        },
+        "figure 8, components": {f"M = {m}": {"pca_dim": m} for m in (2, 4, 8, 16, 32, 64)},
+        "figure 8, targets": {f"target {i}.{j}": {"align": (_query(i, j),)} for i in (1, 2) for j in (0, 1, 2)},
+        "figure 9": {f"t_alpha = {t}": {"inversion_timestep": t} for t in (1, 201, 401, 601, 801)},
+        "figure 10": {
+            "no residual hidden": {"inject_hidden": ()},
+            "no queries": {"inject_query": ()},
+            "no debias": {"debias": False},
+            "no patches": {"patch": 0},
+        },
+        "figure A6": {f"{n} optimised steps": {"optimise_steps": n} for n in (1, 2, 4, 6, 8, 12)},
+        "recipe": {"recipe official": {key: value for key, value in official.items() if value != paper[key]}},
+        "learning rate": {f"lr x {factor}": {"lr": config.lr * factor} for factor in (0.33, 0.5, 2, 3)},
+        "iterations": {f"{n} iterations": {"iterations": n} for n in (1, 2, 3, 5, 8)},
+        "inversion": {
+            **{f"{passes} passes": {"inversion_stride": 200 // (passes - 1)} for passes in (201, 51, 21, 11)},
+            "noise added directly": {"inversion": "noise"},
+        },
     }
+
+
+def _query(block: int, layer: int) -> str:
+    return f"up_blocks.{block}.attentions.{layer}.query"
+
+
+def variants(config: MethodConfig, chosen: Iterable[str] = ("baselines",)) -> dict[str, MethodConfig]:
+    """The full method and the variants of the chosen groups ("all" for all of them).
+
+    A variant that changes nothing is left out: it is the full method. Raises InputError for an unknown group.
+    """
+    known = groups(config)
+    chosen = tuple(known) if "all" in chosen else tuple(chosen)
+    found = {FULL: config}
+    for group in chosen:
+        if group not in known:
+            raise InputError(f"no group of ablations {group!r}; the closest are {closest(group, known)}")
+        for name, changes in known[group].items():
+            variant = replace(config, **changes)
+            if variant != config:
+                found[name] = variant
+    return found

@@ -1,0 +1,172 @@
+"""The whole method on a medium network, in units of one diffusers forward: `python -m benchmarks.medium_job`.
+
+One unit U is the CPU time of one forward of diffusers' UNetMotionModel with the same configuration (batch 2, 16
+frames), measured in the same process between our parts. The published code needs 67 U: inversion 10, optimisation
+27, guided steps 30. Random weights, one thread; the time does not depend on their values.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import tyro
+
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.unet import UNet
+from anyi2v.config import MethodConfig
+from anyi2v.diffusion import ddim_step, sampling_pairs
+from anyi2v.files import atomic
+from anyi2v.machine import describe
+from anyi2v.method.crops import make_crops
+from anyi2v.method.denoising import predict_noise
+from anyi2v.method.injection import Injection
+from anyi2v.method.inversion import invert
+from anyi2v.method.optimisation import optimise_latents
+from anyi2v.taps import no_tap
+from anyi2v.tracks import Track, Tracks
+
+CONFIG = BackboneConfig(
+    name="medium",
+    unet=UNetConfig(channels=(64, 128, 256, 256), context_dim=64, temporal=MotionConfig()),
+    vae=VAEConfig(),
+    text=TextConfig(),
+)
+FRAMES, SIZE, TOKENS = 16, 16, 77
+PUBLISHED = {"inversion": 10, "optimisation": 27, "guided steps": 30}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of the benchmark."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of our network; diffusers' is always float32."""
+    recipe: Literal["official", "paper"] = "official"
+    """Of the method."""
+    repeats: int = 3
+    """Of the whole job; the table shows medians."""
+    out: Path | None = None
+    """JSON file for all figures."""
+
+
+def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU time of one call, and what it returns."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def peer() -> Callable[[], Any]:
+    """One forward of diffusers' network of the same configuration."""
+    c = CONFIG.unet
+    kinds = ["CrossAttnDownBlockMotion"] * 3 + ["DownBlockMotion"]
+    network = diffusers.UNetMotionModel(
+        block_out_channels=c.channels,
+        down_block_types=tuple(kinds),
+        up_block_types=tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
+        layers_per_block=c.layers,
+        cross_attention_dim=c.context_dim,
+        num_attention_heads=c.heads,
+        norm_num_groups=c.groups,
+        motion_num_attention_heads=8,
+        motion_max_seq_length=32,
+        use_motion_mid_block=False,
+        sample_size=SIZE,
+    ).eval()
+    z = torch.randn(2, 4, FRAMES, SIZE, SIZE)
+    text = torch.randn(2 * FRAMES, TOKENS, c.context_dim)
+
+    @torch.no_grad()
+    def forward() -> Any:
+        return network(z, 500, text)
+
+    return forward
+
+
+def job(unet: UNet, config: MethodConfig) -> dict[str, float]:
+    """CPU seconds of the three parts of one job."""
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, 1, 4, SIZE, SIZE, generator=generator)
+    z = torch.randn(1, FRAMES, 4, SIZE, SIZE, generator=generator)
+    negative, positive = torch.randn(2, TOKENS, CONFIG.unet.context_dim, generator=generator).split(1)
+    pixels = SIZE * CONFIG.vae.factor
+    boxes = ((16.0, 16.0, 64.0, 64.0), (64.0, 48.0, 112.0, 96.0))
+    tracks = Tracks(pixels, pixels, (Track("object", boxes),)).resample(FRAMES)
+    crops = make_crops(tracks, (2 * SIZE, 2 * SIZE), FRAMES, first_box=config.first_box)
+    names = (*config.inject_hidden, *config.inject_query)
+    schedule = CONFIG.schedule
+    seconds = dict.fromkeys(PUBLISHED, 0.0)
+    seconds["inversion"], features = cpu_seconds(
+        lambda: invert(unet, latent, positive, schedule, names, until=config.inversion_timestep)
+    )
+    injection = Injection(
+        features,
+        hiddens=config.inject_hidden,
+        queries=config.inject_query,
+        share_kv=config.share_kv,
+        debias=config.debias,
+        patch=config.patch,
+    )
+    for i, (t, at, to) in enumerate(sampling_pairs(schedule, config.steps)):
+        if i < config.optimise_steps:
+            spent, result = cpu_seconds(
+                lambda z=z, t=t: optimise_latents(unet, z, t, positive, injection, crops, config, generator=generator)
+            )
+            seconds["optimisation"] += spent
+            z = result.latents
+        tap = injection if i < config.inject_steps else no_tap
+        spent, noise = cpu_seconds(
+            lambda z=z, t=t, tap=tap: predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap)
+        )
+        seconds["guided steps"] += spent
+        z = ddim_step(z, noise, at, to)
+    assert z.isfinite().all()
+    return seconds
+
+
+def main(args: Args) -> None:
+    """Measures, prints the parts in U, writes the file."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    imports = peak_rss()
+    unet = UNet(CONFIG.unet).eval().requires_grad_(False)
+    unet.to(dtype=getattr(torch, args.dtype), memory_format=torch.channels_last)
+    config = MethodConfig.official() if args.recipe == "official" else MethodConfig.paper()
+    jobs, peaks = [], []
+    units: list[float] = []
+    for _ in range(args.repeats):
+        jobs.append(job(unet, config))
+        peaks.append(peak_rss() - imports)
+    forward = peer()
+    forward()
+    units = [cpu_seconds(forward)[0] for _ in range(5)]
+    unit = statistics.median(units)
+    parts = {name: statistics.median(j[name] for j in jobs) / unit for name in PUBLISHED}
+    print(f"U = {unit:.2f} s; {args.dtype}, recipe {args.recipe}")
+    for name, value in {**parts, "together": sum(parts.values())}.items():
+        published = PUBLISHED.get(name, sum(PUBLISHED.values()))
+        print(f"{name:14} {value:6.1f} U   published code {published:3} U")
+    print(f"memory above the imports: {peaks[0] / 1e9:.2f} GB   published code 0.97 GB")
+    if args.out:
+        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "memory_bytes": peaks[0]}
+        data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(args.out) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,106 @@
+"""`anyi2v bench ...`: measurements that anyone can repeat. Free of torch until they run."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from anyi2v.backbone.header import read_config
+from anyi2v.config import recipe
+from anyi2v.errors import InputError
+from anyi2v.files import atomic
+
+
+@dataclass(frozen=True)
+class BenchMicro:
+    """Measure the method and its ablations on generated cases with ground truth.
+
+    Can be interrupted and started again; more cases or ablations may be added to a folder.
+
+    Examples:
+    $ anyi2v bench micro --cases 48
+    $ anyi2v bench micro --cases 100 --ablate "table 2" "figure 10" --out runs/table2
+    """
+
+    cases: int = 48
+    """Conditions in turn: edge, depth, segmentation, photo, sketch, silhouette, mixed."""
+    seed: int = 1000
+    """Of the first case; the noise of a case has the case's seed, whatever the variant."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    recipe: Literal["paper", "official"] = "paper"
+    """What "full" is, with the backbone's own settings on top."""
+    ablate: tuple[str, ...] = ("baselines",)
+    """Groups of variants: baselines, "table 2", "figure 8, components" and so on, or all."""
+    set: tuple[str, ...] = ()
+    """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
+    processes: int = 2
+    """Of one thread each."""
+    out: Path = Path("runs/bench")
+    """Folder for frames, scores, table and pictures."""
+
+    def run(self) -> None:
+        """Runs what is missing, measures everything, prints the table."""
+        if self.cases < 1 or self.processes < 1:
+            raise InputError("--cases and --processes must be at least 1")
+        changes = {**read_config(self.backbone).method, **_settings(self.set)}
+        config = recipe(self.recipe, changes)
+        from anyi2v.machine import describe
+        from anyi2v.micro import bench
+        from anyi2v.micro.bench_report import write_report
+        from anyi2v.micro.variants import variants
+
+        methods = variants(config, self.ablate)
+        bench.prepare(self.out, self.backbone, methods, cases=self.cases, seed=self.seed)
+        work = bench.jobs(self.out, self.cases, self.seed, self.backbone, methods)
+        bench.run(work, processes=self.processes, progress=sys.stderr.isatty())
+        print(write_report(self.out, work, list(bench.rows(work)), describe()))
+        print(f"scores, table and pictures: {self.out}")
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, object]:
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--set {pair}: {value!r} is no JSON; write for example --set lr=0.02") from error
+    return found
+
+
+@dataclass(frozen=True)
+class BenchBackbone:
+    """Measure the micro backbone itself: plain text-to-video, and DDIM inversion and back.
+
+    Examples:
+    $ anyi2v bench backbone --cases 200 --out backbone.json
+    """
+
+    cases: int = 200
+    """Prompts, and images."""
+    seed: int = 5000
+    """Of the first."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    processes: int = 2
+    """Of one thread each."""
+    out: Path = Path("runs/backbone.json")
+    """JSON file for all figures."""
+
+    def run(self) -> None:
+        """Prints the shares, writes the file."""
+        if self.cases < 1 or self.processes < 1:
+            raise InputError("--cases and --processes must be at least 1")
+        read_config(self.backbone)
+        from anyi2v.machine import describe
+        from anyi2v.micro import quality
+
+        figures = quality.measure_backbone(
+            self.backbone, self.cases, self.seed, processes=self.processes, progress=sys.stderr.isatty()
+        )
+        with atomic(self.out) as temporary:
+            temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
+        for name, value in figures["summary"].items():
+            print(f"{name:45} {value:.3f}")

@@ -1,0 +1,162 @@
+"""`anyi2v bench micro`: the method and its ablations on generated cases with ground truth.
+
+A folder holds `bench.json` (what is compared), `cases/SEED-MODALITY/` with the truth and one file of frames per
+variant, and the report, which is measured from these frames. Whatever is there already is not made again.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.backbone.checkpoint import Backbone, load
+from anyi2v.backbone.header import resolve
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, read_json
+from anyi2v.media import from_bytes, to_bytes
+from anyi2v.micro.cases import Case, make_case
+from anyi2v.micro.world import Modality
+from anyi2v.pipeline import animate, check_job
+from anyi2v.report import sha256
+
+MODALITIES: tuple[Modality, ...] = ("edge", "depth", "segmentation", "photo", "sketch", "silhouette", "mixed")
+"""Of the conditions, in turn."""
+START = "fork" if sys.platform == "linux" else "spawn"
+"""How worker processes start; forking a process that has run no backward pass is safe."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case by all variants that are still missing."""
+
+    folder: Path
+    seed: int
+    modality: Modality
+    backbone: str
+    methods: Mapping[str, MethodConfig]
+
+    @property
+    def case(self) -> Case:
+        """The case, drawn anew."""
+        return make_case(self.seed, self.modality)
+
+    def path(self, variant: str) -> Path:
+        """Where a variant's frames are kept."""
+        return self.folder / (variant.replace(" ", "_").replace("&", "") + ".npz")
+
+
+def jobs(out: Path, cases: int, seed: int, backbone: str, methods: Mapping[str, MethodConfig]) -> list[Job]:
+    """The cases seed, seed + 1, ... of the test split, with modalities in turn."""
+    made = []
+    for number in range(cases):
+        modality = MODALITIES[number % len(MODALITIES)]
+        folder = out / "cases" / f"{seed + number}-{modality}"
+        made.append(Job(folder, seed + number, modality, backbone, methods))
+    return made
+
+
+def prepare(out: Path, backbone: str, methods: Mapping[str, MethodConfig], *, cases: int, seed: int) -> None:
+    """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
+
+    Raises InputError if the folder holds something else, or was made with another backbone or other settings
+    under the same name.
+    """
+    path = out / "bench.json"
+    wanted = {"backbone": backbone, "sha256": sha256(resolve(backbone))}
+    settings = {name: config.to_dict() for name, config in methods.items()}
+    if path.exists():
+        former = read_json(path)
+        if any(former[key] != value for key, value in wanted.items()):
+            raise InputError(
+                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}); use another --out"
+            )
+        for name, values in former["methods"].items():
+            if settings.setdefault(name, values) != values:
+                raise InputError(f"{out} has a variant {name!r} with other settings; use another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary:
+        data = {**wanted, "cases": cases, "seed": seed, "methods": settings}
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+@cache
+def _backbone(name: str) -> Backbone:
+    torch.set_num_threads(1)
+    return load(name)
+
+
+def run_case(job: Job) -> None:
+    """Makes the frames of all variants; those with the same inversion share it."""
+    missing = {name: config for name, config in job.methods.items() if not job.path(name).exists()}
+    if not missing:
+        return
+    backbone, case = _backbone(job.backbone), job.case
+    image = from_bytes(to_bytes(case.image))
+    if not (job.folder / "truth.npz").exists():
+        frames, targets = to_bytes(case.truth), case.targets.numpy()
+        _write(
+            job.folder / "truth.npz", condition=to_bytes(image), frames=frames, targets=targets, mask=case.mask.numpy()
+        )
+    inverted: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    # first those that record most, so that the others find all that they need
+    for name, config in sorted(missing.items(), key=lambda item: -len(_points(item[1]))):
+        key = (config.inversion, config.inversion_timestep, config.inversion_stride)
+        known = inverted.get(key, {})
+        features = known if _points(config) <= known.keys() else None
+        result = animate(backbone, image, case.prompt, case.tracks, config=config, seed=job.seed, features=features)
+        inverted[key] = known | result.features
+        seconds = sum(result.timings.values())
+        _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(seconds))
+
+
+def _points(config: MethodConfig) -> set[str]:
+    return {*config.inject_hidden, *config.inject_query}
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
+    """Runs all jobs, each process one at a time on one thread.
+
+    Raises what `check_job` does, before any work, if a variant cannot be run on the backbone.
+    """
+    for job in work[:1]:
+        backbone = _backbone(job.backbone)  # before the workers are forked, so that they need not load it again
+        for config in job.methods.values():
+            check_job(backbone, job.case.image, config, backbone.config.frames)
+    with get_context(START).Pool(processes) as pool:
+        done = pool.imap_unordered(run_case, work)
+        for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):
+            pass
+
+
+def frames(path: Path) -> Tensor:
+    """The video in a file of frames, `f 3 h w` in [0, 1]."""
+    with np.load(path) as file:
+        return torch.stack([from_bytes(frame) for frame in file["frames"]])
+
+
+def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """The scores of every case and variant, measured from the saved frames."""
+    for job in work:
+        case = job.case
+        for name in job.methods:
+            with np.load(job.path(name)) as file:
+                seconds = float(file["seconds"])
+            scores = case.scores(frames(job.path(name)))
+            yield {"seed": job.seed, "modality": job.modality, "variant": name, **vars(scores), "seconds": seconds}

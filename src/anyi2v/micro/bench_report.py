@@ -1,0 +1,128 @@
+"""What a benchmark's frames say: scores, a table with intervals and paired differences, plots, a contact sheet."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyi2v.files import atomic
+from anyi2v.media import write_image
+from anyi2v.micro.bench import Job, frames
+from anyi2v.micro.statistics import Estimate, difference, estimate
+from anyi2v.micro.variants import FULL
+from anyi2v.plots import contact_sheet, overlay_boxes
+
+Rows = Sequence[Mapping[str, Any]]
+
+METRICS = {
+    "trajectory_error": "trajectory error, px",
+    "relative_error": "relative to frame 1, px",
+    "first_frame_iou": "first-frame IoU",
+    "found": "object found",
+    "colour_right": "object colour right",
+    "background_right": "background right",
+    "jerk": "jerk, px",
+    "seconds": "seconds",
+}
+"""Column of the scores and heading."""
+
+
+def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
+    """Writes scores.json, table.md, differences.png and cases.png; returns the table."""
+    text = table(rows)
+    summary = {
+        name: {metric: estimate(values(rows, name, metric))._asdict() for metric in METRICS} for name in names(rows)
+    }
+    scores = {"machine": dict(machine), "backbone": work[0].backbone, "summary": summary, "rows": list(rows)}
+    for name, content in (("table.md", text), ("scores.json", json.dumps(scores, indent=1) + "\n")):
+        with atomic(out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    if len(names(rows)) > 1:
+        plot(rows, out / "differences.png")
+    write_image(out / "cases.png", extremes(work, rows))
+    return text
+
+
+def names(rows: Rows) -> list[str]:
+    """The variants in their order."""
+    return list(dict.fromkeys(row["variant"] for row in rows))
+
+
+def values(rows: Rows, variant: str, metric: str) -> Tensor:
+    """One number per case, in the order of the seeds."""
+    found = sorted((row["seed"], float(row[metric])) for row in rows if row["variant"] == variant)
+    return torch.tensor([value for _, value in found])
+
+
+def table(rows: Rows) -> str:
+    """Mean and interval per variant and metric; then the paired difference of the trajectory error to the full
+    method, with a note where its interval holds zero."""
+    head = ["variant", *METRICS.values(), "difference of trajectory error to full"]
+    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    for name in names(rows):
+        cells = [str(estimate(values(rows, name, metric))) for metric in METRICS]
+        lines.append(" | ".join([name, *cells, compared(rows, name)]))
+    count = len(values(rows, names(rows)[0], "seed"))
+    note = f"\n{count} cases; brackets are 95 % bootstrap intervals over the cases (differences: of the same cases).\n"
+    return "\n".join(f"| {line} |" for line in lines) + "\n" + note
+
+
+def compared(rows: Rows, variant: str) -> str:
+    """The paired difference to the full method in words."""
+    if variant == FULL or FULL not in names(rows):
+        return ""
+    gap = paired(rows, variant, "trajectory_error")
+    return f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]" + ("" if gap.significant else " (not significant)")
+
+
+def paired(rows: Rows, variant: str, metric: str) -> Estimate:
+    """Variant minus full method, over the cases that both have."""
+    return difference(values(rows, variant, metric), values(rows, FULL, metric))
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """Paired differences of four metrics to the full method with their intervals; grey where zero lies inside."""
+    # Figure instead of pyplot: no global state, no display, and matplotlib is loaded only here
+    from matplotlib.figure import Figure
+
+    others = [name for name in names(rows) if name != FULL]
+    shown = ("trajectory_error", "first_frame_iou", "background_right", "colour_right")
+    figure = Figure(figsize=(14, 1.5 + 0.27 * len(others)), dpi=100, layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
+        for y, name in enumerate(others):
+            gap = paired(rows, name, metric)
+            colour = "tab:blue" if gap.significant else "0.6"
+            if math.isfinite(gap.mean):
+                axes.errorbar(
+                    gap.mean, y, xerr=[[gap.mean - gap.low], [gap.high - gap.mean]], fmt="o", color=colour, markersize=4
+                )
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(yticks=range(len(others)), yticklabels=others, title=METRICS[metric], xlabel="difference to full")
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.invert_yaxis()
+        axes.set_ylim(len(others) - 0.5, -0.5)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def extremes(work: Sequence[Job], rows: Rows) -> Any:
+    """A contact sheet of the first variant's best, median and worst case by trajectory error, beside the truth."""
+    name = names(rows)[0]
+    ranked = sorted((row for row in rows if row["variant"] == name), key=lambda row: row["trajectory_error"])
+    by_seed = {job.seed: job for job in work}
+    shown = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+    pictures: dict[str, Tensor] = {}
+    for rank, row in shown.items():
+        job = by_seed[row["seed"]]
+        case = job.case
+        label = f"{rank}: {job.modality} {job.seed}"
+        pictures[f"{label} condition"] = case.image[None]
+        pictures[f"{label} truth"] = case.truth
+        video = overlay_boxes(frames(job.path(name)), case.tracks)
+        pictures[f"{label} {name}, {row['trajectory_error']:.1f} px"] = video
+    return contact_sheet(pictures, cell=128)

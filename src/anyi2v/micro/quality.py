@@ -1,0 +1,194 @@
+"""`anyi2v bench backbone`: how good the micro backbone itself is, without the method.
+
+Plain text-to-video: are the named object, background and shape there, and does the object move smoothly?
+And how exactly DDIM inversion is undone by sampling back.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.backbone.checkpoint import Backbone, load
+from anyi2v.config import MethodConfig
+from anyi2v.diffusion import inversion_pairs, transport
+from anyi2v.micro.bench import MODALITIES, START
+from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
+from anyi2v.micro.modalities import caption, render
+from anyi2v.micro.world import SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
+from anyi2v.pipeline import animate
+from anyi2v.tracks import Tracks
+
+LONGEST_JUMP = 6
+"""Pixels between two frames; the world's own objects move at most 4.5."""
+BATCH = 10
+"""Images that are inverted together."""
+PLAIN = {"inject_hidden": (), "inject_query": (), "optimise_steps": 0}
+"""Settings that leave only the sampler."""
+
+
+def best_shape(mask: Bool[Tensor, "h w"], angles: int = 8) -> str:
+    """The shape of the world whose drawing, of the mask's area and around its centre, overlaps it best."""
+    size = mask.shape[-1]
+    area, (x, y) = mask.sum().item(), centroids(mask[None])[0].tolist()
+    best, found = -1.0, ""
+    for shape in SHAPES:
+        for turn in range(angles):
+            angle = -0.4 + 0.8 * turn / max(angles - 1, 1)
+            template = _template(shape, angle, area, x, y, size)
+            iou = ((template & mask).sum() / (template | mask).sum()).item()
+            if iou > best:
+                best, found = iou, shape
+    return found
+
+
+def _template(shape: str, angle: float, area: float, x: float, y: float, size: int) -> Bool[Tensor, "h w"]:
+    share, shift_x, shift_y = _moments(shape, angle)
+    radius = math.sqrt(area / share)
+    centre = (x - radius * shift_x, y - radius * shift_y)
+    return distance(Sprite(shape, "red", (centre,), (radius,), angle), size)[0] < 0
+
+
+@cache
+def _moments(shape: str, angle: float) -> tuple[float, float, float]:
+    """Area and centre of mass of a shape of radius 1 around the origin."""
+    mask = distance(Sprite(shape, "red", ((64.0, 64.0),), (50.0,), angle), 128) < 0
+    x, y = centroids(mask)[0].tolist()
+    return mask.sum().item() / 50**2, (x - 64) / 50, (y - 64) / 50
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one text-to-video clip shows."""
+
+    object_found: float
+    """Share of the frames; those after the object has left through an edge do not count."""
+    background_found: float
+    """Share of the frames in which most pixels outside the object have the named colour."""
+    shape_right: float
+    """Share of the frames, with an object that touches no edge, whose best template is the named shape."""
+    largest_jump: float
+    """Of the object between neighbouring frames in which it is found, pixels."""
+
+
+def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
+    """Measures a clip against the words of its prompt; of two objects only the first one counts."""
+    sprite = scene.sprites[0]
+    masks = find_object(video, sprite.colour)
+    found = [bool(mask.any()) for mask in masks]
+    at_edge = [_touches_edge(mask) for mask in masks]
+    left = [not found[f] and any(at_edge[:f]) for f in range(len(masks))]
+    colours = nearest_colours(video)
+    outside = [colours[f][~masks[f]].bincount(minlength=len(NAMES)).argmax().item() for f in range(len(video))]
+    whole = [mask for mask, seen, edge in zip(masks, found, at_edge, strict=True) if seen and not edge]
+    centres = centroids(masks)
+    jumps = (centres[1:] - centres[:-1]).norm(dim=-1)
+    return Sample(
+        object_found=sum(found) / max(len(found) - sum(left), 1),
+        background_found=sum(i == NAMES.index(scene.background) for i in outside) / len(outside),
+        shape_right=sum(best_shape(m) == sprite.shape for m in whole) / len(whole) if whole else math.nan,
+        largest_jump=jumps[jumps.isfinite()].max().item() if jumps.isfinite().any() else math.nan,
+    )
+
+
+def _touches_edge(mask: Bool[Tensor, "h w"]) -> bool:
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+
+def sample_case(seed: int) -> Scene:
+    """A scene of the test split with one object, as a prompt."""
+    generator = split_generator("test", seed)
+    scene = sample_scene(generator)
+    while len(scene.sprites) > 1:
+        scene = sample_scene(generator)
+    return scene
+
+
+@torch.no_grad()
+def reconstruction_error(
+    backbone: Backbone, latent: Float[Tensor, "b 1 c h w"], prompts: Sequence[str], *, until: int, stride: int
+) -> Float[Tensor, " b"]:
+    """Relative error of each latent after inversion to timestep `until` and sampling back along the same steps.
+
+    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    """
+    text, schedule, unet = backbone.encode_text(list(prompts)).float(), backbone.config.schedule, backbone.unet
+    z = latent
+    steps = inversion_pairs(schedule, until=until, stride=stride)
+    for t, at, to in steps:
+        z = transport(z, unet(z, t, text, temporal=False), at, to)
+    for t, at, to in reversed(steps):
+        z = transport(z, unet(z, t, text, temporal=False), to, at)
+    return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
+
+
+@cache
+def _backbone(name: str) -> Backbone:
+    torch.set_num_threads(1)
+    return load(name)
+
+
+def _sample(job: tuple[str, int, float]) -> dict[str, Any]:
+    name, seed, guidance_scale = job
+    backbone, scene = _backbone(name), sample_case(seed)
+    config = replace(MethodConfig.from_dict({**backbone.config.method, **PLAIN}), guidance_scale=guidance_scale)
+    size = (backbone.config.height, backbone.config.width)
+    prompt = caption(scene, "photo")
+    result = animate(backbone, torch.zeros(3, *size), prompt, Tracks(size[1], size[0]), config=config, seed=seed)
+    return {"seed": seed, "prompt": prompt, **vars(measure_sample(result.video, scene))}
+
+
+def _reconstruct(job: tuple[str, int, int, int, int]) -> list[float]:
+    """The errors of a batch of test images, of all modalities in turn."""
+    name, first, count, until, stride = job
+    backbone = _backbone(name)
+    images, prompts = [], []
+    for seed in range(first, first + count):
+        scene, modality = sample_case(seed), MODALITIES[seed % len(MODALITIES)]
+        images.append(render(still(scene, 0), modality)[0])
+        prompts.append(caption(scene, modality))
+    with torch.no_grad():
+        latent = backbone.vae.encode(2 * torch.stack(images) - 1)[:, None]
+    return reconstruction_error(backbone, latent, prompts, until=until, stride=stride).tolist()
+
+
+def measure_backbone(name: str, cases: int, seed: int, *, processes: int, progress: bool) -> dict[str, Any]:
+    """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
+
+    Inversion goes to timestep 201 one by one, as the method does, and to 981 in strides of 20.
+    """
+    guidance = _backbone(name).config.method.get("guidance_scale", MethodConfig.guidance_scale)
+    ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
+    errors: dict[str, list[float]] = {}
+    with get_context(START).Pool(processes) as pool:
+        work = [(name, seed + i, guidance) for i in range(cases)]
+        clips = list(tqdm(pool.imap(_sample, work), total=cases, desc="clips", disable=not progress))
+        for way, (until, stride) in ways.items():
+            batches = [(name, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
+            found = tqdm(pool.imap(_reconstruct, batches), total=len(batches), desc=way, disable=not progress)
+            errors[way] = [error for batch in found for error in batch]
+    return {
+        "backbone": name,
+        "guidance_scale": guidance,
+        "summary": summary(clips, errors),
+        "clips": clips,
+        "reconstruction": errors,
+    }
+
+
+def summary(clips: Sequence[Mapping[str, Any]], errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over the clips that have a value."""
+    columns = {key: torch.tensor([float(clip[key]) for clip in clips]) for key in Sample.__dataclass_fields__}
+    smooth = columns.pop("largest_jump") <= LONGEST_JUMP
+    figures = {f"{key.replace('_', ' ')}, share of frames": value.nanmean().item() for key, value in columns.items()}
+    figures[f"clips without a jump above {LONGEST_JUMP} px"] = smooth.float().mean().item()
+    for way, values in errors.items():
+        figures[f"relative error of inversion {way}"] = sum(values) / len(values)
+    return figures

@@ -1,0 +1,133 @@
+"""`anyi2v bench micro`: frames, scores, resumption, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anyi2v import cli
+from anyi2v.config import MethodConfig
+from anyi2v.errors import HookError, InputError
+from anyi2v.micro import bench
+from anyi2v.micro.bench_report import names, paired, table, values, write_report
+
+FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cases by three variants, interrupted after the first and resumed."""
+    out = tmp_path_factory.mktemp("bench") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        # this process has run backward passes, after which it must not be forked
+        patch.setattr(bench, "START", "spawn")
+        common = ["bench", "micro", "--out", str(out), "--processes", "1"]
+        assert cli.main([*common, "--cases", "1", "--ablate", "baselines", "--set", *FLAGS]) == 0
+        first = out / "cases" / "1000-edge" / "full.npz"
+        before = first.stat().st_mtime_ns
+        assert cli.main([*common, "--cases", "2", "--ablate", "baselines", "recipe", "--set", *FLAGS]) == 0
+        assert first.stat().st_mtime_ns == before
+    return out
+
+
+def test_the_folder_holds_frames_truth_scores_and_pictures(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {
+        *("bench.json", "cases", "scores.json", "table.md", "differences.png", "cases.png"),
+    }
+    variants = ["full", "no optimisation", "no injection", "recipe official"]
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores["summary"]) == variants
+    assert len(scores["rows"]) == 2 * len(variants)
+    files = {path.name for path in (folder / "cases" / "1001-depth").iterdir()}
+    assert files == {"truth.npz", *(name.replace(" ", "_") + ".npz" for name in variants)}
+
+
+def test_scores_are_those_of_the_saved_frames(folder: Path) -> None:
+    row = next(r for r in json.loads((folder / "scores.json").read_text())["rows"] if r["seed"] == 1001)
+    job = bench.Job(folder / "cases" / "1001-depth", 1001, "depth", "micro", {})
+    again = vars(job.case.scores(bench.frames(job.path("full"))))
+    assert {key: row[key] for key in again} == again
+    with np.load(folder / "cases" / "1001-depth" / "truth.npz") as truth:
+        assert truth["frames"].shape == (8, 64, 64, 3)
+        assert truth["targets"].shape == (8, 2)
+
+
+def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """A variant made alone has the frames that it has when it takes another one's features."""
+    config = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["recipe official"])
+    job = bench.Job(tmp_path, 1000, "edge", "micro", {"recipe official": config})
+    threads = torch.get_num_threads()
+    bench.run_case(job)
+    torch.set_num_threads(threads)
+    shared = bench.Job(folder / "cases" / "1000-edge", 1000, "edge", "micro", {})
+    ours, theirs = bench.frames(job.path("recipe official")), bench.frames(shared.path("recipe official"))
+    # 8 bits each; another process may round differently
+    assert (ours - theirs).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "steps=3"], "other settings"),
+        (["--recipe", "official", "--set", *FLAGS], "other settings"),
+        (["--ablate", "table 7"], "table 2"),
+        (["--set", "lr"], "no JSON"),
+        (["--set", "wrong=1"], "no setting 'wrong'"),
+        (["--cases", "0"], "at least 1"),
+        (["--backbone", "absent"], "absent"),
+    ],
+)
+def test_unusable_flags_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+    assert cli.main(["bench", "micro", "--out", str(folder), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="other things"):
+        bench.prepare(tmp_path, "micro", {"full": MethodConfig()}, cases=1, seed=0)
+
+
+def test_a_layer_that_the_backbone_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
+    methods = {"full": MethodConfig(align=("up_blocks.9.attentions.0.query",))}
+    with pytest.raises(HookError, match=r"up_blocks\.9"):
+        bench.run(bench.jobs(tmp_path, 1, 0, "micro", methods), processes=1, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def rows() -> list[dict[str, object]]:
+    common = {"relative_error": 0.0, "first_frame_iou": 0.5, "found": 1.0, "colour_right": True}
+    common |= {"background_right": 1.0, "jerk": float("nan"), "seconds": 1.0, "modality": "edge"}
+    return [
+        {**common, "seed": seed, "variant": name, "trajectory_error": float(seed % 7) + extra}
+        for seed in range(20)
+        for name, extra in (("full", 0.0), ("worse", 2.0), ("same", 0.1 * (-1) ** seed))
+    ]
+
+
+def test_tables_say_what_is_not_significant() -> None:
+    assert names(rows()) == ["full", "worse", "same"]
+    assert paired(rows(), "worse", "trajectory_error").mean == pytest.approx(2)
+    lines = table(rows()).splitlines()
+    assert lines[3].endswith("+2.00 [+2.00, +2.00] |")
+    assert lines[4].endswith("(not significant) |")
+    assert "20 cases" in lines[-1]
+
+
+def test_rows_are_paired_by_seed_whatever_their_order() -> None:
+    assert torch.equal(values(rows()[::-1], "worse", "trajectory_error"), values(rows(), "worse", "trajectory_error"))
+
+
+def test_report_can_be_written_again(folder: Path) -> None:
+    data = json.loads((folder / "bench.json").read_text())
+    methods = {name: MethodConfig.from_dict(values) for name, values in data["methods"].items()}
+    work = bench.jobs(folder, 2, 1000, "micro", methods)
+    before = (folder / "table.md").read_text()
+    text = write_report(folder, work, list(bench.rows(work)), {})
+    assert text == before == (folder / "table.md").read_text()

@@ -1,0 +1,53 @@
+"""The ablations: each changes what its name says, and nothing else."""
+
+from dataclasses import asdict
+
+import pytest
+
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
+from anyi2v.micro.variants import FULL, groups, variants
+
+FIELDS = {
+    "no K&V consistency": {"share_kv"},
+    "no PCA": {"pca_dim"},
+    "static mask": {"mask"},
+    "residual hidden as target": {"align"},
+    "t_alpha = 801": {"inversion_timestep"},
+    "no debias": {"debias"},
+    "12 optimised steps": {"optimise_steps"},
+    "lr x 3": {"lr"},
+    "11 passes": {"inversion_stride"},
+    "noise added directly": {"inversion"},
+    "recipe official": {
+        *("clustering", "first_frame_mask", "anchors", "normalise", "optimiser_state", "first_box"),
+    },
+}
+
+
+def test_each_variant_changes_its_own_fields() -> None:
+    full = MethodConfig()
+    found = variants(full, ["all"])
+    assert found[FULL] == full
+    for name, fields in FIELDS.items():
+        changed = {key for key, value in asdict(found[name]).items() if value != asdict(full)[key]}
+        assert changed == fields, name
+    assert len(set(found.values())) == len(found)
+
+
+def test_what_is_the_full_method_already_is_left_out() -> None:
+    found = variants(MethodConfig(pca_dim=16, inversion_stride=4), ["figure 8, components", "inversion"])
+    assert "M = 16" not in found
+    assert "51 passes" not in found
+    assert {"M = 8", "201 passes"} <= found.keys()
+    assert "recipe official" not in variants(MethodConfig.official(), ["recipe"])
+
+
+def test_the_paper_pair_becomes_the_residuals_beside_it() -> None:
+    align = groups(MethodConfig())["table 2"]["residual hidden as target"]["align"]
+    assert align == ("up_blocks.1.resnets.1.hidden", "up_blocks.2.resnets.0.hidden")
+
+
+def test_unknown_groups_are_named() -> None:
+    with pytest.raises(InputError, match="table 2"):
+        variants(MethodConfig(), ["table 1"])
