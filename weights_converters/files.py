@@ -20,7 +20,7 @@ from torch import Tensor
 from anyi2v.backbone.header import read_header
 from anyi2v.errors import CheckpointError
 
-WINDOW = 256 * 2**20
+WINDOW = 128 * 2**20
 """Bytes."""
 
 

@@ -132,21 +132,23 @@ def write(
     )
     entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT, "sha256": _UNKNOWN}
     header = _header(entries, layout)
-    digest, unfit = hashlib.sha256(), []
+    digest, unfit = hashlib.sha256(), {}
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(header)
         for key, (kind, shape) in layout.items():
             tensor = tensors[key].detach()
             assert tuple(tensor.shape) == tuple(shape), f"{key} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
-            cast = tensor.to(kind)
-            if dtype is not None and not cast.isfinite().all():
-                unfit.append(f"{key} (largest magnitude {tensor.abs().max().item():g})")
-            if not unfit:
-                digest.update(raw := _raw(cast))
-                file.write(raw)
+            for piece in tensor.flatten().split(_PIECE):
+                cast = piece.to(kind)
+                if dtype is not None and not cast.isfinite().all():
+                    unfit[key] = tensor.abs().max().item()
+                elif not unfit:
+                    digest.update(raw := _raw(cast))
+                    file.write(raw)
         if unfit:
+            names = [f"{key} (largest magnitude {value:g})" for key, value in unfit.items()]
             raise CheckpointError(
-                f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(unfit[:5])}; "
+                f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(names[:5])}; "
                 "store another dtype or mend the weights"
             )
         file.seek(header.index(_UNKNOWN.encode()))
@@ -156,6 +158,9 @@ def write(
 
 
 _DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+_PIECE = 2**22
+"""Numbers that are converted, tested and written at a time: no copy of a large tensor is needed."""
 
 _UNKNOWN = "?" * 64
 """Holds the place of the checksum, which is known only when all tensors are written."""
