@@ -22,7 +22,7 @@ from weights_converters import command, files
 from weights_converters.command import convert
 
 from . import foreign
-from .layouts import Tensors, spatial, to_clip_text, to_ldm_vae, to_motion_adapter, to_old_vae
+from .layouts import ADAPTER, Tensors, spatial, to_clip_text, to_ldm_vae, to_motion_adapter, to_old_vae
 
 UNET, VAE, TEXT = foreign.networks()
 VERSIONS = {
@@ -177,6 +177,20 @@ def test_a_motion_adapter_of_another_size_needs_to_be_told_how_it_was_trained(
     config = read_config(out)
     assert config.unet.temporal == MotionConfig(mid=True, norm_over=norm)  # pyright: ignore[reportArgumentType]
     assert config.schedule.curve == ("linear" if norm == "frame" else "scaled_linear")
+
+
+@pytest.mark.parametrize(("rows", "version"), [(24, "v1"), (32, "v3")])
+def test_the_configuration_of_a_motion_adapter_tells_its_version(
+    base: Path, tmp_path: Path, rows: int, version: str
+) -> None:
+    """Also where its file has lost the position tables."""
+    theirs = {key: x for key, x in to_motion_adapter(UNET).items() if not key.endswith(".pe") and "mid_b" not in key}
+    foreign.write(theirs, tmp_path / "adapter" / "x.safetensors")
+    settings = {"block_out_channels": [32, 64], "motion_layers_per_block": 1, "motion_max_seq_length": rows}
+    (tmp_path / "adapter" / "config.json").write_text(json.dumps(ADAPTER | settings))
+    out = tmp_path / "out.safetensors"
+    convert(foreign.options(base, out, motion_module=tmp_path / "adapter", motion_norm="frame"))
+    assert read_config(out).unet == VERSIONS[version]
 
 
 def test_the_norm_of_animatediffs_own_files_is_not_a_question(base: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
+from anyi2v.backbone.lora_names import flatten, parse, sites
 from anyi2v.errors import AnyI2VError
 from weights_converters import animatediff, infer, parts
 from weights_converters.command import problems, shapes_of, targets_of
 from weights_converters.detect import detect
 from weights_converters.parts import FOLDERS, KINDS, Name, Part, read_part
-from weights_converters.sources import open_source, parameters
+from weights_converters.sources import Source, open_source, parameters
 
 
 def describe(path: Path) -> str:
@@ -34,7 +35,24 @@ def describe(path: Path) -> str:
     for name, kinds in KINDS.items():
         if finding.kind in kinds:
             lines += _network(name, path)
+    if finding.kind in ("lora", "motion_lora", "domain_adapter"):
+        lines += _lora(source)
     return "\n".join(lines)
+
+
+def _lora(source: Source) -> list[str]:
+    """How many weights of SD-1.5 with AnimateDiff v2 (which has all modules) a LoRA changes, and at which ranks."""
+    unet = dataclasses.replace(UNetConfig(), temporal=MotionConfig(mid=True))
+    table = sites(shapes_of(BackboneConfig(name="inspected", unet=unet)))
+    sides = {key: parse(key) for key in source}
+    found = {key: table.get(flatten(side[0])) for key, side in sides.items() if side}
+    ranks = Counter(source.shapes[key][:1] for key, side in sides.items() if side and side[1] == "down")
+    lost = [key for key in source if found.get(key) is None]
+    lines = [
+        f"  changes {len({site for site in found.values() if site})} weights of SD-1.5 with motion modules",
+        f"  ranks: {', '.join(f'{rank[0]} ({count})' for rank, count in ranks.most_common(5) if rank)}",
+    ]
+    return [*lines, f"    {len(lost)} that match no weight: {', '.join(lost[:5])}"] if lost else lines
 
 
 def _network(name: Name, path: Path) -> list[str]:
