@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
 import torch
 import tyro
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.unet import UNet
@@ -66,7 +66,7 @@ def peer() -> Callable[[], Any]:
     """One forward of diffusers' network of the same configuration."""
     c = CONFIG.unet
     kinds = ["CrossAttnDownBlockMotion"] * 3 + ["DownBlockMotion"]
-    network = diffusers.UNetMotionModel(
+    network = UNetMotionModel(
         block_out_channels=c.channels,
         down_block_types=tuple(kinds),
         up_block_types=tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
@@ -136,7 +136,7 @@ def main(args: Args) -> None:
     torch.manual_seed(0)
     imports = peak_rss()
     unet = UNet(CONFIG.unet).eval().requires_grad_(False)
-    unet.to(dtype=getattr(torch, args.dtype), memory_format=torch.channels_last)
+    unet.to(getattr(torch, args.dtype)).to(memory_format=torch.channels_last)
     config = MethodConfig.official() if args.recipe == "official" else MethodConfig.paper()
     jobs, peaks = [], []
     units: list[float] = []

@@ -93,10 +93,8 @@ def temporal_attention(
         out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
         return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
     # clip by clip, so that positions become one axis without a copy; with more axes the fused kernel is not used
-    clips = [
-        attend(*(rearrange(t, "h w f c -> (h w) f c") for t in clip), attn.heads)
-        for clip in zip(query, key, value, strict=True)
-    ]
+    query, key, value = (rearrange(t, "b h w f c -> b (h w) f c") for t in (query, key, value))
+    clips = [attend(q, k, v, attn.heads) for q, k, v in zip(query, key, value, strict=True)]
     return attn.to_out(rearrange(clips, "b (h w) f c -> b f h w c", h=x.shape[2]))
 
 
