@@ -62,6 +62,74 @@ def to_old_vae(ours: Tensors) -> Tensors:
     return {_swap(key, swaps): tensor for key, tensor in ours.items()}
 
 
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def to_ldm_unet(ours: Tensors, layers: int) -> Tensors:
+    """Our spatial UNet in LDM's layout, without prefix."""
+    return {_ldm_unet_key(key, layers, ours): tensor for key, tensor in ours.items()}
+
+
+def _ldm_unet_key(key: str, layers: int, ours: Tensors) -> str:
+    first, *rest = key.split(".")
+    if first in ("down_blocks", "up_blocks"):
+        i, kind, j, rest = int(rest[0]), rest[1], int(rest[2]), rest[3:]
+        side = "input" if first == "down_blocks" else "output"
+        number = i * (layers + 1) + j + (side == "input")
+        if kind == "downsamplers":
+            return f"input_blocks.{(i + 1) * (layers + 1)}.0.op.{rest[-1]}"
+        if kind == "upsamplers":
+            place = 2 if f"up_blocks.{i}.attentions.0.norm.weight" in ours else 1
+            return f"output_blocks.{i * (layers + 1) + layers}.{place}.conv.{rest[-1]}"
+        return f"{side}_blocks.{number}.{_ldm_layer(kind, rest)}"
+    if first == "mid_block":
+        place = 1 if rest[0] == "attentions" else 2 * int(rest[1])
+        return f"middle_block.{place}.{_ldm_layer(rest[0], rest[2:]).split('.', 1)[1]}"
+    heads = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    if first == "time_embedding":
+        return f"time_embed.{0 if rest[0] == 'linear_1' else 2}.{rest[1]}"
+    return f"{heads[first]}.{rest[0]}"
+
+
+def _ldm_layer(kind: str, rest: list[str]) -> str:
+    if kind == "attentions":
+        return "1." + ".".join(rest)
+    return f"0.{RESNET[rest[0]]}.{rest[1]}"
+
+
+def to_ldm_vae(ours: Tensors, levels: int) -> Tensors:
+    """Our autoencoder in LDM's layout, without prefix: other names, and attention by 1 x 1 convolutions."""
+    theirs = {}
+    for key, tensor in ours.items():
+        match = re.match(
+            r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.", key
+        )
+        if match:
+            side, i, kind, j = match.groups()
+            stem = f"encoder.down.{i}" if side == "encoder" else f"decoder.up.{levels - 1 - int(i)}"
+            part = f"block.{j}" if kind == "resnets" else kind.removesuffix("rs")
+            key = f"{stem}.{part}.{key[match.end() :]}".replace("conv_shortcut", "nin_shortcut")
+        swaps = {
+            "mid_block.resnets.0": "mid.block_1",
+            "mid_block.resnets.1": "mid.block_2",
+            "mid_block.attentions.0.group_norm": "mid.attn_1.norm",
+            "mid_block.attentions.0.to_out.0": "mid.attn_1.proj_out",
+            "mid_block.attentions.0.to_": "mid.attn_1.",
+            "conv_norm_out": "norm_out",
+        }
+        key = _swap(key, swaps)
+        linear = "attn_1" in key and key.endswith("weight") and "norm" not in key
+        theirs[key] = tensor[:, :, None, None] if linear else tensor
+    return theirs
+
+
 def _swap(key: str, swaps: dict[str, str]) -> str:
     for old, new in swaps.items():
         key = key.replace(old, new)

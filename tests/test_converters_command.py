@@ -1,8 +1,8 @@
-"""The converters' command line."""
+"""`anyi2v convert` from the command line, with the folder of a diffusers pipeline."""
 
 import dataclasses
 import json
-import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from anyi2v.backbone.checkpoint import load, state
 from anyi2v.backbone.config import BackboneConfig, ScheduleConfig
-from weights_converters import __main__ as command
+from anyi2v.cli import main
 
 from .layouts import (
     ADAPTER,
@@ -63,42 +63,39 @@ TINY_TEXT = SD15_TEXT | {
     "max_position_embeddings": 6,
     "vocab_size": 6,
 }
+MOTION = ("--motion-module", "motion", "--motion-norm", "clip")
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
-    """The tiny backbone as folders of a diffusers pipeline."""
+    """The tiny backbone as the folder of a diffusers pipeline, and a MotionAdapter beside it."""
     parts = {
-        "unet": (TINY_UNET, spatial(UNET)),
+        "base/unet": (TINY_UNET, spatial(UNET)),
+        "base/vae": (TINY_VAE, VAE),
+        "base/text_encoder": (TINY_TEXT, to_clip_text(TEXT)),
         "motion": (TINY_ADAPTER, to_motion_adapter(UNET)),
-        "vae": (TINY_VAE, VAE),
-        "text": (TINY_TEXT, to_clip_text(TEXT)),
     }
     for name, (config, tensors) in parts.items():
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / name / "w.safetensors")
-    (tmp_path / "schedule.json").write_text(json.dumps(SD15_SCHEDULER))
+    (tmp_path / "base/scheduler").mkdir()
+    (tmp_path / "base/scheduler/scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
     (tmp_path / "vocab.json").write_text(json.dumps({"words": CONFIG.text.words}))
     return tmp_path
 
 
-def run(pipeline: Path, monkeypatch: pytest.MonkeyPatch, leave_out: str = "") -> Path:
-    out = pipeline / "out" / "tiny.safetensors"
-    arguments = ["diffusers", "--name", "tiny", "--out", str(out), "--frames", "2"]
-    for name in ("unet", "motion", "vae", "text"):
-        if name != leave_out:
-            arguments += [f"--{name}", str(pipeline / name)]
-    arguments += ["--schedule", str(pipeline / "schedule.json"), "--vocab", str(pipeline / "vocab.json")]
-    monkeypatch.setattr(sys, "argv", ["weights_converters", *arguments])
-    command.main()
-    return out
+def run(pipeline: Path, monkeypatch: pytest.MonkeyPatch, *extra: str) -> int:
+    monkeypatch.chdir(pipeline)
+    return main(["convert", "--base", "base", "--vocab", "vocab.json", "--out", "out/tiny.safetensors", *extra])
 
 
 def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backbone = load(run(pipeline, monkeypatch))
+    """config.json of each folder is honoured: widths, groups, words."""
+    assert run(pipeline, monkeypatch, *MOTION, "--frames", "2") == 0
+    backbone = load(pipeline / "out/tiny.safetensors")
     motion = dataclasses.replace(CONFIG.unet.temporal, norm_over="clip") if CONFIG.unet.temporal else None
     assert backbone.config == BackboneConfig(
         name="tiny",
@@ -112,19 +109,51 @@ def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     )
     ours = state(BACKBONE)
     assert all(torch.equal(tensor, ours[key].half().float()) for key, tensor in state(backbone).items())
-    assert f"{len(ours)} tensors" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(ours)} tensors" in said
+    assert "7 dropped: sinusoids, computed anew" in said
 
 
-def test_without_motion_modules_the_backbone_makes_images(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(run(pipeline, monkeypatch, leave_out="motion")).config.unet.temporal is None
+def test_parts_may_be_named_one_by_one(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = pipeline / "mine.json"
+    schedule.write_text(json.dumps(SD15_SCHEDULER | {"steps_offset": 0}))
+    parts = ["--base", "base/unet", "--vae", "base/vae", "--text", "base/text_encoder", "--schedule", "mine.json"]
+    assert run(pipeline, monkeypatch, *parts) == 0
+    config = load(pipeline / "out/tiny.safetensors").config
+    assert config.schedule.steps_offset == 0
+    assert (config.unet.temporal, config.frames) == (None, 16)
+
+
+def test_both_ways_to_call_it_are_one(pipeline: Path) -> None:
+    flags = ["--base", "base", "--vocab", "vocab.json", "--out", "out.safetensors", "--name", "x", "--dtype", "fp32"]
+    subprocess.run([sys.executable, "-m", "weights_converters", *flags], cwd=pipeline, check=True, capture_output=True)
+    assert load(pipeline / "out.safetensors").config.name == "x"
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "vae" / "config.json").unlink(), "cannot read .*config.json"),
-        (lambda root: (root / "text" / "w.safetensors").unlink(), "exactly one .safetensors file.* none"),
-        (lambda root: save_file({"x": torch.zeros(1)}, root / "vae" / "w.safetensors"), "w.safetensors: x"),
+        (lambda root: (root / "base/vae/config.json").unlink(), "cannot read base/vae/config.json"),
+        (lambda root: (root / "base/vae/config.json").write_text("{}"), "base/vae: config.json is not that of a"),
+        (lambda root: (root / "base/unet/config.json").write_text("{}"), "base/unet: config.json is not that of a"),
+        (lambda root: (root / "motion/config.json").write_text("{}"), "motion: config.json is not that of a"),
+        (lambda root: (root / "base/scheduler/scheduler_config.json").write_text("{}"), "configuration of a scheduler"),
+        (lambda root: (root / "vocab.json").write_text("{}"), "base/text_encoder: config.json is not"),
+        (lambda root: (root / "base/text_encoder/w.safetensors").unlink(), "exactly one .safetensors file"),
+        (
+            lambda root: save_file({"x": torch.zeros(1)}, root / "base/vae/w.safetensors"),
+            "base/vae looks like: no kind",
+        ),
+        (
+            lambda root: (root / "base/unet/config.json").write_text(json.dumps(TINY_UNET | {"sample_size": "64"})),
+            "sample_size '64'",
+        ),
+        (
+            lambda root: (root / "base/vae/config.json").write_text(
+                json.dumps(TINY_VAE | {"block_out_channels": [10**9, 10**9]})
+            ),
+            "channels=(1000000000, 1000000000) is not between",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_status_2(
@@ -135,9 +164,25 @@ def test_what_a_user_can_mend_is_one_line_and_exit_status_2(
     message: str,
 ) -> None:
     spoil(pipeline)
-    with pytest.raises(SystemExit) as caught:
-        run(pipeline, monkeypatch)
-    assert caught.value.code == 2
+    assert run(pipeline, monkeypatch, *MOTION) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(f"error: .*{message}.*\n", error)
+    assert message in error
+    assert error.startswith("anyi2v: error: ") and error.count("\n") == 1
     assert not (pipeline / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--base", "x"], ["--out", "x.safetensors"], ["--base", "x", "--inspect", "y"]])
+def test_what_is_asked_for_must_be_clear(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", *flags]) == 2
+    assert "needs" in capsys.readouterr().err
+
+
+def test_inspection_of_a_pipeline_goes_through_its_folders(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pipeline)
+    assert main(["convert", "--inspect", "base", "motion"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("whole: nothing is missing, nothing is left over") == 4
+    assert "base/vae: autoencoder (diffusers layout), new attention names" in said
+    assert f"text: {len(to_clip_text(TEXT))} tensors" in said

@@ -10,7 +10,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
     ("errors", "timing", "machine"),
     ("backbone.config",),
-    ("files", "taps", "config", "backbone.header"),
+    ("files", "taps", "config", "conversion", "backbone.header"),
     ("tracks", "diffusion", "numerics"),
     ("media",),
     ("backbone",),

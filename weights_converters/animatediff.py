@@ -5,17 +5,24 @@ and keep everything under `temporal_transformer`.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from anyi2v.backbone.config import MotionConfig, UNetConfig
 from anyi2v.backbone.unet import UNet
+from anyi2v.errors import CheckpointError
 from weights_converters import diffusers_layout
 from weights_converters.diffusers_layout import POSITIONS, expect
 from weights_converters.keymap import Rule, convert
+
+Version = Literal["v1", "v2", "v3"]
+
+ROWS = {"v1": 24, "v2": 32, "v3": 32}
+"""Of the position tables, by version."""
 
 UNET = [
     Rule(r".*\.pos_encoder\.pe", None, why=POSITIONS),
@@ -23,6 +30,12 @@ UNET = [
     Rule(r"(.*)", r"\1"),
 ]
 """UNet3DConditionModel of AnimateDiff v1, v2 and v3."""
+
+MOTION = UNET[:-1]
+"""A file of motion modules alone."""
+
+SPATIAL = Rule(r"(?!.*\.motion_modules\.).*", None, why="not of a motion module")
+"""For taking the motion modules out of a whole UNet, as the published loader does."""
 
 
 def convert_unet(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
@@ -83,3 +96,46 @@ def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:
     config = diffusers_layout.unet_config(spatial, motion)
     inflated = data.get("use_inflated_groupnorm", False)
     return config if inflated else dataclasses.replace(config, norm_over="clip")
+
+
+def position_rows(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Rows of the position tables in a file of motion modules, in either layout; None if it has none.
+
+    Raises CheckpointError if its tables differ or are none.
+    """
+    tables = {key: shape for key, shape in shapes.items() if re.fullmatch(r".*\.(pos_encoder|pos_embed)\.pe", key)}
+    rows = {shape[1] if len(shape) == 3 else 0 for shape in tables.values()}
+    if len(rows) > 1 or rows == {0}:
+        raise CheckpointError(f"position tables of unequal or unusable shapes: {sorted(set(tables.values()))[:5]}")
+    return rows.pop() if rows else None
+
+
+def has_mid(keys: Iterable[str]) -> bool:
+    """Whether a file, in AnimateDiff's or diffusers' layout, has a motion module in the mid block."""
+    return any(key.startswith("mid_block.motion_modules.") for key in keys)
+
+
+def version(mid: bool, rows: int | None, asked: Version | None = None) -> Version:
+    """The version of motion modules.
+
+    Only v2 has a module in the mid block. v1 and v3 have the same tensors: the length of the position tables
+    tells them apart where the file has kept them (24 or 32), else `asked`.
+
+    Raises CheckpointError if nothing decides, or if `asked` cannot be.
+    """
+    if asked is not None and mid != (asked == "v2"):
+        raise CheckpointError(
+            f"--motion-version {asked} cannot be: a motion module of the mid block, which only v2 has, "
+            f"is {'there' if mid else 'missing'}"
+        )
+    if asked is not None or mid:
+        return asked or "v2"
+    if rows == ROWS["v1"]:
+        return "v1"
+    if rows == ROWS["v3"]:
+        return "v3"
+    has = "there are no position tables" if rows is None else f"the position tables have {rows} rows"
+    raise CheckpointError(
+        f"v1 and v3 of AnimateDiff have the same tensors, and {has} (24: v1, 32: v3); "
+        "say which it is with --motion-version v1 or v3"
+    )

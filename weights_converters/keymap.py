@@ -1,13 +1,18 @@
-"""Renaming by rules, with proof that nothing was lost: the one way in which foreign weights become ours."""
+"""Renaming by rules, with proof that nothing was lost: the one way in which foreign weights become ours.
+
+A `Plan` is made from names and shapes alone, before any tensor is read, and then fetches tensors one by one.
+"""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from anyi2v.errors import CheckpointError
+
+Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Rule:
     target: str | None
     """The new key, with back references; None: dropped on purpose."""
     transform: Callable[[Tensor], Tensor] | None = None
+    """Must work on the meta device too, where the shapes are worked out."""
     part: int | None = None
     """Which part of the target this is, where several tensors are joined along their first axis."""
     why: str = ""
@@ -27,6 +33,11 @@ class Rule:
         """The same rule where foreign keys begin with `source` and ours with `target`."""
         renamed = None if self.target is None else target + self.target
         return replace(self, pattern=re.escape(source) + f"(?:{self.pattern})", target=renamed)
+
+
+def within(rules: Iterable[Rule], source: str, target: str) -> list[Rule]:
+    """`Rule.within` for each of `rules`."""
+    return [rule.within(source, target) for rule in rules]
 
 
 @dataclass
@@ -39,10 +50,79 @@ class Report:
     """Source key to reason."""
 
 
-def convert(
-    tensors: Mapping[str, Tensor], rules: Sequence[Rule], targets: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, Tensor], Report]:
-    """Renames and reshapes `tensors`; the first rule that matches a key counts.
+Pieces = dict[int, tuple[str, Rule]]
+"""The sources of one target by their part."""
+
+
+@dataclass
+class Plan:
+    """Which tensors become which; see `make_plan`."""
+
+    parts: dict[str, Pieces]
+    """By target key."""
+    shapes: dict[str, tuple[int, ...] | None]
+    """Of the targets; None where the sources cannot be put together at all."""
+    report: Report
+    unmatched: list[str]
+    """Source keys without a rule."""
+    clashing: list[str]
+    """Source keys whose place is taken."""
+
+    def problems(self, targets: Shapes) -> dict[str, list[str]]:
+        """What stands between this plan and exactly the tensors `targets`, by kind; empty lists if nothing."""
+        return {
+            "without a rule": self.unmatched,
+            "with the same target as another": self.clashing,
+            "with a target that the network does not have": [
+                f"{name} -> {key}" for key in self.parts if key not in targets for name in self.sources(key)
+            ],
+            "that the network needs but nothing gives": [key for key in targets if key not in self.parts],
+            "of the wrong shape": [
+                f"{', '.join(self.sources(key))} -> {key} {self.shapes[key]} instead of {tuple(shape)}"
+                for key, shape in targets.items()
+                if key in self.parts and self.shapes[key] != tuple(shape)
+            ],
+        }
+
+    def sources(self, key: str) -> list[str]:
+        """The source keys of a target in the order in which they are joined."""
+        return [self.parts[key][i][0] for i in sorted(self.parts[key])]
+
+    def fetch(self, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """One target from the sources that it needs."""
+        pieces = self.parts[key]
+        return _join([_apply(pieces[i][1], tensors[pieces[i][0]]) for i in sorted(pieces)])
+
+
+def make_plan(shapes: Shapes, rules: Sequence[Rule]) -> Plan:
+    """Says where each source key goes; the first rule that matches it counts. Raises nothing.
+
+    Args:
+        shapes: of the sources, by key.
+        rules: ordered.
+    """
+    plan = Plan({}, {}, Report(), [], [])
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    for name in shapes:
+        match, rule = _first_match(name, compiled)
+        if match is None or rule is None:
+            plan.unmatched.append(name)
+        elif rule.target is None:
+            plan.report.dropped[name] = rule.why
+        else:
+            key = match.expand(rule.target)
+            pieces = plan.parts.setdefault(key, {})
+            if (rule.part or 0) in pieces:
+                plan.clashing.append(f"{name} -> {key}")
+            pieces[rule.part or 0] = (name, rule)
+            plan.report.renamed[name] = key
+    for key, pieces in plan.parts.items():
+        plan.shapes[key] = _shape([(shapes[name], rule) for _, (name, rule) in sorted(pieces.items())])
+    return plan
+
+
+def convert(tensors: Mapping[str, Tensor], rules: Sequence[Rule], targets: Shapes) -> tuple[dict[str, Tensor], Report]:
+    """Renames and reshapes `tensors` at once.
 
     Args:
         tensors: the foreign weights; looked up one by one.
@@ -56,73 +136,55 @@ def convert(
         CheckpointError: a source key without rule, two sources for one target, a target that stays empty,
             a target that does not exist, or another shape. All problems are counted, the first five named.
     """
-    parts, report, unmatched, clashing = _assign(tensors, rules)
-    problems = {
-        "without a rule": unmatched,
-        "with the same target as another": clashing,
-        "with a target that the network does not have": [
-            f"{name} -> {report.renamed[name]}"
-            for key, pieces in parts.items()
-            if key not in targets
-            for name, _ in pieces.values()
-        ],
-        "that the network needs but nothing gives": [key for key in targets if key not in parts],
-    }
-    _raise(problems)
-    converted = {key: _join([_take(tensors, *parts[key][i]) for i in sorted(parts[key])]) for key in targets}
-    _raise(
-        {
-            "of the wrong shape": [
-                f"{key} {tuple(tensor.shape)} instead of {tuple(targets[key])}"
-                for key, tensor in converted.items()
-                if tuple(tensor.shape) != tuple(targets[key])
-            ]
-        }
-    )
-    return converted, report
+    plan = make_plan({key: tuple(tensor.shape) for key, tensor in tensors.items()}, rules)
+    refuse(plan.problems(targets), "the weights do not fit the network")
+    return {key: plan.fetch(key, tensors) for key in targets}, plan.report
 
 
-Pieces = dict[int, tuple[str, Rule]]
-"""The sources of one target by their part."""
+def refuse(problems: Mapping[str, list[str]], what: str) -> None:
+    """Raises CheckpointError `what` with the count of each kind of problem and its first five keys, if any."""
+    lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
+    if lines:
+        raise CheckpointError(f"{what}; tensors {'; '.join(lines)}")
 
 
-def _assign(sources: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, Pieces], Report, list[str], list[str]]:
-    """Where each source goes, and the sources without a rule or with a taken place."""
-    parts: dict[str, Pieces] = {}
-    report, unmatched, clashing = Report(), [], []
-    for name in sources:
-        match, rule = _first_match(name, rules)
-        if match is None or rule is None:
-            unmatched.append(name)
-        elif rule.target is None:
-            report.dropped[name] = rule.why
-        else:
-            key = match.expand(rule.target)
-            pieces = parts.setdefault(key, {})
-            if (rule.part or 0) in pieces:
-                clashing.append(f"{name} -> {key}")
-            pieces[rule.part or 0] = (name, rule)
-            report.renamed[name] = key
-    return parts, report, unmatched, clashing
+class Converted(Mapping[str, Tensor]):
+    """The targets of a plan, each fetched anew when it is asked for."""
+
+    def __init__(self, plan: Plan, tensors: Mapping[str, Tensor]):
+        self.plan = plan
+        self.tensors = tensors
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.plan.fetch(key, self.tensors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.parts)
+
+    def __len__(self) -> int:
+        return len(self.plan.parts)
 
 
-def _first_match(name: str, rules: Sequence[Rule]) -> tuple[re.Match[str] | None, Rule | None]:
-    for rule in rules:
-        if match := re.fullmatch(rule.pattern, name):
+def _first_match(name: str, rules: Sequence[tuple[re.Pattern[str], Rule]]) -> tuple[re.Match[str] | None, Rule | None]:
+    for pattern, rule in rules:
+        if match := pattern.fullmatch(name):
             return match, rule
     return None, None
 
 
-def _take(tensors: Mapping[str, Tensor], name: str, rule: Rule) -> Tensor:
-    tensor = tensors[name]
+def _shape(pieces: list[tuple[Sequence[int], Rule]]) -> tuple[int, ...] | None:
+    if len(pieces) == 1 and pieces[0][1].transform is None:
+        return tuple(pieces[0][0])
+    try:
+        metas = [_apply(rule, torch.empty(tuple(shape), device="meta")) for shape, rule in pieces]
+        return tuple(_join(metas).shape)
+    except (RuntimeError, IndexError):  # the shapes do not suit each other, or the transform
+        return None
+
+
+def _apply(rule: Rule, tensor: Tensor) -> Tensor:
     return tensor if rule.transform is None else rule.transform(tensor)
 
 
 def _join(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def _raise(problems: Mapping[str, list[str]]) -> None:
-    lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
-    if lines:
-        raise CheckpointError(f"the weights do not fit the network; tensors {'; '.join(lines)}")

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anyi2v.backbone.checkpoint import Backbone, load, save
+    from anyi2v.backbone.checkpoint import Backbone, load, loras_applied, save
     from anyi2v.backbone.unet import UNet, points, record
     from anyi2v.config import MethodConfig
     from anyi2v.errors import AnyI2VError
@@ -27,6 +27,7 @@ _HOMES = {
     "load": "backbone.checkpoint",
     "load_image": "media",
     "load_tracks": "tracks",
+    "loras_applied": "backbone.checkpoint",
     "points": "backbone.unet",
     "record": "backbone.unet",
     "save": "backbone.checkpoint",
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_image",
     "load_tracks",
+    "loras_applied",
     "points",
     "record",
     "save",

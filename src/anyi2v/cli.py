@@ -18,6 +18,7 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, read_header, resolve
 from anyi2v.cli_bench import BenchBackbone, BenchMicro
 from anyi2v.config import MethodConfig, recipe
+from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import read_json
 
@@ -241,6 +242,7 @@ COMMANDS: dict[str, Any] = {
     "animate": Animate,
     "demo": Demo,
     "inspect": Inspect,
+    "convert": Convert,
     "bench": {"micro": BenchMicro, "backbone": BenchBackbone},
 }
 

@@ -3,10 +3,13 @@
 Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
 """
 
+import contextlib
+import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import FORMAT, guess, parse_config, read_header, resolve
+from anyi2v.backbone.lora import Lora, bake, read_loras
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
@@ -104,33 +108,80 @@ def write(
     *,
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """`save` for tensors under the keys of a checkpoint, without networks.
 
     The safetensors library's own writer puts the metadata in random order, copies all tensors first and
-    makes files that only their owner may read. Here equal content gives equal bytes.
+    makes files that only their owner may read. Here equal content gives equal bytes, and the metadata's entry
+    `sha256` is that of all tensors' bytes in their order.
 
-    Raises CheckpointError, naming the tensor, if a value does not fit into `dtype`; ResourceError if the file
-    cannot be written.
+    Args:
+        tensors: fetched one by one where `shapes` is given, twice each otherwise.
+        config: goes to the metadata.
+        path: as in `save`.
+        dtype: as in `save`.
+        metadata: as in `save`.
+        shapes: of the tensors, in the order of writing, where fetching them only to ask is costly; needs `dtype`.
+
+    Raises CheckpointError, naming tensors, if values do not fit into `dtype`; ResourceError if the file cannot
+    be written.
     """
-    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT}
-    table: dict[str, Any] = {"__metadata__": entries}
-    end = 0
-    for key, tensor in tensors.items():
-        kind = dtype or tensor.dtype
-        start, end = end, end + tensor.numel() * kind.itemsize
-        table[key] = {"dtype": _DTYPES[kind], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
+    layout = (
+        _layout(tensors, dtype) if shapes is None or dtype is None else {key: (dtype, shapes[key]) for key in shapes}
+    )
+    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT, "sha256": _UNKNOWN}
+    header = _header(entries, layout)
+    digest, unfit = hashlib.sha256(), {}
     with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        for key, tensor in tensors.items():
-            file.write(_raw(_cast(key, tensor.detach(), dtype)))
+        file.write(header)
+        for key, (kind, shape) in layout.items():
+            tensor = tensors[key].detach()
+            assert tuple(tensor.shape) == tuple(shape), f"{key} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
+            for piece in tensor.flatten().split(_PIECE):
+                cast = piece.to(kind)
+                if dtype is not None and not cast.isfinite().all():
+                    unfit[key] = tensor.abs().max().item()
+                elif not unfit:
+                    digest.update(raw := _raw(cast))
+                    file.write(raw)
+        if unfit:
+            names = [f"{key} (largest magnitude {value:g})" for key, value in unfit.items()]
+            raise CheckpointError(
+                f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(names[:5])}; "
+                "store another dtype or mend the weights"
+            )
+        file.seek(header.index(_UNKNOWN.encode()))
+        file.write(digest.hexdigest().encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 _DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+_PIECE = 2**22
+"""Numbers that are converted, tested and written at a time: no copy of a large tensor is needed."""
+
+_UNKNOWN = "?" * 64
+"""Holds the place of the checksum, which is known only when all tensors are written."""
+
+Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
+
+
+def _layout(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Layout:
+    return {key: (dtype or tensor.dtype, tensor.shape) for key, tensor in tensors.items()}
+
+
+def _header(entries: Mapping[str, str], layout: Layout) -> bytes:
+    """What a .safetensors file begins with; the checksum comes first in it."""
+    table: dict[str, Any] = {"__metadata__": {"sha256": entries["sha256"], **entries}}
+    end = 0
+    for key, (kind, shape) in layout.items():
+        start, end = end, end + math.prod(shape) * kind.itemsize
+        table[key] = {"dtype": _DTYPES[kind], "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header
 
 
 def _raw(tensor: Tensor) -> memoryview:
@@ -138,23 +189,12 @@ def _raw(tensor: Tensor) -> memoryview:
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _cast(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if dtype is None:
-        return tensor
-    cast = tensor.to(dtype)
-    if not cast.isfinite().all():
-        raise CheckpointError(
-            f"{key} does not fit into {dtype}: its largest magnitude is {tensor.abs().max().item():g}; "
-            "store another dtype or mend the weights"
-        )
-    return cast
-
-
 def load(
     path_or_name: str | Path,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[Lora] = (),
 ) -> Backbone:
     """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
 
@@ -162,10 +202,12 @@ def load(
         path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
         device: where the networks shall be.
         dtype: of the UNet and the text tower; the autoencoder is always float32.
+        loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
 
     Raises:
         InputError: neither a file nor a shipped name.
         CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
+        Both also for the LoRA files, as `read_lora` does.
     """
     path = resolve(path_or_name)
     header = read_header(path)
@@ -173,14 +215,47 @@ def load(
     with torch.device("meta"):
         backbone = build(config)
     _check(path, header.shapes, {key: tuple(tensor.shape) for key, tensor in state(backbone).items()})
+    deltas = read_loras(loras, keys=header.shapes)
     with safe_open(path, framework="pt", device=str(device)) as file:
         for prefix, network in backbone.networks.items():
             kind = torch.float32 if prefix == "vae" else dtype
-            # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
-            tensors = {key: file.get_tensor(f"{prefix}.{key}").to(kind, copy=True) for key in network.state_dict()}
+            tensors = {}
+            for name in network.state_dict():
+                key = f"{prefix}.{name}"
+                tensor = file.get_tensor(key)
+                if key in deltas:
+                    tensor = bake(key, tensor, deltas[key], kind)
+                # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
+                tensors[name] = tensor.to(kind, copy=True)
             network.load_state_dict(tensors, assign=True)
             network.to(device).eval().requires_grad_(False)
     return backbone
+
+
+@contextlib.contextmanager
+def loras_applied(backbone: Backbone, loras: Sequence[Lora]) -> Iterator[None]:
+    """Adds LoRAs to the weights of `backbone` in place; at the end of the block they are as before, bit by bit.
+
+    The touched weights are kept meanwhile, which costs their memory. The backbone may be moved in the block.
+
+    Args:
+        backbone: networks on any device, in any dtype.
+        loras: LoRA files and their weights; several for the same weight add up.
+
+    Raises InputError and CheckpointError as `read_lora` does; the weights are then unchanged.
+    """
+    tensors = state(backbone)
+    deltas = read_loras(loras, keys={key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    originals = {key: tensors[key].clone() for key in deltas}
+    try:
+        for key, original in originals.items():
+            tensors[key].copy_(bake(key, original, deltas[key], original.dtype))
+        yield
+    finally:
+        # looked up anew: a move replaces the tensors
+        current = state(backbone)
+        for key, original in originals.items():
+            current[key].copy_(original)
 
 
 def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:

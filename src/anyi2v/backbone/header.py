@@ -90,15 +90,16 @@ def read_header(path: Path) -> Header:
         metadata = entries.pop("__metadata__", {})
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         header = Header(
-            metadata=metadata,
+            metadata=dict(metadata),
             shapes={key: tuple(entry["shape"]) for key, entry in entries.items()},
-            dtypes={key: entry["dtype"] for key, entry in entries.items()},
+            dtypes={key: str(entry["dtype"]) for key, entry in entries.items()},
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        announced = 8 + length + end
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a .safetensors file: its header is no JSON table") from error
-    if size != 8 + length + end:
+    if size != announced:
         raise CheckpointError(
-            f"{path} has {size} bytes, but its header announces {8 + length + end}; "
+            f"{path} has {size} bytes, but its header announces {announced}; "
             "it is damaged or was not copied whole: get it again"
         )
     return header

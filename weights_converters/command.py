@@ -1,0 +1,221 @@
+"""The conversion itself: from the user's files to one checkpoint of ours, tensor by tensor."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyi2v.backbone.checkpoint import build, state, write
+from anyi2v.backbone.config import BackboneConfig, ScheduleConfig
+from anyi2v.backbone.lora import Delta
+from anyi2v.conversion import Convert
+from anyi2v.errors import CheckpointError, InputError, ResourceError
+from anyi2v.files import read_json
+from weights_converters import diffusers_layout as layout
+from weights_converters.keymap import refuse
+from weights_converters.loras import LoraFile, lora_deltas, read_loras
+from weights_converters.parts import (
+    MotionWish,
+    Name,
+    Part,
+    find_parts,
+    motion_config,
+    read_part,
+    sample_size,
+    text_config,
+    unet_config,
+    vae_config,
+)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes that are read."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of a backbone under our keys, each fetched from its part when it is asked for.
+
+    Those that LoRAs change come in float32 at least: they are rounded once, when they are stored.
+    """
+
+    def __init__(self, homes: Mapping[str, tuple[Part, str]], deltas: Mapping[str, list[Delta]]):
+        self._homes = homes
+        self._deltas = deltas
+
+    def __getitem__(self, key: str) -> Tensor:
+        part, name = self._homes[key]
+        tensor = part.plan.fetch(name, part.source)
+        if key in self._deltas:
+            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        for delta in self._deltas.get(key, ()):
+            tensor = delta.added_to(tensor)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+def convert(options: Convert) -> str:
+    """Converts as `options` say and returns what was done, in words.
+
+    Nothing is written before every key and shape is known to fit; the file appears whole or not at all.
+
+    Raises:
+        InputError: a path or option is not usable.
+        CheckpointError: a source is damaged, of the wrong kind, or its tensors are not those of the network; or
+            values do not fit into the dtype, NaN and infinity among them.
+        ResourceError: the disk is too full, or the place cannot be written.
+    """
+    out = _check_out(options)
+    config, parts = assemble(options, out)
+    shapes = shapes_of(config)
+    homes = place(parts, shapes)
+    loras = read_loras(options)
+    deltas = lora_deltas(loras, shapes, options)
+    dtype = DTYPES[options.dtype]
+    check_space(out, sum(map(math.prod, shapes.values())) * dtype.itemsize)
+    metadata = {"sources": json.dumps(_hashes(parts, loras)), "converter": f"anyi2v {version('anyi2v')}"}
+    if loras:
+        metadata["loras"] = json.dumps({lora.path.name: lora.weight for lora in loras})
+    try:
+        write(Tensors(homes, deltas), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
+    except CheckpointError as error:
+        paths = dict.fromkeys(str(part.source.path) for part in parts.values())
+        raise CheckpointError(f"{', '.join(paths)}: {error}") from error
+    return f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes\n{_account(parts)}"
+
+
+def _check_out(options: Convert) -> Path:
+    if options.base is None or options.out is None:
+        raise InputError("convert needs both --base and --out")
+    out = options.out
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out} must end with .safetensors")
+    sources = (options.base, options.motion_module, options.vae, options.text)
+    if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):
+        raise InputError(f"--out {out} is also a source; choose another name")
+    return out
+
+
+def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Part]]:
+    """The architecture that the sources make up, and where each network is; raises as `convert` does."""
+    assert options.base is not None
+    given: dict[Name, Path] = {}
+    if options.vae is not None:
+        given["vae"] = options.vae
+    if options.text is not None:
+        given["text"] = options.text
+    parts = find_parts(options.base, given)
+    unet, vae = unet_config(parts["unet"]), vae_config(parts["vae"])
+    if options.motion_module is not None:
+        parts["motion"] = read_part("motion", options.motion_module, "--motion-module")
+        unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
+    size = sample_size(parts["unet"]) * vae.factor
+    positions = BackboneConfig.frames if unet.temporal is None else unet.temporal.max_frames
+    return BackboneConfig(
+        name=options.name or out.stem,
+        unet=unet,
+        vae=vae,
+        text=text_config(parts["text"], None if options.vocab is None else read_json(options.vocab)),
+        schedule=_schedule(options, unet.temporal is not None and unet.temporal.norm_over == "frame"),
+        height=size,
+        width=size,
+        frames=options.frames or min(BackboneConfig.frames, positions),
+        fps=options.fps,
+    ), parts
+
+
+def _schedule(options: Convert, animatediff: bool) -> ScheduleConfig:
+    """The schedule that was asked for, that of AnimateDiff, or that of the base."""
+    path = options.schedule
+    if path is None and options.base is not None and not animatediff:
+        beside = options.base / "scheduler" / "scheduler_config.json"
+        path = beside if beside.exists() else None
+    if path is None:
+        return ScheduleConfig() if animatediff else ScheduleConfig(curve="scaled_linear", final_alpha_one=False)
+    data = read_json(path)
+    try:
+        return layout.schedule_config(data)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not the configuration of a scheduler ({error!r})") from error
+
+
+def shapes_of(config: BackboneConfig) -> Shapes:
+    """The tensors of a backbone; raises CheckpointError if no network can have this architecture."""
+    try:
+        with torch.device("meta"):
+            return {key: tuple(tensor.shape) for key, tensor in state(build(config)).items()}
+    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+        raise CheckpointError(f"no network can be built with {config.to_json()}: {error}") from error
+
+
+def place(parts: Mapping[Name, Part], shapes: Shapes) -> dict[str, tuple[Part, str]]:
+    """For each of our keys the part and its key there.
+
+    Raises CheckpointError, naming the file, for the first part whose tensors are not exactly those needed.
+    """
+    homes: dict[str, tuple[Part, str]] = {}
+    for name, part in parts.items():
+        targets = targets_of(name, shapes)
+        refuse(problems(part, targets), f"{part.source.path} ({part.finding}) does not fit the {name}")
+        prefix = "unet." if name == "motion" else f"{name}."
+        homes |= {prefix + key: (part, key) for key in targets}
+    return homes
+
+
+def targets_of(name: Name, shapes: Shapes) -> Shapes:
+    """The tensors that a part must give, by their key in the network."""
+    prefix = "unet." if name == "motion" else f"{name}."
+    own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    return {key: shape for key, shape in own.items() if name == "vae" or (".temporals." in key) == (name == "motion")}
+
+
+def problems(part: Part, targets: Shapes) -> dict[str, list[str]]:
+    """What stands between a part and its targets, by kind."""
+    kept = part.plan.report.renamed
+    strange = [f"{key} ({part.source.dtypes[key]})" for key in kept if part.source.dtypes[key] not in FLOATS]
+    return {**part.plan.problems(targets), f"of a dtype other than {', '.join(FLOATS)}": strange}
+
+
+def _hashes(parts: Mapping[Name, Part], loras: list[LoraFile]) -> dict[str, str]:
+    """SHA-256 of every file that went in, each read once."""
+    sources = {
+        source.path: source for source in [*(part.source for part in parts.values()), *(x.source for x in loras)]
+    }
+    return {name: value for source in sources.values() for name, value in source.hashes().items()}
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raises ResourceError unless the disk of `path` has room for `size` bytes and a header."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    needed, free = size + 2**20, shutil.disk_usage(place).free
+    if free < needed:
+        raise ResourceError(
+            f"{path} needs {needed / 1e9:.2f} GB, but {place} has only {free / 1e9:.2f} GB free; "
+            "make room or choose another --out"
+        )
+
+
+def _account(parts: Mapping[Name, Part]) -> str:
+    """What became of the tensors of each source."""
+    lines = []
+    for name, part in parts.items():
+        report = part.plan.report
+        reasons: dict[str, Any] = {}
+        for why in report.dropped.values():
+            reasons[why] = reasons.get(why, 0) + 1
+        dropped = "; ".join(f"{count} dropped: {why}" for why, count in reasons.items())
+        lines.append(f"{name:6} {len(report.renamed):4} from {part.source.path} ({part.finding}) {dropped}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""What a file or folder of weights is, from its keys and shapes alone."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from anyi2v.errors import CheckpointError
+from weights_converters import animatediff
+
+Kind = Literal[
+    "ours",
+    "ldm",
+    "unet",
+    "vae",
+    "vae_ldm",
+    "text",
+    "motion_module",
+    "motion_adapter",
+    "animatediff_unet",
+    "motion_lora",
+    "domain_adapter",
+    "lora",
+    "sparsectrl",
+    "unknown",
+]
+
+WORDS: dict[Kind, str] = {
+    "ours": "checkpoint of anyi2v",
+    "ldm": "Stable Diffusion single file (LDM layout)",
+    "unet": "UNet of Stable Diffusion 1.x (diffusers layout)",
+    "vae": "autoencoder (diffusers layout)",
+    "vae_ldm": "autoencoder (LDM layout)",
+    "text": "CLIP text tower (transformers layout)",
+    "motion_module": "AnimateDiff motion module",
+    "motion_adapter": "diffusers MotionAdapter",
+    "animatediff_unet": "whole UNet of AnimateDiff",
+    "motion_lora": "AnimateDiff motion LoRA",
+    "domain_adapter": "AnimateDiff domain adapter, or LoRA of attention processors in the same layout",
+    "lora": "LoRA",
+    "sparsectrl": "SparseCtrl encoder (not supported yet)",
+    "unknown": "no kind that is known here",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a file is."""
+
+    kind: Kind
+    variant: str = ""
+    """Version or naming where the kind has several; for motion modules also the reason why it cannot be told."""
+
+    def __str__(self) -> str:
+        return WORDS[self.kind] + (f", {self.variant}" if self.variant else "")
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_LORA = r".*(\.lora_[AB]\.|\.lora_(down|up)\.|_lora\.(down|up)\.|\.lora\.(down|up)\.).*"
+
+
+def detect(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Finding:
+    """Recognises a file by its keys (without wrappers) and shapes; never fails.
+
+    Args:
+        shapes: of all tensors.
+        metadata: of a .safetensors file; only our own files are known by it.
+    """
+    if "anyi2v" in (metadata or {}):
+        return Finding("ours", f"format {(metadata or {}).get('format')}")
+    for kind, belongs, variant in _KINDS:
+        if belongs(shapes):
+            return Finding(kind, variant(shapes))
+    return Finding("unknown", f"{len(shapes)} tensors, the first is {min(shapes, default='none')}")
+
+
+def read(path: Path, shapes: Shapes, metadata: Mapping[str, str], allowed: Iterable[Kind], option: str) -> Finding:
+    """`detect` for a file that shall be one of some kinds; raises CheckpointError, saying what it is, if not."""
+    finding = detect(shapes, metadata)
+    if finding.kind not in allowed:
+        wish = " or ".join(WORDS[kind] for kind in allowed)
+        raise CheckpointError(f"{path} looks like: {finding}; {option} takes: {wish}")
+    return finding
+
+
+def _any(pattern: str) -> Callable[[Shapes], bool]:
+    compiled = re.compile(pattern)
+    return lambda shapes: any(compiled.fullmatch(key) for key in shapes)
+
+
+def _all(*patterns: str) -> Callable[[Shapes], bool]:
+    tests = [_any(pattern) for pattern in patterns]
+    return lambda shapes: all(test(shapes) for test in tests)
+
+
+def _plain(shapes: Shapes) -> str:
+    return ""
+
+
+def _lora_naming(shapes: Shapes) -> str:
+    if not any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):
+        return "PEFT or diffusers naming"
+    large = any(len(shape) == 4 and shape[-1] > 1 for key, shape in shapes.items() if "lora_down" in key)
+    return "LoCon (kohya naming with convolutions)" if large else "kohya naming"
+
+
+def _sparsectrl_kind(shapes: Shapes) -> str:
+    return "rgb" if "controlnet_cond_embedding.weight" in shapes else "scribble"
+
+
+def _single_file_family(shapes: Shapes) -> str:
+    sdxl = _any(r"(conditioner\.|model\.diffusion_model\.label_emb\.).*")(shapes)
+    sd2 = _any(r"cond_stage_model\.model\..*")(shapes)
+    family = "SDXL (not supported)" if sdxl else "2.x (not supported)" if sd2 else "1.x"
+    return f"{family}, with moving average" if _any(r"model_ema\..*")(shapes) else family
+
+
+def _attention_names(shapes: Shapes) -> str:
+    return "old attention names" if _any(r".*\.proj_attn\.weight")(shapes) else "new attention names"
+
+
+def _motion_version(shapes: Shapes) -> str:
+    try:
+        return animatediff.version(animatediff.has_mid(shapes), animatediff.position_rows(shapes))
+    except CheckpointError as error:
+        return str(error)
+
+
+_KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ...] = (
+    ("motion_lora", _all(_LORA, r".*motion_modules\..*"), _plain),
+    ("domain_adapter", _all(r"(?!unet\.|text_encoder\.).*\.processor\.to_\w+_lora\.(down|up)\.weight"), _plain),
+    ("lora", _any(_LORA), _lora_naming),
+    ("sparsectrl", _all(r"controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
+    ("ldm", _any(r"(model\.diffusion_model|cond_stage_model|first_stage_model|conditioner)\..*"), _single_file_family),
+    ("animatediff_unet", _all(r".*\.temporal_transformer\..*", r"conv_in\.weight"), _motion_version),
+    ("motion_module", _any(r".*\.temporal_transformer\..*"), _motion_version),
+    ("motion_adapter", _any(r".*\.motion_modules\..*\.attn1\..*"), _motion_version),
+    ("vae", _all(r"encoder\.down_blocks\..*", r"decoder\.up_blocks\..*"), _attention_names),
+    ("vae_ldm", _all(r"encoder\.down\..*", r"decoder\.up\..*"), _plain),
+    (
+        "text",
+        _all(r"(text_model\.)?encoder\.layers\..*", r"(text_model\.)?embeddings\.token_embedding\.weight"),
+        _plain,
+    ),
+    ("unet", _all(r"conv_in\.weight", r"down_blocks\..*", r"up_blocks\..*", r"time_embedding\..*"), _plain),
+)
+"""The first kind whose test holds: special ones come before those that they resemble."""

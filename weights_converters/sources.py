@@ -1,0 +1,145 @@
+"""Weights as files hold them: any .safetensors or PyTorch file or folder as one mapping, read tensor by tensor.
+
+Keys are given without what training tools wrap around them (`state_dict`, `module.`, `controlnet`).
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from anyi2v.errors import CheckpointError, InputError
+from anyi2v.files import read_json
+from weights_converters.files import PickledFile, SafetensorsFile, WeightsFile
+
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class Source(Mapping[str, Tensor]):
+    """The tensors of one or more files under clean keys; each is read when it is asked for.
+
+    Raises CheckpointError, naming the file, if a file cannot be read, or if two keys are one without wrappers.
+    """
+
+    def __init__(self, path: Path, files: list[WeightsFile]):
+        self.path = path
+        self.files = files
+        self._homes: dict[str, tuple[WeightsFile, str]] = {}
+        for file in files:
+            for key in file.shapes:
+                clean = key.removeprefix("module.")
+                if clean in self._homes:
+                    raise CheckpointError(f"{file.path} holds the tensor {clean} a second time, as {key}")
+                self._homes[clean] = (file, key)
+        if not self._homes:
+            raise CheckpointError(f"{path} holds no tensors")
+        self.shapes = {key: file.shapes[name] for key, (file, name) in self._homes.items()}
+        self.dtypes = {key: file.dtypes[name] for key, (file, name) in self._homes.items()}
+        """As torch spells them: float16, bfloat16, float32, int64, ..."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Of the first file; empty for pickled ones."""
+        return self.files[0].metadata
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.path.stat().st_size for file in self.files)
+
+    def original(self, key: str) -> str:
+        """The key as its file spells it."""
+        return self._homes[key][1]
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file by its name with that of its folder."""
+        return {f"{file.path.parent.name}/{file.path.name}": _sha256(file.path) for file in self.files}
+
+    def __getitem__(self, key: str) -> Tensor:
+        file, name = self._homes[key]
+        return file.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_source(path: Path) -> Source:
+    """Opens a file of weights, or a folder as diffusers writes it.
+
+    Raises:
+        InputError: there is no such file, or a folder without (or with several) weights to choose from.
+        CheckpointError: the file is damaged, is of no known format, or is a pickle that carries code.
+    """
+    chosen = weights_file(path) if path.is_dir() else path
+    if not chosen.is_file():
+        raise InputError(f"{path} does not exist")
+    if chosen.suffix != ".json":
+        return Source(path, [_open_file(chosen)])
+    table = _index(chosen)
+    files = [_open_file(chosen.parent / name) for name in sorted(set(table.values()))]
+    lost = sorted(set(table) - {key for file in files for key in file.shapes})
+    if lost:
+        raise CheckpointError(f"{chosen}: the index announces {len(lost)} tensors that are not there: {lost[:5]}")
+    return Source(path, files)
+
+
+def _open_file(path: Path) -> WeightsFile:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist, but the index beside it names it; get it as well")
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path)
+    if path.suffix in PICKLED:
+        return PickledFile(path)
+    raise CheckpointError(f"{path} has the ending {path.suffix!r}; known are .safetensors, {', '.join(PICKLED)}")
+
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}")
+_VARIANT = re.compile(r"\.(fp16|bf16|fp32)\b")
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights in `folder`, as a file or as the index of several.
+
+    .safetensors are preferred to pickles, full precision to a variant (`*.fp16.*`), and copies without the
+    moving average (`*.non_ema.*`) are passed by. Raises InputError if there is none or a choice remains.
+    """
+    found: list[Path] = []
+    for ending in (".safetensors", ".bin"):
+        single = [path for path in folder.glob(f"*{ending}") if not _SHARD.search(path.name)]
+        indices = list(folder.glob(f"*{ending}.index*.json"))
+        found = sorted(path for path in single + indices if ".non_ema" not in path.name)
+        full = [path for path in found if not _VARIANT.search(path.name)]
+        if chosen := full or found:
+            if len(chosen) == 1:
+                return chosen[0]
+            break
+    names = ", ".join(path.name for path in found) or "none"
+    raise InputError(f"{folder} must hold exactly one .safetensors file or index of several, but there are: {names}")
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Which file has which tensor; raises CheckpointError if `path` is no index."""
+    table = read_json(path).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{path} is not an index of weights: it has no table 'weight_map'")
+    # an index may come from anywhere: it shall not point out of its folder
+    strange = [name for name in table.values() if not isinstance(name, str) or Path(name).name != name]
+    if strange:
+        raise CheckpointError(f"{path} names {strange[0]!r}; only files beside it are allowed")
+    return table
+
+
+def parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many numbers tensors of these shapes hold."""
+    return sum(math.prod(shape) for shape in shapes.values())
