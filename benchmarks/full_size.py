@@ -154,7 +154,7 @@ def predicted(name: str, imports: int, window: int) -> int | None:
     Args:
         name: the stage.
         imports: memory of the imported libraries.
-        window: bytes of each source that stay mapped at most, see `weights_converters.files.WINDOW`.
+        window: bytes of each source that stay mapped at most, see `anyi2v.backbone.foreign.WINDOW`.
     """
     unet, vae, text = 859_520_964 + 417_137_600, 83_653_863, 123_060_480
     if name == "convert":
@@ -196,7 +196,7 @@ def id_of(tensor: Tensor) -> int:
 
 def main(args: Args) -> None:
     """Runs the stages one after another, each in a new process; prints and writes the figures."""
-    from weights_converters.files import WINDOW
+    from anyi2v.backbone.foreign import WINDOW
 
     spawn = multiprocessing.get_context("spawn")
     rows: dict[str, Any] = {}

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from anyi2v.backbone import foreign as files_of_others
 from anyi2v.backbone.checkpoint import load, state
 from anyi2v.backbone.config import MotionConfig, ScheduleConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.errors import CheckpointError, InputError, ResourceError
-from weights_converters import command, files
+from weights_converters import command
 from weights_converters.command import convert
 
 from . import foreign
@@ -319,7 +320,7 @@ def test_a_file_is_mapped_anew_so_that_little_stays_in_memory(
 ) -> None:
     """With a window of 100 kB and about 2 MB of weights, the mapping is renewed at least ten times."""
     base = foreign.write(foreign.ldm(), tmp_path / f"base{suffix}")
-    kind = files.SafetensorsFile if suffix == ".safetensors" else files.PickledFile
+    kind = files_of_others.SafetensorsFile if suffix == ".safetensors" else files_of_others.PickledFile
     opened: list[Path] = []
     real = kind._open
 
@@ -328,7 +329,7 @@ def test_a_file_is_mapped_anew_so_that_little_stays_in_memory(
         return real(file)
 
     monkeypatch.setattr(kind, "_open", counted)
-    monkeypatch.setattr(files, "WINDOW", 10**5)
+    monkeypatch.setattr(files_of_others, "WINDOW", 10**5)
     convert(foreign.options(base, tmp_path / "out.safetensors"))
     assert base.stat().st_size > 2e6
     assert len(opened) > 10

@@ -75,13 +75,13 @@ def test_truncated_pickles_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [torch.ones(1), [torch.ones(1)], {1: torch.ones(1)}])
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path, data: Any) -> None:
     torch.save(data, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="dictionary of tensors by name"):
+    with pytest.raises(CheckpointError, match="dictionary of tensors"):
         read_tensors(tmp_path / "x.pt")
 
 
 def test_other_suffixes_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
-    with pytest.raises(CheckpointError, match=r"x\.gguf: the suffix must be \.safetensors, \.ckpt"):
+    with pytest.raises(CheckpointError, match=r"x\.gguf has the ending '\.gguf'; known are \.safetensors, \.ckpt"):
         read_tensors(tmp_path / "x.gguf")
     with pytest.raises(InputError, match=r"y\.pt: there is no such file"):
         read_tensors(tmp_path / "y.pt")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anyi2v.backbone.config import BackboneConfig, UNetConfig
+from anyi2v.backbone.foreign import WINDOW
 from benchmarks import full_size
 from benchmarks.full_size import METHOD, manifest, peak_memory, predicted, random_tensor, saved_bytes, table_row
-from weights_converters.files import WINDOW
 
 GIB = 2**30
 

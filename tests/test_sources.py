@@ -187,7 +187,7 @@ def test_shards_are_one_source(tmp_path: Path) -> None:
     [
         ({"x1": "../m.safetensors"}, "only files beside it"),
         ({"x1": "/etc/m.safetensors"}, "only files beside it"),
-        ({"x1": "m-00003-of-00003.safetensors"}, "does not exist, but the index"),
+        ({"x1": "m-00003-of-00003.safetensors"}, "names m-00003-of-00003.safetensors, which is not there"),
         ({}, "no table 'weight_map'"),
         (TABLE | {"x3": "m-00001-of-00002.safetensors"}, "index announces 1 .* not there: .*x3"),
     ],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import build, state, write
-from anyi2v.backbone.config import BackboneConfig, ScheduleConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
 from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
@@ -123,13 +123,14 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
         parts["motion"] = read_part("motion", options.motion_module, "--motion-module")
         unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
     size = sample_size(parts["unet"]) * vae.factor
-    positions = BackboneConfig.frames if unet.temporal is None else unet.temporal.max_frames
+    motion = unet.temporal if isinstance(unet.temporal, MotionConfig) else None
+    positions = BackboneConfig.frames if motion is None else motion.max_frames
     return BackboneConfig(
         name=options.name or out.stem,
         unet=unet,
         vae=vae,
         text=text_config(parts["text"], None if options.vocab is None else read_json(options.vocab)),
-        schedule=_schedule(options, unet.temporal is not None and unet.temporal.norm_over == "frame"),
+        schedule=_schedule(options, motion is not None and motion.norm_over == "frame"),
         height=size,
         width=size,
         frames=options.frames or min(BackboneConfig.frames, positions),

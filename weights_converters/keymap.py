@@ -4,7 +4,7 @@ A `Plan` is made from names and shapes alone, before any tensor is read, and the
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -146,23 +146,6 @@ def refuse(problems: Mapping[str, list[str]], what: str) -> None:
     lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
     if lines:
         raise CheckpointError(f"{what}; tensors {'; '.join(lines)}")
-
-
-class Converted(Mapping[str, Tensor]):
-    """The targets of a plan, each fetched anew when it is asked for."""
-
-    def __init__(self, plan: Plan, tensors: Mapping[str, Tensor]):
-        self.plan = plan
-        self.tensors = tensors
-
-    def __getitem__(self, key: str) -> Tensor:
-        return self.plan.fetch(key, self.tensors)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.plan.parts)
-
-    def __len__(self) -> int:
-        return len(self.plan.parts)
 
 
 def _first_match(name: str, rules: Sequence[tuple[re.Pattern[str], Rule]]) -> tuple[re.Match[str] | None, Rule | None]:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from anyi2v.backbone.foreign import WeightsFile, open_file
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import read_json
-from weights_converters.files import PickledFile, SafetensorsFile, WeightsFile
-
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 
 
 class Source(Mapping[str, Tensor]):
@@ -85,23 +83,16 @@ def open_source(path: Path) -> Source:
     if not chosen.is_file():
         raise InputError(f"{path} does not exist")
     if chosen.suffix != ".json":
-        return Source(path, [_open_file(chosen)])
+        return Source(path, [open_file(chosen)])
     table = _index(chosen)
-    files = [_open_file(chosen.parent / name) for name in sorted(set(table.values()))]
+    absent = sorted({name for name in table.values() if not (chosen.parent / name).is_file()})
+    if absent:
+        raise CheckpointError(f"{chosen} names {', '.join(absent)}, which is not there; get it as well")
+    files = [open_file(chosen.parent / name) for name in sorted(set(table.values()))]
     lost = sorted(set(table) - {key for file in files for key in file.shapes})
     if lost:
         raise CheckpointError(f"{chosen}: the index announces {len(lost)} tensors that are not there: {lost[:5]}")
     return Source(path, files)
-
-
-def _open_file(path: Path) -> WeightsFile:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist, but the index beside it names it; get it as well")
-    if path.suffix == ".safetensors":
-        return SafetensorsFile(path)
-    if path.suffix in PICKLED:
-        return PickledFile(path)
-    raise CheckpointError(f"{path} has the ending {path.suffix!r}; known are .safetensors, {', '.join(PICKLED)}")
 
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")

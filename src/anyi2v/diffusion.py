@@ -17,11 +17,14 @@ from torch import Tensor
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.errors import InputError
 
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "uniform", "trailing", "linspace"]
 
 
 class Level(NamedTuple):
-    """A noise level: z = signal * x0 + noise * eps."""
+    """A noise level: z = signal * x0 + noise * eps.
+
+    The signal is sqrt(alphas_cumprod), on some backbones times a factor below 1 (`ScheduleConfig.x0_scale`).
+    """
 
     signal: float
     noise: float
@@ -60,7 +63,7 @@ def level(config: ScheduleConfig, t: int) -> Level:
     return _levels(config, [t])[0]
 
 
-def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing = "leading") -> list[int]:
+def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing | None = None) -> list[int]:
     """The timesteps at which a sampler of `steps` steps evaluates the network, descending.
 
     "leading" (the published code's) is a whole stride from `steps_offset` upwards: 961, 921, ..., 1 for 25 of
@@ -69,7 +72,7 @@ def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing =
     Raises InputError if `steps` is not in 1..train_steps, or if the offset pushes the first timestep beyond
     the last.
     """
-    total = config.train_steps
+    total, spacing = config.train_steps, spacing or config.spacing
     if not 1 <= steps <= total:
         raise InputError(f"sampling steps = {steps}; choose 1..{total}, the schedule's training steps")
     if spacing == "trailing":
@@ -78,6 +81,8 @@ def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing =
         gap = (total - 1) / max(steps - 1, 1)
         return [round(i * gap) for i in reversed(range(steps))]
     stride = total // steps
+    if spacing == "uniform":
+        steps = len(range(0, total, stride))
     first = (steps - 1) * stride + config.steps_offset
     if first >= total:
         raise InputError(
@@ -88,7 +93,7 @@ def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing =
     return list(range(first, config.steps_offset - 1, -stride))
 
 
-def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing = "leading") -> list[Step]:
+def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing | None = None) -> list[Step]:
     """The steps of a DDIM sampler, from noise to image: each goes to the next timestep's level.
 
     The last goes to t - train_steps // steps, as in diffusers: below zero, thus the final level, unless the
@@ -166,7 +171,8 @@ def ddim_step(
         raise InputError(f"eta = {eta} draws noise: pass generator=torch.Generator(), or eta = 0")
     if to.noise > at.noise:
         raise InputError(f"eta = {eta} needs a step to less noise, but it goes from {at.noise} to {to.noise}")
-    fresh = (1.0 - (at.signal / to.signal) ** 2) ** 0.5 * to.noise / at.noise
+    # alphas_cumprod is 1 - noise^2, whatever the signal is multiplied with
+    fresh = (1.0 - (1.0 - at.noise**2) / (1.0 - to.noise**2)) ** 0.5 * to.noise / at.noise
     sigma = eta * fresh
     kept = max(to.noise**2 - sigma**2, 0.0) ** 0.5
     noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
@@ -186,8 +192,12 @@ def guided(uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale
 def _levels(config: ScheduleConfig, timesteps: list[int]) -> list[Level]:
     table = alphas_cumprod(config).tolist()
     final = 1.0 if config.final_alpha_one else table[0]
+    levels = []
     for t in timesteps:
         if t >= config.train_steps:
             raise InputError(f"timestep {t}; the schedule has 0..{config.train_steps - 1}")
-    # the reference takes 1 - a and the roots in float32, which departs from these by a few 1e-8 of the level
-    return [Level(a**0.5, (1.0 - a) ** 0.5) for a in (table[t] if t >= 0 else final for t in timesteps)]
+        a = table[t] if t >= 0 else final
+        shrunk = 1.0 + (config.x0_scale - 1.0) * min(max(t, 0) / (config.x0_scale_steps - 1), 1.0)
+        # the reference takes 1 - a and the roots in float32, which departs from these by a few 1e-8 of the level
+        levels.append(Level(a**0.5 * shrunk, (1.0 - a) ** 0.5))
+    return levels

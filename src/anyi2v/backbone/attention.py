@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.call import Call
+from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
 
@@ -149,20 +150,32 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """SD-1.x spatial transformer: norm, 1x1 projection, one block, 1x1 projection, residual."""
+    """Spatial transformer: norm, projection, one block, projection, residual.
 
-    def __init__(self, name: str, channels: int, heads: int, groups: int, context_dim: int, temporal: Slot):
+    SD-1.x projects by 1x1 convolutions, SD-2.x by linear layers: the same arithmetic, other shapes of weights.
+    """
+
+    def __init__(self, name: str, channels: int, config: UNetConfig, temporal: Slot):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(name, channels, heads, context_dim, temporal)])
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.linear = config.linear_projection
+        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
+        block = TransformerBlock(name, channels, config.heads_of(channels), config.context_dim, temporal)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Folded feature maps in and out."""
-        tokens = rearrange(self.proj_in(self.norm(x)), "(b f) c h w -> b f h w c", f=call.frames)
+        normed = self.norm(x)
+        if not self.linear:
+            normed = self.proj_in(normed)
+        tokens = rearrange(normed, "(b f) c h w -> b f h w c", f=call.frames)
+        if self.linear:
+            tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
+        if self.linear:
+            return x + rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
         return x + self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
 
 

@@ -160,7 +160,7 @@ class MidBlock(nn.Module):
 def make_transformer(name: str, channels: int, config: UNetConfig, design: Design) -> SpatialTransformer:
     """A spatial transformer with its own temporal slot filled by the design."""
     slot = design.in_transformer(Site(f"{name}.temporal", channels, True))
-    return SpatialTransformer(name, channels, config.heads, config.groups, config.context_dim, slot)
+    return SpatialTransformer(name, channels, config, slot)
 
 
 def run_slot(slot: nn.Module, name: str, x: Tensor, call: Call) -> Tensor:

@@ -30,6 +30,34 @@ class MotionConfig:
     attentions: int = 2
     norm_over: NormOver = "frame"
     """GroupNorm statistics per frame (AnimateDiff) or over all frames together."""
+    kind: Literal["motion_modules"] = "motion_modules"
+
+
+@dataclass(frozen=True)
+class RotaryConfig:
+    """LaVie: one temporal attention inside each spatial transformer, with rotary and bucketed relative positions."""
+
+    heads: int = 8
+    rotary_dims: int = 32
+    """Of each head, from the first on; the others are not turned."""
+    buckets: int = 32
+    """Rows of the learned bias over frame distances."""
+    max_distance: int = 32
+    """Frames from which on all distances share a bucket."""
+    kind: Literal["rotary"] = "rotary"
+
+
+@dataclass(frozen=True)
+class FactorisedConfig:
+    """VideoCrafter2: temporal convolutions in ResBlocks, temporal transformers after spatial ones and the stem."""
+
+    head_dim: int = 64
+    """Of the temporal transformers."""
+    groups: int = 32
+    stem_heads: int = 8
+    """Heads of the transformer after the first convolution; its width is this times its head width."""
+    stem_head_dim: int = 64
+    kind: Literal["factorised"] = "factorised"
 
 
 @dataclass(frozen=True)
@@ -45,10 +73,18 @@ class UNetConfig:
     context_dim: int = 768
     """Width of the text tokens."""
     heads: int = 8
+    head_dim: int | None = None
+    """Width of every attention head; None: there are `heads` of them, whatever the width."""
+    linear_projection: bool = False
+    """Spatial transformers are entered and left by linear layers instead of 1x1 convolutions."""
     groups: int = 32
     norm_over: NormOver = "frame"
-    """GroupNorm statistics of ResBlocks and output per frame, or over all frames together (AnimateDiff v1)."""
-    temporal: MotionConfig | None = field(default_factory=MotionConfig)
+    """GroupNorm statistics of ResBlocks and output per frame, or over all frames (AnimateDiff v1, LaVie)."""
+    temporal: MotionConfig | RotaryConfig | FactorisedConfig | None = field(default_factory=MotionConfig)
+    fps_embedding: bool = False
+    """The frame rate is embedded like the timestep, and added to it."""
+    even_grids: bool = False
+    """Latents must be divisible by `downscale`; else grids are rounded up on the way down."""
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
@@ -57,11 +93,16 @@ class UNetConfig:
                 "give one flag per level"
             )
         for width in self.channels:
-            if width % self.groups or width % self.heads:
+            parts = self.head_dim or self.heads
+            if width % self.groups or width % parts:
                 raise InputError(
-                    f"UNetConfig: channel width {width} is not a multiple of groups={self.groups} "
-                    f"and heads={self.heads}"
+                    f"UNetConfig: channel width {width} is not a multiple of groups={self.groups} and of "
+                    + (f"head_dim={parts}" if self.head_dim else f"heads={parts}")
                 )
+
+    def heads_of(self, channels: int) -> int:
+        """Attention heads of a layer of that width."""
+        return channels // self.head_dim if self.head_dim else self.heads
 
     @property
     def downscale(self) -> int:
@@ -98,6 +139,10 @@ class TextConfig:
     """Tokens per prompt."""
     vocab_size: int = 49408
     quick_gelu: bool = True
+    penultimate: bool = False
+    """The UNet gets the states before the last layer, normed (SD-2.x, VideoCrafter2), not those after it."""
+    pad_zero: bool = False
+    """Prompts are filled up with token 0 (SD-2.x, VideoCrafter2) instead of the end token again (SD-1.x)."""
     words: tuple[str, ...] | None = None
     """None: CLIP's byte-pair tokens. Else whole words; the first three are <pad>, <bos>, <eos>."""
 
@@ -113,6 +158,11 @@ class ScheduleConfig:
     steps_offset: int = 1
     final_alpha_one: bool = True
     """The level before the first timestep has alphas_cumprod 1 (else alphas_cumprod[0])."""
+    spacing: Literal["leading", "uniform"] = "leading"
+    """How the sampler's timesteps are spread; see `anyi2v.diffusion.sampling_timesteps`."""
+    x0_scale: float = 1.0
+    """The image shrinks by a factor that falls from 1 to this over the first `x0_scale_steps` timesteps."""
+    x0_scale_steps: int = 400
 
 
 @dataclass(frozen=True)
@@ -158,6 +208,11 @@ def from_dict(cls: type[T], data: dict[str, Any]) -> T:
 def _value(hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [o for o in typing.get_args(hint) if o is not type(None)]
+        if isinstance(value, dict):
+            # of several dataclasses, the one whose `kind` it is
+            options = [o for o in options if o.kind == value.get("kind", o.kind)]
+            if not options:
+                raise CheckpointError(f"unknown kind {value['kind']!r}; was the file written by a newer version?")
         return None if value is None else _value(options[0], value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value)

@@ -1,4 +1,4 @@
-"""AnimateDiff's motion modules: temporal self-attention at every position of the feature map."""
+"""Transformers over frames: self-attention at every position of the feature map; AnimateDiff's motion modules."""
 
 import math
 
@@ -23,28 +23,44 @@ class MotionModules(Design):
 
     def after_layer(self, site: Site) -> Slot:
         """A motion module, or an empty slot in the mid block of v1 and v3."""
-        return Slot() if site.mid and not self.config.mid else MotionModule(site, self.config)
-
-
-def make_design(config: MotionConfig | None) -> Design:
-    """The design that a configuration describes; None is the plain 2D UNet."""
-    return Design() if config is None else MotionModules(config)
+        c = self.config
+        if site.mid and not c.mid:
+            return Slot()
+        return MotionModule(
+            site,
+            width=site.channels,
+            heads=c.heads,
+            groups=c.groups,
+            norm_over=c.norm_over,
+            attentions=c.attentions,
+            positions=c.max_frames,
+        )
 
 
 class MotionModule(Temporal):
     """Norm, projection, transformer over frames, projection (zero at the start), residual.
 
-    Reference: AnimateDiff, models/motion_module.py; the level `temporal_transformer` of its parameter
-    names is left out.
+    References: AnimateDiff, models/motion_module.py, whose level `temporal_transformer` of parameter names is
+    left out; VideoCrafter2, TemporalTransformer, with its own norm and without positions.
     """
 
-    def __init__(self, site: Site, config: MotionConfig):
+    def __init__(
+        self,
+        site: Site,
+        *,
+        width: int,
+        heads: int,
+        groups: int,
+        norm_over: NormOver,
+        attentions: int = 2,
+        positions: int | None = None,
+    ):
         super().__init__(site.name)
-        self.norm_over: NormOver = config.norm_over
-        self.norm = nn.GroupNorm(config.groups, site.channels, eps=1e-6)
-        self.proj_in = nn.Linear(site.channels, site.channels)
-        self.transformer_blocks = nn.ModuleList([MotionBlock(site.name, site.channels, config)])
-        self.proj_out = nn.Linear(site.channels, site.channels)
+        self.norm_over: NormOver = norm_over
+        self.norm = nn.GroupNorm(groups, site.channels, eps=1e-6)
+        self.proj_in = nn.Linear(site.channels, width)
+        self.transformer_blocks = nn.ModuleList([MotionBlock(site.name, width, heads, attentions, positions)])
+        self.proj_out = nn.Linear(width, site.channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -58,25 +74,36 @@ class MotionModule(Temporal):
 
 
 class MotionBlock(nn.Module):
-    """Temporal self-attentions with positions, then a feed-forward layer; each normed before and added."""
+    """Temporal self-attentions, then a feed-forward layer; each normed before and added.
 
-    positions: Tensor
+    Args:
+        name: of the module.
+        channels: width of the tokens.
+        heads: of each attention.
+        attentions: how many.
+        positions: rows of the table of sinusoidal positions; None: no positions.
+    """
 
-    def __init__(self, name: str, channels: int, config: MotionConfig):
+    positions: Tensor | None
+
+    def __init__(self, name: str, channels: int, heads: int, attentions: int, positions: int | None):
         super().__init__()
         self.name = name
-        self.attention_blocks = nn.ModuleList([Attention(channels, config.heads) for _ in range(config.attentions)])
-        self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(config.attentions)])
+        self.attention_blocks = nn.ModuleList([Attention(channels, heads) for _ in range(attentions)])
+        self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(attentions)])
         self.ff = FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
-        self.register_buffer("positions", position_table(config.max_frames, channels), persistent=False)
+        table = None if positions is None else position_table(positions, channels)
+        self.register_buffer("positions", table, persistent=False)
 
     def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
         """Each position of the map is a sequence of frames."""
-        positions = self.positions[: call.frames, None, None].to(x.dtype)
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
-            x = x + temporal_attention(attn, f"{self.name}.{i}", norm(x) + positions, call)
+            normed = norm(x)
+            if self.positions is not None:
+                normed = normed + self.positions[: call.frames, None, None].to(x.dtype)
+            x = x + temporal_attention(attn, f"{self.name}.{i}", normed, call)
         return x + self.ff(self.ff_norm(x))
 
 

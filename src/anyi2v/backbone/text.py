@@ -49,13 +49,15 @@ class TextTower(nn.Module):
     def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """The state of every token after the last layer norm (transformers' `last_hidden_state`).
 
-        `l` may be shorter than `config.length`.
+        With `config.penultimate` the last layer is left out, but not the norm. `l` may be shorter than
+        `config.length`.
         """
         length = ids.shape[1]
         x = self.token_embedding(ids) + self.positional_embedding[:length]
         # made here, not kept: a buffer would stay empty in a tower built on the meta device
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
-        for block in self.transformer.resblocks:
+        layers = self.config.layers - self.config.penultimate
+        for block in self.transformer.resblocks[:layers]:
             x = block(x, attn_mask=causal)
         return self.ln_final(x)
 
@@ -63,7 +65,8 @@ class TextTower(nn.Module):
 def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
     """Token ids of the prompts: begin, prompt, end, and the end token again up to `config.length`.
 
-    That is SD-1.x's padding; open_clip's own pads with 0, and every padded position's state would differ.
+    That is SD-1.x's padding. With `config.pad_zero` the rest is 0, as open_clip itself does it; the states of
+    all padded positions differ between the two.
     With `config.words` the tokens are whole words (lower case, split at white space), else CLIP's byte pairs.
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
@@ -80,7 +83,7 @@ def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
                 f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text "
                 f"tower takes at most {config.length}; shorten it"
             )
-        rows.append(ids + [end] * (config.length - len(ids)))
+        rows.append(ids + [0 if config.pad_zero else end] * (config.length - len(ids)))
     return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
 
 

@@ -12,8 +12,8 @@ from anyi2v.backbone.attention import sinusoid
 from anyi2v.backbone.blocks import DownBlock, MidBlock, UpBlock, run_slot
 from anyi2v.backbone.call import Call, group_norm
 from anyi2v.backbone.config import UNetConfig
+from anyi2v.backbone.designs import make_design
 from anyi2v.backbone.slots import Design, Site, Temporal
-from anyi2v.backbone.temporal import make_design
 from anyi2v.errors import InputError
 from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, no_tap
 
@@ -37,6 +37,7 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.stem_temporal = design.stem(Site("stem_temporal", channels[0], attention=False))
         self.time_embedding = TimeEmbedding(channels[0])
+        self.fps_embedding = TimeEmbedding(channels[0]) if config.fps_embedding else None
         self.down_blocks = nn.ModuleList(
             DownBlock(i, channels[max(i - 1, 0)], i == levels - 1, config, design) for i in range(levels)
         )
@@ -63,6 +64,7 @@ class UNet(nn.Module):
         timesteps: int | Int[Tensor, " b"],
         text: Float[Tensor, "b l d"],
         *,
+        fps: float | None = None,
         temporal: bool | Collection[str] = True,
         tap: Tap = no_tap,
         checkpoint: bool = False,
@@ -70,21 +72,27 @@ class UNet(nn.Module):
         """The noise prediction for `z`, in the dtype of `z`.
 
         Args:
-            z: noisy latents of `f` frames; any height and width.
+            z: noisy latents of `f` frames; any height and width, unless the configuration asks for even grids.
             timesteps: training timesteps, one for all or one per batch entry.
             text: states of the text tower.
+            fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
             temporal: False passes every temporal layer by (each frame is an image of its own); a
                 collection of names (see `temporal_names`) leaves only those on.
             tap: sees and may replace every hook point; see `anyi2v.taps`.
             checkpoint: recompute layers in the backward pass; the gradient is the same.
 
         Raises:
-            InputError: more frames than the temporal layers have positions for.
+            InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, or
+                a grid that cannot be halved as often as it must.
             HookError: a name in `temporal` is not a temporal layer.
         """
         batch, frames = z.shape[:2]
-        self._check(frames, temporal)
+        self._check(z, temporal)
         embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(batch))
+        if self.fps_embedding is not None:
+            if fps is None:
+                raise InputError("this UNet embeds the frame rate: pass fps=")
+            embedding = embedding + self.fps_embedding(torch.tensor([fps], device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
         call = Call(embedding, text.to(self.dtype), frames, on, tap, checkpoint)
 
@@ -99,7 +107,11 @@ class UNet(nn.Module):
         x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, frames))
         return call.at_map("noise", self.conv_out(x)).unflatten(0, (batch, frames)).to(z.dtype)
 
-    def _check(self, frames: int, temporal: bool | Collection[str]) -> None:
+    def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str]) -> None:
+        frames, (height, width) = z.shape[1], z.shape[-2:]
+        unit = self.config.downscale
+        if self.config.even_grids and (height % unit or width % unit):
+            raise InputError(f"latents of {width}x{height} cells; this UNet needs multiples of {unit} along both sides")
         limit = self.design.max_frames
         if temporal and limit is not None and frames > limit:
             raise InputError(
@@ -110,14 +122,14 @@ class UNet(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the timestep through two linear layers."""
+    """Sinusoids of the timestep (or of the frame rate) through two linear layers."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.linear_1 = nn.Linear(channels, 4 * channels)
         self.linear_2 = nn.Linear(4 * channels, 4 * channels)
 
-    def forward(self, timesteps: Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
+    def forward(self, timesteps: Int[Tensor, " b"] | Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
         """Frequencies fall geometrically from 1 to 1/10000, in float32."""
         half = self.linear_1.in_features // 2
         index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
@@ -132,6 +144,7 @@ def record(
     timesteps: int | Int[Tensor, " b"],
     text: Float[Tensor, "b l d"],
     *,
+    fps: float | None = None,
     edit: Tap = no_tap,
     stop: StopAt = "point",
     temporal: bool | Collection[str] = True,
@@ -144,7 +157,7 @@ def record(
     """
     recorder = Recorder(names, stop=stop)
     try:
-        unet(z, timesteps, text, temporal=temporal, tap=chain(edit, recorder), checkpoint=checkpoint)
+        unet(z, timesteps, text, fps=fps, temporal=temporal, tap=chain(edit, recorder), checkpoint=checkpoint)
     except Stop:
         return recorder.seen
     check_names(recorder.names, points(unet, frames=z.shape[1]))
@@ -161,7 +174,7 @@ def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8) -> d
         shadow = UNet(config, unet.design).to("meta")
         z = torch.empty(1, frames, config.latent_channels, height, width)
         lister = _Lister()
-        shadow(z, torch.zeros(1, dtype=torch.long), torch.empty(1, 77, config.context_dim), tap=lister)
+        shadow(z, torch.zeros(1, dtype=torch.long), torch.empty(1, 77, config.context_dim), fps=1.0, tap=lister)
     return lister.shapes
 
 

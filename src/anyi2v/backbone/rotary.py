@@ -1,0 +1,92 @@
+"""LaVie's temporal attention: inside each spatial transformer, with two kinds of relative position.
+
+Reference: Vchitect/LaVie, base/models/attention.py (attn_temp).
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anyi2v.backbone.attention import Attention, weigh
+from anyi2v.backbone.call import Call
+from anyi2v.backbone.config import RotaryConfig
+from anyi2v.backbone.slots import Design, Site, Slot, Temporal
+
+
+class RotaryAttentions(Design):
+    """A temporal attention between the text attention and the feed-forward layer of every transformer block."""
+
+    def __init__(self, config: RotaryConfig):
+        self.config = config
+
+    def in_transformer(self, site: Site) -> Slot:
+        """The attention; levels without spatial transformers have none."""
+        return RotaryAttention(site, self.config)
+
+
+class RotaryAttention(Temporal):
+    """x + attention(norm(x)) over frames; scores get a learned bias per head and frame distance.
+
+    Of one frame it still adds a projection of the values, so it is not the identity.
+    """
+
+    def __init__(self, site: Site, config: RotaryConfig):
+        super().__init__(site.name)
+        self.config = config
+        self.norm = nn.LayerNorm(site.channels)
+        self.attn = Attention(site.channels, config.heads)
+        self.relative_bias = nn.Embedding(config.buckets, config.heads)
+
+    def mix(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
+        """The hook points see `b h w f c`, before the rotation, and `b h w heads f f` for the map."""
+
+        def point(part: str, tensor: Tensor) -> Tensor:
+            return call.at(self.name, part, rearrange(tensor, "b f h w c -> b h w f c"))
+
+        attn, normed = self.attn, self.norm(x)
+        query, key = (
+            rotate(point(part, layer(normed)).unflatten(-1, (attn.heads, -1)), self.config.rotary_dims)
+            for part, layer in (("query", attn.to_q), ("key", attn.to_k))
+        )
+        value = point("value", attn.to_v(normed))
+        scores = torch.einsum("...inc,...jnc->...nij", query * query.shape[-1] ** -0.5, key)
+        probs = (scores + self.bias(call.frames).to(scores.dtype)).softmax(-1)
+        out = weigh(call.at(self.name, "probs", probs), value)
+        return x + attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
+
+    def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
+        """What is added to the score of query frame i and key frame j."""
+        table = buckets(frames, self.config.buckets, self.config.max_distance)
+        return self.relative_bias(table.to(self.relative_bias.weight.device)).permute(2, 0, 1)
+
+
+def rotate(x: Float[Tensor, "*n f heads c"], dims: int) -> Float[Tensor, "*n f heads c"]:
+    """Turns the pairs (0, 1), (2, 3), ... of the first `dims` channels by frame * 10000^(-2i / dims).
+
+    Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with interleaved pairs. Frames count from 0.
+    """
+    frequencies = 10000.0 ** (-torch.arange(0, dims, 2, dtype=torch.float32, device=x.device) / dims)
+    angles = torch.arange(x.shape[-3], dtype=torch.float32, device=x.device)[:, None] * frequencies
+    cos, sin = (wave.to(x.dtype)[:, None] for wave in (angles.cos(), angles.sin()))
+    even, odd = x[..., 0:dims:2], x[..., 1:dims:2]
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([turned, x[..., dims:]], dim=-1)
+
+
+def buckets(frames: int, count: int, max_distance: int) -> Int[Tensor, "f f"]:
+    """The row of the bias table for query frame i and key frame j, by j - i (T5's buckets).
+
+    The upper half of the rows is for keys after the query. Half of each half counts single frames, the rest
+    grows geometrically up to `max_distance`, from which on all distances share the last row.
+    """
+    half = count // 2
+    exact = half // 2
+    frame = torch.arange(frames)
+    distance = frame[None, :] - frame[:, None]
+    n = distance.abs()
+    far = (n.clamp(min=1).float() / exact).log() / math.log(max_distance / exact) * (half - exact)
+    n = torch.where(n < exact, n, (exact + far.long()).clamp(max=half - 1))
+    return n + half * (distance > 0)
