@@ -51,6 +51,8 @@ class Animate:
     """Of the initial noise; equal seed, device and threads give equal bytes."""
     frames: int | None = None
     """Frames of the video; None: the backbone's."""
+    fps: int | None = None
+    """Frames per second of the video; None: the backbone's. Some backbones move differently for it."""
     width: int | None = None
     """Pixels; None: the backbone's. The image is cut to this shape around its centre."""
     height: int | None = None
@@ -93,6 +95,7 @@ class Animate:
             config=self.method,
             seed=self.seed,
             frames=self.frames,
+            fps=self.fps,
             negative_prompt=self.negative_prompt,
             progress=sys.stderr.isatty(),
         )
@@ -209,7 +212,7 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     return replace(default, backbone=backbone, recipe=name, repeat=base.repeat)
 
 
-_REPEATED = ("prompt", "negative_prompt", "seed", "frames", "width", "height", "device", "dtype", "threads")
+_REPEATED = ("prompt", "negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
 
 
 def _repeated(path: Path) -> Animate:

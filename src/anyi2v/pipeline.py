@@ -79,6 +79,7 @@ def animate(
     config: MethodConfig | None = None,
     seed: int = 0,
     frames: int | None = None,
+    fps: int | None = None,
     negative_prompt: str = "",
     features: Mapping[str, Tensor] | None = None,
     progress: bool = False,
@@ -94,6 +95,8 @@ def animate(
         config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
         seed: of the initial noise; equal seed and device give equal bytes.
         frames: by default the backbone's.
+        fps: frames per second of the video, by default the backbone's; where the UNet embeds the frame rate, what it
+            is told in every pass.
         negative_prompt: for the unconditional pass.
         features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
             example with other tracks; spares the inversion.
@@ -105,7 +108,8 @@ def animate(
     """
     config = config or MethodConfig.from_dict(backbone.config.method)
     frames = backbone.config.frames if frames is None else frames
-    check_job(backbone, image, config, frames)
+    fps = backbone.config.fps if fps is None else fps
+    check_job(backbone, image, config, frames, fps)
     height, width = image.shape[1:]
     tracks = tracks.scaled(width, height).resample(frames)
     factor = backbone.config.vae.factor
@@ -122,9 +126,9 @@ def animate(
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=generator).to(backbone.device)
     if features is None:
-        features = _features(backbone, image, positive, config, stages, generator)
+        features = _features(backbone, image, positive, config, fps, stages, generator)
     injection = _injection(features, config)
-    z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, stages, generator)
+    z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator)
     with stages.stage("decode"), torch.no_grad():
         video = (backbone.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1).cpu()
     return Result(
@@ -137,21 +141,23 @@ def animate(
         tracks=tracks,
         config=config,
         seed=seed,
-        fps=backbone.config.fps,
+        fps=fps,
         features=dict(features),
     )
 
 
-def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int) -> None:
+def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int) -> None:
     """Finds out what cannot work before any work is done.
 
     Raises:
-        InputError: the image, its size, the number of frames or the timesteps.
+        InputError: the image, its size, the number of frames, the frame rate or the timesteps.
         HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
     check_image(image)
-    factor = backbone.config.vae.factor
+    factor = backbone.config.vae.factor * (backbone.config.unet.downscale if backbone.config.unet.even_grids else 1)
     height, width = image.shape[1:]
+    if fps < 1:
+        raise InputError(f"{fps} frames per second asked for; it must be at least 1")
     if height % factor or width % factor:
         raise InputError(f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone")
     limit = backbone.unet.design.max_frames
@@ -171,6 +177,7 @@ def _features(
     image: Float[Tensor, "3 h w"],
     text: Float[Tensor, "1 l d"],
     config: MethodConfig,
+    fps: int,
     stages: Stages,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
@@ -185,10 +192,12 @@ def _features(
     if config.inversion == "noise":
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         with stages.stage("inversion"):
-            return noise_directly(backbone.unet, latent, text, schedule, names, until=until, noise=noise)
+            return noise_directly(backbone.unet, latent, text, schedule, names, until=until, noise=noise, fps=fps)
     passes = len(inversion_timesteps(schedule, until=until, stride=stride))
     with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
-        return invert(backbone.unet, latent, text, schedule, names, until=until, stride=stride, report=bar.update)
+        return invert(
+            backbone.unet, latent, text, schedule, names, until=until, stride=stride, fps=fps, report=bar.update
+        )
 
 
 def _injects(config: MethodConfig) -> bool:
@@ -216,6 +225,7 @@ def _denoise(
     injection: Tap,
     crops: Crops | None,
     config: MethodConfig,
+    fps: int,
     stages: Stages,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
@@ -234,12 +244,13 @@ def _denoise(
                         crops,
                         config,
                         generator=generator,
+                        fps=fps,
                         report=inner.update,
                     )
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
             with stages.stage("denoising"):
                 tap = injection if i < config.inject_steps else no_tap
-                noise = predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap)
+                noise = predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap, fps=fps)
                 z = ddim_step(z, noise, at, to, eta=config.eta, generator=generator)
                 if not z.isfinite().all():
                     raise NumericsError(f"the latents became NaN or infinite at step {i} (timestep {t})")

@@ -18,16 +18,18 @@ def predict_noise(
     positive: Float[Tensor, "b l d"],
     scale: float,
     injection: Tap = no_tap,
+    *,
+    fps: float | None = None,
 ) -> Float[Tensor, "b f c h w"]:
     """Classifier-free guidance; the injection acts on the conditional pass only.
 
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
-    they are one batch.
+    they are one batch. `fps` is for a UNet that embeds the frame rate; both passes get it.
     """
     if scale <= 1:
-        return unet(z, timestep, positive, tap=injection)
+        return unet(z, timestep, positive, fps=fps, tap=injection)
     if injection is not no_tap:
-        return guided(unet(z, timestep, negative), unet(z, timestep, positive, tap=injection), scale)
-    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive])).chunk(2)
+        return guided(unet(z, timestep, negative, fps=fps), unet(z, timestep, positive, fps=fps, tap=injection), scale)
+    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]), fps=fps).chunk(2)
     return guided(uncond, cond, scale)

@@ -25,6 +25,7 @@ def invert(
     *,
     until: int,
     stride: int = 1,
+    fps: float | None = None,
     report: Callable[[int], object] = no_report,
 ) -> dict[str, Tensor]:
     """The tensors at the hook points `names` in the UNet's pass at timestep `until` (t_alpha).
@@ -40,6 +41,7 @@ def invert(
         names: hook points to record; each tensor has a frame axis of length one.
         until: t_alpha of the paper, a training timestep.
         stride: 1 is the published schedule; larger strides take fewer UNet passes.
+        fps: for a UNet that embeds the frame rate: that of the video.
         report: told how many passes are done, for a progress bar.
 
     Raises:
@@ -50,10 +52,10 @@ def invert(
     z = latent
     for t, at, to in inversion_pairs(schedule, until=until, stride=stride):
         if t == until:
-            features = record(unet, names, z, t, text, temporal=False)
+            features = record(unet, names, z, t, text, fps=fps, temporal=False)
             report(1)
             return {name: tensor.detach() for name, tensor in features.items()}
-        z = transport(z, unet(z, t, text, temporal=False), at, to)
+        z = transport(z, unet(z, t, text, fps=fps, temporal=False), at, to)
         report(1)
     raise AssertionError("the schedule ends at `until`")
 
@@ -68,11 +70,12 @@ def noise_directly(
     *,
     until: int,
     noise: Float[Tensor, "b 1 c h w"],
+    fps: float | None = None,
 ) -> dict[str, Tensor]:
     """The same features of the latent with random noise at the level of t_alpha: one UNet pass, no inversion.
 
     The ablation of the inversion; the noise is not the one that would lead the sampler back to the image.
     """
     z = add_noise(latent, noise, level(schedule, until))
-    features = record(unet, tuple(names), z, until, text, temporal=False)
+    features = record(unet, tuple(names), z, until, text, fps=fps, temporal=False)
     return {name: tensor.detach() for name, tensor in features.items()}

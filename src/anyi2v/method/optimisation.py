@@ -34,6 +34,7 @@ def alignment_gradient(
     crops: Crops,
     config: MethodConfig,
     generator: torch.Generator | None = None,
+    fps: float | None = None,
 ) -> tuple[Float[Tensor, "1 f c h w"], Float[Tensor, ""], Float[Tensor, "l o f y x"]]:
     """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
 
@@ -43,7 +44,7 @@ def alignment_gradient(
         NumericsError: an aligned feature is not finite.
     """
     z = z.detach().requires_grad_()
-    seen = record(unet, config.align, z, timestep, text, edit=injection)
+    seen = record(unet, config.align, z, timestep, text, fps=fps, edit=injection)
     features = [
         reduce(_finite(name, seen[name], timestep), config.pca_dim, solver=config.pca_solver, generator=generator)
         for name in config.align
@@ -73,6 +74,7 @@ def optimise_latents(
     config: MethodConfig,
     *,
     generator: torch.Generator | None = None,
+    fps: float | None = None,
     report: Callable[[int], object] = no_report,
 ) -> Optimised:
     """`config.iterations` AdamW steps on the latents of one timestep.
@@ -84,7 +86,7 @@ def optimise_latents(
     z = z.detach().clone()
     optimiser = _adamw(z, config)
     for iteration in range(config.iterations):
-        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, injection, crops, config, generator)
+        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, injection, crops, config, generator, fps)
         losses.append(loss.item())
         if not (loss.isfinite() & gradient.isfinite().all()):
             raise NumericsError(

@@ -138,7 +138,7 @@ def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
     for job in work[:1]:
         backbone = _backbone(job.backbone)  # before the workers are forked, so that they need not load it again
         for config in job.methods.values():
-            check_job(backbone, job.case.image, config, backbone.config.frames)
+            check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
     with get_context(START).Pool(processes) as pool:
         done = pool.imap_unordered(run_case, work)
         for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):
