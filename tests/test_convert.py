@@ -85,37 +85,69 @@ def test_a_single_file_and_a_motion_module_make_a_backbone(
     assert {path.name for path in folder.iterdir()} == {base.name, motion.name, out.name}
 
 
-@settings(max_examples=12)
+def layout_of(base: str, motion: str, version: str, dtype: torch.dtype) -> dict[str, Tensors]:
+    """The files of a base and of motion modules in some layout, by the option that they are given with."""
+    unet, vae, text = foreign.networks(dtype)
+    files = {"base": foreign.ldm(dtype)}
+    if base != "single file":
+        files = {
+            "base": spatial(unet),
+            "vae": {"new names": vae, "old names": to_old_vae(vae), "LDM's": to_ldm_vae(vae, 2)}[base],
+            "text": to_clip_text(text, prefix="text_model." if base == "new names" else ""),
+        }
+    if motion == "AnimateDiff":
+        return {**files, "motion_module": foreign.motion(version, dtype)}
+    rows = 24 if version == "v1" else 32
+    adapter = {
+        key: torch.zeros(1, rows, 32) if key.endswith(".pe") else tensor
+        for key, tensor in to_motion_adapter(unet).items()
+        if version == "v2" or not key.startswith("mid_block")
+    }
+    return {**files, "motion_module": adapter}
+
+
+@settings(max_examples=25)
 @given(
-    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    base=st.sampled_from(["single file", "new names", "old names", "LDM's"]),
+    motion=st.sampled_from(["AnimateDiff", "MotionAdapter"]),
     version=st.sampled_from(sorted(VERSIONS)),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
     suffix=st.sampled_from([".safetensors", ".ckpt"]),
+    wrapper=st.sampled_from(["", "state_dict"]),
     module=st.booleans(),
 )
 def test_the_way_back_gives_the_original_keys_and_bytes(
-    tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype, version: str, suffix: str, module: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    base: str,
+    motion: str,
+    version: str,
+    dtype: torch.dtype,
+    suffix: str,
+    wrapper: str,
+    module: bool,
 ) -> None:
     """Stored in their own dtype, all kept tensors of the sources can be restored from file and plan alone."""
     folder = tmp_path_factory.mktemp("back")
-    sources = {"base": foreign.ldm(dtype), "motion": foreign.motion(version, dtype)}
-    paths = {name: foreign.write(x, folder / f"{name}{suffix}", "state_dict", module) for name, x in sources.items()}
+    sources = layout_of(base, motion, version, dtype)
+    paths = {name: foreign.write(x, folder / f"{name}{suffix}", wrapper, module) for name, x in sources.items()}
     named = {value: key for key, value in DTYPES.items()}
     out = folder / "out.safetensors"
-    asked = foreign.options(paths["base"], out, motion_module=paths["motion"], dtype=named[dtype])
+    norm = "frame" if motion == "MotionAdapter" else None
+    asked = foreign.options(paths.pop("base"), out, **paths, dtype=named[dtype], motion_norm=norm)
     convert(asked)
     written = load_file(out)
     _, parts = command.assemble(asked, out)
-    found: dict[str, Tensors] = {"base": {}, "motion": {}}
+    found: dict[str, Tensors] = {name: {} for name in sources}
     for name, part in parts.items():
         prefix = "unet." if name == "motion" else f"{name}."
+        home = "motion_module" if name == "motion" else name if name in sources else "base"
         for key in part.plan.parts:
             sizes = [part.source.shapes[source][0] for source in part.plan.sources(key)]
             for source, piece in zip(part.plan.sources(key), written[prefix + key].split(sizes), strict=True):
-                file = "motion" if name == "motion" else "base"
-                found[file][part.source.original(source)] = piece.reshape(part.source.shapes[source])
+                found[home][part.source.original(source)] = piece.reshape(part.source.shapes[source])
+    dropped = {part.source.original(key) for part in parts.values() for key in part.plan.report.dropped}
     for file, originals in sources.items():
         kept = {("module." if module else "") + key: x for key, x in originals.items()}
-        dropped = {part.source.original(key) for part in parts.values() for key in part.plan.report.dropped}
         assert kept.keys() == found[file].keys() | (kept.keys() & dropped)
         assert all(torch.equal(found[file][key], kept[key]) and found[file][key].dtype == dtype for key in found[file])
 
