@@ -91,7 +91,7 @@ def test_a_run_can_be_repeated_byte_for_byte_from_its_folder(
 def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(build(CONFIG), tmp_path / "other.safetensors")
     record = {
-        **{"prompt": "a", "negative_prompt": "", "seed": 0, "frames": 3, "width": 32, "height": 16},
+        **{"prompt": "a", "negative_prompt": "", "seed": 0, "frames": 3, "fps": 8, "width": 32, "height": 16},
         **{"device": "cpu", "dtype": "float32", "threads": 1, "method": METHOD},
         "backbone": {"name": str(tmp_path / "other.safetensors"), "sha256": "0" * 64},
     }
@@ -107,7 +107,7 @@ def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path)
     official = parse_animate("--recipe=official", "--backbone", backbone, "--method.mask", "none")
     assert official.method == dataclasses.replace(MethodConfig.official(), **METHOD, mask="none")
     record = {
-        **{"prompt": "a", "negative_prompt": "b", "seed": 4, "frames": 3, "width": 32, "height": 16},
+        **{"prompt": "a", "negative_prompt": "b", "seed": 4, "frames": 3, "fps": 8, "width": 32, "height": 16},
         **{"device": "cpu", "dtype": "float32", "threads": 1, "method": {"lr": 0.5}},
         "backbone": {"name": backbone, "sha256": ""},
     }

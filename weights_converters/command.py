@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import read_json
 from weights_converters import diffusers_layout as layout
+from weights_converters import lavie, videocrafter
+from weights_converters.detect import Kind
 from weights_converters.keymap import refuse
 from weights_converters.loras import LoraFile, lora_deltas, read_loras
 from weights_converters.parts import (
@@ -120,9 +123,12 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
     parts = find_parts(options.base, given)
     unet, vae = unet_config(parts["unet"]), vae_config(parts["vae"])
     if options.motion_module is not None:
+        if unet.temporal is not None:
+            raise InputError(f"{options.base} has temporal layers of its own; leave --motion-module out")
         parts["motion"] = read_part("motion", options.motion_module, "--motion-module")
         unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
     size = sample_size(parts["unet"]) * vae.factor
+    preset = PRESETS.get(parts["unet"].finding.kind, Preset())
     motion = unet.temporal if isinstance(unet.temporal, MotionConfig) else None
     positions = BackboneConfig.frames if motion is None else motion.max_frames
     return BackboneConfig(
@@ -130,17 +136,38 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
         unet=unet,
         vae=vae,
         text=text_config(parts["text"], None if options.vocab is None else read_json(options.vocab)),
-        schedule=_schedule(options, motion is not None and motion.norm_over == "frame"),
-        height=size,
+        schedule=_schedule(options, preset, motion is not None and motion.norm_over == "frame"),
+        height=round(size * preset.height),
         width=size,
         frames=options.frames or min(BackboneConfig.frames, positions),
-        fps=options.fps,
+        fps=options.fps or preset.fps,
+        method=dict(preset.method),
     ), parts
 
 
-def _schedule(options: Convert, animatediff: bool) -> ScheduleConfig:
-    """The schedule that was asked for, that of AnimateDiff, or that of the base."""
+@dataclass(frozen=True)
+class Preset:
+    """What a family of backbones is used with, where nothing else is asked for."""
+
+    schedule: ScheduleConfig | None = None
+    """None: AnimateDiff's with its motion modules, else the base's."""
+    fps: int = BackboneConfig.fps
+    height: float = 1.0
+    """Of the frame, as a part of its width."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+
+
+PRESETS: dict[Kind, Preset] = {
+    "lavie_unet": Preset(lavie.SCHEDULE, height=320 / 512, method=lavie.METHOD),
+    "videocrafter": Preset(videocrafter.SCHEDULE, fps=28, height=320 / 512, method=videocrafter.METHOD),
+}
+
+
+def _schedule(options: Convert, preset: Preset, animatediff: bool) -> ScheduleConfig:
+    """The schedule that was asked for, that of the family or of AnimateDiff, or that of the base."""
     path = options.schedule
+    if path is None and preset.schedule is not None:
+        return preset.schedule
     if path is None and options.base is not None and not animatediff:
         beside = options.base / "scheduler" / "scheduler_config.json"
         path = beside if beside.exists() else None
@@ -169,18 +196,20 @@ def place(parts: Mapping[Name, Part], shapes: Shapes) -> dict[str, tuple[Part, s
     """
     homes: dict[str, tuple[Part, str]] = {}
     for name, part in parts.items():
-        targets = targets_of(name, shapes)
+        targets = targets_of(name, shapes, whole="motion" not in parts)
         refuse(problems(part, targets), f"{part.source.path} ({part.finding}) does not fit the {name}")
         prefix = "unet." if name == "motion" else f"{name}."
         homes |= {prefix + key: (part, key) for key in targets}
     return homes
 
 
-def targets_of(name: Name, shapes: Shapes) -> Shapes:
-    """The tensors that a part must give, by their key in the network."""
+def targets_of(name: Name, shapes: Shapes, *, whole: bool = False) -> Shapes:
+    """The tensors that a part must give, by their key in the network; `whole`: the UNet has no other part."""
     prefix = "unet." if name == "motion" else f"{name}."
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
-    return {key: shape for key, shape in own.items() if name == "vae" or (".temporals." in key) == (name == "motion")}
+    if whole or name in ("vae", "text"):
+        return own
+    return {key: shape for key, shape in own.items() if (".temporals." in key) == (name == "motion")}
 
 
 def problems(part: Part, targets: Shapes) -> dict[str, list[str]]:

@@ -19,6 +19,8 @@ Kind = Literal[
     "motion_module",
     "motion_adapter",
     "animatediff_unet",
+    "lavie_unet",
+    "videocrafter",
     "motion_lora",
     "domain_adapter",
     "lora",
@@ -36,6 +38,8 @@ WORDS: dict[Kind, str] = {
     "motion_module": "AnimateDiff motion module",
     "motion_adapter": "diffusers MotionAdapter",
     "animatediff_unet": "whole UNet of AnimateDiff",
+    "lavie_unet": "whole UNet of LaVie",
+    "videocrafter": "single file of VideoCrafter",
     "motion_lora": "AnimateDiff motion LoRA",
     "domain_adapter": "AnimateDiff domain adapter, or LoRA of attention processors in the same layout",
     "lora": "LoRA",
@@ -117,6 +121,10 @@ def _single_file_family(shapes: Shapes) -> str:
     return f"{family}, with moving average" if _any(r"model_ema\..*")(shapes) else family
 
 
+def _videocrafter_version(shapes: Shapes) -> str:
+    return "version 1 (not supported)" if _any(r".*\.relative_position_[kv]\..*")(shapes) else "version 2"
+
+
 def _attention_names(shapes: Shapes) -> str:
     return "old attention names" if _any(r".*\.proj_attn\.weight")(shapes) else "new attention names"
 
@@ -133,7 +141,9 @@ _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ..
     ("domain_adapter", _all(r"(?!unet\.|text_encoder\.).*\.processor\.to_\w+_lora\.(down|up)\.weight"), _plain),
     ("lora", _any(_LORA), _lora_naming),
     ("sparsectrl", _all(r"controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
+    ("videocrafter", _any(r"model\.diffusion_model\..*\.temopral_conv\..*"), _videocrafter_version),
     ("ldm", _any(r"(model\.diffusion_model|cond_stage_model|first_stage_model|conditioner)\..*"), _single_file_family),
+    ("lavie_unet", _all(r".*\.attn_temp\..*", r"conv_in\.weight"), _plain),
     ("animatediff_unet", _all(r".*\.temporal_transformer\..*", r"conv_in\.weight"), _motion_version),
     ("motion_module", _any(r".*\.temporal_transformer\..*"), _motion_version),
     ("motion_adapter", _any(r".*\.motion_modules\..*\.attn1\..*"), _motion_version),

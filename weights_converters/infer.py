@@ -5,10 +5,18 @@ Others are measured, with what shapes do not tell taken from SD-1.x: 8 heads, 32
 the text tower.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from anyi2v.backbone.config import MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.config import (
+    FactorisedConfig,
+    MotionConfig,
+    RotaryConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from anyi2v.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -48,6 +56,13 @@ def unet(shapes: Shapes) -> UNetConfig:
             raise CheckpointError(f"no UNet of SD-1.x: {reason}")
     if stem[0] == 320:
         return UNetConfig(temporal=None)
+    return _measured(shapes)
+
+
+def _measured(shapes: Shapes) -> UNetConfig:
+    """Widths and depth of a spatial UNet."""
+    stem = _shape(shapes, "conv_in.weight", 4)
+    context = {shape[-1] for key, shape in shapes.items() if shape and key.endswith("attn2.to_k.weight")}
     levels = [f"down_blocks.{i}" for i in _count(lambda i: f"down_blocks.{i}.resnets.0.conv1.weight" in shapes)]
     return UNetConfig(
         channels=tuple(_shape(shapes, f"{level}.resnets.0.conv1.weight", 4)[0] for level in levels),
@@ -56,6 +71,32 @@ def unet(shapes: Shapes) -> UNetConfig:
         latent_channels=stem[1],
         context_dim=max(context, default=0),
         temporal=None,
+    )
+
+
+def lavie(shapes: Shapes) -> UNetConfig:
+    """LaVie's UNet from shapes under our names; its bias tables tell the number of heads."""
+    if _shape(shapes, "conv_in.weight", 4)[0] == UNetConfig.channels[0]:
+        return UNetConfig(norm_over="clip", temporal=RotaryConfig())
+    tables = [key for key in shapes if key.endswith(".relative_bias.weight")]
+    rows, heads = _shape(shapes, min(tables, default="temporal.relative_bias.weight"), 2)
+    temporal = RotaryConfig(heads=heads, buckets=rows)
+    return dataclasses.replace(_measured(shapes), heads=heads, norm_over="clip", temporal=temporal)
+
+
+def videocrafter(shapes: Shapes) -> UNetConfig:
+    """VideoCrafter2's UNet from shapes under our names; its first transformer tells the width of all heads."""
+    heads = FactorisedConfig.stem_heads
+    width = _shape(shapes, "stem_temporal.proj_in.weight", 2)[0] // heads
+    if not width:
+        raise CheckpointError(f"no UNet of VideoCrafter2: its first transformer is narrower than its {heads} heads")
+    return dataclasses.replace(
+        _measured(shapes),
+        head_dim=width,
+        linear_projection=True,
+        fps_embedding="fps_embedding.linear_1.weight" in shapes,
+        even_grids=True,
+        temporal=FactorisedConfig(head_dim=width, stem_head_dim=width),
     )
 
 

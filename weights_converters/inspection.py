@@ -61,7 +61,7 @@ def _network(name: Name, path: Path) -> list[str]:
         part = read_part(name, path, "--inspect")
         if not part.plan.report.renamed:
             return [f"  {name}: not in this file"]
-        wanted = targets_of(name, shapes_of(_config(part)))
+        wanted = targets_of(name, shapes_of(_config(part)), whole=name != "motion")
     except AnyI2VError as error:
         return [f"  {name}: {error}"]
     kept = {key: shape for key, shape in part.plan.shapes.items() if shape is not None}

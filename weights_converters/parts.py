@@ -14,7 +14,7 @@ from typing import Any, Literal
 from anyi2v.backbone.config import MotionConfig, NormOver, TextConfig, UNetConfig, VAEConfig
 from anyi2v.errors import AnyI2VError, CheckpointError, InputError
 from anyi2v.files import read_json
-from weights_converters import animatediff, infer, ldm_layout
+from weights_converters import animatediff, infer, lavie, ldm_layout, videocrafter
 from weights_converters import diffusers_layout as layout
 from weights_converters.detect import Finding, Kind, read
 from weights_converters.keymap import Plan, Rule, make_plan
@@ -23,9 +23,9 @@ from weights_converters.sources import Source, open_source
 Name = Literal["unet", "vae", "text", "motion"]
 
 KINDS: dict[Name, tuple[Kind, ...]] = {
-    "unet": ("unet", "ldm"),
-    "vae": ("vae", "vae_ldm", "ldm"),
-    "text": ("text", "ldm"),
+    "unet": ("unet", "ldm", "lavie_unet", "videocrafter"),
+    "vae": ("vae", "vae_ldm", "ldm", "videocrafter"),
+    "text": ("text", "ldm", "videocrafter"),
     "motion": ("motion_module", "motion_adapter", "animatediff_unet"),
 }
 """What each network is taken from."""
@@ -76,6 +76,10 @@ def rules(name: Name, kind: Kind, source: Source) -> list[Rule]:
     """
     if kind == "ldm":
         return ldm_layout.rules(source, name)
+    if kind == "videocrafter":
+        return videocrafter.rules(source, name)
+    if kind == "lavie_unet":
+        return lavie.UNET
     if kind == "vae_ldm":
         return ldm_layout.vae_rules(source)
     if name == "motion":
@@ -101,21 +105,26 @@ def find_parts(base: Path, given: Mapping[Name, Path]) -> dict[Name, Part]:
         if name in given:
             found[name] = read_part(name, given[name], f"--{name}")
         elif name not in found:
-            if not _holds(unet.source, name):
+            if not _holds(unet, name):
                 raise InputError(f"{base} has no {name}; name one with --{name} FILE or folder")
             found[name] = make_part(name, unet.source, unet.finding, None)
     return found
 
 
-def _holds(source: Source, name: Name) -> bool:
-    prefix = {"vae": ldm_layout.VAE_PREFIX, "text": ldm_layout.TEXT_PREFIX}[name]
-    return any(key.startswith(prefix) for key in source)
+def _holds(unet: Part, name: Name) -> bool:
+    text = videocrafter.TEXT_PREFIX if unet.finding.kind == "videocrafter" else ldm_layout.TEXT_PREFIX
+    prefix = {"vae": ldm_layout.VAE_PREFIX, "text": text}[name]
+    return any(key.startswith(prefix) for key in unet.source)
 
 
 def unet_config(part: Part) -> UNetConfig:
-    """The spatial UNet of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
+    """The UNet of a part; raises CheckpointError, naming the file, if it is none of SD-1.x, LaVie or VideoCrafter2."""
     with _named(part):
-        unet = infer.unet(part.plan.shapes) if part.settings is None else layout.unet_config(part.settings)
+        measure, read = {
+            "lavie_unet": (infer.lavie, lavie.unet_config),
+            "videocrafter": (infer.videocrafter, videocrafter.unet_config),
+        }.get(part.finding.kind, (infer.unet, layout.unet_config))
+        unet = measure(part.plan.shapes) if part.settings is None else read(part.settings)
         infer.check_size(unet)
         return unet
 
@@ -141,6 +150,8 @@ def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> Text
     with _named(part):
         shapes, settings = part.plan.shapes, part.settings
         text = infer.text(shapes) if settings is None else layout.text_config(settings, vocabulary)
+        if part.finding.kind == "videocrafter":
+            text = dataclasses.replace(text, quick_gelu=False, penultimate=True, pad_zero=True)
         infer.check_size(text)
         return text
 

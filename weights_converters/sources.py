@@ -1,6 +1,6 @@
 """Weights as files hold them: any .safetensors or PyTorch file or folder as one mapping, read tensor by tensor.
 
-Keys are given without what training tools wrap around them (`state_dict`, `module.`, `controlnet`).
+Keys are given without what training tools wrap around them (`state_dict`, `ema`, `module.`, `_forward_module.`).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Source(Mapping[str, Tensor]):
         self._homes: dict[str, tuple[WeightsFile, str]] = {}
         for file in files:
             for key in file.shapes:
-                clean = key.removeprefix("module.")
+                clean = key.removeprefix("_forward_").removeprefix("module.")
                 if clean in self._homes:
                     raise CheckpointError(f"{file.path} holds the tensor {clean} a second time, as {key}")
                 self._homes[clean] = (file, key)

@@ -18,8 +18,8 @@ TEXT_PREFIX = "cond_stage_model.model."
 
 SCHEDULE = ScheduleConfig(curve="scaled_linear", final_alpha_one=False, spacing="uniform", x0_scale=0.7)
 TEXT = TextConfig(width=1024, layers=24, heads=16, quick_gelu=False, penultimate=True, pad_zero=True)
-METHOD = {"guidance_scale": 12.0, "steps": 50, "eta": 1.0}
-"""The published sampler's settings."""
+METHOD = {"guidance_scale": 12.0, "steps": 50}
+"""The published sampler's settings, but for eta = 1: fresh noise at every step would undo the optimised latents."""
 
 _JUNK = [
     *ldm_layout.JUNK[:-1],

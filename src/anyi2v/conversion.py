@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anyi2v.backbone.config import BackboneConfig
 from anyi2v.errors import InputError
 
 
@@ -19,7 +18,8 @@ class Convert:
     """
 
     base: Path | None = None
-    """SD-1.x: a single file, a folder of a diffusers pipeline, or a UNet alone (then with --vae and --text)."""
+    """SD-1.x: a single file, a folder of a diffusers pipeline, or a UNet alone (then with --vae and --text); or LaVie's
+    UNet (with --vae and --text of SD-1.4), or VideoCrafter2's single file."""
     motion_module: Path | None = None
     """AnimateDiff motion module, or folder of a MotionAdapter; without it the backbone makes images only."""
     vae: Path | None = None
@@ -53,8 +53,8 @@ class Convert:
     """JSON file {"words": [...]} for a text tower with whole-word tokens."""
     frames: int | None = None
     """Length of a video if nobody asks for another; None: 16, or as many as there are positions."""
-    fps: int = BackboneConfig.fps
-    """Frames per second of a video if nobody asks for another."""
+    fps: int | None = None
+    """Frames per second of a video if nobody asks for another; None: 8, with VideoCrafter2 28."""
     inspect: tuple[Path, ...] = ()
     """Say what these files or folders are, instead of converting."""
 

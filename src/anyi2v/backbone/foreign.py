@@ -181,7 +181,7 @@ def _why(message: str) -> str:
     return f"is damaged or carries more than tensors ({line[0] if line else message.strip()[:100]}); get it again"
 
 
-_WRAPPERS = ("state_dict", "controlnet")
+_WRAPPERS = ("state_dict", "controlnet", "ema", "module")
 
 
 def _unwrap(path: Path, data: Any) -> dict[str, Tensor]:
