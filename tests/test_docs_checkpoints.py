@@ -23,7 +23,7 @@ def test_its_commands_are_understood(command: str) -> None:
 
 
 def test_its_commands_are_found() -> None:
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 7
 
 
 def test_its_numbers_are_ours() -> None:
