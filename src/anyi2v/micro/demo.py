@@ -20,7 +20,7 @@ from anyi2v.pipeline import Result, animate
 from anyi2v.plots import contact_sheet, overlay_boxes
 from anyi2v.report import check_out, write_run
 
-CASES: tuple[tuple[Modality, int], ...] = (("edge", 1040), ("depth", 1041), ("segmentation", 1010))
+CASES: tuple[tuple[Modality, int], ...] = (("edge", 1021), ("depth", 1029), ("segmentation", 1030))
 """Condition and seed: of each modality the median case of `anyi2v bench micro` by trajectory error."""
 BACKBONE = "micro"
 PROCESSES = 2
