@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anyi2v.backbone.checkpoint import build, load
 from anyi2v.micro import train
@@ -63,7 +64,7 @@ def test_stages_move_their_own_parameters_only() -> None:
 
 
 def test_export_is_a_backbone_of_at_most_12_mb(tmp_path: Path) -> None:
-    path = export(tmp_path)
+    path = export(args(tmp_path))
     assert path.stat().st_size <= 12_000_000
     backbone = load(path)
     assert backbone.config == CONFIG
@@ -89,3 +90,20 @@ def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
     run = train.planned(Run("vae", Args(out=tmp_path, processes=1, batch=0.05), 0), minutes=0.1)
     assert run.planned >= 1
     assert run.step == 0
+
+
+@pytest.mark.parametrize("kind", ["rotary", "factorised"])
+def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: train.Kind, tmp_path: Path) -> None:
+    spatial = export(args(tmp_path / "base"))
+    options = args(tmp_path / "out", spatial=spatial, temporal=kind)
+    options.out.mkdir()
+    assert train.stages(options) == ("motion",)
+    train_stage("motion", options, 0)
+    ours, theirs = (load_file(path) for path in (tmp_path / "out" / "micro.safetensors", spatial))
+    shared = [key for key in ours if "temporal" not in key]
+    assert set(shared) == {key for key in theirs if "temporal" not in key}
+    assert all(torch.equal(ours[key], theirs[key]) for key in shared)
+    fresh = build(train.architecture(options))
+    assert load(tmp_path / "out" / "micro.safetensors").config == fresh.config
+    # layers that begin as nothing are no longer nothing, or biases that begin at zero have moved
+    assert any(ours[f"unet.{name}"].abs().max() > 0 for name in fresh.unet.state_dict() if "temporal" in name)

@@ -28,9 +28,9 @@ class RotaryAttentions(Design):
 
 
 class RotaryAttention(Temporal):
-    """x + attention(norm(x)) over frames; scores get a learned bias per head and frame distance.
+    """x + attention(norm(x)) over frames, zero at the start; scores get a learned bias per head and frame distance.
 
-    Of one frame it still adds a projection of the values, so it is not the identity.
+    Of one frame it still adds a projection of the values, so once trained it is not the identity.
     """
 
     def __init__(self, site: Site, config: RotaryConfig):
@@ -39,6 +39,8 @@ class RotaryAttention(Temporal):
         self.norm = nn.LayerNorm(site.channels)
         self.attn = Attention(site.channels, config.heads)
         self.relative_bias = nn.Embedding(config.buckets, config.heads)
+        for parameter in self.attn.to_out.parameters():
+            nn.init.zeros_(parameter)
 
     def mix(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
         """The hook points see `b h w f c`, before the rotation, and `b h w heads f f` for the map."""

@@ -91,13 +91,13 @@ def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
 
 def image_parameters(backbone: Backbone) -> list[nn.Parameter]:
     """Everything but the temporal layers and the autoencoder."""
-    spatial = [p for name, p in backbone.unet.named_parameters() if "temporals" not in name]
+    spatial = [p for name, p in backbone.unet.named_parameters() if "temporal" not in name]
     return spatial + list(backbone.text.parameters())
 
 
 def motion_parameters(backbone: Backbone) -> list[nn.Parameter]:
     """The temporal layers."""
-    return [p for name, p in backbone.unet.named_parameters() if "temporals" in name]
+    return [p for name, p in backbone.unet.named_parameters() if "temporal" in name]
 
 
 RECIPES: dict[Stage, Recipe] = {
