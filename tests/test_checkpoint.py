@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anyi2v.backbone import checkpoint
-from anyi2v.backbone.checkpoint import Backbone, build, load, save, state
+from anyi2v.backbone.checkpoint import Backbone, build, load, save, save_parts, state
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.backbone.header import read_config
+from anyi2v.backbone.header import read_config, read_header
 from anyi2v.errors import CheckpointError, ResourceError
 
 WORDS = ("<pad>", "<bos>", "<eos>", "a", "red", "circle")
@@ -48,6 +48,58 @@ def tiny_backbone(config: BackboneConfig = CONFIG) -> Backbone:
             if "temporals" in name and "proj_out" in name:
                 torch.nn.init.normal_(parameter)
     return backbone
+
+
+def parts_of(path: Path, change: str = "temporals") -> Path:
+    """A file of parts on the checkpoint `path`: other values in all tensors whose key contains `change`."""
+    other = load(path)
+    for key, tensor in state(other).items():
+        if change in key:
+            tensor.add_(1)
+    save_parts(other, path.with_name("parts.safetensors"), path, dtype=torch.float32)
+    return path.with_name("parts.safetensors")
+
+
+def test_parts_hold_what_differs_and_the_rest_comes_from_their_base(path: Path) -> None:
+    parts = parts_of(path)
+    keys = read_header(parts).shapes
+    assert keys
+    assert all("temporals" in key for key in keys)
+    whole, base = state(load(parts)), state(load(path))
+    for key, tensor in base.items():
+        torch.testing.assert_close(whole[key], tensor + 1 if key in keys else tensor, rtol=0, atol=0)
+
+
+def test_parts_without_their_base_say_where_to_put_it(path: Path) -> None:
+    parts = parts_of(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"the rest is in 'tiny'; put tiny\.safetensors beside it"):
+        load(parts)
+
+
+def test_parts_on_another_base_are_refused(path: Path) -> None:
+    parts = parts_of(path)
+    other = load(path)
+    other.unet.conv_in.weight.add_(1)
+    save(other, path)
+    with pytest.raises(CheckpointError, match="made for another 'tiny'"):
+        load(parts)
+
+
+def test_parts_of_parts_are_refused(path: Path) -> None:
+    parts = parts_of(path)
+    with pytest.raises(CheckpointError, match="holds only parts"):
+        save_parts(load(parts), path.with_name("more.safetensors"), parts, dtype=torch.float32)
+
+
+def test_parts_that_lack_a_tensor_are_refused(path: Path) -> None:
+    parts = parts_of(path)
+    tensors = load_file(path)
+    del tensors["unet.conv_in.bias"]
+    header = read_header(parts).metadata
+    save_file(tensors, path, metadata={"sha256": header["base_sha256"]})
+    with pytest.raises(CheckpointError, match=r"1 missing: unet\.conv_in\.bias"):
+        load(parts)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@
 
 import inspect
 import json
-import math
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.backbone.header import read_config, read_header, resolve
+from anyi2v.backbone.header import read_config, resolve, sources
 from anyi2v.cli_bench import BenchBackbone, BenchMicro
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
@@ -165,15 +163,25 @@ class Inspect:
         """Prints configuration and parameter counts, and the hook points if wished."""
         config = read_config(self.backbone)
         print(json.dumps(json.loads(config.to_json()), indent=1))
-        shapes = read_header(resolve(self.backbone)).shapes
-        counts: Counter[str] = Counter()
-        for key, shape in shapes.items():
-            counts[key.split(".")[0]] += math.prod(shape)
-        for part, count in (*counts.items(), ("all", counts.total())):
+        others = list(sources(resolve(self.backbone)))[1:]
+        for path in others:
+            print(f"the file holds parts only; the rest is in {path}")
+        counts = _parameters(config)
+        for part, count in (*counts.items(), ("all", sum(counts.values()))):
             print(f"{part:5} {count:>13,} parameters")
         if self.points:
             for name, shape in _points(config).items():
                 print(f"{name}  {'x'.join(map(str, shape))}")
+
+
+def _parameters(config: BackboneConfig) -> dict[str, int]:
+    import torch
+
+    from anyi2v.backbone.checkpoint import build
+
+    with torch.device("meta"):
+        networks = build(config).networks
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
 def _points(config: BackboneConfig) -> dict[str, tuple[int, ...]]:

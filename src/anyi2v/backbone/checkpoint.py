@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.backbone.header import FORMAT, guess, parse_config, read_header, resolve
+from anyi2v.backbone.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
 from anyi2v.backbone.lora import Lora, bake, read_loras
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
@@ -99,6 +100,31 @@ def save(
         metadata: further entries of the file's metadata, e.g. how the weights were trained.
     """
     write(state(backbone), backbone.config, path, dtype=dtype, metadata=metadata)
+
+
+def save_parts(backbone: Backbone, path: str | Path, base: str | Path, *, dtype: torch.dtype) -> None:
+    """Writes only the tensors that `base` does not hold; `load` takes the others from there, by its name.
+
+    Args:
+        backbone: networks on any device.
+        path: as in `save`.
+        base: a checkpoint in our layout, or the name of a shipped backbone.
+        dtype: what to store; tensors that are equal to those of `base` in this type are left out.
+
+    Raises CheckpointError if `base` holds only parts itself.
+    """
+    file = resolve(base)
+    header = read_header(file)
+    if BASE[0] in header.metadata:
+        raise CheckpointError(f"{file} holds only parts of a backbone; give the whole one that it is based on")
+    theirs = load_file(file)
+    tensors = {
+        key: tensor
+        for key, tensor in state(backbone).items()
+        if key not in theirs or not torch.equal(theirs[key].to(dtype), tensor.to(dtype))
+    }
+    entries = dict(zip(BASE, (parse_config(file, header).name, header.metadata["sha256"]), strict=True))
+    write(tensors, backbone.config, path, dtype=dtype, metadata=entries)
 
 
 def write(
@@ -210,19 +236,23 @@ def load(
         Both also for the LoRA files, as `read_lora` does.
     """
     path = resolve(path_or_name)
-    header = read_header(path)
-    config = parse_config(path, header)
+    headers = sources(path)
     with torch.device("meta"):
-        backbone = build(config)
-    _check(path, header.shapes, {key: tuple(tensor.shape) for key, tensor in state(backbone).items()})
-    deltas = read_loras(loras, keys=header.shapes)
-    with safe_open(path, framework="pt", device=str(device)) as file:
+        backbone = build(parse_config(path, headers[path]))
+    wanted = {key: tuple(tensor.shape) for key, tensor in state(backbone).items()}
+    owners = {key: path for key in headers[path].shapes}
+    for other, header in headers.items():
+        owners |= {key: other for key in header.shapes if key in wanted and key not in owners}
+    _check(path, {key: headers[owner].shapes[key] for key, owner in owners.items()}, wanted)
+    deltas = read_loras(loras, keys=wanted)
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(safe_open(name, framework="pt", device=str(device))) for name in headers}
         for prefix, network in backbone.networks.items():
             kind = torch.float32 if prefix == "vae" else dtype
             tensors = {}
             for name in network.state_dict():
                 key = f"{prefix}.{name}"
-                tensor = file.get_tensor(key)
+                tensor = files[owners[key]].get_tensor(key)
                 if key in deltas:
                     tensor = bake(key, tensor, deltas[key], kind)
                 # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently

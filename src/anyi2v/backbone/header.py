@@ -20,6 +20,10 @@ FORMAT = "1"
 SHIPPED = {"micro": "micro/micro.safetensors"}
 """Backbones that come with the package, by name; paths are relative to it."""
 
+BASE: tuple[str, str] = ("base", "base_sha256")
+"""Metadata of a file that holds only a part of a backbone: the name of the backbone that holds the rest, and the
+checksum of its tensors."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -53,6 +57,31 @@ def read_config(path_or_name: str | Path) -> BackboneConfig:
     """
     path = resolve(path_or_name)
     return parse_config(path, read_header(path))
+
+
+def sources(path: Path) -> dict[Path, Header]:
+    """The files with the tensors of the checkpoint `path`: itself and, if it holds only parts, the file of the rest.
+
+    Where both have a tensor, that of the first file holds. The other file lies beside `path` under its name, or is a
+    shipped backbone.
+
+    Raises CheckpointError if a file is damaged, or if the rest is not there or is not what the parts were made for.
+    """
+    header = read_header(path)
+    name, checksum = (header.metadata.get(key) for key in BASE)
+    if name is None:
+        return {path: header}
+    beside = path.with_name(f"{name}.safetensors")
+    try:
+        rest = beside if beside.is_file() else resolve(name)
+    except InputError as error:
+        raise CheckpointError(
+            f"{path} holds parts of a backbone, the rest is in {name!r}; put {beside.name} beside it"
+        ) from error
+    found = read_header(rest)
+    if found.metadata.get("sha256") != checksum:
+        raise CheckpointError(f"{path} was made for another {name!r} than {rest} (the checksums differ)")
+    return {path: header, rest: found}
 
 
 def parse_config(path: Path, header: Header) -> BackboneConfig:

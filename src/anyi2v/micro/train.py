@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone, build, load, save, state
+from anyi2v.backbone.checkpoint import Backbone, build, load, save, save_parts, state
 from anyi2v.backbone.config import (
     BackboneConfig,
     FactorisedConfig,
@@ -248,13 +248,19 @@ def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
 
 
 def export(args: Args) -> Path:
-    """Writes `micro.safetensors` (float16) from the averaged weights of all stages so far."""
-    backbone = build(architecture(args))
-    if args.spatial:
+    """Writes the backbone (float16) from the averaged weights of all stages so far, named after its configuration.
+
+    With `args.spatial`, only the parts that this does not hold are written.
+    """
+    config = architecture(args)
+    backbone, path = build(config), args.out / f"{config.name}.safetensors"
+    if args.spatial is None:
+        load_stages(backbone, args.out, before=None)
+        save(backbone, path, dtype=torch.float16)
+    else:
         adopt(backbone, args.spatial)
-    load_stages(backbone, args.out, before=None)
-    path = args.out / "micro.safetensors"
-    save(backbone, path, dtype=torch.float16)
+        load_stages(backbone, args.out, before=None)
+        save_parts(backbone, path, args.spatial, dtype=torch.float16)
     return path
 
 
