@@ -10,8 +10,10 @@ import torch
 from anyi2v import cli
 from anyi2v.config import MethodConfig
 from anyi2v.errors import HookError, InputError
+from anyi2v.media import to_bytes
 from anyi2v.micro import bench
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
+from anyi2v.micro.cases import Kind
 
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
@@ -46,22 +48,23 @@ def test_the_folder_holds_frames_truth_scores_and_pictures(folder: Path) -> None
 
 def test_scores_are_those_of_the_saved_frames(folder: Path) -> None:
     row = next(r for r in json.loads((folder / "scores.json").read_text())["rows"] if r["seed"] == 1001)
-    job = bench.Job(folder / "cases" / "1001-depth", 1001, "depth", "micro", {})
-    again = vars(job.case.scores(bench.frames(job.path("full"))))
+    job = bench.Job(folder / "cases" / "1001-depth", 1001, "depth", "plain", "micro", {})
+    (scores,) = job.case.scores(bench.frames(job.path("full")))
+    again = vars(scores)
     assert {key: row[key] for key in again} == again
     with np.load(folder / "cases" / "1001-depth" / "truth.npz") as truth:
         assert truth["frames"].shape == (8, 64, 64, 3)
-        assert truth["targets"].shape == (8, 2)
+        assert truth["targets"].shape == (1, 8, 2)
 
 
 def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
     """A variant made alone has the frames that it has when it takes another one's features."""
     config = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["recipe official"])
-    job = bench.Job(tmp_path, 1000, "edge", "micro", {"recipe official": config})
+    job = bench.Job(tmp_path, 1000, "edge", "plain", "micro", {"recipe official": config})
     threads = torch.get_num_threads()
     bench.run_case(job)
     torch.set_num_threads(threads)
-    shared = bench.Job(folder / "cases" / "1000-edge", 1000, "edge", "micro", {})
+    shared = bench.Job(folder / "cases" / "1000-edge", 1000, "edge", "plain", "micro", {})
     ours, theirs = bench.frames(job.path("recipe official")), bench.frames(shared.path("recipe official"))
     # 8 bits each; another process may round differently
     assert (ours - theirs).abs().max() <= 1.01 / 255
@@ -91,13 +94,13 @@ def test_unusable_flags_are_refused(
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="other things"):
-        bench.prepare(tmp_path, "micro", {"full": MethodConfig()}, cases=1, seed=0)
+        bench.prepare(tmp_path, "micro", {"full": MethodConfig()}, cases=1, seed=0, kind="plain")
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
     methods = {"full": MethodConfig(align=("up_blocks.9.attentions.0.query",))}
     with pytest.raises(HookError, match=r"up_blocks\.9"):
-        bench.run(bench.jobs(tmp_path, 1, 0, "micro", methods), processes=1, progress=False)
+        bench.run(bench.jobs(tmp_path, 1, 0, "plain", "micro", methods), processes=1, progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -124,10 +127,25 @@ def test_rows_are_paired_by_seed_whatever_their_order() -> None:
     assert torch.equal(values(rows()[::-1], "worse", "trajectory_error"), values(rows(), "worse", "trajectory_error"))
 
 
+def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
+    kinds: tuple[tuple[Kind, int], ...] = (("two objects", 2), ("pan", 1))
+    for kind, objects in kinds:
+        (job,) = bench.jobs(tmp_path, 1, 5, kind, "micro", {"full": MethodConfig()})
+        job.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(job.path("full"), frames=to_bytes(job.case.truth), seconds=np.array(1.0))
+        rows = list(bench.rows([job]))
+        assert [row["object"] for row in rows] == list(range(1, objects + 1))
+        assert all(row["trajectory_error"] < 1 for row in rows)
+        assert len(values(rows, "full", "trajectory_error")) == 1
+        assert ("error of the pan" in table(rows)) == (kind == "pan")
+        if kind == "pan":
+            assert rows[0]["pan_error"] < 0.1  # 8 bit frames
+
+
 def test_report_can_be_written_again(folder: Path) -> None:
     data = json.loads((folder / "bench.json").read_text())
     methods = {name: MethodConfig.from_dict(values) for name, values in data["methods"].items()}
-    work = bench.jobs(folder, 2, 1000, "micro", methods)
+    work = bench.jobs(folder, 2, 1000, "plain", "micro", methods)
     before = (folder / "table.md").read_text()
     text = write_report(folder, work, list(bench.rows(work)), {})
     assert text == before == (folder / "table.md").read_text()

@@ -1,6 +1,7 @@
 """Measurements and cases, on the world's own drawings."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from anyi2v.micro.cases import LEAST_MOTION, make_case
 from anyi2v.micro.measure import NAMES, centroids, find_object, largest_component, nearest_colours
-from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS, SHAPES
+from anyi2v.micro.modalities import render
+from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES
 
 seeds = st.integers(0, 10**6)
 
@@ -56,7 +58,7 @@ def test_centroid_is_in_pixel_coordinates() -> None:
 @given(seeds, st.sampled_from(["edge", "depth", "segmentation", "photo"]))
 def test_the_truth_scores_well(seed: int, modality: str) -> None:
     case = make_case(seed, modality)  # type: ignore[arg-type]
-    scores = case.scores(case.truth)
+    (scores,) = case.scores(case.truth)
     # the mask has whole pixels, the drawing soft edges, and the palette tells them apart a little differently
     assert scores.trajectory_error < 1
     assert scores.first_frame_iou > 0.8
@@ -69,23 +71,25 @@ def test_the_truth_scores_well(seed: int, modality: str) -> None:
 @given(seeds, st.integers(3, 9))
 def test_a_shifted_video_is_off_by_the_shift(seed: int, shift: int) -> None:
     case = make_case(seed, "edge")
-    shifted = case.truth.roll(shift, -1)
-    if torch.equal(find_object(shifted, case.colour), find_object(case.truth, case.colour).roll(shift, -1)):
-        x = centroids(find_object(shifted, case.colour))[:, 0]
+    shifted, colour = case.truth.roll(shift, -1), case.targets[0].colour
+    if torch.equal(find_object(shifted, colour), find_object(case.truth, colour).roll(shift, -1)):
+        x = centroids(find_object(shifted, colour))[:, 0]
         if (x > shift + 12).all():  # nothing wrapped around
-            assert case.scores(shifted).trajectory_error == pytest.approx(shift, abs=0.5)
+            assert case.scores(shifted)[0].trajectory_error == pytest.approx(shift, abs=0.5)
 
 
 def test_wrong_videos_score_badly() -> None:
     case = make_case(3, "depth")
-    empty = torch.tensor(BACKGROUND_COLOURS[case.background])[None, :, None, None].expand(8, 3, 64, 64)
-    scores = case.scores(empty)
+    empty = torch.tensor(BACKGROUND_COLOURS[case.scene.background])[None, :, None, None].expand(8, 3, 64, 64)
+    (scores,) = case.scores(empty)
     assert scores.found == 0
     assert scores.trajectory_error == 32
     assert not scores.colour_right
     assert scores.background_right == 1
-    inverted = case.scores(1 - case.truth)
-    assert inverted.background_right < 0.1
+    other = "navy" if case.scene.background != "navy" else "olive"
+    (scores,) = case.scores(render(replace(case.scene, background=other), "photo"))
+    assert scores.trajectory_error < 1
+    assert scores.background_right < 0.1
 
 
 @settings(max_examples=25, deadline=None)
@@ -96,17 +100,60 @@ def test_cases_are_deterministic_and_move_within_the_frame(seed: int) -> None:
     assert case.tracks == again.tracks
     assert case.prompt == again.prompt
     track = case.tracks.objects[0]
-    assert track.name in SHAPES
+    (target,) = case.targets
+    assert track.name.split()[1] in SHAPES
     boxes = torch.tensor(track.boxes)
     assert boxes.min() >= 0
     assert boxes.max() <= 64
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     assert math.dist(centre[0], centre[-1]) >= LEAST_MOTION * 64 - 1e-4
     # the prompt asks for other colours than the condition photo shows
-    shown = NAMES[int(nearest_colours(case.image[None])[0][case.mask].mode().values)]
-    assert shown != case.colour
+    shown = NAMES[int(nearest_colours(case.image[None])[0][target.mask].mode().values)]
+    assert shown != target.colour
     for x, y in track.points:
-        assert case.mask[int(y), int(x)]
+        assert target.mask[int(y), int(x)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_two_objects_have_colours_and_tracks_of_their_own(seed: int) -> None:
+    case = make_case(seed, "edge", "two objects")
+    first, second = case.targets
+    assert first.colour != second.colour
+    assert len(case.tracks.objects) == 2
+    for scores in case.scores(case.truth):
+        assert scores.trajectory_error < 1
+        assert scores.background_right > 0.8
+    # a video that lacks one of them
+    alone = replace(case.scene, sprites=case.scene.sprites[:1])
+    found, missing = case.scores(render(alone, "photo"))
+    assert (found.found, missing.found) == (1, 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_a_pan_is_measured_in_the_background(seed: int) -> None:
+    case = make_case(seed, "photo", "pan")
+    # texture under an antialiased object's rim and brightness cut off at black blur the shift a little
+    assert case.pan_error(case.truth) < 0.05
+    still = replace(case.scene, pan=((0.0, 0.0),) * case.scene.frames)
+    assert case.pan_error(render(still, "photo")) == pytest.approx(1, abs=0.05)
+    half = replace(case.scene, pan=tuple((x / 2, y / 2) for x, y in case.scene.pan))
+    assert case.pan_error(render(half, "photo")) == pytest.approx(0.5, abs=0.05)
+    assert math.isnan(make_case(seed, "photo").pan_error(case.truth))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_unseen_cases_are_unseen_and_plain_ones_are_not(seed: int) -> None:
+    plain, pair, shape = (make_case(seed, "edge", kind) for kind in ("plain", "unseen pair", "unseen shape"))
+    (sprite,) = pair.scene.sprites
+    assert (sprite.shape, sprite.colour) in HELD_OUT
+    (sprite,) = plain.scene.sprites
+    assert (sprite.shape, sprite.colour) not in HELD_OUT
+    (sprite,) = shape.scene.sprites
+    assert sprite.shape not in SHAPES
+    assert "circle" in shape.prompt
 
 
 def test_palette_colours_are_their_own_nearest() -> None:

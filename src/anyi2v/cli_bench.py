@@ -27,6 +27,9 @@ class BenchMicro:
     """Conditions in turn: edge, depth, segmentation, photo, sketch, silhouette, mixed."""
     seed: int = 1000
     """Of the first case; the noise of a case has the case's seed, whatever the variant."""
+    kind: Literal["plain", "two objects", "pan", "unseen pair", "unseen shape"] = "plain"
+    """Of the cases: one object, two, a moving camera, a shape and colour never seen together in training, or a shape
+    never seen there."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     recipe: Literal["paper", "official"] = "paper"
@@ -52,8 +55,8 @@ class BenchMicro:
         from anyi2v.micro.variants import variants
 
         methods = variants(config, self.ablate)
-        bench.prepare(self.out, self.backbone, methods, cases=self.cases, seed=self.seed)
-        work = bench.jobs(self.out, self.cases, self.seed, self.backbone, methods)
+        bench.prepare(self.out, self.backbone, methods, cases=self.cases, seed=self.seed, kind=self.kind)
+        work = bench.jobs(self.out, self.cases, self.seed, self.kind, self.backbone, methods)
         bench.run(work, processes=self.processes, progress=sys.stderr.isatty())
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
         print(f"scores, table and pictures: {self.out}")

@@ -24,7 +24,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.media import from_bytes, to_bytes
-from anyi2v.micro.cases import Case, make_case
+from anyi2v.micro.cases import Case, Kind, make_case
 from anyi2v.micro.world import Modality
 from anyi2v.pipeline import animate, check_job
 from anyi2v.report import sha256
@@ -42,43 +42,48 @@ class Job:
     folder: Path
     seed: int
     modality: Modality
+    kind: Kind
     backbone: str
     methods: Mapping[str, MethodConfig]
 
     @property
     def case(self) -> Case:
         """The case, drawn anew."""
-        return make_case(self.seed, self.modality)
+        return make_case(self.seed, self.modality, self.kind)
 
     def path(self, variant: str) -> Path:
         """Where a variant's frames are kept."""
         return self.folder / (variant.replace(" ", "_").replace("&", "") + ".npz")
 
 
-def jobs(out: Path, cases: int, seed: int, backbone: str, methods: Mapping[str, MethodConfig]) -> list[Job]:
-    """The cases seed, seed + 1, ... of the test split, with modalities in turn."""
+def jobs(out: Path, cases: int, seed: int, kind: Kind, backbone: str, methods: Mapping[str, MethodConfig]) -> list[Job]:
+    """The cases seed, seed + 1, ... of the test split, with modalities in turn (a pan is seen in photos only)."""
     made = []
+    modalities = ("photo",) if kind == "pan" else MODALITIES
     for number in range(cases):
-        modality = MODALITIES[number % len(MODALITIES)]
+        modality = modalities[number % len(modalities)]
         folder = out / "cases" / f"{seed + number}-{modality}"
-        made.append(Job(folder, seed + number, modality, backbone, methods))
+        made.append(Job(folder, seed + number, modality, kind, backbone, methods))
     return made
 
 
-def prepare(out: Path, backbone: str, methods: Mapping[str, MethodConfig], *, cases: int, seed: int) -> None:
+def prepare(
+    out: Path, backbone: str, methods: Mapping[str, MethodConfig], *, cases: int, seed: int, kind: Kind
+) -> None:
     """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
 
     Raises InputError if the folder holds something else, or was made with another backbone or other settings
     under the same name.
     """
     path = out / "bench.json"
-    wanted = {"backbone": backbone, "sha256": sha256(resolve(backbone))}
+    wanted = {"backbone": backbone, "sha256": sha256(resolve(backbone)), "kind": kind}
     settings = {name: config.to_dict() for name, config in methods.items()}
     if path.exists():
         former = read_json(path)
         if any(former[key] != value for key, value in wanted.items()):
             raise InputError(
-                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}); use another --out"
+                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) on cases of kind "
+                f"{former['kind']!r}; use another --out"
             )
         for name, values in former["methods"].items():
             if settings.setdefault(name, values) != values:
@@ -105,9 +110,12 @@ def run_case(job: Job) -> None:
     backbone, case = _backbone(job.backbone), job.case
     image = from_bytes(to_bytes(case.image))
     if not (job.folder / "truth.npz").exists():
-        frames, targets = to_bytes(case.truth), case.targets.numpy()
         _write(
-            job.folder / "truth.npz", condition=to_bytes(image), frames=frames, targets=targets, mask=case.mask.numpy()
+            job.folder / "truth.npz",
+            condition=to_bytes(image),
+            frames=to_bytes(case.truth),
+            targets=torch.stack([target.centres for target in case.targets]).numpy(),
+            masks=torch.stack([target.mask for target in case.targets]).numpy(),
         )
     inverted: dict[tuple[Any, ...], dict[str, Tensor]] = {}
     # first those that record most, so that the others find all that they need
@@ -152,11 +160,14 @@ def frames(path: Path) -> Tensor:
 
 
 def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
-    """The scores of every case and variant, measured from the saved frames."""
+    """The scores of every case, variant and object, measured from the saved frames."""
     for job in work:
         case = job.case
         for name in job.methods:
             with np.load(job.path(name)) as file:
                 seconds = float(file["seconds"])
-            scores = case.scores(frames(job.path(name)))
-            yield {"seed": job.seed, "modality": job.modality, "variant": name, **vars(scores), "seconds": seconds}
+            video = frames(job.path(name))
+            common = {"seed": job.seed, "modality": job.modality, "variant": name, "seconds": seconds}
+            pan = {"pan_error": case.pan_error(video)} if job.kind == "pan" else {}
+            for number, scores in enumerate(case.scores(video), 1):
+                yield {**common, "object": number, **vars(scores), **pan}

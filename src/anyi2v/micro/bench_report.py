@@ -26,16 +26,18 @@ METRICS = {
     "colour_right": "object colour right",
     "background_right": "background right",
     "jerk": "jerk, px",
+    "pan_error": "error of the pan",
     "seconds": "seconds",
 }
-"""Column of the scores and heading."""
+"""Column of the scores and heading; the last but one only where the camera pans."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
     """Writes scores.json, table.md, differences.png and cases.png; returns the table."""
     text = table(rows)
     summary = {
-        name: {metric: estimate(values(rows, name, metric))._asdict() for metric in METRICS} for name in names(rows)
+        name: {metric: estimate(values(rows, name, metric))._asdict() for metric in metrics(rows)}
+        for name in names(rows)
     }
     scores = {"machine": dict(machine), "backbone": work[0].backbone, "summary": summary, "rows": list(rows)}
     for name, content in (("table.md", text), ("scores.json", json.dumps(scores, indent=1) + "\n")):
@@ -52,19 +54,27 @@ def names(rows: Rows) -> list[str]:
     return list(dict.fromkeys(row["variant"] for row in rows))
 
 
+def metrics(rows: Rows) -> list[str]:
+    """Those of `METRICS` that the rows have."""
+    return [metric for metric in METRICS if metric in rows[0]]
+
+
 def values(rows: Rows, variant: str, metric: str) -> Tensor:
-    """One number per case, in the order of the seeds."""
-    found = sorted((row["seed"], float(row[metric])) for row in rows if row["variant"] == variant)
-    return torch.tensor([value for _, value in found])
+    """One number per case, in the order of the seeds; of several objects their mean."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["variant"] == variant:
+            found.setdefault(row["seed"], []).append(float(row[metric]))
+    return torch.tensor([sum(found[seed]) / len(found[seed]) for seed in sorted(found)])
 
 
 def table(rows: Rows) -> str:
     """Mean and interval per variant and metric; then the paired difference of the trajectory error to the full
     method, with a note where its interval holds zero."""
-    head = ["variant", *METRICS.values(), "difference of trajectory error to full"]
+    head = ["variant", *(METRICS[metric] for metric in metrics(rows)), "difference of trajectory error to full"]
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for name in names(rows):
-        cells = [str(estimate(values(rows, name, metric))) for metric in METRICS]
+        cells = [str(estimate(values(rows, name, metric))) for metric in metrics(rows)]
         lines.append(" | ".join([name, *cells, compared(rows, name)]))
     count = len(values(rows, names(rows)[0], "seed"))
     note = f"\n{count} cases; brackets are 95 % bootstrap intervals over the cases (differences: of the same cases).\n"
@@ -113,16 +123,17 @@ def plot(rows: Rows, path: Path) -> None:
 def extremes(work: Sequence[Job], rows: Rows) -> Any:
     """A contact sheet of the first variant's best, median and worst case by trajectory error, beside the truth."""
     name = names(rows)[0]
-    ranked = sorted((row for row in rows if row["variant"] == name), key=lambda row: row["trajectory_error"])
-    by_seed = {job.seed: job for job in work}
+    errors = values(rows, name, "trajectory_error")
+    ranked = errors.argsort().tolist()
+    in_order = sorted(work, key=lambda job: job.seed)
     shown = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
     pictures: dict[str, Tensor] = {}
-    for rank, row in shown.items():
-        job = by_seed[row["seed"]]
+    for rank, index in shown.items():
+        job, error = in_order[index], errors[index].item()
         case = job.case
         label = f"{rank}: {job.modality} {job.seed}"
         pictures[f"{label} condition"] = case.image[None]
         pictures[f"{label} truth"] = case.truth
         video = overlay_boxes(frames(job.path(name)), case.tracks)
-        pictures[f"{label} {name}, {row['trajectory_error']:.1f} px"] = video
+        pictures[f"{label} {name}, {error:.1f} px"] = video
     return contact_sheet(pictures, cell=128)

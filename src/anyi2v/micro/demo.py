@@ -96,7 +96,7 @@ def run(out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
         rows[f"{modality}: {case.prompt}"] = case.image[None]
         for name in configs:
             result = results[modality][name]
-            scores[name].append(case.scores(result.video))
+            scores[name] += case.scores(result.video)
             rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
     write_image(out / "comparison.png", contact_sheet(rows, cell=128))
     print(table(scores))

@@ -4,6 +4,8 @@ The world's colours are known, so an object is found without any network: the la
 whose nearest palette colour is the object's.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,7 @@ SMALLEST = 20 / 64**2
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one video follows its condition, prompt and track."""
+    """How well one object of a video follows condition, prompt and track."""
 
     trajectory_error: float
     """Mean distance in pixels between the object's centroid and the target; a frame without object counts half
@@ -38,7 +40,8 @@ class Scores:
     colour_right: bool
     """Most of the condition's mask has the prompted object colour in frame 1."""
     background_right: float
-    """Mean share, over frames, of the pixels far from object and target that have the prompted colour."""
+    """Mean share, over frames, of the pixels far from objects and targets that have the prompted colour; the same for
+    all objects of a video."""
 
 
 def nearest_colours(video: Float[Tensor, "f 3 h w"]) -> Int[Tensor, "f h w"]:
@@ -87,57 +90,101 @@ def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
     return torch.stack([x, y], dim=-1)
 
 
-def measure(
-    video: Float[Tensor, "f 3 h w"],
-    *,
-    colour: str,
-    background: str,
-    targets: Float[Tensor, "f 2"],
-    condition_mask: Bool[Tensor, "h w"],
-    margin: float,
-) -> Scores:
-    """Scores of one video.
+@dataclass(frozen=True)
+class Target:
+    """What an object must look like and where it must go."""
 
-    Args:
-        video: in [0, 1].
-        colour: prompted colour of the object.
-        background: prompted colour of the background.
-        targets: where the object's centre shall be, (x, y) in pixels.
-        condition_mask: the object in the condition image.
-        margin: pixels nearer than this to the target or the object do not count as background.
-    """
-    masks = find_object(video, colour)
-    found = masks.flatten(1).any(1)
-    width = video.shape[-1]
-    centres = centroids(masks)
-    distance = (centres - targets).norm(dim=-1).nan_to_num(width / 2)
-    way = (centres - centres[0] - (targets - targets[0])).norm(dim=-1).nan_to_num(width / 2)[1:]
-    bends = (centres[2:] - 2 * centres[1:-1] + centres[:-2]).norm(dim=-1)
-    union = (masks[0] | condition_mask).sum()
-    names = nearest_colours(video)
-    inside = names[0][condition_mask] == NAMES.index(colour)
-    return Scores(
-        trajectory_error=distance.mean().item(),
-        relative_error=way.mean().item(),
-        jerk=bends.nanmean().item(),
-        found=found.float().mean().item(),
-        first_frame_iou=((masks[0] & condition_mask).sum() / union).item(),
-        colour_right=inside.float().mean().item() > 0.5,
-        background_right=_background(names, masks, targets, margin, NAMES.index(background)),
-    )
+    colour: str
+    centres: Float[Tensor, "f 2"]
+    """Of its mask, (x, y) in pixels."""
+    mask: Bool[Tensor, "h w"]
+    """In the condition image."""
+    margin: float
+    """Pixels nearer than this to the target do not count as background."""
+
+
+def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], background: str) -> list[Scores]:
+    """Scores of one video, in [0, 1], one per object; `background` is the colour that is prompted for it."""
+    names, width = nearest_colours(video), video.shape[-1]
+    objects = [find_object(video, target.colour) for target in targets]
+    background_right = _background(names, objects, targets, NAMES.index(background))
+    scores = []
+    for target, masks in zip(targets, objects, strict=True):
+        centres, wanted = centroids(masks), target.centres
+        distance = (centres - wanted).norm(dim=-1).nan_to_num(width / 2)
+        way = (centres - centres[0] - (wanted - wanted[0])).norm(dim=-1).nan_to_num(width / 2)[1:]
+        bends = (centres[2:] - 2 * centres[1:-1] + centres[:-2]).norm(dim=-1)
+        inside = names[0][target.mask] == NAMES.index(target.colour)
+        scores.append(
+            Scores(
+                trajectory_error=distance.mean().item(),
+                relative_error=way.mean().item(),
+                jerk=bends.nanmean().item(),
+                found=masks.flatten(1).any(1).float().mean().item(),
+                first_frame_iou=((masks[0] & target.mask).sum() / (masks[0] | target.mask).sum()).item(),
+                colour_right=inside.float().mean().item() > 0.5,
+                background_right=background_right,
+            )
+        )
+    return scores
 
 
 def _background(
-    names: Int[Tensor, "f h w"],
-    masks: Bool[Tensor, "f h w"],
-    targets: Float[Tensor, "f 2"],
-    margin: float,
-    index: int,
+    names: Int[Tensor, "f h w"], objects: Sequence[Bool[Tensor, "f h w"]], targets: Sequence[Target], index: int
 ) -> float:
+    """Share of the pixels far from all objects and targets that have colour `index`, mean over the frames."""
     height, width = names.shape[1:]
     grid = torch.stack(torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1)
-    far = (grid - targets[:, None, None]).norm(dim=-1) > margin
-    grown = F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
-    area = far & ~grown
+    area = torch.ones_like(names, dtype=torch.bool)
+    for target, masks in zip(targets, objects, strict=True):
+        area &= (grid - target.centres[:, None, None]).norm(dim=-1) > target.margin
+        area &= F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] == 0
     right = (names == index) & area
     return (right.sum((1, 2)) / area.sum((1, 2)).clamp(min=1)).mean().item()
+
+
+def displacements(
+    video: Float[Tensor, "f 3 h w"], away: Bool[Tensor, "f h w"], *, reach: float
+) -> Float[Tensor, "g 2"]:
+    """How far the background moves between neighbouring frames, (x, y) in pixels.
+
+    The shift of at most `reach` pixels by which two frames' details (brightness minus its mean over the
+    background around) agree best; between whole pixels by the parabola through the neighbours.
+
+    Args:
+        video: in [0, 1].
+        away: the pixels that belong to an object, per frame; they are left out.
+        reach: length of the largest shift that is tried; of a texture that repeats itself, less than half a period.
+    """
+    grey, keep, edge = video.mean(1), ~away, math.ceil(reach) + 1
+    inside, weight = (F.avg_pool2d(x, 13, stride=1, padding=6) for x in (grey * keep, keep.float()))
+    detail = grey - inside / weight.clamp(min=1e-6)
+    span = torch.arange(-edge, edge + 1)
+    scores = torch.stack([torch.stack([_agreement(detail, keep, int(x), int(y), edge) for x in span]) for y in span])
+    near = torch.hypot(span[:, None].float(), span.float()) <= reach
+    return torch.stack([_peak(score, near) for score in scores.movedim(-1, 0)]) - edge
+
+
+def _agreement(
+    detail: Float[Tensor, "f h w"], keep: Bool[Tensor, "f h w"], x: int, y: int, edge: int
+) -> Float[Tensor, " g"]:
+    """Correlation of each frame with the next one, which has moved by (x, y)."""
+    height, width = detail.shape[1:]
+    rows, columns = slice(edge, height - edge), slice(edge, width - edge)
+    moved_rows, moved_columns = slice(edge + y, height - edge + y), slice(edge + x, width - edge + x)
+    a, b = detail[:-1, rows, columns], detail[1:, moved_rows, moved_columns]
+    both = keep[:-1, rows, columns] & keep[1:, moved_rows, moved_columns]
+    product, power = (a * b * both).sum((1, 2)), ((a * a * both).sum((1, 2)) * (b * b * both).sum((1, 2))).sqrt()
+    return product / power.clamp(min=1e-12)
+
+
+def _peak(score: Float[Tensor, "y x"], near: Bool[Tensor, "y x"]) -> Float[Tensor, "2"]:
+    """(x, y) of the largest entry where `near` (never at the border), refined by a parabola along each axis."""
+    y, x = divmod(int(score.where(near, -torch.inf).argmax()), score.shape[1])
+    refined = []
+    for line, at in ((score[y], x), (score[:, x], y)):
+        before, peak, after = line[at - 1 : at + 2].tolist()
+        curve = before - 2 * peak + after
+        shift = 0.5 * (before - after) / curve if curve < 0 else 0.0
+        refined.append(at + max(-0.5, min(shift, 0.5)))
+    return torch.tensor(refined)
