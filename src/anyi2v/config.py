@@ -34,6 +34,9 @@ class MethodConfig:
     """Classifier-free guidance; at 1 or below there is no unconditional pass."""
     eta: float = 0.0
     """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM)."""
+    window: int | None = None
+    """Frames that temporal layers see at once, in windows that overlap by half: for videos longer than they have
+    positions for, or than they were trained on. None: all. Not in the paper."""
     inversion: Literal["ddim", "noise"] = "ddim"
     """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass."""
     inversion_timestep: int = 201
@@ -161,6 +164,7 @@ _HINTS = typing.get_type_hints(MethodConfig)
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, math.inf),
     "guidance_scale": (0, math.inf),
+    "window": (1, math.inf),
     "eta": (0, 1),
     "inversion_timestep": (1, math.inf),
     "inversion_stride": (1, math.inf),

@@ -161,8 +161,17 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
     if height % factor or width % factor:
         raise InputError(f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone")
     limit = backbone.unet.design.max_frames
-    if frames < 1 or (limit is not None and frames > limit):
-        raise InputError(f"{frames} frames asked for, but this backbone makes 1 to {limit or 'any number'}")
+    if frames < 1:
+        raise InputError(f"{frames} frames asked for; a video has at least 1")
+    if limit is not None and config.window is not None and config.window > limit:
+        raise InputError(
+            f"window={config.window}, but the backbone's temporal layers see at most {limit} frames at once"
+        )
+    if limit is not None and config.window is None and frames > limit:
+        raise InputError(
+            f"{frames} frames asked for, but this backbone makes 1 to {limit}; a longer video needs a window, for "
+            f"example window={min(limit, backbone.config.frames)}"
+        )
     known = points(backbone.unet)
     check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
     check_injectable(config.inject_hidden, config.inject_query)
@@ -250,7 +259,8 @@ def _denoise(
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
             with stages.stage("denoising"):
                 tap = injection if i < config.inject_steps else no_tap
-                noise = predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap, fps=fps)
+                scale, window = config.guidance_scale, config.window
+                noise = predict_noise(unet, z, t, negative, positive, scale, tap, fps=fps, window=window)
                 z = ddim_step(z, noise, at, to, eta=config.eta, generator=generator)
                 if not z.isfinite().all():
                     raise NumericsError(f"the latents became NaN or infinite at step {i} (timestep {t})")

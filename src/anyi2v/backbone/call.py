@@ -31,6 +31,8 @@ class Call:
     tap: Tap
     checkpoint: bool
     """Recompute each layer in the backward pass instead of keeping its activations."""
+    window: int | None = None
+    """Frames that a temporal layer sees at once; None: all."""
 
     def temporal_on(self, name: str) -> bool:
         """Whether the temporal layer `name` takes part in this pass."""

@@ -1,8 +1,9 @@
 """The temporal slots of the UNet: what may stand in them, and when they are passed by."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from anyi2v.backbone.call import Call
@@ -24,12 +25,42 @@ class Temporal(Slot):
         self.name = name
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """`mix(x, call)`, or `x` itself if `call.temporal` leaves this layer out."""
-        return self.mix(x, call) if call.temporal_on(self.name) else x
+        """`mix(x, call)`, in windows of frames if the clip is longer; `x` if `call.temporal` leaves this layer out."""
+        if not call.temporal_on(self.name):
+            return x
+        if call.window is None or call.frames <= call.window:
+            return self.mix(x, call)
+        return self._fused(x, call, call.window)
+
+    def _fused(self, x: Tensor, call: Call, length: int) -> Tensor:
+        """Each frame is the mean of what the windows with it make of it, weighted by its distance from their ends.
+
+        Reference: FreeNoise (Qiu et al. 2023), section 3.2, window-based attention fusion.
+        """
+        folded = x.dim() == 4
+        clip = x.unflatten(0, (-1, call.frames)) if folded else x
+        total, weights = torch.zeros_like(clip), x.new_zeros(call.frames)
+        tent = torch.arange(1, length + 1, device=x.device)
+        tent = torch.minimum(tent, tent.flip(0)).to(x.dtype)
+        for start in window_starts(call.frames, length):
+            part = slice(start, start + length)
+            window = clip[:, part].flatten(0, 1) if folded else clip[:, part]
+            mixed = self.mix(window, replace(call, frames=length))
+            mixed = mixed.unflatten(0, (-1, length)) if folded else mixed
+            total[:, part] += tent.view(-1, 1, 1, 1) * mixed
+            weights[part] += tent
+        mean = total / weights.view(-1, 1, 1, 1)
+        return mean.flatten(0, 1) if folded else mean
 
     @abstractmethod
     def mix(self, x: Tensor, call: Call) -> Tensor:
         """The layer proper."""
+
+
+def window_starts(frames: int, length: int) -> list[int]:
+    """Where windows of `length` frames begin that overlap by half and cover all frames."""
+    last = frames - length
+    return [*range(0, last, max(length // 2, 1)), last]
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class UNet(nn.Module):
         *,
         fps: float | None = None,
         temporal: bool | Collection[str] = True,
+        window: int | None = None,
         tap: Tap = no_tap,
         checkpoint: bool = False,
     ) -> Float[Tensor, "b f c h w"]:
@@ -78,6 +79,8 @@ class UNet(nn.Module):
             fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
             temporal: False passes every temporal layer by (each frame is an image of its own); a
                 collection of names (see `temporal_names`) leaves only those on.
+            window: temporal layers see at most so many frames at once, in windows that overlap by half; their hook
+                points are then offered once per window.
             tap: sees and may replace every hook point; see `anyi2v.taps`.
             checkpoint: recompute layers in the backward pass; the gradient is the same.
 
@@ -87,14 +90,14 @@ class UNet(nn.Module):
             HookError: a name in `temporal` is not a temporal layer.
         """
         batch, frames = z.shape[:2]
-        self._check(z, temporal)
+        self._check(z, temporal, window)
         embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(batch))
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
             embedding = embedding + self.fps_embedding(torch.tensor([fps], device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
-        call = Call(embedding, text.to(self.dtype), frames, on, tap, checkpoint)
+        call = Call(embedding, text.to(self.dtype), frames, on, tap, checkpoint, window)
 
         x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
         x = run_slot(self.stem_temporal, "stem_temporal", x, call)
@@ -107,16 +110,20 @@ class UNet(nn.Module):
         x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, frames))
         return call.at_map("noise", self.conv_out(x)).unflatten(0, (batch, frames)).to(z.dtype)
 
-    def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str]) -> None:
+    def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:
         frames, (height, width) = z.shape[1], z.shape[-2:]
         unit = self.config.downscale
         if self.config.even_grids and (height % unit or width % unit):
             raise InputError(f"latents of {width}x{height} cells; this UNet needs multiples of {unit} along both sides")
         limit = self.design.max_frames
-        if temporal and limit is not None and frames > limit:
+        at_once = frames if window is None else min(window, frames)
+        if temporal and limit is not None and at_once > limit:
             raise InputError(
-                f"{frames} frames, but the temporal layers have positions for at most {limit}; use fewer frames"
+                f"{at_once} frames at once, but the temporal layers have positions for at most {limit}; use fewer "
+                "frames, or a window"
             )
+        if at_once < 1:
+            raise InputError(f"a window of {window} frames; it must have at least 1")
         if not isinstance(temporal, bool):
             check_names(temporal, self.temporal_names)
 
@@ -148,6 +155,7 @@ def record(
     edit: Tap = no_tap,
     stop: StopAt = "point",
     temporal: bool | Collection[str] = True,
+    window: int | None = None,
     checkpoint: bool = False,
 ) -> dict[str, Tensor]:
     """Runs the UNet only as far as the last of `names` and returns those tensors, alive for autograd.
@@ -157,7 +165,8 @@ def record(
     """
     recorder = Recorder(names, stop=stop)
     try:
-        unet(z, timesteps, text, fps=fps, temporal=temporal, tap=chain(edit, recorder), checkpoint=checkpoint)
+        tap = chain(edit, recorder)
+        unet(z, timesteps, text, fps=fps, temporal=temporal, window=window, tap=tap, checkpoint=checkpoint)
     except Stop:
         return recorder.seen
     check_names(recorder.names, points(unet, frames=z.shape[1]))

@@ -20,16 +20,19 @@ def predict_noise(
     injection: Tap = no_tap,
     *,
     fps: float | None = None,
+    window: int | None = None,
 ) -> Float[Tensor, "b f c h w"]:
     """Classifier-free guidance; the injection acts on the conditional pass only.
 
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
-    they are one batch. `fps` is for a UNet that embeds the frame rate; both passes get it.
+    they are one batch. `fps` and `window` are told to the UNet in both passes.
     """
     if scale <= 1:
-        return unet(z, timestep, positive, fps=fps, tap=injection)
+        return unet(z, timestep, positive, fps=fps, window=window, tap=injection)
     if injection is not no_tap:
-        return guided(unet(z, timestep, negative, fps=fps), unet(z, timestep, positive, fps=fps, tap=injection), scale)
-    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]), fps=fps).chunk(2)
+        uncond = unet(z, timestep, negative, fps=fps, window=window)
+        return guided(uncond, unet(z, timestep, positive, fps=fps, window=window, tap=injection), scale)
+    text = torch.cat([negative, positive])
+    uncond, cond = unet(torch.cat([z, z]), timestep, text, fps=fps, window=window).chunk(2)
     return guided(uncond, cond, scale)

@@ -44,7 +44,7 @@ def alignment_gradient(
         NumericsError: an aligned feature is not finite.
     """
     z = z.detach().requires_grad_()
-    seen = record(unet, config.align, z, timestep, text, fps=fps, edit=injection)
+    seen = record(unet, config.align, z, timestep, text, fps=fps, window=config.window, edit=injection)
     features = [
         reduce(_finite(name, seen[name], timestep), config.pca_dim, solver=config.pca_solver, generator=generator)
         for name in config.align
