@@ -135,6 +135,8 @@ class Demo:
 
     out: Path = Path("demo")
     """Folder for videos and pictures."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     overwrite: bool = False
     """Replace a former demo in the folder."""
 
@@ -142,7 +144,7 @@ class Demo:
         """Runs the demo."""
         from anyi2v.micro import demo
 
-        demo.run(self.out, overwrite=self.overwrite, progress=sys.stderr.isatty())
+        demo.run(self.out, backbone=self.backbone, overwrite=self.overwrite, progress=sys.stderr.isatty())
 
 
 @dataclass(frozen=True)

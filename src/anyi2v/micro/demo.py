@@ -22,21 +22,20 @@ from anyi2v.report import check_out, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1021), ("depth", 1029), ("segmentation", 1030))
 """Condition and seed: of each modality the median case of `anyi2v bench micro` by trajectory error."""
-BACKBONE = "micro"
 PROCESSES = 2
 """Of one thread each: on networks this small a second thread gains less than a second job."""
 
 START = "fork" if sys.platform == "linux" else "spawn"
 """How worker processes start; forking a process that has run no backward pass is safe."""
 
-Job = tuple[Modality, int, dict[str, MethodConfig]]
-"""A case and the variants that share its inversion."""
+Job = tuple[str, Modality, int, dict[str, MethodConfig]]
+"""A backbone, a case, and the variants that share its inversion."""
 
 
 @cache
-def _backbone() -> Backbone:
+def _backbone(name: str) -> Backbone:
     torch.set_num_threads(1)  # here and in the workers alike: the record of a run holds the number
-    return load(BACKBONE)
+    return load(name)
 
 
 def _image(modality: Modality, seed: int) -> torch.Tensor:
@@ -45,11 +44,11 @@ def _image(modality: Modality, seed: int) -> torch.Tensor:
 
 
 def _animate(job: Job) -> dict[str, Result]:
-    modality, seed, configs = job
+    backbone, modality, seed, configs = job
     case, results, features = make_case(seed, modality), {}, None
     for name, config in configs.items():
         results[name] = animate(
-            _backbone(),
+            _backbone(backbone),
             _image(modality, seed),
             case.prompt,
             case.tracks,
@@ -61,32 +60,32 @@ def _animate(job: Job) -> dict[str, Result]:
     return results
 
 
-def run(out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
+def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> None:
     """Makes each case by the full method, without optimisation and without injection.
 
     Writes one run folder per case (the full method, see `anyi2v.report`), a sheet that compares all variants,
     and prints a table of trajectory error and first-frame IoU.
 
-    Raises InputError if `out` holds something that may not be replaced.
+    Raises InputError for an unknown backbone, or if `out` holds something that may not be replaced.
     """
     for modality, _ in CASES:
         check_out(out / modality, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
-    configs = variants(recipe("paper", read_config(BACKBONE).method))
+    configs = variants(recipe("paper", read_config(backbone).method))
     injected = {name: config for name, config in configs.items() if config.inject_query}
     others = {name: config for name, config in configs.items() if name not in injected}
-    jobs: list[Job] = [(*case, group) for group in (injected, others) for case in CASES]
-    _backbone()  # before the workers are forked, so that they need not import and load anything again
+    jobs: list[Job] = [(backbone, *case, group) for group in (injected, others) for case in CASES]
+    _backbone(backbone)  # before the workers are forked, so that they need not import and load anything again
     results: dict[str, dict[str, Result]] = {modality: {} for modality, _ in CASES}
     with (
         get_context(START).Pool(PROCESSES) as pool,
         tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
     ):
-        for (modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
+        for (_, modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
             results[modality] |= found
             if "full" in found:
                 folder, image = out / modality, _image(modality, seed)
-                write_run(folder, found["full"], image, backbone=BACKBONE, overwrite=overwrite)
+                write_run(folder, found["full"], image, backbone=backbone, overwrite=overwrite)
             bar.update()
 
     scores: dict[str, list[Scores]] = {name: [] for name in configs}

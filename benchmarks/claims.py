@@ -1,0 +1,167 @@
+"""The paper's claims as tables and plots: `python -m benchmarks.claims --ablations runs/claims --out docs/claims`.
+
+Reads folders that `anyi2v bench micro` has made: one with `--ablate all`, and one per kind of case. Nothing is run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from anyi2v.config import MethodConfig
+from anyi2v.files import atomic, read_json
+from anyi2v.micro.bench_report import Rows, names, paired, values
+from anyi2v.micro.statistics import Estimate, estimate
+from anyi2v.micro.variants import FULL, groups
+
+COLUMNS = {
+    "trajectory_error": "trajectory error, px",
+    "first_frame_iou": "first-frame IoU",
+    "colour_right": "object colour right",
+    "background_right": "background right",
+}
+SWEEPS = {
+    "figure 8, components": ("principal components M", "pca_dim"),
+    "figure 9": ("t_alpha", "inversion_timestep"),
+    "figure A6": ("optimised steps", "optimise_steps"),
+    "learning rate": ("learning rate", "lr"),
+    "iterations": ("iterations per step", "iterations"),
+    "inversion": ("inversion passes", "inversion_stride"),
+}
+"""Groups along one number: its name and the setting that holds it."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Folders of finished benchmarks."""
+
+    ablations: Path
+    """Made with --ablate all."""
+    kinds: tuple[Path, ...] = ()
+    """One per kind of case, made with the baselines."""
+    out: Path = Path("docs/claims")
+    """Folder for tables.md, sweeps.png and claims.json."""
+
+
+def main(args: Args) -> None:
+    """Writes tables, plots and the figures behind them."""
+    settings, rows = folder(args.ablations)
+    text = [ablation_tables(rows, settings), kinds_table([folder(path) for path in args.kinds])]
+    args.out.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "ablations": {name: estimates(rows, name) for name in names(rows)},
+        "differences": {name: differences(rows, name) for name in names(rows) if name != FULL},
+        "settings": settings,
+    }
+    for name, content in (("tables.md", "\n".join(text)), ("claims.json", json.dumps(figures, indent=1) + "\n")):
+        with atomic(args.out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    plot_sweeps(rows, settings, args.out / "sweeps.png")
+
+
+def folder(path: Path) -> tuple[dict[str, Any], Rows]:
+    """Settings and scores of a benchmark."""
+    return read_json(path / "bench.json"), read_json(path / "scores.json")["rows"]
+
+
+def estimates(rows: Rows, name: str) -> dict[str, Any]:
+    """Mean and interval of one variant by metric."""
+    return {metric: estimate(values(rows, name, metric))._asdict() for metric in COLUMNS}
+
+
+def differences(rows: Rows, name: str) -> dict[str, Any]:
+    """Paired differences of one variant to the full method by metric."""
+    return {metric: paired(rows, name, metric)._asdict() for metric in COLUMNS}
+
+
+def ablation_tables(rows: Rows, settings: Mapping[str, Any]) -> str:
+    """One table per group of ablations, each under the full method's row."""
+    config = MethodConfig.from_dict(settings["methods"][FULL])
+    head = ["", *COLUMNS.values(), *(f"difference of {name.split(',')[0]}" for name in list(COLUMNS.values())[:2])]
+    lines = []
+    for group, variants in groups(config).items():
+        found = [name for name in variants if name in names(rows)]
+        if found:
+            lines += [f"### {group[0].upper()}{group[1:]}", "", _row(head), _row(["---"] * len(head))]
+            lines += [_row(_cells(rows, name)) for name in (FULL, *found)]
+            lines.append("")
+    count = len(values(rows, FULL, "trajectory_error"))
+    lines.append(
+        f"{count} cases, the same for all rows; 95 % bootstrap intervals; differences are paired, variant minus full.\n"
+    )
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(rows: Rows, name: str) -> list[str]:
+    cells = [name, *(str(estimate(values(rows, name, metric))) for metric in COLUMNS)]
+    if name == FULL:
+        return [*cells, "", ""]
+    return [*cells, *(_signed(paired(rows, name, metric)) for metric in list(COLUMNS)[:2])]
+
+
+def _signed(gap: Estimate) -> str:
+    text = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return text if gap.significant else f"{text}, not significant"
+
+
+def kinds_table(found: Sequence[tuple[Mapping[str, Any], Rows]]) -> str:
+    """One row per kind of case and object: the full method, and its error beside that without optimisation."""
+    head = ["cases", "n", *COLUMNS.values(), "without optimisation, px", "ratio", "error of the pan"]
+    lines = ["### Kinds of cases", "", _row(head), _row(["---"] * len(head))]
+    for settings, rows in found:
+        for number in sorted({row["object"] for row in rows}):
+            mine = [row for row in rows if row["object"] == number]
+            error, still = (values(mine, name, "trajectory_error") for name in (FULL, "no optimisation"))
+            pan = str(estimate(values(mine, FULL, "pan_error"))) if "pan_error" in mine[0] else ""
+            label = settings["kind"] + (f", object {number}" if len({row["object"] for row in rows}) > 1 else "")
+            cells = [str(estimate(values(mine, FULL, metric))) for metric in COLUMNS]
+            ratio = f"{error.mean().item() / still.mean().item():.2f}"
+            lines.append(_row([label, str(len(error)), *cells, str(estimate(still)), ratio, pan]))
+    return "\n".join(lines) + "\n"
+
+
+def plot_sweeps(rows: Rows, settings: Mapping[str, Any], path: Path) -> None:
+    """Trajectory error and first-frame IoU along each number, with intervals; the full method's own is circled."""
+    from matplotlib.figure import Figure
+
+    methods = {name: MethodConfig.from_dict(config) for name, config in settings["methods"].items()}
+    figure = Figure(figsize=(3.2 * len(SWEEPS), 5), dpi=100, layout="constrained")
+    grid = figure.subplots(2, len(SWEEPS), sharey="row")
+    for column, (group, (label, field)) in enumerate(SWEEPS.items()):
+        members = [name for name in (FULL, *groups(methods[FULL])[group]) if name in names(rows)]
+        points = sorted(_points(methods, members, field), key=lambda point: point[0])
+        for axes, metric in zip(grid[:, column], ("trajectory_error", "first_frame_iou"), strict=True):
+            found = [(x, estimate(values(rows, name, metric)), name) for x, name in points]
+            at = [x for x, _, _ in found]
+            axes.fill_between(at, [e.low for _, e, _ in found], [e.high for _, e, _ in found], alpha=0.2)
+            axes.plot(at, [e.mean for _, e, _ in found], marker=".")
+            axes.plot(*zip(*((x, e.mean) for x, e, name in found if name == FULL), strict=True), "o", mfc="none", ms=10)
+            if field not in ("inversion_timestep", "optimise_steps", "iterations"):
+                axes.set_xscale("log", base=2)
+            axes.set(xlabel=label, title=group if metric == "trajectory_error" else None)
+            axes.grid(color="0.9")
+    grid[0, 0].set_ylabel(COLUMNS["trajectory_error"])
+    grid[1, 0].set_ylabel(COLUMNS["first_frame_iou"])
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _points(methods: Mapping[str, MethodConfig], members: Sequence[str], field: str) -> list[tuple[float, str]]:
+    """(value of the setting, variant); what has no number (no PCA, no inversion) is left out."""
+    found = []
+    for name in members:
+        value, config = getattr(methods[name], field), methods[name]
+        if value is not None and config.inversion == methods[FULL].inversion:
+            found.append((200 // value + 1 if field == "inversion_stride" else value, name))
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
