@@ -14,7 +14,7 @@ import tyro
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, resolve, sources
-from anyi2v.cli_bench import BenchBackbone, BenchMicro
+from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling, BenchStages
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
@@ -256,7 +256,13 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,
-    "bench": {"micro": BenchMicro, "backbone": BenchBackbone},
+    "bench": {
+        "micro": BenchMicro,
+        "backbone": BenchBackbone,
+        "stages": BenchStages,
+        "scaling": BenchScaling,
+        "peers": BenchPeers,
+    },
 }
 
 

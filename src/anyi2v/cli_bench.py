@@ -107,3 +107,86 @@ class BenchBackbone:
             temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
         for name, value in figures["summary"].items():
             print(f"{name:45} {value:.3f}")
+
+
+@dataclass(frozen=True)
+class BenchStages:
+    """Measure each part of a job, and how much of the machine's arithmetic it uses.
+
+    Examples:
+    $ anyi2v bench stages
+    $ anyi2v bench stages --backbone medium --dtype bfloat16 --threads 2
+    """
+
+    backbone: str = "micro"
+    """Name of a shipped backbone, a file, or "medium": random weights, channels 64 to 256."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the UNet and the text tower."""
+    threads: int = 1
+    """Of the CPU; on one, CPU time is measured, on several wall time."""
+    objects: int = 1
+    """That are followed."""
+    frames: int | None = None
+    """Of the video; None: the backbone's."""
+    budget: float = 3.0
+    """Seconds for each part, about."""
+    out: Path = Path("runs/stages")
+    """Folder for stages.json, stages.md and stages.png."""
+
+    def run(self) -> None:
+        """Measures, prints the table, writes the files."""
+        from benchmarks import stages
+
+        stages.main(self)
+
+
+@dataclass(frozen=True)
+class BenchScaling:
+    """Measure how one iteration of the optimisation and one guided step grow.
+
+    Examples:
+    $ anyi2v bench scaling
+    $ anyi2v bench scaling --backbone medium
+    """
+
+    backbone: str = "micro"
+    """Name of a shipped backbone, a file, or "medium": random weights, channels 64 to 256."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the UNet and the text tower."""
+    threads: int = 1
+    """Of the CPU; on one, CPU time is measured, on several wall time."""
+    budget: float = 10.0
+    """Seconds for each of the axes, about."""
+    out: Path = Path("runs/scaling")
+    """Folder for scaling.json, scaling.md and scaling.png."""
+
+    def run(self) -> None:
+        """Measures, prints the table, writes the files."""
+        from benchmarks import scaling
+
+        scaling.main(self)
+
+
+@dataclass(frozen=True)
+class BenchPeers:
+    """Measure our networks and numerics beside diffusers', transformers' and scikit-learn's.
+
+    Examples:
+    $ anyi2v bench peers
+    $ anyi2v bench peers --threads 1 --only "unet medium"
+    """
+
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of CPU threads; on one, CPU time is measured, on several wall time."""
+    only: str = ""
+    """Rows whose name begins so; empty: all."""
+    budget: float = 4.0
+    """Seconds for each row, about."""
+    out: Path = Path("runs/peers")
+    """Folder for peers.json and peers.md."""
+
+    def run(self) -> None:
+        """Measures, prints the table, writes the files."""
+        from benchmarks import peers
+
+        peers.main(self)

@@ -1,0 +1,94 @@
+"""Pieces of work measured in turns, so that a machine that slows down slows all of them down."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from anyi2v.files import atomic
+from anyi2v.machine import describe
+
+Work = Callable[[], object]
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
+    if len(values) < 2:
+        return Spread(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, low, high)
+
+
+def seconds(work: Mapping[str, Work], *, budget: float = 2.0, least: int = 3) -> dict[str, list[float]]:
+    """Seconds of each piece, round by round, after one call of each that does not count.
+
+    CPU time on one thread, which other processes disturb little; wall time on several.
+
+    Args:
+        work: pieces by name.
+        budget: seconds for all rounds together, about.
+        least: rounds at least.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    for piece in work.values():
+        piece()
+    found: dict[str, list[float]] = {name: [] for name in work}
+    start = time.perf_counter()
+    while min(map(len, found.values())) < least or time.perf_counter() - start < budget:
+        for name, piece in work.items():
+            before = clock()
+            piece()
+            found[name].append(clock() - before)
+    return found
+
+
+def ratio(found: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
+    """How many times as long `over` takes as `under`, from round to round."""
+    return spread([a / b for a, b in zip(found[over], found[under], strict=True)])
+
+
+def matmul_peak(dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a large matrix product here, the best of some rounds: what arithmetic could reach."""
+    a, b = (torch.randn(1536, 1536).to(dtype) for _ in range(2))
+    (times,) = seconds({"matmul": lambda: a @ b}, budget=1.0, least=8).values()
+    return 2 * 1536**3 / min(times)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch computes with so many CPU threads within the block."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
+def write(out: Path, name: str, figures: Mapping[str, Any]) -> None:
+    """Writes `name`.json with the machine's description into folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,207 @@
+"""Where the time of one job goes: `anyi2v bench stages`. The parts of every stage, measured one by one.
+
+FLOPs are those of matrix products and convolutions; their share of the machine's measured matmul peak says how far
+from arithmetic's limit a part is.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyi2v.backbone.checkpoint import Backbone, build, load
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.unet import record
+from anyi2v.cli_bench import BenchStages
+from anyi2v.config import MethodConfig
+from anyi2v.method.alignment import align, feature_map, reduce
+from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.denoising import predict_noise
+from anyi2v.method.injection import Injection
+from anyi2v.tracks import Track, Tracks
+from benchmarks.measure import matmul_peak, seconds, spread, table, threads, write
+
+MEDIUM = BackboneConfig(
+    name="medium",
+    unet=UNetConfig(channels=(64, 128, 256, 256), context_dim=64, temporal=MotionConfig()),
+    vae=VAEConfig(channels=(32, 64, 128, 128)),
+    text=TextConfig(width=64, layers=4, heads=4, length=77, vocab_size=6, words=("<pad>", "<bos>", "<eos>", "a", "b")),
+    height=128,
+    width=128,
+    frames=16,
+)
+"""A sixteenth of Stable Diffusion's width, at the size of `benchmarks.medium_job`."""
+
+
+Parts = Mapping[str, tuple[Callable[[], object], int]]
+"""Pieces of work, and how often a job does each."""
+
+
+def main(args: BenchStages) -> None:
+    """All parts in turns."""
+    dtype, rows = getattr(torch, args.dtype), []
+    backbone = prepare(args.backbone, dtype)
+    config = MethodConfig.from_dict(backbone.config.method)
+    with threads(args.threads):
+        peak = matmul_peak(dtype)
+        for name, (piece, count) in parts(backbone, config, args.frames, args.objects).items():
+            (found,) = seconds({name: piece}, budget=args.budget).values()
+            rows.append({"part": name, "count": count, "seconds": found, "flops": flops(piece)})
+    print(text := report(rows, peak))
+    write(args.out, "stages", {"backbone": args.backbone, "dtype": args.dtype, "matmul_peak": peak, "rows": rows})
+    (args.out / "stages.md").write_text(text + "\n", encoding="utf-8")
+    plot(rows, args.out / "stages.png")
+
+
+def prepare(name: str, dtype: torch.dtype) -> Backbone:
+    """The backbone by name; random weights for "medium"."""
+    if name != "medium":
+        return load(name, dtype=dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = build(MEDIUM).to("cpu", dtype)
+    for network in backbone.networks.values():
+        network.eval().requires_grad_(False)
+    return backbone
+
+
+def boxes(number: int, size: tuple[int, int]) -> Track:
+    """Object `number` of up to nine: a box of a fifth of the frame that goes a third of it to the right."""
+    width, height = size
+    x, y = 0.05 + 0.25 * (number % 3), 0.05 + 0.3 * (number // 3)
+    first = (x * width, y * height, (x + 0.2) * width, (y + 0.2) * height)
+    return Track(f"object {number + 1}", (first, (first[0] + width / 3, first[1], first[2] + width / 3, first[3])))
+
+
+def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects: int) -> Parts:
+    """One call of each part of a job; by default with the backbone's number of frames."""
+    c, unet, generator = backbone.config, backbone.unet, torch.Generator().manual_seed(0)
+    frames = c.frames if frames is None else frames
+    height, width = c.height // c.vae.factor, c.width // c.vae.factor
+    image = torch.rand(1, 3, c.height, c.width, generator=generator)
+    z = torch.randn(1, frames, c.vae.latent_channels, height, width, generator=generator)
+    negative, positive = torch.randn(2, c.text.length, c.unet.context_dim, generator=generator).split(1)
+    tracks = Tracks(c.width, c.height, tuple(boxes(i, (c.width, c.height)) for i in range(objects))).resample(frames)
+    crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box)
+    names = (*config.inject_hidden, *config.inject_query)
+    seen = record(unet, names, z[:, :1], 201, positive, fps=c.fps, temporal=False)
+    injection = Injection(
+        {name: tensor.detach() for name, tensor in seen.items()},
+        hiddens=config.inject_hidden,
+        queries=config.inject_query,
+        share_kv=config.share_kv,
+        debias=config.debias,
+        patch=config.patch,
+    )
+    plain, scale, steps = config.steps - config.inject_steps, config.guidance_scale, config.steps
+
+    @torch.no_grad()
+    def invert_once() -> Tensor:
+        return unet(z[:, :1], 101, positive, fps=c.fps, temporal=False)
+
+    def guide(tap: Any = None) -> Tensor:
+        extra = () if tap is None else (tap,)
+        return predict_noise(unet, z, 501, negative, positive, scale, *extra, fps=c.fps)
+
+    passes = (config.inversion_timestep - 1) // config.inversion_stride + 1
+    found: dict[str, tuple[Callable[[], object], int]] = {
+        "VAE encode": (torch.no_grad()(lambda: backbone.vae.encode(2 * image - 1)), 1),
+        "text": (lambda: backbone.encode_text([" ".join("a" for _ in range(4))] * 2), 1),
+        "inversion, one call": (invert_once, passes),
+        "guided step with injection": (lambda: guide(injection), min(config.inject_steps, steps)),
+        "guided step": (guide, plain),
+        "VAE decode": (torch.no_grad()(lambda: backbone.vae.decode(z[0])), 1),
+    }
+    iterations = min(config.optimise_steps, steps) * config.iterations
+    for name, piece in optimisation(backbone, config, z, positive, injection, crops).items():
+        found[f"optimisation: {name}"] = (piece, iterations)
+    return found
+
+
+def optimisation(
+    backbone: Backbone, config: MethodConfig, z: Tensor, text: Tensor, injection: Injection, crops: Crops
+) -> dict[str, Callable[[], object]]:
+    """The parts of one iteration: forward, PCA, masks and loss, and the whole, whose rest is the backward pass."""
+    unet, fps = backbone.unet, backbone.config.fps
+
+    def forward() -> list[Tensor]:
+        seen = record(unet, config.align, z.detach().requires_grad_(), 501, text, fps=fps, edit=injection)
+        return [feature_map(name, seen[name]) for name in config.align]
+
+    features = [x.detach() for x in forward()]
+    solver, generator = config.pca_solver, torch.Generator().manual_seed(0)
+    reduced = [reduce(x, config.pca_dim, solver=solver, generator=generator) for x in features]
+    maps = [crops.maps(*x.shape[1:3]) for x in reduced]
+
+    def loss(reduced: list[Tensor], mask: Any = config.mask) -> Tensor:
+        return align(
+            reduced,
+            crops,
+            maps,
+            mask=mask,
+            clustering=config.clustering,
+            first_frame_mask=config.first_frame_mask,
+            anchors=config.anchors,
+            normalise=config.normalise,
+        )[0]
+
+    def whole() -> Tensor:
+        start = z.detach().requires_grad_()
+        seen = record(unet, config.align, start, 501, text, fps=fps, edit=injection)
+        found = [
+            reduce(feature_map(name, seen[name]), config.pca_dim, solver=solver, generator=generator)
+            for name in config.align
+        ]
+        return torch.autograd.grad(loss(found), start)[0]
+
+    return {
+        "forward": forward,
+        "PCA": lambda: [reduce(x, config.pca_dim, solver=solver, generator=generator) for x in features],
+        "loss": lambda: loss(reduced, "none"),
+        "loss with masks": lambda: loss(reduced),
+        "one whole iteration": whole,
+    }
+
+
+def flops(piece: Callable[[], object]) -> float:
+    """Counted on one call, backward passes included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        piece()
+    return float(counter.get_total_flops())
+
+
+def report(rows: list[dict[str, Any]], peak: float) -> str:
+    """A line per part; the sum leaves out the parts of an iteration, which its whole contains."""
+    whole = sum(spread(row["seconds"]).median * row["count"] for row in rows if counts(row["part"]))
+    lines = []
+    for row in rows:
+        once = spread(row["seconds"])
+        total = once.median * row["count"]
+        share = f"{row['flops'] / once.median / peak:.0%}" if row["flops"] else ""
+        job = f"{total / whole:.0%}" if counts(row["part"]) else ""
+        milliseconds = str(spread([1000 * s for s in row["seconds"]]))
+        lines.append([row["part"], milliseconds, str(row["count"]), f"{total:.2f}", job, share])
+    head = ["part", "ms, once", "times", "s in a job", "share of the job", "share of matmul peak"]
+    return table(head, lines) + f"\n\nOne job: {whole:.1f} s; matmul peak {peak / 1e9:.0f} GFLOP/s."
+
+
+def counts(part: str) -> bool:
+    """Whether a part is counted in the sum."""
+    return not part.startswith("optimisation") or part.endswith("iteration")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds in a job by part."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.4 * len(rows) + 1), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    totals = [spread(row["seconds"]).median * row["count"] for row in rows]
+    axes.barh([row["part"] for row in rows], totals, color=["tab:blue" if counts(r["part"]) else "0.7" for r in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds in a job (grey: part of an iteration)")
+    figure.savefig(path, format="png", metadata={"Software": None})
