@@ -32,6 +32,12 @@ class Fit:
     target: Region
     """Where it lies, in pixels of the fitted image; what is around it is padding."""
 
+    def __str__(self) -> str:
+        kept = "whole" if self.crop == (0, 0, *self.source) else f"part {self.crop}"
+        whole = self.target == (0, 0, self.width, self.height)
+        place = f"{self.width}x{self.height}" if whole else f"{self.target} of {self.width}x{self.height}"
+        return f"{kept} of {self.source[0]}x{self.source[1]} px -> {place}"
+
     @property
     def scale(self) -> tuple[float, float]:
         """Fitted pixels per source pixel along x and y; they differ by rounding, or by stretching."""

@@ -77,7 +77,7 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
     try:
         scene = trimesh.load_scene(data, file_type=suffix[1:], process=False, **options)
-        parts = [_part(*scene.graph[node], scene.geometry) for node in scene.graph.nodes_geometry]
+        parts = [_part(*scene.graph[node], scene.geometry) for node in _drawn(path, scene)]
     except InputError:
         raise
     except Exception as error:  # a parser of untrusted files fails in many ways
@@ -85,7 +85,16 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     return _joined(path, parts)
 
 
-def _part(transform: np.ndarray, name: str, geometry: Any) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(path: Path, scene: Any) -> list[Any]:
+    """The nodes that hold geometry; a small file may repeat a large mesh often."""
+    nodes = list(scene.graph.nodes_geometry)
+    total = sum(len(scene.geometry[scene.graph[node][1]].vertices) for node in nodes)
+    if total > MOST_ELEMENTS:
+        raise InputError(f"{path} has {total} points in all; at most {MOST_ELEMENTS} are drawn; simplify it")
+    return nodes
+
+
+def _part(transform: np.ndarray, name: Any, geometry: Any) -> tuple[np.ndarray, np.ndarray]:
     """Vertices in the scene, and faces."""
     item = geometry[name]
     vertices = np.asarray(item.vertices, dtype=np.float64).reshape(-1, 3)

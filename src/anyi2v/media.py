@@ -18,9 +18,7 @@ from anyi2v.tracks import Tracks, load_tracks
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
 
-def load_image(
-    path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0
-) -> Float[Tensor, "3 h w"]:
+def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0) -> Float[Tensor, "3 h w"]:
     """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
 
     Transparent parts become white, like paper: sketches are often black strokes on nothing. Of an animation
