@@ -73,14 +73,19 @@ class Fit:
 
 def plan(source: tuple[int, int], width: int, height: int, mode: Mode = "crop") -> Fit:
     """Where an image of `source` = (width, height) goes; raises InputError for a size or mode that cannot be."""
-    if width < 1 or height < 1:
-        raise InputError(f"size {width}x{height} is not possible; both must be at least 1 pixel")
-    if mode not in get_args(Mode):
-        raise InputError(f"fit {mode!r} is not known; it must be one of {', '.join(get_args(Mode))}")
+    check_fit(width, height, mode)
     size = (width, height)
     crop = _centred(source, size) if mode == "crop" else (0, 0, *source)
     target = _centred(size, source) if mode == "pad" else (0, 0, *size)
     return Fit(source, crop, width, height, target)
+
+
+def check_fit(width: int, height: int, mode: str) -> None:
+    """Raises InputError for a size or mode that cannot be."""
+    if width < 1 or height < 1:
+        raise InputError(f"size {width}x{height} is not possible; both must be at least 1 pixel")
+    if mode not in get_args(Mode):
+        raise InputError(f"fit {mode!r} is not known; it must be one of {', '.join(get_args(Mode))}")
 
 
 def fit_image(
