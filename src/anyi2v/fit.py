@@ -15,6 +15,9 @@ from anyi2v.tracks import Box, Point, Track, Tracks
 Mode = Literal["crop", "pad", "stretch"]
 """What is done about another aspect ratio: cut around the centre, fill up around the whole image, or distort."""
 
+MOST_PIXELS = 1 << 24
+"""Of a fitted image: 4096 x 4096."""
+
 Region = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in whole pixels, half-open."""
 
@@ -82,8 +85,8 @@ def plan(source: tuple[int, int], width: int, height: int, mode: Mode = "crop") 
 
 def check_fit(width: int, height: int, mode: str) -> None:
     """Raises InputError for a size or mode that cannot be."""
-    if width < 1 or height < 1:
-        raise InputError(f"size {width}x{height} is not possible; both must be at least 1 pixel")
+    if width < 1 or height < 1 or width * height > MOST_PIXELS:
+        raise InputError(f"size {width}x{height} is not possible; both must be at least 1, at most {MOST_PIXELS} in all")
     if mode not in get_args(Mode):
         raise InputError(f"fit {mode!r} is not known; it must be one of {', '.join(get_args(Mode))}")
 

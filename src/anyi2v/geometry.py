@@ -58,7 +58,9 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         # mapped: a header that claims more than the file holds is an error, not an allocation
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # its header is parsed as Python
         raise InputError(f"{path} is not a .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "not one array"

@@ -36,7 +36,9 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
             image = from_bytes(_pixels(ImageOps.exif_transpose(file), path, paper))
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # decoders of untrusted files fail in many ways
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read image {path}: {reason}") from error
     return image if size is None else fit_image(image, *size)[0]
