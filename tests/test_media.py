@@ -110,7 +110,10 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 7e4, dtype=np.float32)).save(deep)
     wide = tmp_path / "wide.tiff"
     Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(wide)
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (8193, 8192)).save(bomb)
     for path, reason in (
+        (bomb, "has 8193x8192 px; at most 67108864 in all are read"),
         (text, "is not an image that can be read; use PNG or JPEG"),
         (cut, "truncated"),
         (deep, "has float values"),

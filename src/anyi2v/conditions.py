@@ -13,7 +13,7 @@ from torch import Tensor
 from anyi2v.errors import InputError
 from anyi2v.fit import Fit, Mode, fit_image, plan
 from anyi2v.geometry import GEOMETRY_SUFFIXES, load_geometry
-from anyi2v.media import from_bytes, load_image, to_bytes
+from anyi2v.media import check_image, from_bytes, load_image, to_bytes
 from anyi2v.raster import Camera, Style, check_picture, draw
 
 
@@ -82,25 +82,36 @@ def load_condition(
     return from_bytes(to_bytes(compose(pictures))), place
 
 
-def compose(
-    layers: Sequence[tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"] | None]],
-) -> Float[Tensor, "3 h w"]:
+def compose(layers: Sequence[tuple[Tensor, Tensor | None]]) -> Float[Tensor, "3 h w"]:
     """Images over one another: each covers those before it where its mask is 1, in part where it is between 0 and 1.
 
-    An image without a mask covers everything. Where nothing covers, the picture is white, like paper.
+    Where nothing covers, the picture is white, like paper.
 
-    Raises InputError if there are no layers or their sizes differ.
+    Args:
+        layers: images `[3 h w]` in [0, 1], each with its mask `[h w]` in [0, 1], or None to cover everything.
+
+    Raises InputError naming the layer if its values are unusable, or its size is not the first one's.
     """
     if not layers:
         raise InputError("the condition has no layers; give at least one image")
     size = layers[0][0].shape
     picture = torch.ones(size)
     for number, (image, mask) in enumerate(layers, 1):
-        for what, shape, wanted in (("image", image.shape, size), ("mask", _shape(mask, size[1:]), size[1:])):
-            if shape != wanted:
-                raise InputError(f"layer {number}: its {what} has shape {tuple(shape)}; it must be {tuple(wanted)}")
+        _check_layer(number, image, torch.ones(size[1:]) if mask is None else mask, size)
         picture = image if mask is None else picture + (image - picture) * mask
     return picture.clamp(0, 1)
+
+
+def _check_layer(number: int, image: Tensor, mask: Tensor, size: torch.Size) -> None:
+    for what, shape, wanted in (("image", image.shape, size), ("mask", mask.shape, size[1:])):
+        if shape != wanted:
+            raise InputError(f"layer {number}: its {what} has shape {tuple(shape)}; it must be {tuple(wanted)}")
+    try:
+        check_image(image)
+    except InputError as error:
+        raise InputError(f"layer {number}: {error}") from error
+    if not mask.is_floating_point() or not ((mask >= 0) & (mask <= 1)).all():
+        raise InputError(f"layer {number}: its mask is {mask.dtype}, or not all in [0, 1]; it must be float in [0, 1]")
 
 
 def render(path: str | Path, width: int, height: int, look: Look | None = None) -> Float[Tensor, "3 {height} {width}"]:
@@ -129,7 +140,7 @@ def load_mask(path: str | Path) -> Float[Tensor, "h w"]:
 def edges(
     image: Float[Tensor, "3 h w"], *, sigma: float = 1.0, low: float = 0.1, high: float = 0.2
 ) -> Float[Tensor, "3 h w"]:
-    """White lines on black where the brightness changes, one pixel wide: Canny's detector of scikit-image.
+    """White lines on black where the brightness changes, one or two pixels wide: Canny's detector of scikit-image.
 
     Args:
         image: in [0, 1].
@@ -174,7 +185,3 @@ def _load_layer(layer: Layer, width: int, height: int, fit: Mode, look: Look) ->
             f"{place.source[0]}x{place.source[1]}; they must have the same size"
         )
     return image, fit_image(mask.expand(3, -1, -1), width, height, fit)[0][0], place
-
-
-def _shape(mask: Tensor | None, default: torch.Size) -> torch.Size:
-    return default if mask is None else mask.shape

@@ -86,7 +86,9 @@ def plan(source: tuple[int, int], width: int, height: int, mode: Mode = "crop") 
 def check_fit(width: int, height: int, mode: str) -> None:
     """Raises InputError for a size or mode that cannot be."""
     if width < 1 or height < 1 or width * height > MOST_PIXELS:
-        raise InputError(f"size {width}x{height} is not possible; both must be at least 1, at most {MOST_PIXELS} in all")
+        raise InputError(
+            f"size {width}x{height} is not possible; both must be at least 1, at most {MOST_PIXELS} in all"
+        )
     if mode not in get_args(Mode):
         raise InputError(f"fit {mode!r} is not known; it must be one of {', '.join(get_args(Mode))}")
 

@@ -17,6 +17,9 @@ from anyi2v.tracks import Tracks, load_tracks
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
+MOST_PIXELS = 1 << 26
+"""Of an image that is read: 8192 x 8192, 800 MB in memory. Small files may claim to hold much more."""
+
 
 def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0) -> Float[Tensor, "3 h w"]:
     """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
@@ -29,10 +32,14 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
         size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
         paper: brightness of transparent parts.
 
-    Raises InputError naming the file if it is missing, broken or of float values without a known range.
+    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, or of float values without a known range.
     """
     try:
         with Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise InputError(
+                    f"image {path} has {file.width}x{file.height} px; at most {MOST_PIXELS} in all are read; reduce it"
+                )
             image = from_bytes(_pixels(ImageOps.exif_transpose(file), path, paper))
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error

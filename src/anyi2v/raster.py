@@ -152,9 +152,10 @@ def _triangles(
 def _balls(
     points: Float[Tensor, "n 3"], camera: Camera, width: int, height: int
 ) -> tuple[Int[Tensor, "p"], Float[Tensor, "m"], Float[Tensor, "m 3"]]:
-    """As `_triangles`; the balls are as large as closes the gaps of a surface of so many points."""
+    """As `_triangles`; the balls are as large as closes the gaps of a surface of so many points, within limits."""
     flat = camera.project(points, width, height)
-    radius = max(0.8 * min(width, height) / math.sqrt(len(points)), 0.75 * SAMPLES)
+    side = min(width, height)
+    radius = max(min(0.8 / math.sqrt(len(points)), 1 / 16) * side, 0.75 * SAMPLES)
     size = radius * camera.distance / camera.focal(width, height)
 
     def rise(i: Tensor, at: Tensor) -> Tensor:
@@ -242,7 +243,9 @@ def _colours(near: Float[Tensor, "n"], normals: Float[Tensor, "n 3"], style: Sty
         case "depth":
             # from 0.2: the farthest part still stands out from a black background
             low, high = (near.min(), near.max()) if len(near) else (0, 1)
-            value = 1 - 0.8 * (high - near) / max(float(high - low), 1e-12)
+            value = 1 - 0.8 * (high - near) / max(
+                float(high - low), 1e-6 * float(high)
+            )  # a wall's rounding is no depth
         case _:
             light = F.normalize(normals.new_tensor([-0.4, 0.6, 0.8]), dim=0)
             value = 0.2 + 0.65 * (normals @ light).clamp(min=0)
