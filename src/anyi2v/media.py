@@ -32,7 +32,8 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
         size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
         paper: brightness of transparent parts.
 
-    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, or of float values without a known range.
+    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, or of float values without a
+    known range.
     """
     try:
         with Image.open(path) as file:
