@@ -38,7 +38,7 @@ def red(image: torch.Tensor) -> torch.Tensor:
     return (image[0] - image[1] > 0.3).nonzero().float().mean(0)
 
 
-@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("mode", ["crop", "pad"])
 def test_what_is_shown_is_what_animate_gets(files: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--fit", mode, "--width", "24", "--height", "20"]
     assert show("photo.png", "--tracks", "tracks.json", *size) == 0

@@ -44,7 +44,7 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     Image.fromarray(np.zeros((80, 100, 3), dtype=np.uint8)).save("photo.png")
     save_tracks("tracks.json", Tracks(50, 40, (Track("a", ((1, 1, 9, 9),)),)))
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    names = {"Path": Path, "anyi2v": anyi2v, "sketch": torch.zeros(3, 512, 512), "mask": torch.ones(512, 512)}
+    names = {"Path": Path, "anyi2v": anyi2v, "sketch": torch.zeros(3, 256, 256), "mask": torch.ones(256, 256)}
     exec(block, names)
     assert names["image"].shape == (3, 320, 512)
     assert not names["mixed"].any()

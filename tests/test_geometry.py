@@ -132,6 +132,14 @@ def test_small_files_of_large_scenes_are_refused(tmp_path: Path) -> None:
         load_geometry(path)
 
 
+def test_arrays_that_are_only_claimed_are_refused(tmp_path: Path) -> None:
+    tree = {"asset": {"version": "2.0"}, "accessors": [{"componentType": 5126, "count": 10**9, "type": "VEC3"}]}
+    path = tmp_path / "a.glb"
+    path.write_bytes(glb(tree))
+    with pytest.raises(InputError, match=r"a\.glb has an array of 1000000000 elements; at most 15000000 are read"):
+        load_geometry(path)
+
+
 def test_unusable_files_are_named(tmp_path: Path) -> None:
     files = {
         "nan.npy": (np.full((4, 3), np.nan), r"point 1 is \(nan, nan, nan\); not finite"),

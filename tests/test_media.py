@@ -139,7 +139,9 @@ def test_load_inputs_fits_both(tmp_path: Path) -> None:
 
 def test_an_object_that_is_cropped_away_names_the_file(tmp_path: Path) -> None:
     save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((0, 0, 40, 40),)),)))
-    with pytest.raises(InputError, match=r"t.json: object 1 \('a'\), frame 1: .* lies outside"):
+    with pytest.raises(
+        InputError, match=r"t.json: object 1 \('a'\), frame 1: .* lies outside.*image was cut: part .*; to pad it"
+    ):
         load_placed(tmp_path / "t.json", plan((200, 100), 64, 64))
 
 

@@ -1,7 +1,9 @@
 """Files of meshes and point clouds, as triangles in the unit ball."""
 
 import io
+import json
 import logging
+import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +76,11 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     import trimesh
 
     logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # what it would say is in the error, or of no matter
+    content = path.read_bytes()
+    if suffix == ".glb":
+        _check_glb(path, content)
     # bytes without a name: it cannot look for materials beside the file
-    data = io.BytesIO(path.read_bytes())
+    data = io.BytesIO(content)
     options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
     try:
         scene = trimesh.load_scene(data, file_type=suffix[1:], process=False, **options)
@@ -85,6 +90,20 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # a parser of untrusted files fails in many ways
         raise InputError(f"{path} is not a readable {suffix} file: {type(error).__name__}: {error!s:.200}") from error
     return _joined(path, parts)
+
+
+def _check_glb(path: Path, content: bytes) -> None:
+    """Raises InputError for arrays that are larger than what is drawn: they may be claimed without being there."""
+    try:
+        (length,) = struct.unpack_from("<I", content, 12)  # of the first chunk, which is JSON
+        counts = [array["count"] for array in json.loads(content[20 : 20 + length]).get("accessors", [])]
+        largest = max(counts, default=0)
+    except Exception as error:
+        raise InputError(f"{path} is not a readable .glb file: its head is broken ({type(error).__name__})") from error
+    if largest > 3 * MOST_ELEMENTS:
+        raise InputError(
+            f"{path} has an array of {largest} elements; at most {3 * MOST_ELEMENTS} are read; simplify it"
+        )
 
 
 def _drawn(path: Path, scene: Any) -> list[Any]:

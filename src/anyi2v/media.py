@@ -90,7 +90,8 @@ def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
     try:
         return fit.tracks(drawn)
     except InputError as error:
-        raise InputError(f"{tracks}: {error}") from error
+        hint = "" if fit.crop == (0, 0, *fit.source) else f" (the image was cut: {fit}; to pad it keeps all)"
+        raise InputError(f"{tracks}: {error}{hint}") from error
 
 
 def check_image(image: Tensor) -> None:

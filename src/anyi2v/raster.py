@@ -63,7 +63,9 @@ class Camera:
         around = [[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]]
         down = [[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]]
         rotation = points.new_tensor(down) @ points.new_tensor(around)
-        return points @ rotation.T - points.new_tensor([0, 0, self.distance])
+        # not `points @ rotation.T`: libraries of matrix products round differently on different machines
+        turned = points[:, :1] * rotation[:, 0] + points[:, 1:2] * rotation[:, 1] + points[:, 2:] * rotation[:, 2]
+        return turned - points.new_tensor([0, 0, self.distance])
 
     def focal(self, width: int, height: int) -> float:
         """Pixels that one unit spans at distance 1."""
