@@ -242,7 +242,7 @@ def test_inspect_prints_configuration_counts_and_points(files: Path, capsys: pyt
     assert "up_blocks.1.attentions.1.query  1x3x4x8x8\n" in rest
 
 
-@pytest.mark.parametrize("command", [[], ["animate"], ["demo"], ["inspect"]])
+@pytest.mark.parametrize("command", [[], ["animate"], ["condition"], ["demo"], ["inspect"]])
 def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> None:
     extra = ["--backbone", str(files / "tiny.safetensors"), "--recipe", "official"] if "animate" in command else []
     code = (

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from anyi2v import media
 from anyi2v.errors import InputError, NumericsError
+from anyi2v.fit import plan
 from anyi2v.media import (
     check_image,
-    fit_image,
     from_bytes,
     load_image,
     load_inputs,
+    load_placed,
     magnify,
     to_bytes,
     write_image,
@@ -109,7 +110,10 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 7e4, dtype=np.float32)).save(deep)
     wide = tmp_path / "wide.tiff"
     Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(wide)
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (8193, 8192)).save(bomb)
     for path, reason in (
+        (bomb, "has 8193x8192 px; at most 67108864 in all are read"),
         (text, "is not an image that can be read; use PNG or JPEG"),
         (cut, "truncated"),
         (deep, "has float values"),
@@ -121,44 +125,6 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
             load_image(path)
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90))
-def test_fit_keeps_aspect_centre_and_as_much_as_possible(w: int, h: int, width: int, height: int) -> None:
-    image, fit = fit_image(torch.rand(3, h, w), width, height)
-    x0, y0, x1, y1 = fit.crop
-    assert image.shape == (3, height, width)
-    assert 0 <= image.min() <= image.max() <= 1
-    assert x1 - x0 == w or y1 - y0 == h
-    assert abs(x0 - (w - x1)) <= 1
-    assert abs(y0 - (h - y1)) <= 1
-    # the crop is rounded to whole pixels, and has at least one
-    assert abs((x1 - x0) * height - (y1 - y0) * width) <= max(width, height)
-
-
-def test_fit_leaves_an_image_of_the_right_size_as_it_is() -> None:
-    image = torch.rand(3, 8, 12)
-    same, fit = fit_image(image, 12, 8)
-    assert torch.equal(same, image)
-    assert fit.boxes([(1, 2, 3, 4)]) == ((1, 2, 3, 4),)
-
-
-def test_fit_maps_boxes_with_the_pixels() -> None:
-    # 200 x 100 to 64 x 64: the middle 100 x 100 at 0.64
-    image = torch.zeros(3, 100, 200)
-    image[:, 25:50, 75:100] = 1
-    small, fit = fit_image(image, 64, 64)
-    assert fit.boxes([(75, 25, 100, 50)]) == ((16, 16, 32, 32),)
-    assert (small[0, 16:32, 16:32] > 0.7).all()
-    assert small[0].sum() == pytest.approx(16 * 16, rel=0.02)  # the edges are smoothed
-    tracks = Tracks(100, 50, (Track("a", ((37.5, 12.5, 50, 25),), ((40, 20),)),))  # drawn at half size
-    assert fit.tracks(tracks) == Tracks(64, 64, (Track("a", ((16, 16, 32, 32),), ((19.2, 25.6),)),))
-
-
-def test_objects_that_are_cropped_away_are_an_error() -> None:
-    _, fit = fit_image(torch.zeros(3, 100, 200), 64, 64)
-    with pytest.raises(InputError, match=r"object 1 \('a'\), frame 1: .* lies outside"):
-        fit.tracks(Tracks(200, 100, (Track("a", ((0, 0, 40, 40),)),)))
-
-
 def test_load_inputs_fits_both(tmp_path: Path) -> None:
     save(tmp_path / "i.png", picture(100, 200))
     save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((75, 25, 100, 50),)),)))
@@ -166,6 +132,50 @@ def test_load_inputs_fits_both(tmp_path: Path) -> None:
     assert torch.equal(image, from_bytes(to_bytes(image)))
     assert tracks.objects[0].boxes == ((16, 16, 32, 32),)
     assert load_inputs(tmp_path / "i.png", None, 64, 32)[1] == Tracks(64, 32)
+    assert load_inputs(tmp_path / "i.png", tmp_path / "t.json", 64, 64, "pad")[1].objects[0].boxes == (
+        (24, 24, 32, 32),
+    )
+
+
+def test_an_object_that_is_cropped_away_names_the_file(tmp_path: Path) -> None:
+    save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((0, 0, 40, 40),)),)))
+    with pytest.raises(
+        InputError, match=r"t.json: object 1 \('a'\), frame 1: .* lies outside.*image was cut: part .*; to pad it"
+    ):
+        load_placed(tmp_path / "t.json", plan((200, 100), 64, 64))
+
+
+def test_paper_is_what_transparent_parts_become(tmp_path: Path) -> None:
+    rgba = np.full((1, 2, 4), 255, dtype=np.uint8)
+    rgba[0, 0, 3] = 0
+    assert load_image(save(tmp_path / "m.png", rgba), paper=0.0)[:, 0].tolist() == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_shown_upright(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # what EXIF says of the stored rows and columns: mirrored, turned by quarters, or both
+    turns, mirrored = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}[
+        orientation
+    ]
+    expected = as_image(picture()).rot90(turns, (1, 2))
+    path = save(tmp_path / "r.png", picture(), exif=exif)
+    assert torch.equal(load_image(path), expected.flip(2) if mirrored else expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"])
+def test_white_stays_white_and_black_black_in_every_mode(tmp_path: Path, mode: str) -> None:
+    grey = np.array([[255, 0, 255]], dtype=np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey)
+    if mode not in ("L", "LA", "PA", "I;16"):
+        image = image.convert("RGB")
+    path = tmp_path / ("a.tiff" if mode in ("PA", "RGBX", "CMYK", "YCbCr", "LAB") else "a.png")
+    image.convert(mode).save(path)
+    with Image.open(path) as file:
+        assert file.mode in (mode, "RGB")
+    # conversions of colour spaces round
+    assert torch.allclose(load_image(path), as_image(np.repeat(grey[..., None], 3, 2)), atol=2 / 255)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +194,6 @@ def test_unusable_image_tensors(image: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_image(image)
     check_image(torch.rand(3, 8, 8))
-
-
-def test_size_must_be_positive() -> None:
-    with pytest.raises(InputError, match="size 0x8"):
-        fit_image(torch.rand(3, 8, 8), 0, 8)
 
 
 @given(st.binary(min_size=12, max_size=12))

@@ -14,6 +14,7 @@ from anyi2v.plots import (
     magnification,
     overlay_boxes,
     overlay_masks,
+    overlay_tracks,
     side_by_side,
 )
 from anyi2v.tracks import Track, Tracks
@@ -46,8 +47,19 @@ def test_boxes_are_drawn_where_they_are() -> None:
         assert red[y1 - 2 : y1, x0 + 20 : x1 - 20].all()
 
 
+def test_tracks_on_an_image_are_first_boxes_and_whole_paths() -> None:
+    later = Track("b", ((32, 4, 40, 12), (40, 4, 48, 12), (44, 4, 52, 12)))  # another number of boxes
+    picture = overlay_tracks(torch.full((3, 32, 32), 0.5), Tracks(64, 64, (MOVING, later)))
+    assert picture.shape == (3, 256, 256)
+    assert near(picture, RED)[52:76, 32:34].all()  # the left side of the first box
+    assert near(picture, RED)[159:161, 191:193].any()  # the end of the path, the last box's centre
+    assert not near(picture, RED)[180:, 220:].any()  # but not that box
+    assert near(picture, BLUE)[31:33, 180:190].any()
+
+
 def test_drawing_without_objects_changes_nothing() -> None:
     video = torch.randint(0, 256, (2, 3, 8, 8)) / 255
+    assert torch.equal(overlay_tracks(video[0], Tracks(8, 8)), magnify(video[0], 32))
     assert torch.equal(overlay_boxes(video, Tracks(8, 8), enlarge=2), magnify(video, 2))
 
 

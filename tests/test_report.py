@@ -53,7 +53,7 @@ FILES = {"condition.png", "loss.png", "run.json", "sheet.png", "side_by_side.gif
 def test_folder_holds_everything(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "new" / "out"
     write_run(out, result(), CONDITION, backbone=backbone)
-    assert {path.name for path in out.iterdir()} == FILES | {"masks.png"}
+    assert {path.name for path in out.iterdir()} == FILES | {"masks.png", "tracks.png"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert torch.equal(load_image(out / "condition.png"), CONDITION)
     assert load_tracks(out / "run.json") == TRACKS

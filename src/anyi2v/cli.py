@@ -15,6 +15,7 @@ import tyro
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, resolve, sources
 from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling, BenchStages
+from anyi2v.cli_condition import Condition, ConditionFlags
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
@@ -22,7 +23,7 @@ from anyi2v.files import read_json
 
 
 @dataclass(frozen=True)
-class Animate:
+class Animate(ConditionFlags):
     """Animate a condition image along tracks.
 
     Examples:
@@ -31,8 +32,6 @@ class Animate:
     $ anyi2v animate --repeat star/run.json --out again
     """
 
-    image: Path | None = None
-    """Condition image: photo, edges, depth, sketch, anything. Needed unless --repeat is given."""
     prompt: str | None = None
     """What the video shows. Needed unless --repeat is given."""
     tracks: Path | None = None
@@ -51,10 +50,6 @@ class Animate:
     """Frames of the video; None: the backbone's."""
     fps: int | None = None
     """Frames per second of the video; None: the backbone's. Some backbones move differently for it."""
-    width: int | None = None
-    """Pixels; None: the backbone's. The image is cut to this shape around its centre."""
-    height: int | None = None
-    """Pixels; None: the backbone's."""
     negative_prompt: str = ""
     """What the video does not show."""
     device: str = "cpu"
@@ -70,21 +65,21 @@ class Animate:
 
     def run(self) -> None:
         """Computes and writes the run; prints where it is and how long it took."""
-        if self.image is None or self.prompt is None:
+        if (self.image is None and not self.layer) or self.prompt is None:
             raise InputError("animate needs --image and --prompt, or --repeat run.json")
         import torch
 
         from anyi2v import media, report
         from anyi2v.backbone.checkpoint import load
+        from anyi2v.conditions import load_condition
         from anyi2v.pipeline import animate
 
         report.check_out(self.out, overwrite=self.overwrite)
         if self.repeat:
             _check_backbone(self.repeat, self.backbone)
         _prepare_torch(self.device, self.threads)
-        config = read_config(self.backbone)
-        size = (self.width or config.width, self.height or config.height)
-        image, tracks = media.load_inputs(self.image, self.tracks, *size)
+        image, fit = load_condition(**self.condition(read_config(self.backbone)))
+        tracks = media.load_placed(self.tracks, fit)
         result = animate(
             load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype)),
             image,
@@ -253,6 +248,7 @@ def _check_backbone(path: Path, backbone: str) -> None:
 
 COMMANDS: dict[str, Any] = {
     "animate": Animate,
+    "condition": Condition,
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,

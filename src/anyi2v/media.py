@@ -1,13 +1,10 @@
 """Images and videos in and out. In memory: float32 in [0, 1], images `[3 h w]`, videos `[f 3 h w]`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,12 +12,16 @@ from torch import Tensor
 
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.files import atomic
-from anyi2v.tracks import Box, Track, Tracks, load_tracks
+from anyi2v.fit import Fit, Mode, fit_image
+from anyi2v.tracks import Tracks, load_tracks
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
+MOST_PIXELS = 1 << 26
+"""Of an image that is read: 8192 x 8192, 800 MB in memory. Small files may claim to hold much more."""
 
-def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Float[Tensor, "3 h w"]:
+
+def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0) -> Float[Tensor, "3 h w"]:
     """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
 
     Transparent parts become white, like paper: sketches are often black strokes on nothing. Of an animation
@@ -29,21 +30,29 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None) -> Floa
     Args:
         path: any file that Pillow reads.
         size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
+        paper: brightness of transparent parts.
 
-    Raises InputError naming the file if it is missing, broken or of float values without a known range.
+    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, or of float values without a
+    known range.
     """
     try:
         with Image.open(path) as file:
-            image = from_bytes(_pixels(ImageOps.exif_transpose(file), path))
+            if file.width * file.height > MOST_PIXELS:
+                raise InputError(
+                    f"image {path} has {file.width}x{file.height} px; at most {MOST_PIXELS} in all are read; reduce it"
+                )
+            image = from_bytes(_pixels(ImageOps.exif_transpose(file), path, paper))
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # decoders of untrusted files fail in many ways
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read image {path}: {reason}") from error
     return image if size is None else fit_image(image, *size)[0]
 
 
-def _pixels(image: Image.Image, path: str | Path) -> np.ndarray:
+def _pixels(image: Image.Image, path: str | Path, paper: float) -> np.ndarray:
     """`image` as `[h w 3]`: uint8, or float32 in [0, 1] where uint8 would lose something."""
     if image.mode.startswith("I"):  # 16 bit grey; "I" is what Pillow calls it after some operations
         grey = np.asarray(image).astype(np.float32) / 65535
@@ -56,75 +65,33 @@ def _pixels(image: Image.Image, path: str | Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
     colour, alpha = rgba[..., :3], rgba[..., 3:]
-    return colour * alpha + (1 - alpha)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Where the pixels of an image went: cropped to `crop`, then stretched to `width` x `height`."""
-
-    source: tuple[int, int]
-    """(width, height) before."""
-    crop: tuple[int, int, int, int]
-    """(x0, y0, x1, y1) of what was kept, in pixels of the source, half-open."""
-    width: int
-    height: int
-
-    def points(self, points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-        """Points (x, y) of the source, in pixels of the fitted image; they may lie outside of it."""
-        x0, y0, x1, y1 = self.crop
-        x, y = self.width / (x1 - x0), self.height / (y1 - y0)
-        return tuple(((px - x0) * x, (py - y0) * y) for px, py in points)
-
-    def boxes(self, boxes: Sequence[Box]) -> tuple[Box, ...]:
-        """Boxes of the source, in pixels of the fitted image; not clipped."""
-        low, high = self.points([b[:2] for b in boxes]), self.points([b[2:] for b in boxes])
-        return tuple((*a, *b) for a, b in zip(low, high, strict=True))
-
-    def tracks(self, tracks: Tracks) -> Tracks:
-        """Tracks in any frame over the source image, in pixels of the fitted image.
-
-        Raises InputError if an object's first box was cropped away.
-        """
-        objects = [
-            Track(track.name, self.boxes(track.boxes), self.points(track.points))
-            for track in tracks.scaled(*self.source).objects
-        ]
-        return Tracks(self.width, self.height, tuple(objects))
-
-
-def fit_image(
-    image: Float[Tensor, "3 h w"], width: int, height: int
-) -> tuple[Float[Tensor, "3 {height} {width}"], Fit]:
-    """The image at the size of a backbone, and the way of its pixels.
-
-    Cut around the centre to the new aspect ratio, then resized (bilinear, antialiased). An image that has
-    the size already is returned as it is.
-    """
-    if width < 1 or height < 1:
-        raise InputError(f"size {width}x{height} is not possible; both must be at least 1 pixel")
-    source_height, source_width = image.shape[1:]
-    scale = max(width / source_width, height / source_height)
-    w = min(max(round(width / scale), 1), source_width)
-    h = min(max(round(height / scale), 1), source_height)
-    x, y = (source_width - w) // 2, (source_height - h) // 2
-    fit = Fit((source_width, source_height), (x, y, x + w, y + h), width, height)
-    crop = image[:, y : y + h, x : x + w]
-    if (w, h) != (width, height):
-        crop = F.interpolate(crop[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
-    return crop, fit
+    return colour * alpha + paper * (1 - alpha)
 
 
 def load_inputs(
-    image: str | Path, tracks: str | Path | None, width: int, height: int
+    image: str | Path, tracks: str | Path | None, width: int, height: int, mode: Mode = "crop"
 ) -> tuple[Float[Tensor, "3 {height} {width}"], Tracks]:
     """A job's files: the image at the video's size, and the tracks in its pixels (no objects without a file).
 
     The image is rounded to 8 bit, so that what is computed is what can be kept as a PNG.
     """
-    pixels, fit = fit_image(load_image(image), width, height)
-    placed = Tracks(width, height) if tracks is None else fit.tracks(load_tracks(tracks))
-    return from_bytes(to_bytes(pixels)), placed
+    pixels, fit = fit_image(load_image(image), width, height, mode)
+    return from_bytes(to_bytes(pixels)), load_placed(tracks, fit)
+
+
+def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
+    """Tracks of a file over the source of `fit`, in pixels of the fitted image; no objects without a file.
+
+    Raises InputError naming the file.
+    """
+    if tracks is None:
+        return Tracks(fit.width, fit.height)
+    drawn = load_tracks(tracks)
+    try:
+        return fit.tracks(drawn)
+    except InputError as error:
+        hint = "" if fit.crop == (0, 0, *fit.source) else f" (the image was cut: {fit}; to pad it keeps all)"
+        raise InputError(f"{tracks}: {error}{hint}") from error
 
 
 def check_image(image: Tensor) -> None:

@@ -154,12 +154,9 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
         HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
     check_image(image)
-    factor = backbone.config.vae.factor * (backbone.config.unet.downscale if backbone.config.unet.even_grids else 1)
-    height, width = image.shape[1:]
     if fps < 1:
         raise InputError(f"{fps} frames per second asked for; it must be at least 1")
-    if height % factor or width % factor:
-        raise InputError(f"the image is {width}x{height} px; both must be multiples of {factor} on this backbone")
+    backbone.config.check_size(image.shape[2], image.shape[1])
     limit = backbone.unet.design.max_frames
     if frames < 1:
         raise InputError(f"{frames} frames asked for; a video has at least 1")

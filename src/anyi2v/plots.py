@@ -125,12 +125,20 @@ def side_by_side(
     condition: Float[Tensor, "3 h w"], video: Float[Tensor, "f 3 h w"], tracks: Tracks
 ) -> Float[Tensor, "f 3 hh ww"]:
     """Left the condition with first boxes and whole paths, right the video with boxes; both enlarged."""
-    frames, _, height, width = video.shape
+    frames = len(video)
     right = overlay_boxes(video, tracks)
-    tracks = tracks.resample(frames).scaled(right.shape[-1], right.shape[-2])
-    pixels = to_bytes(magnify(condition, magnification(height, width)))
-    left = _draw(pixels, tracks, 0, frames - 1).expand(frames, -1, -1, -1)
+    left = overlay_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
     return torch.cat([left, torch.ones(frames, 3, right.shape[-2], 8), right], dim=-1)
+
+
+def overlay_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks) -> Float[Tensor, "3 hh ww"]:
+    """The image, enlarged by a whole factor, with first boxes, salient points and whole paths.
+
+    `tracks` may have another frame of reference.
+    """
+    pixels = to_bytes(magnify(image, magnification(*image.shape[1:])))
+    longest = max((len(track.boxes) for track in tracks.objects), default=1)
+    return _draw(pixels, tracks.scaled(pixels.shape[1], pixels.shape[0]), 0, longest - 1)
 
 
 def contact_sheet(

@@ -18,7 +18,15 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.media import write_image, write_video
 from anyi2v.pipeline import Result
-from anyi2v.plots import contact_sheet, loss_curve, magnification, overlay_boxes, overlay_masks, side_by_side
+from anyi2v.plots import (
+    contact_sheet,
+    loss_curve,
+    magnification,
+    overlay_boxes,
+    overlay_masks,
+    overlay_tracks,
+    side_by_side,
+)
 
 RECORD, CONDITION = "run.json", "condition.png"
 """The two files that suffice to repeat a run."""
@@ -51,7 +59,8 @@ def write_run(
 ) -> None:
     """Writes folder `out`, whole or not at all.
 
-    video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, masks.png (if there are masks), loss.png,
+    video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths,
+    if there are objects), masks.png (if there are masks), loss.png,
     condition.png (8 bit: give an image of `from_bytes(to_bytes(x))` to be able to repeat the run exactly),
     run.json (`record`).
 
@@ -126,6 +135,7 @@ def _write_videos(folder: Path, result: Result, condition: Tensor) -> None:
 def _write_pictures(folder: Path, result: Result, condition: Tensor) -> None:
     rows = {"condition": condition[None], "video": result.video}
     if result.tracks.objects:
+        write_image(folder / "tracks.png", overlay_tracks(condition, result.tracks))
         rows["tracks"] = overlay_boxes(result.video, result.tracks)
     if result.masks:
         rows["masks"] = overlay_masks(result.video, result.masks)

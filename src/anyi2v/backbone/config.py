@@ -181,6 +181,22 @@ class BackboneConfig:
     method: dict[str, Any] = field(default_factory=dict)
     """Fields of MethodConfig whose defaults differ on this backbone."""
 
+    @property
+    def multiple(self) -> int:
+        """Pixels that a video's width and height must be multiples of."""
+        return self.vae.factor * (self.unet.downscale if self.unet.even_grids else 1)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises InputError naming the nearest sizes that this backbone can make, unless it can make this one."""
+        n = self.multiple
+        if width > 0 and height > 0 and not (width % n or height % n):
+            return
+        below, above = (f"{max(width + rest, n) // n * n}x{max(height + rest, n) // n * n}" for rest in (0, n - 1))
+        near = below if below == above else f"{below} and {above}"
+        raise InputError(
+            f"the image is {width}x{height} px; both must be multiples of {n} on this backbone; nearest: {near}"
+        )
+
     def to_json(self) -> str:
         """This configuration as JSON."""
         return json.dumps(dataclasses.asdict(self))

@@ -1,0 +1,102 @@
+"""The flags that say what the condition image is, and `anyi2v condition` to see it. Free of torch until they run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.header import read_config
+from anyi2v.errors import InputError
+
+
+@dataclass(frozen=True)
+class ConditionFlags:
+    """What `anyi2v animate` and `anyi2v condition` both understand."""
+
+    image: Path | None = None
+    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .ply .stl .glb) or point cloud
+    (.ply .xyz .npy)."""
+    layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """IMAGE:MASK, laid over --image where the mask is white; may be repeated. Without --image, the first layer is
+    the bottom and needs no mask."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """What is done about another aspect ratio: cut around the centre, fill up with the border's colour, distort."""
+    width: int | None = None
+    """Pixels; None: the backbone's."""
+    height: int | None = None
+    """Pixels; None: the backbone's."""
+    extract: Literal["edges"] | None = None
+    """Turn the image (or first layer) into its edges, white on black."""
+    render: Literal["shaded", "depth", "normal"] = "shaded"
+    """What a mesh or point cloud is drawn as."""
+    camera: tuple[float, float, float] = (30.0, 20.0, 3.0)
+    """On a mesh: azimuth and elevation in degrees, distance in radii of the object."""
+    fov: float = 40.0
+    """Degrees that the short side of a drawn mesh's picture spans."""
+    up: Literal["y", "z"] = "y"
+    """The upward axis in the files of meshes."""
+    background: tuple[float, float, float] | None = None
+    """Red, green, blue in 0 to 1 behind a mesh; None: white, black for depth, (0.5, 0.5, 1) for normals."""
+
+    def condition(self, config: BackboneConfig) -> dict[str, Any]:
+        """The arguments of `anyi2v.conditions.load_condition`.
+
+        Raises InputError naming what is wrong about the flags, and the nearest sizes that the backbone can make.
+        """
+        from anyi2v.conditions import Layer, Look
+        from anyi2v.raster import Camera
+
+        if self.image is None and not self.layer:
+            raise InputError("there is no condition image: give an image, or --layer")
+        width = config.width if self.width is None else self.width
+        height = config.height if self.height is None else self.height
+        config.check_size(width, height)
+        bottom = [] if self.image is None else [Layer(self.image)]
+        return {
+            "layers": bottom + [Layer.parse(text) for text in self.layer],
+            "width": width,
+            "height": height,
+            "fit": self.fit,
+            "extract": self.extract,
+            "look": Look(self.render, Camera(*self.camera, fov=self.fov), self.up, self.background),
+        }
+
+
+@dataclass(frozen=True)
+class Condition(ConditionFlags):
+    """Show what the model will be given, with the flags of `anyi2v animate`.
+
+    Examples:
+    $ anyi2v condition photo.jpg --fit pad --tracks tracks.json --out look.png
+    $ anyi2v condition chair.glb --render depth --camera 45 30 3 --out chair.png
+    $ anyi2v condition --layer depth.png --layer sketch.png:mask.png --out mixed.png
+    """
+
+    image: Annotated[Path | None, tyro.conf.Positional] = None
+    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .ply .stl .glb) or point cloud
+    (.ply .xyz .npy)."""
+    tracks: Path | None = None
+    """JSON file with boxes over time; drawn into a second picture beside the first."""
+    backbone: str = "micro"
+    """Decides the size, and which sizes are possible: a shipped backbone, or a converted .safetensors file."""
+    out: Path = Path("condition.png")
+    """PNG file."""
+
+    def run(self) -> None:
+        """Writes the picture; with tracks, a second one with boxes and paths, whose name ends in -tracks.png."""
+        if self.out.suffix.lower() != ".png":
+            raise InputError(f"cannot write {self.out}: the suffix must be .png")
+        from anyi2v.conditions import load_condition
+        from anyi2v.media import load_placed, write_image
+        from anyi2v.plots import overlay_tracks
+
+        image, fit = load_condition(**self.condition(read_config(self.backbone)))
+        tracks = load_placed(self.tracks, fit)
+        write_image(self.out, image)
+        print(f"{self.out}: {fit}")
+        if tracks.objects:
+            drawn = self.out.with_name(f"{self.out.stem}-tracks.png")
+            write_image(drawn, overlay_tracks(image, tracks))
+            print(f"{drawn}: the same with boxes and paths")
