@@ -1,7 +1,7 @@
 """Images and videos in and out. In memory: float32 in [0, 1], images `[3 h w]`, videos `[f 3 h w]`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.files import atomic
-from anyi2v.tracks import Box, Track, Tracks, load_tracks
+from anyi2v.tracks import Box, Tracks, load_tracks
+from anyi2v.tracks.masks import cropped
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
@@ -87,10 +88,20 @@ class Fit:
         Raises InputError if an object's first box was cropped away.
         """
         objects = [
-            Track(track.name, self.boxes(track.boxes), self.points(track.points))
+            replace(
+                track,
+                boxes=self.boxes(track.boxes),
+                points=self.points(track.points),
+                mask=None if track.mask is None else self.mask(track.mask),
+            )
             for track in tracks.scaled(*self.source).objects
         ]
         return Tracks(self.width, self.height, tuple(objects))
+
+    def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h2 w2"]:
+        """A mask over the source image, at the fitted image's pixels; not set where it has none."""
+        (width, height), (x0, y0, x1, y1) = self.source, self.crop
+        return cropped(mask, (x0 / width, y0 / height, x1 / width, y1 / height), self.width, self.height)
 
 
 def fit_image(
@@ -123,7 +134,7 @@ def load_inputs(
     The image is rounded to 8 bit, so that what is computed is what can be kept as a PNG.
     """
     pixels, fit = fit_image(load_image(image), width, height)
-    placed = Tracks(width, height) if tracks is None else fit.tracks(load_tracks(tracks))
+    placed = Tracks(width, height) if tracks is None else fit.tracks(load_tracks(tracks, size=fit.source))
     return from_bytes(to_bytes(pixels)), placed
 
 
