@@ -19,7 +19,7 @@ FLOORS = (
     ("pipeline",),
     ("report",),
     ("micro",),
-    ("cli_bench",),
+    ("cli_bench", "cli_tracks"),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package."""

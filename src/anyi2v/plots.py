@@ -20,6 +20,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.media import from_bytes, magnify, to_bytes
 from anyi2v.tracks import Box, Point, Track, Tracks, centre
+from anyi2v.tracks.masks import cropped
 
 COLOURS = ((255, 59, 48), (0, 199, 255), (255, 204, 0), (52, 199, 89), (255, 45, 255), (255, 149, 0))
 """Of objects, in their order; a seventh object takes the first colour again."""
@@ -62,6 +63,44 @@ def _draw(pixels: UInt8[np.ndarray, "h w 3"], tracks: Tracks, frame: int, travel
     return from_bytes(np.asarray(picture.convert("RGB")))
 
 
+def draw_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks, enlarge: int | None = None) -> Float[Tensor, "3 hh ww"]:
+    """The image with each object's first and last box, its path with numbers of frames, its points and mask."""
+    height, width = image.shape[1:]
+    enlarge = enlarge or magnification(height, width)
+    picture = magnify(image, enlarge)
+    tracks = tracks.scaled(width * enlarge, height * enlarge)
+    for i, track in enumerate(tracks.objects):
+        if track.mask is not None:
+            mask = torch.from_numpy(cropped(track.mask, (0, 0, 1, 1), tracks.width, tracks.height))
+            colour = torch.tensor(COLOURS[i % len(COLOURS)]).view(3, 1, 1) / 255
+            picture = torch.where(mask, 0.6 * picture + 0.4 * colour, picture)
+    layer = Image.new("RGBA", (tracks.width * SMOOTH, tracks.height * SMOOTH))
+    pen = _Pen(layer)
+    for i, track in enumerate(tracks.objects):
+        colour = COLOURS[i % len(COLOURS)]
+        pen.box(track.boxes[-1], colour, 0.5)
+        pen.track(track, 0, len(track.boxes) - 1, colour)
+    drawn = Image.fromarray(to_bytes(picture)).convert("RGBA")
+    drawn = Image.alpha_composite(drawn, layer.reduce(SMOOTH)).convert("RGB")
+    for i, track in enumerate(tracks.objects):
+        _label_frames(drawn, track, COLOURS[i % len(COLOURS)])
+    return from_bytes(np.asarray(drawn))
+
+
+def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, int]) -> None:
+    """Writes numbers of frames beside the path, at most five, and the name at the first box."""
+    draw = ImageDraw.Draw(picture)
+    letter = max(11, min(picture.size) // 24)
+    font = ImageFont.load_default(letter)
+    edge = max(1, letter // 10)
+    x, y = track.boxes[0][:2]
+    draw.text((x + 3, y + 2), track.name, colour, font, stroke_width=edge, stroke_fill="black")
+    places = [centre(track.boxes[k]) for k in _spread(len(track.boxes), 5)]
+    for k, (x, y) in zip(_spread(len(track.boxes), 5), places, strict=True):
+        if k == 0 or (x, y) != places[0]:
+            draw.text((x + 5, y + 4), str(k + 1), "white", font, stroke_width=edge, stroke_fill="black")
+
+
 class _Pen:
     """Draws tracks in pixels of the picture on a layer that is `SMOOTH` times larger.
 
@@ -88,9 +127,10 @@ class _Pen:
             scaled = [(x * SMOOTH, y * SMOOTH) for x, y in points]
             self.draw.line(scaled, fill=colour, width=round(width * self.unit), joint="curve")
 
-    def box(self, box: Box, colour: tuple[int, int, int]) -> None:
+    def box(self, box: Box, colour: tuple[int, int, int], strength: float = 1.0) -> None:
         x0, y0, x1, y1 = (value * SMOOTH for value in box)
         for width, grow, shade in ((4.0, 1.0, (0, 0, 0, 130)), (2.0, 0.0, (*colour, 255))):
+            shade = (*shade[:3], round(shade[3] * strength))
             g = grow * self.unit
             edges = (x0 - g, y0 - g, x1 + g - 1, y1 + g - 1)  # Pillow's edges are inclusive
             self.draw.rectangle(edges, outline=shade, width=round(width * self.unit))
