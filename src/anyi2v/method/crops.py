@@ -24,6 +24,9 @@ from anyi2v.tracks import Track, Tracks
 Span = tuple[int, int]
 """Half-open range of lattice cells."""
 
+LARGEST_BOX = 64
+"""Sides of the frame: the matrices that resize larger boxes would fill the memory for the few cells that are seen."""
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -101,13 +104,13 @@ def make_crops(
     features, while "stretch" (published code) resizes what is left to the size of the whole box.
 
     Raises:
-        InputError: no objects, another number of boxes than frames (resample first), or an object of which
-            frame 1, or the user's mask, shows less than a cell.
+        InputError: no objects, another number of boxes than frames (resample first), a box of more than
+            `LARGEST_BOX` frames' size, or an object of which frame 1, or the user's mask, shows less than a cell.
     """
     if not tracks.objects:
         raise InputError("the tracks have no objects, so there is nothing to align")
     scale = (lattice[0] / tracks.height, lattice[1] / tracks.width)
-    boxes = tuple(_boxes(track, scale, frames) for track in tracks.objects)
+    boxes = tuple(_boxes(track, scale, lattice, frames) for track in tracks.objects)
     first = tuple(box[0] for box in boxes)
     seen = tuple((visible(rows, lattice[0]), visible(cols, lattice[1])) for rows, cols in first)
     for track, spans in zip(tracks.objects, seen, strict=True):
@@ -153,11 +156,19 @@ def paste(values: Float[Tensor, "o f y x"], crops: Crops) -> Float[Tensor, "o f 
     return canvas
 
 
-def _boxes(track: Track, scale: tuple[float, float], frames: int) -> tuple[tuple[Span, Span], ...]:
+def _boxes(
+    track: Track, scale: tuple[float, float], lattice: tuple[int, int], frames: int
+) -> tuple[tuple[Span, Span], ...]:
     if len(track.boxes) != frames:
         raise InputError(
             f"object {track.name!r} has {len(track.boxes)} boxes for {frames} frames; resample the tracks first"
         )
+    for frame, (x0, y0, x1, y1) in enumerate(track.boxes, 1):
+        if max((x1 - x0) * scale[1] / lattice[1], (y1 - y0) * scale[0] / lattice[0]) > LARGEST_BOX:
+            raise InputError(
+                f"object {track.name!r}, frame {frame}: box {track.boxes[frame - 1]} is more than {LARGEST_BOX} times "
+                "as large as the frame; make it smaller"
+            )
     return tuple((_span(y0, y1, scale[0]), _span(x0, x1, scale[1])) for x0, y0, x1, y1 in track.boxes)
 
 

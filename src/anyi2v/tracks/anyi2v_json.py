@@ -44,10 +44,17 @@ def read(content: Any, hints: Hints) -> Tracks:
         first, target = (rows([lists[k][i]], 4, f"{where}: {k}")[0] for k in ("bounding_box", "target_box"))
         path = rows(lists["center_traj"][i], 2, f"{where}: center_traj")
         points = rows(lists["query_point"][i], 2, f"{where}: query_point")
-        x0, y0, x1, y1 = first
-        within = tuple((x, y) if x0 < x < x1 and y0 < y < y1 else centre(first) for x, y in points)
-        objects.append(Track(where, _moved(first, target, path or (centre(first),)), within))
+        boxes = _moved(first, target, path or (centre(first),))
+        objects.append(Track(where, boxes, tuple(_within(point, first, boxes[0]) for point in points)))
     return Tracks(ANYI2V_SIZE, ANYI2V_SIZE, tuple(objects))
+
+
+def _within(point: Point, first: Box, rounded: Box) -> Point:
+    """The point, if it lies inside of the first box, else its centre; also inside of that box in float32."""
+    if not all(low < value < high for value, low, high in zip(point, first[:2], first[2:], strict=True)):
+        point = centre(first)
+    x, y = (min(max(v, low), high) for v, low, high in zip(point, rounded[:2], rounded[2:], strict=True))
+    return x, y
 
 
 def _moved(first: Box, target: Box, path: tuple[Point, ...]) -> tuple[Box, ...]:

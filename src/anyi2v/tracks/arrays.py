@@ -34,8 +34,8 @@ def read_sg_i2v(content: np.ndarray, hints: Hints) -> Tracks:
         )
     _check_counts(len(content), content.shape[1] - 2)
     objects = []
-    for i, rows in enumerate(content.astype(np.float64).tolist(), 1):
-        (x0, y0), (x1, y1), *path = rows
+    for i, points in enumerate(content.astype(np.float64).tolist(), 1):
+        (x0, y0), (x1, y1), *path = map(tuple, points)
         objects.append(Track(f"object {i}", moved((x0, y0, x1, y1), path)))
     return Tracks(*hints.needed_size(SG_I2V), tuple(objects))
 
