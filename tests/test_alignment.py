@@ -358,8 +358,10 @@ def test_a_users_mask_is_frame_1s_and_another_objects_stays_clustered() -> None:
     expected[2:7, 1:5] = 1
     assert all(torch.equal(layer, expected) for layer in given.masks[:, 0, 0])
     static = align(xs, *make(replace(A, mask=mask), B), mask="static")
-    # A's boxes have one size: its mask is carried along as it is
-    assert all(torch.equal(frame, expected) for frame in static.masks[:, 0].flatten(0, 1))
+    # A's boxes have one size: its mask is carried along as it is, as far as the frame goes
+    assert all(torch.equal(frame, expected) for frame in static.masks[:, 0, :2].flatten(0, 1))
+    expected[:, 4:] = 0
+    assert all(torch.equal(layer, expected) for layer in static.masks[:, 0, 2])
 
 
 def test_features_outside_a_users_mask_cannot_matter_when_it_is_static() -> None:

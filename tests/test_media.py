@@ -153,6 +153,27 @@ def test_fit_maps_boxes_with_the_pixels() -> None:
     assert fit.tracks(tracks) == Tracks(64, 64, (Track("a", ((16, 16, 32, 32),), ((19.2, 25.6),)),))
 
 
+def test_fit_maps_masks_with_the_pixels() -> None:
+    mask = np.zeros((50, 100), dtype=bool)  # at half of the image's resolution
+    mask[12:25, 37:50] = True
+    _, fit = fit_image(torch.zeros(3, 100, 200), 25, 25)  # the middle 100 x 100 at a quarter
+    placed = fit.tracks(Tracks(100, 50, (Track("a", ((37, 12, 50, 25),), mask=mask),))).objects[0]
+    expected = np.zeros((25, 25), dtype=bool)
+    expected[6:12, 6:12] = True
+    assert placed.mask is not None and np.array_equal(placed.mask, expected)
+    _, same = fit_image(torch.zeros(3, 50, 100), 100, 50)
+    kept = same.tracks(Tracks(200, 100, (Track("a", ((70, 24, 100, 50),), mask=mask),))).objects[0].mask
+    assert kept is not None and np.array_equal(kept, mask)
+
+
+def test_masks_that_are_cropped_away_are_an_error() -> None:
+    _, fit = fit_image(torch.zeros(3, 100, 200), 64, 64)
+    mask = np.zeros((100, 200), dtype=bool)
+    mask[:, :40] = True
+    with pytest.raises(InputError, match=r"object 1 \('a'\): the mask shows nothing inside the first box"):
+        fit.tracks(Tracks(200, 100, (Track("a", ((0, 0, 90, 90),), mask=mask),)))
+
+
 def test_objects_that_are_cropped_away_are_an_error() -> None:
     _, fit = fit_image(torch.zeros(3, 100, 200), 64, 64)
     with pytest.raises(InputError, match=r"object 1 \('a'\), frame 1: .* lies outside"):
@@ -166,6 +187,13 @@ def test_load_inputs_fits_both(tmp_path: Path) -> None:
     assert torch.equal(image, from_bytes(to_bytes(image)))
     assert tracks.objects[0].boxes == ((16, 16, 32, 32),)
     assert load_inputs(tmp_path / "i.png", None, 64, 32)[1] == Tracks(64, 32)
+
+
+def test_load_inputs_gives_the_images_size_to_files_that_do_not_say_it(tmp_path: Path) -> None:
+    save(tmp_path / "i.png", picture(100, 200))
+    np.save(tmp_path / "t.npy", np.array([[[75, 25], [100, 50], [80, 30], [105, 30]]]))
+    _, tracks = load_inputs(tmp_path / "i.png", tmp_path / "t.npy", 64, 64)
+    assert tracks == Tracks(64, 64, (Track("object 1", ((16, 16, 32, 32), (32, 16, 48, 32))),))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from anyi2v.media import from_bytes, load_image, magnify
 from anyi2v.plots import (
     COLOURS,
     contact_sheet,
+    draw_tracks,
     loss_curve,
     magnification,
     overlay_boxes,
@@ -130,3 +131,26 @@ def test_loss_curve_draws_the_losses(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     assert (np.abs(pixels - (31, 119, 180)).max(-1) < 8).sum() > 500  # the blue curve
     assert load_image(tmp_path / "empty.png").min() < 0.5
+
+
+def test_a_picture_of_tracks_has_both_boxes_the_path_numbers_and_the_mask() -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[1:3, 1:3] = True
+    grey = torch.full((3, 64, 64), 0.5)
+    plain = draw_tracks(grey, Tracks(64, 64, (MOVING,)))
+    assert plain.shape == (3, 256, 256)
+    assert near(plain, RED)[50:80, 32:34].all()  # the first box, its left side below the name
+    assert not near(plain, RED)[180:215, 160:162].any()  # the last box is fainter
+    assert (plain[0, 180:215, 160:162] > 0.6).all()
+    assert near(plain, torch.ones(3, 1, 1)).any()  # white numbers
+    masked = draw_tracks(grey, Tracks(64, 64, (Track("a", MOVING.boxes, MOVING.points, mask),)))
+    tinted = 0.6 * 0.5 + 0.4 * RED
+    assert near(masked, tinted)[76:92, 40:46].all()
+    assert not near(plain, tinted)[76:92, 40:46].any()
+    assert torch.equal(draw_tracks(grey, Tracks(64, 64), enlarge=2), from_bytes(np.full((128, 128, 3), 127, np.uint8)))
+
+
+def test_boxes_far_outside_can_be_drawn() -> None:
+    far = Tracks(64, 64, (Track("a", (MOVING.boxes[0], (1e300, -1e300, 2e300, 1e299))),))
+    assert draw_tracks(torch.zeros(3, 64, 64), far).shape == (3, 256, 256)
+    assert overlay_boxes(torch.zeros(3, 3, 64, 64), far).isfinite().all()

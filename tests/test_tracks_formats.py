@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from anyi2v.errors import InputError
@@ -264,12 +264,9 @@ def test_anyi2v_and_back_keeps_evenly_growing_boxes(first: Box, shifts: list[tup
 @given(tracks())
 def test_anyi2v_and_back_keeps_ends_centres_and_inner_points_of_any_tracks(given: Tracks) -> None:
     expected = given.scaled(512, 512).objects
-    try:
-        back = tracks_from_dict(to_anyi2v(given)).objects
-    except InputError as error:
-        # only where a box so thin that float32 cannot tell its sides apart
-        assert "has zero" in str(error)
-        return
+    # float32 cannot tell the sides of thinner boxes apart
+    assume(all(min(x1 - x0, y1 - y0) > 0.01 for track in expected for x0, y0, x1, y1 in track.boxes))
+    back = tracks_from_dict(to_anyi2v(given)).objects
     assert len(back) == len(expected)
     for one, other in zip(back, expected, strict=True):
         a, b = np.array(one.boxes), np.array(other.boxes)

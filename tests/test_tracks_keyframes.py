@@ -1,5 +1,7 @@
 """Boxes between key frames: exact keys, no overshooting, and SciPy as the oracle of the smooth kind."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,9 +50,7 @@ def test_centres_and_sizes_stay_between_their_neighbouring_keys(
         return np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
 
     out = [values(box) for box in between(frames, boxes, count, kind)]
-    for (a, b), (start, end) in zip(
-        zip(frames, frames[1:], strict=False), zip(boxes, boxes[1:], strict=False), strict=True
-    ):
+    for (a, b), (start, end) in zip(pairwise(frames), pairwise(boxes), strict=True):
         low, high = np.minimum(values(start), values(end)), np.maximum(values(start), values(end))
         for k in range(a - 1, b):
             # a few float64 roundings at 500

@@ -1,4 +1,4 @@
-"""`anyi2v tracks ...`: look at track files, check and convert them. Free of torch until something is drawn."""
+"""`anyi2v tracks ...`: look at track files, check and convert them. Free of torch and Pillow until they run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from anyi2v.backbone.header import read_config
-from anyi2v.tracks import Tracks, read_tracks, save_anyi2v, save_tracks
-from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
-from anyi2v.tracks.review import warnings
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,13 @@ class TracksShow:
         """Writes the picture."""
         from anyi2v.media import load_image, write_image
         from anyi2v.plots import draw_tracks
+        from anyi2v.tracks import read_tracks
+        from anyi2v.tracks.review import summary
 
         image = load_image(self.image)
         kind, tracks = read_tracks(self.file, size=(image.shape[2], image.shape[1]), box_size=self.box_size)
         write_image(self.out, draw_tracks(image, tracks))
-        print(f"{self.out}: {_summary(kind, tracks)}")
+        print(f"{self.out}: {summary(kind, tracks)}")
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,15 @@ class TracksConvert:
 
     def run(self) -> None:
         """Writes the file; prints what the format could not take."""
+        from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
+        from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
+        from anyi2v.tracks.review import summary
+
         kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
         if self.frames is not None:
             tracks = tracks.resample(self.frames)
         (save_anyi2v if self.to == "anyi2v" else save_tracks)(self.out, tracks)
-        print(f"{self.out}: {_summary(kind, tracks)}")
+        print(f"{self.out}: {summary(kind, tracks)}")
         for line in lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
             print(f"warning: {line}")
 
@@ -93,8 +96,11 @@ class TracksCheck:
 
     def run(self) -> None:
         """Prints format, size, objects and warnings."""
+        from anyi2v.tracks import read_tracks
+        from anyi2v.tracks.review import summary, warnings
+
         kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
-        print(_summary(kind, tracks))
+        print(summary(kind, tracks))
         for track in tracks.objects:
             first, last = (", ".join(f"{v:g}" for v in track.boxes[k]) for k in (0, -1))
             mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
@@ -104,10 +110,3 @@ class TracksCheck:
         cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)
         for line in warnings(tracks.resample(config.frames), cell):
             print(f"warning: {line}")
-
-
-def _summary(kind: str, tracks: Tracks) -> str:
-    frames = sorted({len(track.boxes) for track in tracks.objects})
-    count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
-    objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
-    return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"

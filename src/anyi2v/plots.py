@@ -94,10 +94,10 @@ def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, in
     font = ImageFont.load_default(letter)
     edge = max(1, letter // 10)
     x, y = track.boxes[0][:2]
-    draw.text((x + 3, y + 2), track.name, colour, font, stroke_width=edge, stroke_fill="black")
+    draw.text((max(x, 0) + 3, max(y, 0) + 2), track.name, colour, font, stroke_width=edge, stroke_fill="black")
     places = [centre(track.boxes[k]) for k in _spread(len(track.boxes), 5)]
     for k, (x, y) in zip(_spread(len(track.boxes), 5), places, strict=True):
-        if k == 0 or (x, y) != places[0]:
+        if (k == 0 or (x, y) != places[0]) and 0 <= x < picture.width and 0 <= y < picture.height:
             draw.text((x + 5, y + 4), str(k + 1), "white", font, stroke_width=edge, stroke_fill="black")
 
 
@@ -124,11 +124,11 @@ class _Pen:
 
     def line(self, points: Sequence[Point], colour: tuple[int, int, int, int], width: float) -> None:
         if len(points) > 1:
-            scaled = [(x * SMOOTH, y * SMOOTH) for x, y in points]
+            scaled = [(_reachable(x * SMOOTH), _reachable(y * SMOOTH)) for x, y in points]
             self.draw.line(scaled, fill=colour, width=round(width * self.unit), joint="curve")
 
     def box(self, box: Box, colour: tuple[int, int, int], strength: float = 1.0) -> None:
-        x0, y0, x1, y1 = (value * SMOOTH for value in box)
+        x0, y0, x1, y1 = (_reachable(value * SMOOTH) for value in box)
         for width, grow, shade in ((4.0, 1.0, (0, 0, 0, 130)), (2.0, 0.0, (*colour, 255))):
             shade = (*shade[:3], round(shade[3] * strength))
             g = grow * self.unit
@@ -136,8 +136,13 @@ class _Pen:
             self.draw.rectangle(edges, outline=shade, width=round(width * self.unit))
 
     def dot(self, point: Point, colour: tuple[int, int, int], radius: float) -> None:
-        x, y, r = point[0] * SMOOTH, point[1] * SMOOTH, radius * self.unit
+        x, y, r = _reachable(point[0] * SMOOTH), _reachable(point[1] * SMOOTH), radius * self.unit
         self.draw.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 255))
+
+
+def _reachable(value: float) -> float:
+    """A coordinate that Pillow can draw to; farther ones are far outside of any picture."""
+    return min(max(value, -1e5), 1e5)
 
 
 def _follow(points: Sequence[Point], first: Box, box: Box) -> list[Point]:

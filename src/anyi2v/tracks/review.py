@@ -1,8 +1,16 @@
-"""What may be a mistake in tracks that are allowed. Free of torch."""
+"""What is in tracks, and what may be a mistake though it is allowed. Free of torch."""
 
 import math
 
 from anyi2v.tracks.model import Box, Track, Tracks, centre
+
+
+def summary(kind: str, tracks: Tracks) -> str:
+    """One line: the kind of file, objects, frames and size."""
+    frames = sorted({len(track.boxes) for track in tracks.objects})
+    count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
+    objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
+    return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"
 
 
 def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
