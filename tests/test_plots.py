@@ -147,10 +147,11 @@ def test_a_picture_of_tracks_has_both_boxes_the_path_numbers_and_the_mask() -> N
     tinted = 0.6 * 0.5 + 0.4 * RED
     assert near(masked, tinted)[76:92, 40:46].all()
     assert not near(plain, tinted)[76:92, 40:46].any()
-    assert torch.equal(draw_tracks(grey, Tracks(64, 64), enlarge=2), from_bytes(np.full((128, 128, 3), 127, np.uint8)))
+    assert torch.equal(draw_tracks(grey, Tracks(64, 64), enlarge=2), from_bytes(np.full((128, 128, 3), 128, np.uint8)))
 
 
-def test_boxes_far_outside_can_be_drawn() -> None:
+def test_boxes_far_outside_and_of_a_hundredth_pixel_can_be_drawn() -> None:
+    draw_tracks(torch.zeros(3, 64, 64), Tracks(64, 64, (Track("a", ((1, 1, 1.01, 1.01),)),)), enlarge=1)
     far = Tracks(64, 64, (Track("a", (MOVING.boxes[0], (1e300, -1e300, 2e300, 1e299))),))
     assert draw_tracks(torch.zeros(3, 64, 64), far).shape == (3, 256, 256)
     assert overlay_boxes(torch.zeros(3, 3, 64, 64), far).isfinite().all()

@@ -123,6 +123,7 @@ GOOD = ((0, 0, 10, 10),)
         ([Track("a", GOOD, ((float("nan"), 1),))], "object 1 ('a'), point 1: (nan, 1) is outside"),
         ([Track("a", GOOD), Track("a", GOOD)], "object 2 ('a') has the name of object 1; names must differ"),
         ([Track("", GOOD)], "object 1 has an empty name"),
+        ([Track("a\ud800", GOOD)], "object 1 ('a\\ud800') has half a letter in its name"),
         ([Track("a", ())], "object 1 ('a') has no boxes"),
     ],
 )

@@ -132,7 +132,8 @@ class _Pen:
         for width, grow, shade in ((4.0, 1.0, (0, 0, 0, 130)), (2.0, 0.0, (*colour, 255))):
             shade = (*shade[:3], round(shade[3] * strength))
             g = grow * self.unit
-            edges = (x0 - g, y0 - g, x1 + g - 1, y1 + g - 1)  # Pillow's edges are inclusive
+            left, top = x0 - g, y0 - g
+            edges = (left, top, max(x1 + g - 1, left), max(y1 + g - 1, top))  # Pillow's edges are inclusive
             self.draw.rectangle(edges, outline=shade, width=round(width * self.unit))
 
     def dot(self, point: Point, colour: tuple[int, int, int], radius: float) -> None:

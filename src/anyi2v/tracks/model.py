@@ -97,6 +97,8 @@ class Tracks:
             where = f"object {number} ({track.name!r})"
             if not track.name:
                 raise InputError(f"object {number} has an empty name; give it one")
+            if any("\ud800" <= letter <= "\udfff" for letter in track.name):
+                raise InputError(f"{where} has half a letter in its name, which nothing can print; give another")
             if track.name in names:
                 raise InputError(f"{where} has the name of object {names[track.name]}; names must differ")
             names[track.name] = number
