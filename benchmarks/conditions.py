@@ -14,7 +14,7 @@ from anyi2v.conditions import Layer, Look, edges, load_condition, render
 from anyi2v.files import atomic
 from anyi2v.fit import fit_image
 from anyi2v.media import load_placed, write_image
-from anyi2v.plots import overlay_boxes, overlay_tracks
+from anyi2v.plots import draw_tracks, overlay_boxes
 from anyi2v.raster import Camera
 from anyi2v.tracks import save_tracks
 
@@ -37,9 +37,9 @@ def make_files(folder: Path) -> None:
 def pictures(folder: Path) -> dict[str, Tensor]:
     """What is shown, by its title."""
     photo, mesh = Layer(folder / "photo.png"), Layer(folder / "ring.glb")
-    found = {"an image with a track": overlay_tracks(*_fitted(folder, 384, 192, "crop"))}
+    found = {"an image with a track": draw_tracks(*_fitted(folder, 384, 192, "crop"))}
     for mode in ("crop", "pad", "stretch"):
-        found[f"--fit {mode}"] = overlay_tracks(*_fitted(folder, 256, 256, mode))
+        found[f"--fit {mode}"] = draw_tracks(*_fitted(folder, 256, 256, mode))
     for style in ("shaded", "depth", "normal"):
         found[f"a mesh, --render {style}"] = load_condition([mesh], 256, 256, look=Look(style, ABOVE, "z"))[0]
     found["a cloud of points"] = render(folder / "ring.ply", 256, 256, Look("shaded", ABOVE, "z"))
@@ -64,7 +64,7 @@ def _animated(mesh: Layer) -> dict[str, Tensor]:
     tracks = anyi2v.Tracks(64, 64, (track,))
     result = anyi2v.animate(anyi2v.load("micro"), image, "a red ring on a navy background", tracks, progress=True)
     return {
-        "depth of the mesh, and a track": overlay_tracks(image, tracks),
+        "depth of the mesh, and a track": draw_tracks(image, tracks),
         "the last frame of its video": overlay_boxes(result.video, tracks)[-1],
     }
 

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -310,3 +312,75 @@ def test_scaling_all_features_scales_the_loss_by_its_square(factor: float) -> No
     xs, job = features(), make(A, B)
     scaled = align([factor * x for x in xs], *job)
     torch.testing.assert_close(scaled.loss, factor**2 * align(xs, *job).loss, rtol=1e-4, atol=0)
+
+
+ONES = np.ones((16, 24), dtype=bool)
+"""A mask at the lattice's resolution."""
+
+
+@pytest.mark.parametrize("clustering", ["per_frame", "joint"])
+@pytest.mark.parametrize("first_frame_mask", ["per_object", "shared"])
+def test_a_mask_of_the_whole_box_is_no_mask_in_frame_1(clustering: str, first_frame_mask: str) -> None:
+    """Static: equal to mask="none" throughout. Dynamic: frame 1's part is, and later frames keep their clusters."""
+    options: dict = {"clustering": clustering, "first_frame_mask": first_frame_mask}
+    xs = features()
+    ones = make(*(replace(track, mask=ONES) for track in (A, B)))
+    none = align(xs, *make(A, B), mask="none", **options)
+    static = align(xs, *ones, mask="static", **options)
+    assert static.loss == none.loss
+    assert torch.equal(static.masks, none.masks)
+    dynamic, without = align(xs, *ones, mask="dynamic", **options), align(xs, *make(A, B), mask="dynamic", **options)
+    assert torch.equal(dynamic.masks[:, :, 0], none.masks[:, :, 0])
+    assert torch.equal(dynamic.masks[:, :, 1:], without.masks[:, :, 1:])
+    assert align(xs, *ones, mask="none", **options).loss == none.loss
+
+
+def test_dynamic_masks_with_the_whole_box_weigh_later_frames_by_their_own_masks() -> None:
+    """With M_1 = 1 in the box, M_1 M_j = M_j: Eq. 8 on the crops, written out."""
+    x = features()[1]
+    crops, _ = make(replace(A, mask=ONES))
+    maps = crops.maps(*x.shape[1:3])
+    result = align([x], crops, [maps])
+    weight = result.masks[0, 0, 1:]
+    difference = (cut(x, maps.now) - cut(x[:1].expand_as(x), maps.first))[0, 1:] ** 2
+    # float32: sums of a few hundred terms
+    torch.testing.assert_close(result.loss, (difference.mean(-1) * weight).sum() / weight.sum(), rtol=1e-5, atol=0)
+
+
+def test_a_users_mask_is_frame_1s_and_another_objects_stays_clustered() -> None:
+    mask = np.zeros((16, 24), dtype=bool)
+    mask[4:9, 3:7] = True  # inside A's first box, 8 x 8 cells from (2, 2)
+    xs = features()
+    given, alone = align(xs, *make(replace(A, mask=mask), B)), align(xs, *make(A, B))
+    assert torch.equal(given.masks[:, 1], alone.masks[:, 1])
+    assert torch.equal(given.masks[:, 0, 1:], alone.masks[:, 0, 1:])
+    expected = torch.zeros(given.masks.shape[-2:])
+    expected[2:7, 1:5] = 1
+    assert all(torch.equal(layer, expected) for layer in given.masks[:, 0, 0])
+    static = align(xs, *make(replace(A, mask=mask), B), mask="static")
+    # A's boxes have one size: its mask is carried along as it is, as far as the frame goes
+    assert all(torch.equal(frame, expected) for frame in static.masks[:, 0, :2].flatten(0, 1))
+    expected[:, 4:] = 0
+    assert all(torch.equal(layer, expected) for layer in static.masks[:, 0, 2])
+
+
+def test_features_outside_a_users_mask_cannot_matter_when_it_is_static() -> None:
+    mask = np.zeros((16, 24), dtype=bool)
+    mask[4:8, 4:8] = True
+    first = torch.randn(16, 24, 5, generator=torch.Generator().manual_seed(0))
+    x = torch.stack([first] * 3)
+    crops, _ = make(replace(A, boxes=A.boxes[:1] * 3, mask=mask))
+    other = x.clone()
+    other[1:] += torch.where(torch.tensor(mask)[..., None], 0.0, torch.randn(16, 24, 5))
+    maps = [crops.maps(*LATTICE)]
+    # bicubic rows of the identity are exact up to float32 rounding, squared
+    assert align([other], crops, maps, mask="static").loss < 1e-10
+    assert align([other], make(replace(A, boxes=A.boxes[:1] * 3))[0], maps, mask="none").loss > 0.1
+
+
+def test_masks_carry_no_gradient() -> None:
+    xs = [x.requires_grad_() for x in features()]
+    result = align(xs, *make(replace(A, mask=ONES), B))
+    assert not result.masks.requires_grad
+    result.loss.backward()
+    assert all(x.grad is not None and x.grad[1:].any() and not x.grad[0].any() for x in xs)

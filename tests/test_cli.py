@@ -88,6 +88,26 @@ def test_a_run_can_be_repeated_byte_for_byte_from_its_folder(
     assert (out / "video.mp4").read_bytes() != (again / "b" / "video.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("mask", ["dynamic", "static"])
+def test_a_run_with_masks_and_camera_is_repeated_byte_for_byte(files: Path, tmp_path: Path, mask: str) -> None:
+    pixels = np.zeros((50, 70), dtype=np.uint8)
+    pixels[15:40, 12:30] = 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    objects = [{"name": "thing", "mask": "mask.png", "path": [[0, 0], [20, 5]]}]
+    data = {"width": 70, "height": 50, "objects": objects, "camera": {"pan": [9, 0]}}
+    (tmp_path / "tracks.json").write_text(json.dumps(data))
+    out, again = tmp_path / "out", tmp_path / "again"
+    job = flags(files, out, tracks=str(tmp_path / "tracks.json"))
+    assert cli.main([*job, "--method.mask", mask]) == 0
+    (tmp_path / "mask.png").unlink()
+    assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again)]) == 0
+    for name in ("video.gif", "side_by_side.gif", "masks.png", "loss.png"):
+        assert (out / name).read_bytes() == (again / name).read_bytes()
+    first, second = (json.loads((folder / "run.json").read_text())["tracks"] for folder in (out, again))
+    assert first == second
+    assert len(first["objects"]) == 5 and first["objects"][0]["mask"]["size"] == [16, 32]
+
+
 def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(build(CONFIG), tmp_path / "other.safetensors")
     record = {

@@ -3,11 +3,13 @@
 import math
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from anyi2v.errors import InputError
@@ -208,3 +210,56 @@ def test_crops_move_to_a_device_as_a_whole() -> None:
     assert all(tensor.device.type == "meta" for tensor in tensors)
     maps = crops.maps(4, 6)
     assert all(tensor.device.type == "meta" for pair in (maps.now, maps.first, maps.points) for tensor in pair)
+
+
+def test_huge_boxes_are_refused_instead_of_filling_the_memory() -> None:
+    tracks = Tracks(64, 64, (Track("a", ((0.0, 0.0, 9.0, 9.0), (-1e300, 0.0, 1e300, 9.0))),))
+    with pytest.raises(InputError, match=r"object 'a', frame 2: box .* more than 64 times as large as the frame"):
+        make_crops(tracks, (16, 16), 2)
+
+
+MASKED = np.zeros((8, 8), dtype=bool)
+MASKED[2:6, 1:4] = True
+
+
+@settings(deadline=None, max_examples=40)
+@given(hnp.arrays(bool, (32, 32)), st.integers(0, 20), st.integers(0, 20), st.integers(1, 12), st.integers(1, 12))
+def test_a_mask_of_the_lattices_resolution_is_cut_exactly(mask: np.ndarray, x: int, y: int, w: int, h: int) -> None:
+    mask[y, x] = True
+    track = Track("a", ((x, y, x + w, y + h), (x + 3, y, x + w + 9, y + h)), mask=mask)
+    crops = make_crops(Tracks(32, 32, (track,)), (32, 32), 2)
+    assert crops.has_given.tolist() == [True]
+    assert crops.given.shape == (1, *crops.valid.shape[2:])
+    assert np.array_equal(crops.given[0, :h, :w].numpy(), mask[y : y + h, x : x + w])
+    assert crops.given.sum() == mask[y : y + h, x : x + w].sum()
+
+
+def test_masks_of_other_resolutions_count_where_half_a_cell_is_set() -> None:
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[4:12, 3:9] = True  # the 4 x 4 cells' columns: 1/4 of cell 0, all of 1, 1/4 of 2
+    mask[12:14, 8:12] = True  # half of the cell in row 3, column 2
+    crops = make_crops(Tracks(64, 64, (Track("a", ((0, 0, 64, 64),), mask=mask),)), (8, 8), 1)
+    assert [tuple(cell) for cell in crops.given[0].nonzero().tolist()] == [(1, 1), (2, 1), (3, 2)]
+
+
+def test_objects_too_thin_for_half_a_cell_keep_the_cells_they_cover_most() -> None:
+    mask = np.zeros((32, 32), dtype=bool)
+    mask[:, 5] = True
+    mask[0, :] = True
+    crops = make_crops(Tracks(64, 64, (Track("a", ((0, 8, 64, 64),), mask=mask),)), (8, 8), 1)
+    assert crops.given[0, :7, 1].all() and crops.given.sum() == 7
+
+
+def test_objects_without_a_mask_have_none() -> None:
+    tracks = Tracks(8, 8, (Track("a", ((0, 0, 4, 8),)), Track("b", ((0, 0, 4, 6),), mask=MASKED)))
+    crops = make_crops(tracks, (8, 8), 1)
+    assert crops.has_given.tolist() == [False, True]
+    assert not crops.given[0].any()
+    assert np.array_equal(crops.given[1, :6].numpy(), MASKED[:6, :4])
+
+
+def test_a_mask_cut_away_by_rounding_names_the_object() -> None:
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[:, 9] = True
+    with pytest.raises(InputError, match=r"object 'a': its mask shows nothing in frame 1's box"):
+        make_crops(Tracks(64, 64, (Track("a", ((0, 0, 9.9, 64),), mask=mask),)), (8, 8), 1)

@@ -1,5 +1,6 @@
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,3 +146,27 @@ def test_sizes_and_modes_that_cannot_be() -> None:
         plan((8, 8), 0, 8)
     with pytest.raises(InputError, match="fit 'squeeze' is not known; it must be one of crop, pad, stretch"):
         check_fit(8, 8, "squeeze")
+
+
+def test_masks_go_with_the_pixels() -> None:
+    mask = np.zeros((50, 100), dtype=bool)  # at half of the image's resolution
+    mask[12:25, 37:50] = True
+    fit = plan((200, 100), 25, 25)  # the middle 100 x 100 at a quarter
+    placed = fit.tracks(Tracks(100, 50, (Track("a", ((37, 12, 50, 25),), mask=mask),))).objects[0]
+    expected = np.zeros((25, 25), dtype=bool)
+    expected[6:12, 6:12] = True
+    assert placed.mask is not None and np.array_equal(placed.mask, expected)
+    same = plan((100, 50), 100, 50)
+    kept = same.tracks(Tracks(200, 100, (Track("a", ((70, 24, 100, 50),), mask=mask),))).objects[0].mask
+    assert kept is not None and np.array_equal(kept, mask)
+    # padded above and below, where nothing is set
+    padded = plan((200, 100), 50, 50, "pad").mask(np.ones((50, 100), dtype=bool))
+    assert padded[12:37].all() or padded[13:38].all()
+    assert padded.sum() == 25 * 50
+
+
+def test_masks_that_are_cropped_away_are_an_error() -> None:
+    mask = np.zeros((100, 200), dtype=bool)
+    mask[:, :40] = True
+    with pytest.raises(InputError, match=r"object 1 \('a'\): the mask shows nothing inside the first box"):
+        plan((200, 100), 64, 64).tracks(Tracks(200, 100, (Track("a", ((0, 0, 90, 90),), mask=mask),)))

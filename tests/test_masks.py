@@ -1,5 +1,6 @@
 """Similarity and semantic masks, Eq. 5 to 7."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.method.crops import make_crops, visible
-from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity
+from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.tracks import Track, Tracks
 
 
@@ -104,3 +105,15 @@ def test_shared_mask_is_object_1s_resampled_from_crop_to_crop() -> None:
                 current = F.interpolate(current[None], (bottom - top, right - left), mode="bilinear")[0]
             assert torch.equal(out[:, o, f, : bottom - top, : right - left], current)
     assert ((out > 0) & (out < 1)).any()
+
+
+def test_users_masks_replace_frame_1s_and_nothing_else() -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[1:3, 2:4] = True
+    boxes = ((0.0, 0.0, 6.0, 4.0), (2.0, 0.0, 8.0, 4.0))
+    tracks = Tracks(8, 8, (Track("a", boxes), Track("b", boxes, mask=mask)))
+    crops = make_crops(tracks, (8, 8), 2)
+    masks = random(3, *crops.valid.shape, seed=5) > 0
+    out = with_given(masks, crops)
+    assert torch.equal(out[:, 0], masks[:, 0]) and torch.equal(out[:, :, 1], masks[:, :, 1])
+    assert all(torch.equal(layer, torch.tensor(mask[:4, :6])) for layer in out[:, 1, 0])

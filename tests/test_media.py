@@ -178,6 +178,13 @@ def test_white_stays_white_and_black_black_in_every_mode(tmp_path: Path, mode: s
     assert torch.allclose(load_image(path), as_image(np.repeat(grey[..., None], 3, 2)), atol=2 / 255)
 
 
+def test_load_inputs_gives_the_images_size_to_files_that_do_not_say_it(tmp_path: Path) -> None:
+    save(tmp_path / "i.png", picture(100, 200))
+    np.save(tmp_path / "t.npy", np.array([[[75, 25], [100, 50], [80, 30], [105, 30]]]))
+    _, tracks = load_inputs(tmp_path / "i.png", tmp_path / "t.npy", 64, 64)
+    assert tracks == Tracks(64, 64, (Track("object 1", ((16, 16, 32, 32), (32, 16, 48, 32))),))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -10,11 +10,11 @@ from anyi2v.media import from_bytes, load_image, magnify
 from anyi2v.plots import (
     COLOURS,
     contact_sheet,
+    draw_tracks,
     loss_curve,
     magnification,
     overlay_boxes,
     overlay_masks,
-    overlay_tracks,
     side_by_side,
 )
 from anyi2v.tracks import Track, Tracks
@@ -47,19 +47,9 @@ def test_boxes_are_drawn_where_they_are() -> None:
         assert red[y1 - 2 : y1, x0 + 20 : x1 - 20].all()
 
 
-def test_tracks_on_an_image_are_first_boxes_and_whole_paths() -> None:
-    later = Track("b", ((32, 4, 40, 12), (40, 4, 48, 12), (44, 4, 52, 12)))  # another number of boxes
-    picture = overlay_tracks(torch.full((3, 32, 32), 0.5), Tracks(64, 64, (MOVING, later)))
-    assert picture.shape == (3, 256, 256)
-    assert near(picture, RED)[52:76, 32:34].all()  # the left side of the first box
-    assert near(picture, RED)[159:161, 191:193].any()  # the end of the path, the last box's centre
-    assert not near(picture, RED)[180:, 220:].any()  # but not that box
-    assert near(picture, BLUE)[31:33, 180:190].any()
-
-
 def test_drawing_without_objects_changes_nothing() -> None:
     video = torch.randint(0, 256, (2, 3, 8, 8)) / 255
-    assert torch.equal(overlay_tracks(video[0], Tracks(8, 8)), magnify(video[0], 32))
+    assert torch.equal(draw_tracks(video[0], Tracks(8, 8)), magnify(video[0], 32))
     assert torch.equal(overlay_boxes(video, Tracks(8, 8), enlarge=2), magnify(video, 2))
 
 
@@ -142,3 +132,27 @@ def test_loss_curve_draws_the_losses(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     assert (np.abs(pixels - (31, 119, 180)).max(-1) < 8).sum() > 500  # the blue curve
     assert load_image(tmp_path / "empty.png").min() < 0.5
+
+
+def test_a_picture_of_tracks_has_both_boxes_the_path_numbers_and_the_mask() -> None:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[1:3, 1:3] = True
+    grey = torch.full((3, 64, 64), 0.5)
+    plain = draw_tracks(grey, Tracks(64, 64, (MOVING,)))
+    assert plain.shape == (3, 256, 256)
+    assert near(plain, RED)[50:80, 32:34].all()  # the first box, its left side below the name
+    assert not near(plain, RED)[180:215, 160:162].any()  # the last box is fainter
+    assert (plain[0, 180:215, 160:162] > 0.6).all()
+    assert near(plain, torch.ones(3, 1, 1)).any()  # white numbers
+    masked = draw_tracks(grey, Tracks(64, 64, (Track("a", MOVING.boxes, MOVING.points, mask),)))
+    tinted = 0.6 * 0.5 + 0.4 * RED
+    assert near(masked, tinted)[76:92, 40:46].all()
+    assert not near(plain, tinted)[76:92, 40:46].any()
+    assert torch.equal(draw_tracks(grey, Tracks(64, 64), enlarge=2), from_bytes(np.full((128, 128, 3), 128, np.uint8)))
+
+
+def test_boxes_far_outside_and_of_a_hundredth_pixel_can_be_drawn() -> None:
+    draw_tracks(torch.zeros(3, 64, 64), Tracks(64, 64, (Track("a", ((1, 1, 1.01, 1.01),)),)), enlarge=1)
+    far = Tracks(64, 64, (Track("a", (MOVING.boxes[0], (1e300, -1e300, 2e300, 1e299))),))
+    assert draw_tracks(torch.zeros(3, 64, 64), far).shape == (3, 256, 256)
+    assert overlay_boxes(torch.zeros(3, 3, 64, 64), far).isfinite().all()

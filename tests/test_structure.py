@@ -22,7 +22,7 @@ FLOORS = (
     ("pipeline",),
     ("report",),
     ("micro",),
-    ("cli_bench", "cli_condition"),
+    ("cli_bench", "cli_condition", "cli_tracks"),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package."""

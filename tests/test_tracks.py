@@ -123,6 +123,7 @@ GOOD = ((0, 0, 10, 10),)
         ([Track("a", GOOD, ((float("nan"), 1),))], "object 1 ('a'), point 1: (nan, 1) is outside"),
         ([Track("a", GOOD), Track("a", GOOD)], "object 2 ('a') has the name of object 1; names must differ"),
         ([Track("", GOOD)], "object 1 has an empty name"),
+        ([Track("a\ud800", GOOD)], "object 1 ('a\\ud800') has half a letter in its name"),
         ([Track("a", ())], "object 1 ('a') has no boxes"),
     ],
 )
@@ -166,7 +167,7 @@ def ours(**changes: Any) -> dict[str, Any]:
         (ours(objects=[3]), "object 1 must be an object {...}, not 3"),
         (ours(name="absent"), "object 1: key 'name' is missing"),
         (ours(name=3), "object 1: name must be a text, not 3"),
-        (ours(boxes="absent"), "object 1 ('horse'): key 'boxes' is missing"),
+        (ours(boxes="absent"), "object 1 ('horse') has no place; give boxes, keyframes, path, point, box or mask"),
         (ours(boxes=[[0, 0, 1]]), "object 1 ('horse'): boxes: entry 1 is [0, 0, 1]; it must be 4 numbers"),
         (
             ours(boxes=[[0, 0, 1, 1], [0, 0, 1, "2"]]),
@@ -245,15 +246,15 @@ def test_anyi2v_points_off_the_box_become_its_centre() -> None:
     assert tracks_from_dict(without).objects[0].salient_points == ((88, 104),)
 
 
-def test_anyi2v_single_point_stands_still() -> None:
-    assert tracks_from_dict(anyi2v(center_traj=[[[3, 4]]])).objects[0].boxes == ((40, 60, 136, 148),)
+@pytest.mark.parametrize("path", [[[3, 4]], []])
+def test_anyi2v_single_point_and_no_point_stand_still(path: list[list[int]]) -> None:
+    assert tracks_from_dict(anyi2v(center_traj=[path])).objects[0].boxes == ((40, 60, 136, 148),)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (anyi2v(center_traj=[]), "center_traj has 0 entries, but bounding_box has 1; one per object"),
-        (anyi2v(center_traj=[[]]), "object 1: center_traj is empty"),
         (anyi2v(center_traj=[[[1]]]), "object 1: center_traj: entry 1 is [1]; it must be 2 numbers"),
         (anyi2v(target_box=[[0, 0, 1]]), "object 1: target_box: entry 1 is [0, 0, 1]; it must be 4 numbers"),
         ({"bounding_box": []}, "tracks: key 'target_box' is missing"),

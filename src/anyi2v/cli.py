@@ -16,6 +16,7 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, resolve, sources
 from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling, BenchStages
 from anyi2v.cli_condition import Condition, ConditionFlags
+from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
@@ -35,7 +36,8 @@ class Animate(ConditionFlags):
     prompt: str | None = None
     """What the video shows. Needed unless --repeat is given."""
     tracks: Path | None = None
-    """JSON file with boxes over time, ours or AnyI2V's. Without it nothing is moved."""
+    """File with boxes or paths over time: ours, AnyI2V's or of six other projects; see `anyi2v tracks check`.
+    Without it nothing is moved."""
     out: Path = Path("out")
     """Folder for video, pictures and run.json."""
     backbone: str = "micro"
@@ -252,6 +254,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,
+    "tracks": {"show": TracksShow, "convert": TracksConvert, "check": TracksCheck},
     "bench": {
         "micro": BenchMicro,
         "backbone": BenchBackbone,

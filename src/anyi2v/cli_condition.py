@@ -90,7 +90,7 @@ class Condition(ConditionFlags):
             raise InputError(f"cannot write {self.out}: the suffix must be .png")
         from anyi2v.conditions import load_condition
         from anyi2v.media import load_placed, write_image
-        from anyi2v.plots import overlay_tracks
+        from anyi2v.plots import draw_tracks
 
         image, fit = load_condition(**self.condition(read_config(self.backbone)))
         tracks = load_placed(self.tracks, fit)
@@ -98,5 +98,5 @@ class Condition(ConditionFlags):
         print(f"{self.out}: {fit}")
         if tracks.objects:
             drawn = self.out.with_name(f"{self.out.stem}-tracks.png")
-            write_image(drawn, overlay_tracks(image, tracks))
+            write_image(drawn, draw_tracks(image, tracks))
             print(f"{drawn}: the same with boxes and paths")

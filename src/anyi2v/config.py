@@ -83,7 +83,8 @@ class MethodConfig:
     """The full decomposition, or a faster randomised one."""
 
     mask: Literal["dynamic", "static", "none"] = "dynamic"
-    """Masks from every frame's own features, from frame 1's only, or the whole box."""
+    """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
+    that object's in frame 1, unless there are none."""
     clustering: Literal["per_frame", "joint"] = "per_frame"
     """2-means on every frame's mean map of the layers, or one over all maps (published code)."""
     first_frame_mask: Literal["per_object", "shared"] = "per_object"

@@ -1,16 +1,18 @@
 """Bringing an image of any size to a video's size, and tracks along with it: one affine map per axis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anyi2v.errors import InputError
-from anyi2v.tracks import Box, Point, Track, Tracks
+from anyi2v.tracks import Box, Point, Tracks
+from anyi2v.tracks.masks import cropped
 
 Mode = Literal["crop", "pad", "stretch"]
 """What is done about another aspect ratio: cut around the centre, fill up around the whole image, or distort."""
@@ -68,10 +70,21 @@ class Fit:
         Raises InputError if an object's first box was cropped away.
         """
         objects = [
-            Track(track.name, self.boxes(track.boxes), self.points(track.points))
+            replace(
+                track,
+                boxes=self.boxes(track.boxes),
+                points=self.points(track.points),
+                mask=None if track.mask is None else self.mask(track.mask),
+            )
             for track in tracks.scaled(*self.source).objects
         ]
         return Tracks(self.width, self.height, tuple(objects))
+
+    def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h2 w2"]:
+        """A mask over the source image, at the fitted image's pixels; not set where the source has none."""
+        width, height = self.source
+        (x0, y0), (x1, y1) = self.back([(0, 0), (self.width, self.height)])
+        return cropped(mask, (x0 / width, y0 / height, x1 / width, y1 / height), self.width, self.height)
 
 
 def plan(source: tuple[int, int], width: int, height: int, mode: Mode = "crop") -> Fit:

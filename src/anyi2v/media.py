@@ -86,7 +86,7 @@ def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
     """
     if tracks is None:
         return Tracks(fit.width, fit.height)
-    drawn = load_tracks(tracks)
+    drawn = load_tracks(tracks, size=fit.source)
     try:
         return fit.tracks(drawn)
     except InputError as error:

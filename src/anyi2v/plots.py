@@ -20,6 +20,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.media import from_bytes, magnify, to_bytes
 from anyi2v.tracks import Box, Point, Track, Tracks, centre
+from anyi2v.tracks.masks import cropped
 
 COLOURS = ((255, 59, 48), (0, 199, 255), (255, 204, 0), (52, 199, 89), (255, 45, 255), (255, 149, 0))
 """Of objects, in their order; a seventh object takes the first colour again."""
@@ -62,6 +63,47 @@ def _draw(pixels: UInt8[np.ndarray, "h w 3"], tracks: Tracks, frame: int, travel
     return from_bytes(np.asarray(picture.convert("RGB")))
 
 
+def draw_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks, enlarge: int | None = None) -> Float[Tensor, "3 hh ww"]:
+    """The image with each object's first and last box, its path with numbers of frames, its points and mask.
+
+    `tracks` may have another frame of reference; the picture is enlarged by a whole factor.
+    """
+    height, width = image.shape[1:]
+    enlarge = enlarge or magnification(height, width)
+    picture = magnify(image, enlarge)
+    tracks = tracks.scaled(width * enlarge, height * enlarge)
+    for i, track in enumerate(tracks.objects):
+        if track.mask is not None:
+            mask = torch.from_numpy(cropped(track.mask, (0, 0, 1, 1), tracks.width, tracks.height))
+            colour = torch.tensor(COLOURS[i % len(COLOURS)]).view(3, 1, 1) / 255
+            picture = torch.where(mask, 0.6 * picture + 0.4 * colour, picture)
+    layer = Image.new("RGBA", (tracks.width * SMOOTH, tracks.height * SMOOTH))
+    pen = _Pen(layer)
+    for i, track in enumerate(tracks.objects):
+        colour = COLOURS[i % len(COLOURS)]
+        pen.box(track.boxes[-1], colour, 0.5)
+        pen.track(track, 0, len(track.boxes) - 1, colour)
+    drawn = Image.fromarray(to_bytes(picture)).convert("RGBA")
+    drawn = Image.alpha_composite(drawn, layer.reduce(SMOOTH)).convert("RGB")
+    for i, track in enumerate(tracks.objects):
+        _label_frames(drawn, track, COLOURS[i % len(COLOURS)])
+    return from_bytes(np.asarray(drawn))
+
+
+def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, int]) -> None:
+    """Writes numbers of frames beside the path, at most five, and the name at the first box."""
+    draw = ImageDraw.Draw(picture)
+    letter = max(11, min(picture.size) // 24)
+    font = ImageFont.load_default(letter)
+    edge = max(1, letter // 10)
+    x, y = track.boxes[0][:2]
+    draw.text((max(x, 0) + 3, max(y, 0) + 2), track.name, colour, font, stroke_width=edge, stroke_fill="black")
+    places = [centre(track.boxes[k]) for k in _spread(len(track.boxes), 5)]
+    for k, (x, y) in zip(_spread(len(track.boxes), 5), places, strict=True):
+        if (k == 0 or (x, y) != places[0]) and 0 <= x < picture.width and 0 <= y < picture.height:
+            draw.text((x + 5, y + 4), str(k + 1), "white", font, stroke_width=edge, stroke_fill="black")
+
+
 class _Pen:
     """Draws tracks in pixels of the picture on a layer that is `SMOOTH` times larger.
 
@@ -85,19 +127,26 @@ class _Pen:
 
     def line(self, points: Sequence[Point], colour: tuple[int, int, int, int], width: float) -> None:
         if len(points) > 1:
-            scaled = [(x * SMOOTH, y * SMOOTH) for x, y in points]
+            scaled = [(_reachable(x * SMOOTH), _reachable(y * SMOOTH)) for x, y in points]
             self.draw.line(scaled, fill=colour, width=round(width * self.unit), joint="curve")
 
-    def box(self, box: Box, colour: tuple[int, int, int]) -> None:
-        x0, y0, x1, y1 = (value * SMOOTH for value in box)
+    def box(self, box: Box, colour: tuple[int, int, int], strength: float = 1.0) -> None:
+        x0, y0, x1, y1 = (_reachable(value * SMOOTH) for value in box)
         for width, grow, shade in ((4.0, 1.0, (0, 0, 0, 130)), (2.0, 0.0, (*colour, 255))):
+            shade = (*shade[:3], round(shade[3] * strength))
             g = grow * self.unit
-            edges = (x0 - g, y0 - g, x1 + g - 1, y1 + g - 1)  # Pillow's edges are inclusive
+            left, top = x0 - g, y0 - g
+            edges = (left, top, max(x1 + g - 1, left), max(y1 + g - 1, top))  # Pillow's edges are inclusive
             self.draw.rectangle(edges, outline=shade, width=round(width * self.unit))
 
     def dot(self, point: Point, colour: tuple[int, int, int], radius: float) -> None:
-        x, y, r = point[0] * SMOOTH, point[1] * SMOOTH, radius * self.unit
+        x, y, r = _reachable(point[0] * SMOOTH), _reachable(point[1] * SMOOTH), radius * self.unit
         self.draw.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 255))
+
+
+def _reachable(value: float) -> float:
+    """A coordinate that Pillow can draw to; farther ones are far outside of any picture."""
+    return min(max(value, -1e5), 1e5)
 
 
 def _follow(points: Sequence[Point], first: Box, box: Box) -> list[Point]:
@@ -127,18 +176,8 @@ def side_by_side(
     """Left the condition with first boxes and whole paths, right the video with boxes; both enlarged."""
     frames = len(video)
     right = overlay_boxes(video, tracks)
-    left = overlay_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
+    left = draw_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
     return torch.cat([left, torch.ones(frames, 3, right.shape[-2], 8), right], dim=-1)
-
-
-def overlay_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks) -> Float[Tensor, "3 hh ww"]:
-    """The image, enlarged by a whole factor, with first boxes, salient points and whole paths.
-
-    `tracks` may have another frame of reference.
-    """
-    pixels = to_bytes(magnify(image, magnification(*image.shape[1:])))
-    longest = max((len(track.boxes) for track in tracks.objects), default=1)
-    return _draw(pixels, tracks.scaled(pixels.shape[1], pixels.shape[0]), 0, longest - 1)
 
 
 def contact_sheet(

@@ -20,11 +20,11 @@ from anyi2v.media import write_image, write_video
 from anyi2v.pipeline import Result
 from anyi2v.plots import (
     contact_sheet,
+    draw_tracks,
     loss_curve,
     magnification,
     overlay_boxes,
     overlay_masks,
-    overlay_tracks,
     side_by_side,
 )
 
@@ -135,7 +135,7 @@ def _write_videos(folder: Path, result: Result, condition: Tensor) -> None:
 def _write_pictures(folder: Path, result: Result, condition: Tensor) -> None:
     rows = {"condition": condition[None], "video": result.video}
     if result.tracks.objects:
-        write_image(folder / "tracks.png", overlay_tracks(condition, result.tracks))
+        write_image(folder / "tracks.png", draw_tracks(condition, result.tracks))
         rows["tracks"] = overlay_boxes(result.video, result.tracks)
     if result.masks:
         rows["masks"] = overlay_masks(result.video, result.masks)

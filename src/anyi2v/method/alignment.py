@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyi2v.errors import HookError
 from anyi2v.method.crops import Crops, Maps, visible
-from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity
+from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.numerics.pca import fit, project
 from anyi2v.taps import is_layer
 
@@ -145,7 +145,7 @@ def _weights(
 ) -> tuple[Float[Tensor, "l o f y x"], Float[Tensor, "l o f y x"]]:
     """The masks M_j, and M_1 M_j with frame 1 itself left out, which is compared with nothing."""
     similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
-    masks = foreground(similarities, crops.valid, clustering)
+    masks = with_given(foreground(similarities, crops.valid, clustering), crops)
     carried = first_frame_masks(masks, crops)
     if mask == "none":
         masks = crops.valid.expand_as(masks)

@@ -24,6 +24,9 @@ from anyi2v.tracks import Track, Tracks
 Span = tuple[int, int]
 """Half-open range of lattice cells."""
 
+LARGEST_BOX = 64
+"""Sides of the frame: the matrices that resize larger boxes would fill the memory for the few cells that are seen."""
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -55,13 +58,17 @@ class Crops:
     """Rows and columns of the salient points on the lattice in frame 1."""
     offsets: tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]
     """The points' distances from the corner of frame 1's box, rounded down to cells."""
+    given: Bool[Tensor, "o y x"]
+    """The users' masks of frame 1's crops; only those of `has_given` count."""
+    has_given: Bool[Tensor, " o"]
+    """Which objects have a mask by the user."""
 
     def to(self, device: torch.device) -> "Crops":
         """The same crops with their tensors on `device`."""
         pairs = (self.first_cell, self.points, self.offsets)
         first_cell, points, offsets = ((rows.to(device), cols.to(device)) for rows, cols in pairs)
-        valid = self.valid.to(device)
-        return replace(self, valid=valid, first_cell=first_cell, points=points, offsets=offsets)
+        alone = {name: getattr(self, name).to(device) for name in ("valid", "given", "has_given")}
+        return replace(self, first_cell=first_cell, points=points, offsets=offsets, **alone)
 
     def maps(self, height: int, width: int) -> Maps:
         """The matrices for feature maps of `height` x `width` cells, on the device of the crops."""
@@ -97,13 +104,13 @@ def make_crops(
     features, while "stretch" (published code) resizes what is left to the size of the whole box.
 
     Raises:
-        InputError: no objects, another number of boxes than frames (resample first), or an object of which
-            frame 1 shows less than a cell.
+        InputError: no objects, another number of boxes than frames (resample first), a box of more than
+            `LARGEST_BOX` frames' size, or an object of which frame 1, or the user's mask, shows less than a cell.
     """
     if not tracks.objects:
         raise InputError("the tracks have no objects, so there is nothing to align")
     scale = (lattice[0] / tracks.height, lattice[1] / tracks.width)
-    boxes = tuple(_boxes(track, scale, frames) for track in tracks.objects)
+    boxes = tuple(_boxes(track, scale, lattice, frames) for track in tracks.objects)
     first = tuple(box[0] for box in boxes)
     seen = tuple((visible(rows, lattice[0]), visible(cols, lattice[1])) for rows, cols in first)
     for track, spans in zip(tracks.objects, seen, strict=True):
@@ -111,13 +118,14 @@ def make_crops(
     if first_box == "stretch":
         first = seen
     rows, cols = (_first_cells(boxes, first, axis, lattice[axis]) for axis in (0, 1))
-    salient = [_salient(track) for track in tracks.objects]
+    salient = [list(track.salient_points) for track in tracks.objects]
     corners = [track.boxes[0][:2] for track in tracks.objects]
+    valid = rows[1][..., None] & cols[1][..., None, :]
     return Crops(
         lattice=lattice,
         boxes=boxes,
         first=first,
-        valid=rows[1][..., None] & cols[1][..., None, :],
+        valid=valid,
         first_cell=(rows[0], cols[0]),
         points=_cells(salient, scale, lattice),
         offsets=_cells(
@@ -125,6 +133,10 @@ def make_crops(
             scale,
             lattice,
         ),
+        given=torch.stack(
+            [_given(track, spans, lattice, valid.shape[2:]) for track, spans in zip(tracks.objects, seen, strict=True)]
+        ),
+        has_given=torch.tensor([track.mask is not None for track in tracks.objects]),
     )
 
 
@@ -144,11 +156,19 @@ def paste(values: Float[Tensor, "o f y x"], crops: Crops) -> Float[Tensor, "o f 
     return canvas
 
 
-def _boxes(track: Track, scale: tuple[float, float], frames: int) -> tuple[tuple[Span, Span], ...]:
+def _boxes(
+    track: Track, scale: tuple[float, float], lattice: tuple[int, int], frames: int
+) -> tuple[tuple[Span, Span], ...]:
     if len(track.boxes) != frames:
         raise InputError(
             f"object {track.name!r} has {len(track.boxes)} boxes for {frames} frames; resample the tracks first"
         )
+    for frame, (x0, y0, x1, y1) in enumerate(track.boxes, 1):
+        if max((x1 - x0) * scale[1] / lattice[1], (y1 - y0) * scale[0] / lattice[0]) > LARGEST_BOX:
+            raise InputError(
+                f"object {track.name!r}, frame {frame}: box {track.boxes[frame - 1]} is more than {LARGEST_BOX} times "
+                "as large as the frame; make it smaller"
+            )
     return tuple((_span(y0, y1, scale[0]), _span(x0, x1, scale[1])) for x0, y0, x1, y1 in track.boxes)
 
 
@@ -158,6 +178,24 @@ def _check_seen(track: Track, spans: tuple[Span, Span], scale: tuple[float, floa
             f"object {track.name!r} hardly reaches into frame 1: of its box {track.boxes[0]} less than one cell of "
             f"{1 / scale[1]:g} x {1 / scale[0]:g} pixels is seen; move the box further in"
         )
+
+
+def _given(track: Track, spans: tuple[Span, Span], lattice: tuple[int, int], shape: torch.Size) -> Bool[Tensor, "y x"]:
+    """The user's mask of frame 1's crop, padded to `shape`; nothing is set without a mask.
+
+    A cell is set if at least half of it is; of an object too thin for that, the cells that it covers most.
+    """
+    out = torch.zeros(shape, dtype=torch.bool)
+    if track.mask is None:
+        return out
+    covered = F.interpolate(torch.tensor(track.mask)[None, None].float(), size=lattice, mode="area")[0, 0]
+    (top, bottom), (left, right) = spans
+    covered = covered[top:bottom, left:right]
+    most = covered.max().item()
+    if most == 0:
+        raise InputError(f"object {track.name!r}: its mask shows nothing in frame 1's box {track.boxes[0]}")
+    out[: bottom - top, : right - left] = covered >= min(most, 0.5)
+    return out
 
 
 def _span(start: float, stop: float, scale: float) -> Span:
@@ -194,11 +232,6 @@ def _first_cells(
             cells[o, f, : high - low] = torch.where(inside, cell - seen_from, -1)
             valid[o, f, : high - low] = True
     return cells, valid
-
-
-def _salient(track: Track) -> list[tuple[float, float]]:
-    x0, y0, x1, y1 = track.boxes[0]
-    return list(track.points) or [((x0 + x1) / 2, (y0 + y1) / 2)]
 
 
 def _cells(

@@ -36,6 +36,12 @@ def foreground(
     return mask.unflatten(-1, (*valid.shape[-2:], layers)).movedim(-1, 0) & valid
 
 
+def with_given(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:
+    """The masks, with the users' own in frame 1 of the objects that have one."""
+    first = torch.where(crops.has_given[:, None, None], crops.given, masks[:, :, 0])
+    return torch.cat([first[:, :, None], masks[:, :, 1:]], dim=2)
+
+
 def first_frame_masks(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:
     """M_1 of each object, carried from frame 1's box to the cells of its box in every frame.
 

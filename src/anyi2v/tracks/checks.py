@@ -1,0 +1,91 @@
+"""Values out of files: of the right kind, or an error that names them. Free of torch."""
+
+import reprlib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from anyi2v.errors import InputError, closest
+
+MAX_FRAMES = 10_000
+"""Frames of a track; keeps a slip of the keyboard from filling the memory."""
+MAX_SIDE = 65_536
+"""Pixels of a frame of reference along one side."""
+
+
+def get(data: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    """`data[key]`, checked by `typed`; raises InputError listing the keys that are there."""
+    if key not in data:
+        keys = ", ".join(map(repr, list(data)[:12])) or "no keys"
+        raise InputError(f"{where}: key {key!r} is missing; it has {keys:.200}")
+    return typed(data[key], kind, f"{where}: {key}")
+
+
+def typed(value: Any, kind: type, where: str) -> Any:
+    """`value`, if it is a `kind` (True and False are no numbers); raises InputError."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(f"{where} must be {_KINDS[kind]}, not {shown(value)}")
+    return value
+
+
+_KINDS = {dict: "an object {...}", list: "a list", str: "a text", int: "a whole number"}
+
+
+def number(value: Any, where: str) -> float:
+    """`value` as a float; raises InputError."""
+    return row([value], 1, where, f"{where} must be a number, not {shown(value)}")[0]
+
+
+def frame_number(value: Any, where: str, low: int) -> int:
+    """`value` as a frame's number, from `low`; raises InputError."""
+    frame = typed(value, int, where)
+    if not low <= frame <= MAX_FRAMES:
+        raise InputError(f"{where} is {shown(frame)}; it must be {low} to {MAX_FRAMES}")
+    return frame
+
+
+def rows(values: Any, size: int, where: str) -> tuple[Any, ...]:
+    """`values` as a tuple of tuples of `size` floats; raises InputError naming the entry, from 1."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{where} must be a list of lists of {size} numbers, not {shown(values)}")
+    return tuple(
+        row(value, size, where, f"{where}: entry {i} is {shown(value)}; it must be {size} numbers")
+        for i, value in enumerate(values, 1)
+    )
+
+
+def row(value: Any, size: int, where: str, message: str | None = None) -> tuple[float, ...]:
+    """`value` as a tuple of `size` floats; raises InputError with `message`."""
+    try:
+        numbers = tuple(float(item) for item in value if not isinstance(item, str | bytes | bool))
+        if len(numbers) == size == len(value):
+            return numbers
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(message or f"{where} is {shown(value)}; it must be {size} numbers")
+
+
+def known_keys(data: dict[str, Any], allowed: Collection[str], where: str) -> None:
+    """Raises InputError for a key that nobody reads: most are slips of the keyboard."""
+    for key in data:
+        if key not in allowed:
+            raise InputError(f"{where}: key {key!r:.60} is not known here; the closest are {closest(key, allowed)}")
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises InputError unless a frame of reference can have this size."""
+    for name, value in (("width", width), ("height", height)):
+        if not 1 <= value <= MAX_SIDE:
+            raise InputError(f"tracks: {name} is {shown(value)}; it must be at least 1 pixel and at most {MAX_SIDE}")
+
+
+def text(numbers: Iterable[float]) -> str:
+    """Numbers in brackets, short."""
+    return "(" + ", ".join(f"{value:g}" for value in numbers) + ")"
+
+
+def shown(value: Any) -> str:
+    """`value` in at most 60 characters, however large or deep it is."""
+    try:
+        return f"{reprlib.repr(value):.60}"
+    except ValueError:  # Python refuses to print whole numbers of thousands of digits
+        return f"a {type(value).__name__} too long to print"

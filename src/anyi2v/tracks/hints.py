@@ -1,0 +1,57 @@
+"""What a track file does not say itself. Free of torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyi2v.errors import InputError
+from anyi2v.tracks.checks import check_size, text
+from anyi2v.tracks.model import Box, Point
+
+DEFAULT_BOX = 0.25
+"""Side of the square box around a point or path without a size, as a part of the frame's shorter side."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Given by the user beside a file; raises InputError if a value is not possible."""
+
+    size: tuple[int, int] | None = None
+    """(width, height) of the image that the tracks were drawn on, in pixels."""
+    box_size: tuple[float, float] | None = None
+    """(width, height) of the boxes of objects that have only a path, in pixels of the file's frame."""
+    folder: Path = Path()
+    """Where files named in the file lie."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_size(*self.size)
+        if self.box_size is not None and not all(0 < side < float("inf") for side in self.box_size):
+            raise InputError(f"the box size is {text(self.box_size)}; give a width and a height above 0, in pixels")
+
+    def needed_size(self, what: str) -> tuple[int, int]:
+        """The image's size; raises InputError, naming the format, where it was not given."""
+        if self.size is None:
+            raise InputError(
+                f"{what} has pixels of an image whose size it does not say; give it: --size WIDTH HEIGHT, or "
+                "size=(width, height)"
+            )
+        return self.size
+
+    def box_at(self, point: Point, size: tuple[int, int]) -> Box:
+        """The box around a point of a frame of `size` (width, height)."""
+        side = DEFAULT_BOX * min(size)
+        return centred(point, self.box_size or (side, side))
+
+
+def centred(point: Point, size: Sequence[float]) -> Box:
+    """The box of `size` (width, height) around `point`."""
+    (x, y), (w, h) = point, size
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def moved(first: Box, path: Sequence[Point]) -> tuple[Box, ...]:
+    """`first`, moved as `path` moves from its first point; an empty path stands still."""
+    x0, y0, x1, y1 = first
+    shifts = [(x - path[0][0], y - path[0][1]) for x, y in path] or [(0.0, 0.0)]
+    return tuple((x0 + dx, y0 + dy, x1 + dx, y1 + dy) for dx, dy in shifts)

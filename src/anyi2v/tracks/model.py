@@ -1,0 +1,170 @@
+"""Where each object shall be in each frame: boxes over time, and the points that are followed on them.
+
+Boxes are (x0, y0, x1, y1) and points (x, y) in pixels of a frame of `width` x `height`, x to the right and
+y downwards; boxes are half-open. Messages count objects, frames and points from 1. Free of torch.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from anyi2v.errors import InputError
+from anyi2v.tracks.checks import check_size, rows, text
+from anyi2v.tracks.masks import encode, inside, middle
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One object's boxes, one per frame of the track; that may be another number than the video's.
+
+    Any nested sequences of numbers are accepted and stored as tuples of floats.
+    """
+
+    name: str
+    boxes: tuple[Box, ...]
+    points: tuple[Point, ...] = ()
+    """Salient points on the object in frame 1; none stands for the first box's centre."""
+    mask: Bool[np.ndarray, "h w"] | None = field(default=None, hash=False)
+    """Which part of the whole frame 1 is the object, in any resolution; only what lies in the first box counts."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", rows(self.boxes, 4, f"object {self.name!r}: boxes"))
+        object.__setattr__(self, "points", rows(self.points, 2, f"object {self.name!r}: points"))
+        if self.mask is not None:
+            mask = np.array(self.mask, dtype=bool)
+            if mask.ndim != 2 or not mask.size:
+                raise InputError(f"object {self.name!r}: mask has shape {mask.shape}; it must be [height, width]")
+            mask.setflags(write=False)
+            object.__setattr__(self, "mask", mask)
+
+    def __eq__(self, other: object) -> bool:
+        # the generated one cannot compare arrays
+        if not isinstance(other, Track):
+            return NotImplemented
+        same = (self.name, self.boxes, self.points) == (other.name, other.boxes, other.points)
+        if self.mask is None or other.mask is None:
+            return same and self.mask is other.mask
+        return same and np.array_equal(self.mask, other.mask)
+
+    @property
+    def salient_points(self) -> tuple[Point, ...]:
+        """The points, or the first box's centre where none are given."""
+        return self.points or (centre(self.boxes[0]),)
+
+    def resample(self, frames: int) -> "Track":
+        """The same motion in `frames` frames, linear in time; the end points are kept exactly.
+
+        A single box stands still. One frame keeps the first box.
+        """
+        boxes = np.array(self.boxes, dtype=np.float64)
+        times = np.arange(frames) * (len(boxes) - 1) / max(frames - 1, 1)
+        before = np.floor(times).astype(int)
+        after = np.minimum(before + 1, len(boxes) - 1)
+        moved = boxes[before] + (times - before)[:, None] * (boxes[after] - boxes[before])
+        return replace(self, boxes=tuple(map(tuple, moved.tolist())))
+
+    def scaled(self, x: float, y: float) -> "Track":
+        """All coordinates times `x` and `y`."""
+        boxes = tuple((x0 * x, y0 * y, x1 * x, y1 * y) for x0, y0, x1, y1 in self.boxes)
+        return replace(self, boxes=boxes, points=tuple((px * x, py * y) for px, py in self.points))
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """All objects of a job, in one frame of reference. No objects: features are injected, nothing is moved.
+
+    An object with a mask and without points gets the mask's middle as its point: the box's may not lie on it.
+
+    Raises InputError, naming object and frame, for a box that is not finite, has no area, or lies wholly
+    outside the frame in frame 1; for a point outside its first box; for a mask that shows nothing in the first
+    box; for an object without boxes; for a name that is empty or used twice.
+    """
+
+    width: int
+    height: int
+    objects: tuple[Track, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_size(self.width, self.height)
+        names: dict[str, int] = {}
+        for number, track in enumerate(self.objects, 1):
+            where = f"object {number} ({track.name!r})"
+            if not track.name:
+                raise InputError(f"object {number} has an empty name; give it one")
+            if any("\ud800" <= letter <= "\udfff" for letter in track.name):
+                raise InputError(f"{where} has half a letter in its name, which nothing can print; give another")
+            if track.name in names:
+                raise InputError(f"{where} has the name of object {names[track.name]}; names must differ")
+            names[track.name] = number
+            self._check(track, where)
+        object.__setattr__(self, "objects", tuple(map(self._pointed, self.objects)))
+
+    def _check(self, track: Track, where: str) -> None:
+        if not track.boxes:
+            raise InputError(f"{where} has no boxes; give at least one (one box: the object stands still)")
+        for frame, box in enumerate(track.boxes, 1):
+            _check_box(box, f"{where}, frame {frame}")
+        x0, y0, x1, y1 = track.boxes[0]
+        if x1 <= 0 or y1 <= 0 or x0 >= self.width or y0 >= self.height:
+            raise InputError(
+                f"{where}, frame 1: box {text(track.boxes[0])} lies outside the frame of {self.width} x "
+                f"{self.height} pixels; the object must be seen in frame 1"
+            )
+        for number, (x, y) in enumerate(track.points, 1):
+            if not (x0 <= x <= x1 and y0 <= y <= y1):
+                raise InputError(
+                    f"{where}, point {number}: {text((x, y))} is outside of the first box {text(track.boxes[0])}"
+                )
+        if track.mask is not None and not inside(track.mask, track.boxes[0], self.width, self.height).any():
+            raise InputError(f"{where}: the mask shows nothing inside the first box {text(track.boxes[0])}")
+
+    def _pointed(self, track: Track) -> Track:
+        if track.mask is None or track.points:
+            return track
+        x0, y0, x1, y1 = track.boxes[0]
+        x, y = middle(inside(track.mask, track.boxes[0], self.width, self.height), self.width, self.height)
+        return replace(track, points=((min(max(x, x0), x1), min(max(y, y0), y1)),))
+
+    def resample(self, frames: int) -> "Tracks":
+        """The same motion in `frames` frames; see `Track.resample`. Raises InputError below one frame."""
+        if frames < 1:
+            raise InputError(f"frames is {frames}; it must be at least 1")
+        return replace(self, objects=tuple(track.resample(frames) for track in self.objects))
+
+    def scaled(self, width: int, height: int) -> "Tracks":
+        """The same tracks in a frame of `width` x `height` pixels."""
+        x, y = width / self.width, height / self.height
+        return Tracks(width, height, tuple(track.scaled(x, y) for track in self.objects))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `tracks_from_dict` is the inverse, exact to the last bit.
+
+        Masks are among it as run lengths (`anyi2v.tracks.masks.encode`).
+        """
+        objects = []
+        for track in self.objects:
+            item = {"name": track.name, "boxes": list(map(list, track.boxes)), "points": list(map(list, track.points))}
+            objects.append(item if track.mask is None else {**item, "mask": encode(track.mask)})
+        return {"width": self.width, "height": self.height, "objects": objects}
+
+
+def centre(box: Box) -> Point:
+    """The middle of a box."""
+    x0, y0, x1, y1 = box
+    return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+def _check_box(box: Box, where: str) -> None:
+    x0, y0, x1, y1 = box
+    if not all(map(math.isfinite, box)):
+        raise InputError(f"{where}: box {text(box)} is not finite; give four numbers x0, y0, x1, y1")
+    for size, low, high, what in ((x1 - x0, "x0", "x1", "width"), (y1 - y0, "y0", "y1", "height")):
+        if size <= 0:
+            amount = "zero" if size == 0 else "negative"
+            raise InputError(f"{where}: box {text(box)} has {amount} {what}; {high} must exceed {low}")

@@ -1,0 +1,62 @@
+"""What is in tracks, and what may be a mistake though it is allowed. Free of torch."""
+
+import math
+
+from anyi2v.tracks.model import Box, Track, Tracks, centre
+
+
+def summary(kind: str, tracks: Tracks) -> str:
+    """One line: the kind of file, objects, frames and size."""
+    frames = sorted({len(track.boxes) for track in tracks.objects})
+    count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
+    objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
+    return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"
+
+
+def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
+    """One sentence for each doubtful thing, naming object and frame.
+
+    An object that leaves the frame; that jumps by more than its box from one frame to the next; whose box is
+    smaller than a cell of the latent grid.
+
+    Args:
+        tracks: with one box per frame of the video.
+        cell: (width, height) of a cell of the video's latent, in pixels of the tracks' frame.
+    """
+    return [line for track in tracks.objects for line in _of(track, tracks, cell)] or _none(tracks)
+
+
+def _none(tracks: Tracks) -> list[str]:
+    return [] if tracks.objects else ["there are no objects, so nothing is moved"]
+
+
+def _of(track: Track, tracks: Tracks, cell: tuple[float, float]) -> list[str]:
+    lines = []
+    outside = [_outside(box, tracks) for box in track.boxes]
+    for words, wholly in (("partly leaves", False), ("leaves", True)):
+        frames = [k for k, part in enumerate(outside, 1) if part == wholly]
+        if frames:
+            lines.append(f"object {track.name!r} {words} the frame in frame {frames[0]} ({len(frames)} frames)")
+    jumps = [k for k in range(1, len(track.boxes)) if _jumps(track.boxes[k - 1], track.boxes[k])]
+    if jumps:
+        lines.append(f"object {track.name!r} jumps by more than its box to frame {jumps[0] + 1} ({len(jumps)} jumps)")
+    small = [k for k, (x0, y0, x1, y1) in enumerate(track.boxes, 1) if x1 - x0 < cell[0] or y1 - y0 < cell[1]]
+    if small:
+        size = f"{cell[0]:g} x {cell[1]:g}"
+        lines.append(
+            f"object {track.name!r} has a box smaller than a cell of the latent ({size} pixels) in frame {small[0]}"
+        )
+    return lines
+
+
+def _outside(box: Box, tracks: Tracks) -> bool | None:
+    """True: wholly; False: in part; None: the box lies in the frame."""
+    x0, y0, x1, y1 = box
+    if x1 <= 0 or y1 <= 0 or x0 >= tracks.width or y0 >= tracks.height:
+        return True
+    return False if x0 < 0 or y0 < 0 or x1 > tracks.width or y1 > tracks.height else None
+
+
+def _jumps(before: Box, after: Box) -> bool:
+    (ax, ay), (bx, by) = centre(before), centre(after)
+    return math.fabs(bx - ax) > before[2] - before[0] or math.fabs(by - ay) > before[3] - before[1]

@@ -1,0 +1,77 @@
+"""`anyi2v tracks show | convert | check`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyi2v.cli import main
+from anyi2v.tracks import load_tracks
+from tests.trackfiles import FILES, SIZE, write_masks
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_masks(tmp_path)
+    Image.new("RGB", SIZE, (90, 120, 90)).save(tmp_path / "image.png")
+    for i, content in enumerate(FILES.values()):
+        (tmp_path / str(i)).write_bytes(content)
+    return tmp_path
+
+
+def run(*args: object) -> int:
+    return main(["tracks", *map(str, args)])
+
+
+@pytest.mark.parametrize("i", range(len(FILES)), ids=list(FILES))
+def test_every_format_is_checked_shown_and_converted(folder: Path, capsys: pytest.CaptureFixture[str], i: int) -> None:
+    title, size = list(FILES)[i], ("--size", *SIZE)
+    assert run("check", folder / str(i), *size) == 0
+    assert capsys.readouterr().out.startswith(f"{title}, ")
+    assert run("show", folder / str(i), "--image", folder / "image.png", "--out", folder / "show.png") == 0
+    drawn = np.asarray(Image.open(folder / "show.png"))
+    assert drawn.shape == (SIZE[1], SIZE[0], 3) and (drawn != (90, 120, 90)).any()
+    for to in ("own", "anyi2v"):
+        out = folder / f"{to}.json"
+        assert run("convert", folder / str(i), *size, "--to", to, "--out", out, "--frames", 16) == 0
+        found = load_tracks(out)
+        expected = load_tracks(folder / str(i), size=SIZE).resample(16)
+        assert (found == expected) if to == "own" else len(found.objects) == len(expected.objects)
+
+
+def test_check_prints_objects_and_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = [[10, 10, 11, 300], [600, 10, 700, 300]]
+    data = {"width": 640, "height": 480, "objects": [{"name": "cow", "boxes": boxes}]}
+    (folder / "t.json").write_text(json.dumps(data))
+    assert run("check", folder / "t.json") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("anyi2v JSON, 1 object, 2 frames, 640 x 480 pixels\n")
+    assert "  cow: 2 frames, (10, 10, 11, 300) to (600, 10, 700, 300), 0 points\n" in out
+    assert "warning: object 'cow' partly leaves the frame in frame" in out
+    assert "warning: object 'cow' jumps by more than its box" in out
+    assert "warning: object 'cow' has a box smaller than a cell" in out
+
+
+def test_box_size_reaches_the_boxes(folder: Path) -> None:
+    last = list(FILES).index("ImageConductor JSON")
+    out = folder / "o.json"
+    assert run("convert", folder / str(last), "--to", "own", "--out", out, "--box-size", 20, 10) == 0
+    assert load_tracks(out).objects[0].boxes[0] == (90, 95, 110, 105)
+
+
+def test_a_lossy_conversion_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drag = list(FILES).index("DragAnything demo.json")
+    assert run("convert", folder / str(drag), "--to", "anyi2v", "--out", folder / "o.json") == 0
+    assert "warning: object '1': its mask is lost" in capsys.readouterr().out
+
+
+def test_errors_exit_with_2_and_write_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    npy = list(FILES).index("SG-I2V .npy")
+    assert run("convert", folder / str(npy), "--to", "own", "--out", folder / "o.json") == 2
+    assert "give it: --size WIDTH HEIGHT" in capsys.readouterr().err
+    assert run("convert", folder / "0", "--to", "own", "--out", folder / "o.json", "--frames", 0) == 2
+    assert run("show", folder / "image.png", "--image", folder / "image.png", "--out", folder / "o.json") == 2
+    assert run("check", folder / "none") == 2
+    assert not (folder / "o.json").exists()
