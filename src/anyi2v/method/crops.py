@@ -41,6 +41,8 @@ class Maps:
 class Crops:
     """All boxes of a job on the lattice."""
 
+    names: tuple[str, ...]
+    """Of the objects, for messages."""
     lattice: tuple[int, int]
     """Cells (down, across)."""
     boxes: tuple[tuple[tuple[Span, Span], ...], ...]
@@ -114,6 +116,7 @@ def make_crops(
     salient = [_salient(track) for track in tracks.objects]
     corners = [track.boxes[0][:2] for track in tracks.objects]
     return Crops(
+        names=tuple(track.name for track in tracks.objects),
         lattice=lattice,
         boxes=boxes,
         first=first,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anyi2v.backbone.unet import UNet
 from anyi2v.diffusion import guided
-from anyi2v.taps import Tap, no_tap
+from anyi2v.taps import Tap, chain, no_tap
 
 
 @torch.no_grad()
@@ -19,17 +19,20 @@ def predict_noise(
     scale: float,
     injection: Tap = no_tap,
     *,
+    tap: Tap = no_tap,
     fps: float | None = None,
 ) -> Float[Tensor, "b f c h w"]:
     """Classifier-free guidance; the injection acts on the conditional pass only.
 
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
-    they are one batch. `fps` is for a UNet that embeds the frame rate; both passes get it.
+    they are one batch. `tap` acts after the injection, on both passes: on the unconditional one first, or on a
+    batch whose second entry is the conditional one. `fps` is for a UNet that embeds the frame rate; both passes get it.
     """
     if scale <= 1:
-        return unet(z, timestep, positive, fps=fps, tap=injection)
+        return unet(z, timestep, positive, fps=fps, tap=chain(injection, tap))
     if injection is not no_tap:
-        return guided(unet(z, timestep, negative, fps=fps), unet(z, timestep, positive, fps=fps, tap=injection), scale)
-    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]), fps=fps).chunk(2)
+        uncond = unet(z, timestep, negative, fps=fps, tap=tap)
+        return guided(uncond, unet(z, timestep, positive, fps=fps, tap=chain(injection, tap)), scale)
+    uncond, cond = unet(torch.cat([z, z]), timestep, torch.cat([negative, positive]), fps=fps, tap=tap).chunk(2)
     return guided(uncond, cond, scale)
