@@ -137,12 +137,12 @@ def animate(
     elif not all_finite(*features.values()):
         raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
-    z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps)
+    z, done = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps)
     video = _decoded(backbone, z, stages)
     return Result(
         video=video,
-        masks=_masks(optimisation.masks, crops, (height, width)),
-        losses=optimisation.losses,
+        masks=video_masks(done.masks, crops, (height, width)) if crops and done.masks is not None else [],
+        losses=done.losses,
         timings=stages.seconds,
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -305,11 +305,7 @@ def job_crops(backbone: Backbone, tracks: Tracks, config: MethodConfig) -> Crops
     return make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
 
 
-def _masks(
-    masks: Float[Tensor, "l o f y x"] | None, crops: Crops | None, size: tuple[int, int]
-) -> list[Float[Tensor, "f h w"]]:
-    """Mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
-    if masks is None or crops is None:
-        return []
+def video_masks(masks: Float[Tensor, "l o f y x"], crops: Crops, size: tuple[int, int]) -> list[Float[Tensor, "f h w"]]:
+    """Per object the mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
     canvas = paste(masks.mean(0), crops)
     return list(torch.nn.functional.interpolate(canvas, size=size, mode="nearest").cpu())

@@ -74,7 +74,8 @@ def _result(folder: Path, data: dict[str, Any]) -> str:
     return f"""<div class="trio{small}">
 <figure><img src="{_uri(folder / CONDITION)}" alt="condition image"><figcaption>condition</figcaption></figure>
 <figure>{_video(folder / "video.mp4")}<figcaption>video</figcaption></figure>
-<figure class="wide">{_video(folder / "side_by_side.mp4")}<figcaption>both, with boxes and paths as asked for</figcaption></figure>
+<figure class="wide">{_video(folder / "side_by_side.mp4")}
+<figcaption>both, with boxes and paths as asked for</figcaption></figure>
 </div>"""
 
 
@@ -138,7 +139,7 @@ def _tracks(data: dict[str, Any]) -> str:
     objects = data["tracks"]["objects"]
     if not objects:
         return "<h2>Tracks</h2><p>None: the first frame was controlled and the motion left free.</p>"
-    rows = [("object", "first box", "last box", "salient points")]
+    rows: list[tuple[str, ...]] = [("object", "first box", "last box", "salient points")]
     for i, track in enumerate(objects):
         dot = f'<span class="dot" style="background: rgb{COLOURS[i % len(COLOURS)]}"></span>'
         boxes = (_numbers(track["boxes"][k]) for k in (0, -1))

@@ -104,3 +104,27 @@ def _checked(
 
 def _culprit(unet: UNet, z: Tensor, text: Tensor, fps: float | None, at: Pass, taps: Taps) -> str:
     return first_bad_layer(partial(unet, z, at.timestep, text, fps=fps, temporal=False), taps(at))
+
+
+@torch.no_grad()
+def round_trip(
+    unet: UNet,
+    latent: Float[Tensor, "b 1 c h w"],
+    text: Float[Tensor, "b l d"],
+    schedule: ScheduleConfig,
+    *,
+    until: int,
+    stride: int = 1,
+    fps: float | None = None,
+) -> Float[Tensor, "b 1 c h w"]:
+    """The latent after inversion to the level of timestep `until` and DDIM sampling back along the same steps.
+
+    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    """
+    steps = inversion_pairs(schedule, until=until, stride=stride)
+    z = latent
+    for t, at, to in steps:
+        z = transport(z, unet(z, t, text, fps=fps, temporal=False), at, to)
+    for t, at, to in reversed(steps):
+        z = transport(z, unet(z, t, text, fps=fps, temporal=False), to, at)
+    return z

@@ -1,6 +1,6 @@
 """Section 3.3: the latent is optimised so that later frames' features follow frame 1's inside the boxes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -55,22 +55,31 @@ def alignment_gradient(
         # before the PCA, whose eigenvalue solver would fail without naming a cause
         first = first_bad_layer(partial(unet, z.detach(), timestep, text, fps=fps), injection)
         raise failure("an aligned feature", at, culprit=f"{bad_map(found, crops)}; {first}", dtype=unet.dtype)
-    features = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in found.values()]
-    maps = [crops.maps(*x.shape[1:3]) for x in features]
-    made = align(
+    made = align_maps(list(found.values()), crops, config, generator)
+    (gradient,) = torch.autograd.grad(made.loss, z)
+    if not all_finite(made.loss, gradient):
+        raise _loss_failure(made, gradient, at, config, crops, unet.dtype)
+    return gradient, made.loss.detach(), made.masks
+
+
+def align_maps(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    crops: Crops,
+    config: MethodConfig,
+    generator: torch.Generator | None = None,
+) -> Alignment:
+    """The alignment of the maps of `config.align`, channels last, under all settings of `config`."""
+    features = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
+    return align(
         features,
         crops,
-        maps,
+        [crops.maps(*x.shape[1:3]) for x in features],
         mask=config.mask,
         clustering=config.clustering,
         first_frame_mask=config.first_frame_mask,
         anchors=config.anchors,
         normalise=config.normalise,
     )
-    (gradient,) = torch.autograd.grad(made.loss, z)
-    if not all_finite(made.loss, gradient):
-        raise _loss_failure(made, gradient, at, config, crops, unet.dtype)
-    return gradient, made.loss.detach(), made.masks
 
 
 def optimise_latents(
