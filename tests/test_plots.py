@@ -130,3 +130,15 @@ def test_loss_curve_draws_the_losses(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     assert (np.abs(pixels - (31, 119, 180)).max(-1) < 8).sum() > 500  # the blue curve
     assert load_image(tmp_path / "empty.png").min() < 0.5
+
+
+def test_columns_can_have_titles_instead_of_numbers() -> None:
+    video = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    numbered = contact_sheet({"a": video[:3]}, cell=32)
+    assert np.array_equal(contact_sheet({"a": video[:3]}, cell=32, heads=["1", "2", "3"]), numbered)
+    titled = contact_sheet({"a": video[:3]}, cell=32, heads=["2", "5", "9"])
+    assert titled.shape == numbered.shape
+    assert not np.array_equal(titled, numbered)
+    # titles leave no frame out
+    heads = [str(2 * k) for k in range(10)]
+    assert contact_sheet({"a": video}, cell=32, heads=heads).shape[1] > contact_sheet({"a": video}, cell=32).shape[1]
