@@ -21,13 +21,13 @@ from tqdm import tqdm
 from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.unet import points, record
 from anyi2v.diffusion import add_noise, level
+from anyi2v.feature_pictures import colours, reduced
 from anyi2v.files import atomic
 from anyi2v.machine import describe
 from anyi2v.media import write_image
 from anyi2v.micro.cases import Case, make_case
 from anyi2v.micro.statistics import estimate
 from anyi2v.micro.world import object_masks
-from anyi2v.numerics import pca
 from anyi2v.plots import contact_sheet
 
 KINDS = {
@@ -83,13 +83,6 @@ def _channels_last(kind: str, feature: Tensor) -> Float[Tensor, "f h w c"]:
     return feature[0] if kind == "query" else rearrange(feature[0], "f c h w -> f h w c")
 
 
-def reduced(feature: Float[Tensor, "f h w c"], components: int) -> Float[Tensor, "f h w m"]:
-    """Projected on the principal components of all frames together."""
-    f, h = feature.shape[:2]
-    flat = feature.flatten(0, 2)
-    return rearrange(pca.project(flat, pca.fit(flat, components)), "(f h w) m -> f h w m", f=f, h=h)
-
-
 def area_under_curve(score: Float[Tensor, "f h w"], inside: Bool[Tensor, "f h w"]) -> float:
     """Probability that a place inside scores higher than one outside (ties are rare enough to ignore)."""
     ranks = score.flatten().argsort().argsort().double() + 1
@@ -109,13 +102,6 @@ def separation(
     y, x = divmod(int(cells[0].argmax()), cells.shape[-1])
     score = F.cosine_similarity(projected, projected[0, y, x].expand_as(projected), dim=-1)
     return area_under_curve(score[:1], inside[:1]), area_under_curve(score[1:], inside[1:])
-
-
-def colours(feature: Float[Tensor, "f h w c"]) -> Float[Tensor, "f 3 h w"]:
-    """The first three principal components of all frames together as red, green and blue in [0, 1]."""
-    three = reduced(feature, 3)
-    low, high = three.flatten(0, 2).quantile(torch.tensor([0.02, 0.98]), dim=0)
-    return rearrange(((three - low) / (high - low)).clamp(0, 1), "f h w c -> f c h w")
 
 
 def masks(case: Case) -> Bool[Tensor, "f h w"]:

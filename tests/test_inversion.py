@@ -8,7 +8,7 @@ from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import inversion_pairs, transport
 from anyi2v.errors import HookError, InputError
-from anyi2v.method.inversion import invert
+from anyi2v.method.inversion import invert, round_trip
 
 from .networks import HIDDENS, QUERIES, inputs, tiny_unet
 
@@ -94,3 +94,18 @@ def test_messages() -> None:
         invert(UNET, z, text, SCHEDULE, NAMES, until=201, stride=7)
     with pytest.raises(HookError, match="closest"):
         invert(UNET, z, text, SCHEDULE, ["up_blocks.1.query"], until=1)
+
+
+def test_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact under a noise prediction that is the same for all timesteps; evaluated at the same ones both ways."""
+    z, _, text = inputs(frames=1)
+    noise, seen = inputs(frames=1, seed=4)[0], []
+
+    def constant(self: UNet, z: Tensor, t: int, text: Tensor, **options: object) -> Tensor:
+        seen.append(t)
+        return noise
+
+    monkeypatch.setattr(UNet, "forward", constant)
+    # float64 rounding
+    torch.testing.assert_close(round_trip(UNET, z, text, SCHEDULE, until=201, stride=50), z, rtol=1e-12, atol=1e-12)
+    assert seen == [1, 51, 101, 151, 201, 201, 151, 101, 51, 1]

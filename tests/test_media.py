@@ -18,7 +18,6 @@ from anyi2v.media import (
     check_image,
     from_bytes,
     load_image,
-    load_inputs,
     load_placed,
     magnify,
     to_bytes,
@@ -125,16 +124,13 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
             load_image(path)
 
 
-def test_load_inputs_fits_both(tmp_path: Path) -> None:
-    save(tmp_path / "i.png", picture(100, 200))
+def test_tracks_are_placed_as_the_image_is(tmp_path: Path) -> None:
     save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((75, 25, 100, 50),)),)))
-    image, tracks = load_inputs(tmp_path / "i.png", tmp_path / "t.json", 64, 64)
-    assert torch.equal(image, from_bytes(to_bytes(image)))
-    assert tracks.objects[0].boxes == ((16, 16, 32, 32),)
-    assert load_inputs(tmp_path / "i.png", None, 64, 32)[1] == Tracks(64, 32)
-    assert load_inputs(tmp_path / "i.png", tmp_path / "t.json", 64, 64, "pad")[1].objects[0].boxes == (
-        (24, 24, 32, 32),
-    )
+    placed = load_placed(tmp_path / "t.json", plan((200, 100), 64, 64))
+    assert placed.objects[0].boxes == ((16, 16, 32, 32),)
+    assert load_placed(None, plan((200, 100), 64, 32)) == Tracks(64, 32)
+    placed = load_placed(tmp_path / "t.json", plan((200, 100), 64, 64, "pad"))
+    assert placed.objects[0].boxes == ((24, 24, 32, 32),)
 
 
 def test_an_object_that_is_cropped_away_names_the_file(tmp_path: Path) -> None:
@@ -178,10 +174,9 @@ def test_white_stays_white_and_black_black_in_every_mode(tmp_path: Path, mode: s
     assert torch.allclose(load_image(path), as_image(np.repeat(grey[..., None], 3, 2)), atol=2 / 255)
 
 
-def test_load_inputs_gives_the_images_size_to_files_that_do_not_say_it(tmp_path: Path) -> None:
-    save(tmp_path / "i.png", picture(100, 200))
+def test_the_images_size_goes_to_files_that_do_not_say_it(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([[[75, 25], [100, 50], [80, 30], [105, 30]]]))
-    _, tracks = load_inputs(tmp_path / "i.png", tmp_path / "t.npy", 64, 64)
+    tracks = load_placed(tmp_path / "t.npy", plan((200, 100), 64, 64))
     assert tracks == Tracks(64, 64, (Track("object 1", ((16, 16, 32, 32), (32, 16, 48, 32))),))
 
 

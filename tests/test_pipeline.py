@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -273,3 +274,23 @@ def test_a_network_that_gives_nan_is_reported_with_its_step() -> None:
     config = replace(SHORT, inject_hidden=(), inject_query=(), optimise_steps=0)
     with pytest.raises(NumericsError, match=r"step 0 \(timestep 751\)"):
         animate(broken, image(), "a red ball", ONE, config=config)
+
+
+def test_cached_inversion_gives_the_same_video_and_is_skipped(tmp_path: Path) -> None:
+    backbone, image = tiny_backbone(), torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    tracks = Tracks(16, 16, (Track("ball", ((2, 2, 8, 8), (8, 8, 14, 14))),))
+    plain = animate(backbone, image, "a red ball", tracks, config=SHORT)
+    first = animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
+    (entry,) = tmp_path.iterdir()
+    written = entry.stat().st_ino
+    again = animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
+    assert torch.equal(plain.video, first.video)
+    assert torch.equal(plain.video, again.video)
+    assert [path.stat().st_ino for path in tmp_path.iterdir()] == [written]
+    # everything that the features depend on makes another entry
+    animate(backbone, image, "a blue ball", tracks, config=SHORT, cache=tmp_path)
+    animate(backbone, 1 - image, "a red ball", tracks, config=SHORT, cache=tmp_path)
+    animate(backbone, image, "a red ball", tracks, config=replace(SHORT, inversion_timestep=3), cache=tmp_path)
+    backbone.unet.conv_in.weight[0, 0, 0, 0] += 0.1
+    animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5

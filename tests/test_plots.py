@@ -156,3 +156,15 @@ def test_boxes_far_outside_and_of_a_hundredth_pixel_can_be_drawn() -> None:
     far = Tracks(64, 64, (Track("a", (MOVING.boxes[0], (1e300, -1e300, 2e300, 1e299))),))
     assert draw_tracks(torch.zeros(3, 64, 64), far).shape == (3, 256, 256)
     assert overlay_boxes(torch.zeros(3, 3, 64, 64), far).isfinite().all()
+
+
+def test_columns_can_have_titles_instead_of_numbers() -> None:
+    video = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    numbered = contact_sheet({"a": video[:3]}, cell=32)
+    assert np.array_equal(contact_sheet({"a": video[:3]}, cell=32, heads=["1", "2", "3"]), numbered)
+    titled = contact_sheet({"a": video[:3]}, cell=32, heads=["2", "5", "9"])
+    assert titled.shape == numbered.shape
+    assert not np.array_equal(titled, numbered)
+    # titles leave no frame out
+    heads = [str(2 * k) for k in range(10)]
+    assert contact_sheet({"a": video}, cell=32, heads=heads).shape[1] > contact_sheet({"a": video}, cell=32).shape[1]

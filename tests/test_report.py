@@ -44,7 +44,15 @@ def backbone(tmp_path: Path) -> str:
 SHA256 = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
 """Of the bytes "weights", by sha256sum."""
 
-FILES = {"condition.png", "loss.png", "run.json", "sheet.png", "side_by_side.gif", "side_by_side.mp4"} | {
+FILES = {
+    "condition.png",
+    "loss.png",
+    "report.html",
+    "run.json",
+    "sheet.png",
+    "side_by_side.gif",
+    "side_by_side.mp4",
+} | {
     "video.gif",
     "video.mp4",
 }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +21,13 @@ from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anyi2v.backbone.checkpoint import Backbone
+    from anyi2v.pipeline import Result
+    from anyi2v.taps import Taps
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Animate(ConditionFlags):
     """Of the networks; latents and losses are float32 always."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
+    cache: Path | None = None
+    """Folder where inverted images are kept: other tracks on the same image and prompt then need no inversion."""
     overwrite: bool = False
     """Replace a former run in the folder."""
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -69,31 +78,11 @@ class Animate(ConditionFlags):
         """Computes and writes the run; prints where it is and how long it took."""
         if (self.image is None and not self.layer) or self.prompt is None:
             raise InputError("animate needs --image and --prompt, or --repeat run.json")
-        import torch
-
-        from anyi2v import media, report
-        from anyi2v.backbone.checkpoint import load
-        from anyi2v.conditions import load_condition
-        from anyi2v.pipeline import animate
+        from anyi2v import report
+        from anyi2v.taps import no_taps
 
         report.check_out(self.out, overwrite=self.overwrite)
-        if self.repeat:
-            _check_backbone(self.repeat, self.backbone)
-        _prepare_torch(self.device, self.threads)
-        image, fit = load_condition(**self.condition(read_config(self.backbone)))
-        tracks = media.load_placed(self.tracks, fit)
-        result = animate(
-            load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype)),
-            image,
-            self.prompt,
-            tracks,
-            config=self.method,
-            seed=self.seed,
-            frames=self.frames,
-            fps=self.fps,
-            negative_prompt=self.negative_prompt,
-            progress=sys.stderr.isatty(),
-        )
+        _, image, result = self.compute(no_taps)
         report.write_run(
             self.out,
             result,
@@ -104,7 +93,39 @@ class Animate(ConditionFlags):
             overwrite=self.overwrite,
         )
         total = sum(result.timings.values())
-        print(f"{self.out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s")
+        print(f"{self.out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {self.out / 'report.html'}")
+
+    def compute(self, taps: "Taps") -> "tuple[Backbone, Tensor, Result]":
+        """The backbone, the image at the video's size, and the result of the job, watched by `taps`."""
+        import torch
+
+        from anyi2v import media
+        from anyi2v.backbone.checkpoint import load
+        from anyi2v.conditions import load_condition
+        from anyi2v.pipeline import animate
+
+        assert self.prompt is not None
+        if self.repeat:
+            _check_backbone(self.repeat, self.backbone)
+        _prepare_torch(self.device, self.threads)
+        image, fit = load_condition(**self.condition(read_config(self.backbone)))
+        tracks = media.load_placed(self.tracks, fit)
+        backbone = load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype))
+        result = animate(
+            backbone,
+            image,
+            self.prompt,
+            tracks,
+            config=self.method,
+            seed=self.seed,
+            frames=self.frames,
+            fps=self.fps,
+            negative_prompt=self.negative_prompt,
+            cache=self.cache,
+            taps=taps,
+            progress=sys.stderr.isatty(),
+        )
+        return backbone, image, result
 
 
 def _prepare_torch(device: str, threads: int | None) -> None:
@@ -146,24 +167,57 @@ class Demo:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Print what a checkpoint says of itself.
+    """Look inside a finished run, or print what a checkpoint says of itself.
+
+    A run is repeated, and pictures of its features, similarities, masks and inversion are put on its report.html.
 
     Examples:
+    $ anyi2v inspect out
+    $ anyi2v inspect out --layers 2.0 2.1 --steps 0 7 --frames 1 4 8
     $ anyi2v inspect micro
     $ anyi2v inspect animatediff.safetensors --points
     """
 
-    backbone: Annotated[str, tyro.conf.Positional]
-    """Name of a shipped backbone, or a converted .safetensors file."""
+    what: Annotated[str, tyro.conf.Positional]
+    """Folder of a run; or name of a shipped backbone, or a converted .safetensors file."""
     points: bool = False
-    """List every hook point of the UNet with its shape (batch 1, the backbone's own size)."""
+    """Of a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's own size)."""
+    layers: tuple[str, ...] = ()
+    """Of a run: layers like 1.0 (up block 1, layer 0); default: those that the run injects or aligns."""
+    steps: tuple[int, ...] = ()
+    """Of a run: denoising steps, from 0; default: the first, the last optimised one and the last."""
+    frames: tuple[int, ...] = ()
+    """Of a run: frames of the video, from 1; default: 8 of them."""
 
     def run(self) -> None:
-        """Prints configuration and parameter counts, and the hook points if wished."""
-        config = read_config(self.backbone)
+        """Draws the run, or prints the checkpoint's configuration and parameter counts."""
+        if Path(self.what).is_dir():
+            if self.points:
+                raise InputError(f"--points is for checkpoints, but {self.what} is a folder")
+            self._run()
+        elif self.layers or self.steps or self.frames:
+            raise InputError(f"--layers, --steps and --frames are for folders of runs; {self.what} is none")
+        else:
+            self._checkpoint()
+
+    def _run(self) -> None:
+        folder = Path(self.what)
+        if not (folder / "run.json").is_file():
+            raise InputError(f"folder {folder} holds no run: there is no run.json in it")
+        job = repeated(folder / "run.json")
+        from anyi2v.inspection import Recording, select, write_inspection
+
+        known, frames = _points(read_config(job.backbone)), job.frames
+        assert frames is not None  # every record has it
+        chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
+        recording = Recording(chosen, job.method, known)
+        backbone, image, result = job.compute(recording)
+        print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
+
+    def _checkpoint(self) -> None:
+        config = read_config(self.what)
         print(json.dumps(json.loads(config.to_json()), indent=1))
-        others = list(sources(resolve(self.backbone)))[1:]
-        for path in others:
+        for path in list(sources(resolve(self.what)))[1:]:
             print(f"the file holds parts only; the rest is in {path}")
         counts = _parameters(config)
         for part, count in (*counts.items(), ("all", sum(counts.values()))):
@@ -211,7 +265,7 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
     """
     base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
-    default = Animate() if base.repeat is None else _repeated(base.repeat)
+    default = Animate() if base.repeat is None else repeated(base.repeat)
     backbone = base.backbone or default.backbone
     name = base.recipe or default.recipe
     if base.repeat is None or base.recipe or backbone != default.backbone:
@@ -222,8 +276,8 @@ def animate_defaults(args: Sequence[str]) -> Animate:
 _REPEATED = ("prompt", "negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
 
 
-def _repeated(path: Path) -> Animate:
-    """The flags of the run that `path` records."""
+def repeated(path: Path) -> Animate:
+    """The flags of the run that `path` records; raises InputError naming what is unusable."""
     data = read_json(path)
     try:
         values: dict[str, Any] = {key: data[key] for key in _REPEATED}
@@ -233,7 +287,7 @@ def _repeated(path: Path) -> Animate:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     image = path.with_name("condition.png")
-    return Animate(image=image, tracks=path, backbone=backbone, method=method, **values)
+    return Animate(image=image, tracks=path, repeat=path, backbone=backbone, method=method, **values)
 
 
 def _check_backbone(path: Path, backbone: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.files import atomic
-from anyi2v.fit import Fit, Mode, fit_image
+from anyi2v.fit import Fit, fit_image
 from anyi2v.tracks import Tracks, load_tracks
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
@@ -66,17 +66,6 @@ def _pixels(image: Image.Image, path: str | Path, paper: float) -> np.ndarray:
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
     colour, alpha = rgba[..., :3], rgba[..., 3:]
     return colour * alpha + paper * (1 - alpha)
-
-
-def load_inputs(
-    image: str | Path, tracks: str | Path | None, width: int, height: int, mode: Mode = "crop"
-) -> tuple[Float[Tensor, "3 {height} {width}"], Tracks]:
-    """A job's files: the image at the video's size, and the tracks in its pixels (no objects without a file).
-
-    The image is rounded to 8 bit, so that what is computed is what can be kept as a PNG.
-    """
-    pixels, fit = fit_image(load_image(image), width, height, mode)
-    return from_bytes(to_bytes(pixels)), load_placed(tracks, fit)
 
 
 def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:

@@ -1,7 +1,8 @@
 """One job from start to video: encode, invert, optimise and denoise, decode."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,15 +13,17 @@ from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.unet import points
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
-from anyi2v.errors import InputError, NumericsError
+from anyi2v.errors import InputError
+from anyi2v.inversion_cache import cache_key, cached
 from anyi2v.media import check_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
+from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.method.optimisation import optimise_latents
-from anyi2v.taps import Tap, check_names, no_tap
+from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
 
@@ -82,6 +85,8 @@ def animate(
     fps: int | None = None,
     negative_prompt: str = "",
     features: Mapping[str, Tensor] | None = None,
+    cache: Path | None = None,
+    taps: Taps = no_taps,
     progress: bool = False,
 ) -> Result:
     """Animates a condition image along tracks.
@@ -100,11 +105,15 @@ def animate(
         negative_prompt: for the unconditional pass.
         features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
             example with other tracks; spares the inversion.
+        cache: a folder where such features are kept and looked up by everything that they depend on; see
+            `anyi2v.inversion_cache`. Not used while `taps` watch.
+        taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
+            injection; in denoising it sees the unconditional pass too, see `predict_noise`.
         progress: show a bar per stage.
 
     Raises:
         InputError, HookError: before any work, if something about the job is not usable.
-        NumericsError: a value became NaN or infinite.
+        NumericsError: a value became NaN or infinite; the message names stage, step, layer, object and frame.
     """
     config = config or MethodConfig.from_dict(backbone.config.method)
     frames = backbone.config.frames if frames is None else frames
@@ -116,25 +125,28 @@ def animate(
     shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
     crops = None
     if tracks.objects and config.optimise_steps > 0:
-        lattice = (2 * shape[-2], 2 * shape[-1])
-        crops = make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
+        crops = job_crops(backbone, tracks, config)
     stages = Stages(progress=progress, device=backbone.device)
     generator = torch.Generator().manual_seed(seed)
 
     with stages.stage("text"), torch.no_grad():
-        negative, positive = backbone.encode_text([negative_prompt, prompt]).float().split(1)
+        states = backbone.encode_text([negative_prompt, prompt]).float()
+    if not all_finite(states):
+        raise failure("the states of the prompt", "text", dtype=backbone.unet.dtype)
+    negative, positive = states.split(1)
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=generator).to(backbone.device)
     if features is None:
-        features = _features(backbone, image, positive, config, fps, stages, generator)
+        features = _features(backbone, image, positive, config, fps, stages, generator, taps, cache)
+    elif not all_finite(*features.values()):
+        raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
-    z, optimisation = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator)
-    with stages.stage("decode"), torch.no_grad():
-        video = (backbone.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1).cpu()
+    z, done = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps)
+    video = _decoded(backbone, z, stages)
     return Result(
         video=video,
-        masks=_masks(optimisation.masks, crops, (height, width)),
-        losses=optimisation.losses,
+        masks=video_masks(done.masks, crops, (height, width)) if crops and done.masks is not None else [],
+        losses=done.losses,
         timings=stages.seconds,
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -186,24 +198,48 @@ def _features(
     fps: int,
     stages: Stages,
     generator: torch.Generator,
+    taps: Taps,
+    cache: Path | None,
 ) -> dict[str, Tensor]:
     """The features that the injection needs, by inversion; none if nothing is injected."""
     if not _injects(config):
         return {}
     with stages.stage("encode"), torch.no_grad():
         latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
+    if not all_finite(latent):
+        raise failure("the latent of the condition image", "encode", dtype=backbone.unet.dtype)
     schedule, until, stride = backbone.config.schedule, config.inversion_timestep, config.inversion_stride
     names = (*config.inject_hidden, *config.inject_query)
     latent = latent[:, None]
     if config.inversion == "noise":
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         with stages.stage("inversion"):
-            return noise_directly(backbone.unet, latent, text, schedule, names, until=until, noise=noise, fps=fps)
+            return noise_directly(
+                backbone.unet, latent, text, schedule, names, until=until, noise=noise, fps=fps, taps=taps
+            )
     passes = len(inversion_timesteps(schedule, until=until, stride=stride))
-    with stages.stage("inversion"), stages.bar("inversion", passes) as bar:
-        return invert(
-            backbone.unet, latent, text, schedule, names, until=until, stride=stride, fps=fps, report=bar.update
-        )
+
+    def inverted() -> dict[str, Tensor]:
+        with stages.bar("inversion", passes) as bar:
+            unet, report = backbone.unet, bar.update
+            return invert(
+                unet, latent, text, schedule, names, until=until, stride=stride, fps=fps, taps=taps, report=report
+            )
+
+    with stages.stage("inversion"):
+        if cache is None or taps is not no_taps:
+            return inverted()
+        settings = {
+            "schedule": asdict(schedule),
+            "until": until,
+            "stride": stride,
+            "names": sorted(names),
+            "fps": fps,
+            "dtype": str(backbone.dtype),
+            "device": backbone.device.type,
+        }
+        key = cache_key(settings, {"latent": latent, "text": text}, backbone.unet)
+        return cached(cache, key, names, inverted, device=backbone.device)
 
 
 def _injects(config: MethodConfig) -> bool:
@@ -234,6 +270,7 @@ def _denoise(
     fps: int,
     stages: Stages,
     generator: torch.Generator,
+    taps: Taps,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
     unet, done = backbone.unet, _Optimisation()
     iterations = min(config.optimise_steps, config.steps) * config.iterations if crops else 0
@@ -251,25 +288,44 @@ def _denoise(
                         config,
                         generator=generator,
                         fps=fps,
+                        step=i,
+                        taps=taps,
                         report=inner.update,
                     )
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
             with stages.stage("denoising"):
-                tap = injection if i < config.inject_steps else no_tap
-                scale, window = config.guidance_scale, config.window
-                noise = predict_noise(unet, z, t, negative, positive, scale, tap, fps=fps, window=window)
-                z = ddim_step(z, noise, at, to, eta=config.eta, generator=generator)
-                if not z.isfinite().all():
-                    raise NumericsError(f"the latents became NaN or infinite at step {i} (timestep {t})")
+                here, edit = Pass("denoising", t, i), injection if i < config.inject_steps else no_tap
+                scale, window, watch = config.guidance_scale, config.window, taps(here)
+                noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, fps=fps, window=window)
+                z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=generator)
+                if not all_finite(z):
+                    raise failure("the latents", here, culprit=first_bad_layer(noise, watch), dtype=unet.dtype)
             outer.update()
     return z, done
 
 
-def _masks(
-    masks: Float[Tensor, "l o f y x"] | None, crops: Crops | None, size: tuple[int, int]
-) -> list[Float[Tensor, "f h w"]]:
-    """Mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
-    if masks is None or crops is None:
-        return []
+@torch.no_grad()
+def _decoded(backbone: Backbone, z: Float[Tensor, "1 f c h w"], stages: Stages) -> Float[Tensor, "f 3 hh ww"]:
+    """The video; asked for NaN before the clamp, which makes ones of infinities."""
+    with stages.stage("decode"):
+        video = (backbone.vae.decode(z[0]) / 2 + 0.5).cpu()
+    if not all_finite(video):
+        bad = frames_text(~video.isfinite().flatten(1).all(-1))
+        raise failure("the video", "decode", culprit=bad, dtype=backbone.vae.dtype)
+    return video.clamp(0, 1)
+
+
+def job_crops(backbone: Backbone, tracks: Tracks, config: MethodConfig) -> Crops:
+    """Where the boxes lie on the working lattice, on the backbone's device.
+
+    `tracks` are in pixels of the video, with one box per frame, as in `Result.tracks`.
+    """
+    factor, frames = backbone.config.vae.factor, len(tracks.objects[0].boxes)
+    lattice = (2 * (tracks.height // factor), 2 * (tracks.width // factor))
+    return make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
+
+
+def video_masks(masks: Float[Tensor, "l o f y x"], crops: Crops, size: tuple[int, int]) -> list[Float[Tensor, "f h w"]]:
+    """Per object the mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
     canvas = paste(masks.mean(0), crops)
     return list(torch.nn.functional.interpolate(canvas, size=size, mode="nearest").cpu())

@@ -181,7 +181,11 @@ def side_by_side(
 
 
 def contact_sheet(
-    rows: Mapping[str, Float[Tensor, "_ 3 _ _"]], *, columns: int = 8, cell: int = SHORT_SIDE
+    rows: Mapping[str, Float[Tensor, "_ 3 _ _"]],
+    *,
+    columns: int = 8,
+    cell: int = SHORT_SIDE,
+    heads: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "hh ww 3"]:
     """Videos below each other, evenly spaced frames beside each other, with names and frame numbers.
 
@@ -189,11 +193,13 @@ def contact_sheet(
         rows: videos `[f 3 h w]` by name; a video of one frame fills one place.
         columns: frames per row at most; first and last frame are always among them (from two columns on).
         cell: short side of each frame in pixels: smaller ones are enlarged by whole factors first.
+        heads: titles of the columns instead of frame numbers; then nothing is left out.
 
     Raises InputError if there is nothing to show.
     """
     if not rows or columns < 1 or not all(map(len, rows.values())):
         raise InputError("a contact sheet needs at least one column, one row, and one frame in each row")
+    columns = max(columns, len(heads))
     pictures = {
         textwrap.fill(name, 16): [_cell(video[j], cell) for j in _spread(len(video), columns)]
         for name, video in rows.items()
@@ -206,8 +212,8 @@ def contact_sheet(
     height = top + sum(row[0].height + GAP for row in pictures.values())
     sheet = Image.new("RGB", (left + place * len(numbers), height), "white")
     draw = ImageDraw.Draw(sheet)
-    for j, number in enumerate(numbers):
-        draw.text((left + place * j + (place - GAP) / 2, top / 2), str(number + 1), "black", font, anchor="mm")
+    for j, head in enumerate(heads or [str(number + 1) for number in numbers]):
+        draw.text((left + place * j + (place - GAP) / 2, top / 2), head, "black", font, anchor="mm")
     for name, row in pictures.items():
         draw.text((left - GAP, top + row[0].height / 2), name, "black", font, anchor="rm", align="right")
         for j, picture in enumerate(row):

@@ -27,9 +27,7 @@ from anyi2v.plots import (
     overlay_masks,
     side_by_side,
 )
-
-RECORD, CONDITION = "run.json", "condition.png"
-"""The two files that suffice to repeat a run."""
+from anyi2v.report_page import CONDITION, RECORD, write_page
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
@@ -62,7 +60,7 @@ def write_run(
     video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths,
     if there are objects), masks.png (if there are masks), loss.png,
     condition.png (8 bit: give an image of `from_bytes(to_bytes(x))` to be able to repeat the run exactly),
-    run.json (`record`).
+    run.json (`record`), and report.html, which shows all of it on one page.
 
     Args:
         out: the folder; see `check_out`, whose errors are raised.
@@ -82,6 +80,7 @@ def write_run(
         _write_pictures(folder, result, condition)
         data = record(result, backbone=backbone, device=device, dtype=dtype)
         (folder / RECORD).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_page(folder)
         former = folder.with_name(folder.name + ".former")
         if out.exists():
             os.replace(out, former)

@@ -6,6 +6,7 @@ checkpointing replays exactly the same edits. Edits must be out of place: autogr
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -23,6 +24,31 @@ def no_tap(name: str, tensor: Tensor) -> Tensor:
 
 class Stop(Exception):
     """Control flow, not an error: nothing after this point is wanted."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Which pass of the UNet within a job."""
+
+    stage: Literal["inversion", "optimisation", "denoising"]
+    timestep: int
+    step: int | None = None
+    """Denoising step, from 0; the optimisation before a step has its number."""
+    iteration: int | None = None
+    """Of the optimisation, from 0."""
+
+    def __str__(self) -> str:
+        step = f"timestep {self.timestep}" if self.step is None else f"step {self.step} (timestep {self.timestep})"
+        return f"stage {self.stage}, {step}" + ("" if self.iteration is None else f", iteration {self.iteration}")
+
+
+Taps = Callable[[Pass], Tap]
+"""Gives the tap for each pass of a job; it acts after the method's own edits."""
+
+
+def no_taps(at: Pass) -> Tap:
+    """The default: no pass is watched."""
+    return no_tap
 
 
 def chain(*taps: Tap) -> Tap:

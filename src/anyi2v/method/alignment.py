@@ -26,6 +26,10 @@ class Alignment(NamedTuple):
     loss: Float[Tensor, ""]
     masks: Float[Tensor, "l o f y x"]
     """M_j of every layer, object and frame, as crops."""
+    similarities: Float[Tensor, "l o f y x"]
+    """S_j of every layer, object and frame, as crops: what the masks were made from."""
+    errors: Float[Tensor, "l o f"]
+    """What each layer, object and frame adds to the loss, before the division by the overlap; no gradient."""
 
 
 def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
@@ -93,15 +97,17 @@ def align(
         points = [
             _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
         ]
-        masks, weights = _weights(now, points, crops, mask, clustering, first_frame_mask)
-    difference = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)]
-    error = torch.stack(difference).sum(dim=(0, 2, 3, 4))
+        similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
+        masks, weights = _weights(similarities, crops, mask, clustering, first_frame_mask)
+    squares = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)]
+    difference = torch.stack(squares)
+    error = difference.sum(dim=(0, 2, 3, 4))
     overlap = weights.sum(dim=(0, 2, 3, 4))
     if normalise == "all_objects":
         error, overlap = error.sum(), overlap.sum()
     # an object without overlap has no error either: its loss is zero, not 0/0
     loss = (error / torch.where(overlap > 0, overlap, 1.0)).sum()
-    return Alignment(loss, masks)
+    return Alignment(loss, masks, similarities, difference.detach().sum(dim=(3, 4)))
 
 
 def _anchors(
@@ -136,15 +142,13 @@ def _visible_sizes(crops: Crops, axis: int) -> list[list[int]]:
 
 
 def _weights(
-    now: Sequence[Float[Tensor, "o f y x _"]],
-    points: Sequence[Float[Tensor, "o f k _"]],
+    similarities: Float[Tensor, "l o f y x"],
     crops: Crops,
     mask: Mask,
     clustering: Clustering,
     first_frame_mask: FirstFrameMask,
 ) -> tuple[Float[Tensor, "l o f y x"], Float[Tensor, "l o f y x"]]:
     """The masks M_j, and M_1 M_j with frame 1 itself left out, which is compared with nothing."""
-    similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
     masks = with_given(foreground(similarities, crops.valid, clustering), crops)
     carried = first_frame_masks(masks, crops)
     if mask == "none":

@@ -44,6 +44,8 @@ class Maps:
 class Crops:
     """All boxes of a job on the lattice."""
 
+    names: tuple[str, ...]
+    """Of the objects, for messages."""
     lattice: tuple[int, int]
     """Cells (down, across)."""
     boxes: tuple[tuple[tuple[Span, Span], ...], ...]
@@ -122,6 +124,7 @@ def make_crops(
     corners = [track.boxes[0][:2] for track in tracks.objects]
     valid = rows[1][..., None] & cols[1][..., None, :]
     return Crops(
+        names=tuple(track.name for track in tracks.objects),
         lattice=lattice,
         boxes=boxes,
         first=first,

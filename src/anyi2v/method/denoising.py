@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anyi2v.backbone.unet import UNet
 from anyi2v.diffusion import guided
-from anyi2v.taps import Tap, no_tap
+from anyi2v.taps import Tap, chain, no_tap
 
 
 @torch.no_grad()
@@ -19,6 +19,7 @@ def predict_noise(
     scale: float,
     injection: Tap = no_tap,
     *,
+    tap: Tap = no_tap,
     fps: float | None = None,
     window: int | None = None,
 ) -> Float[Tensor, "b f c h w"]:
@@ -26,13 +27,15 @@ def predict_noise(
 
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
-    they are one batch. `fps` and `window` are told to the UNet in both passes.
+    they are one batch. `tap` acts after the injection, on both passes: on the unconditional one first, or on a
+    batch whose second entry is the conditional one. `fps` and `window` are told to the UNet in both passes.
     """
     if scale <= 1:
-        return unet(z, timestep, positive, fps=fps, window=window, tap=injection)
+        return unet(z, timestep, positive, fps=fps, window=window, tap=chain(injection, tap))
     if injection is not no_tap:
-        uncond = unet(z, timestep, negative, fps=fps, window=window)
-        return guided(uncond, unet(z, timestep, positive, fps=fps, window=window, tap=injection), scale)
+        uncond = unet(z, timestep, negative, fps=fps, window=window, tap=tap)
+        cond = unet(z, timestep, positive, fps=fps, window=window, tap=chain(injection, tap))
+        return guided(uncond, cond, scale)
     text = torch.cat([negative, positive])
-    uncond, cond = unet(torch.cat([z, z]), timestep, text, fps=fps, window=window).chunk(2)
+    uncond, cond = unet(torch.cat([z, z]), timestep, text, fps=fps, window=window, tap=tap).chunk(2)
     return guided(uncond, cond, scale)

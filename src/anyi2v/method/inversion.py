@@ -1,6 +1,7 @@
 """Section 3.2: features of the condition image, from its DDIM inversion with the temporal layers off."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,8 @@ from torch import Tensor
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import add_noise, inversion_pairs, level, transport
+from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer
+from anyi2v.taps import Pass, Taps, no_taps
 
 
 def no_report(count: int) -> None:
@@ -26,6 +29,7 @@ def invert(
     until: int,
     stride: int = 1,
     fps: float | None = None,
+    taps: Taps = no_taps,
     report: Callable[[int], object] = no_report,
 ) -> dict[str, Tensor]:
     """The tensors at the hook points `names` in the UNet's pass at timestep `until` (t_alpha).
@@ -42,20 +46,25 @@ def invert(
         until: t_alpha of the paper, a training timestep.
         stride: 1 is the published schedule; larger strides take fewer UNet passes.
         fps: for a UNet that embeds the frame rate: that of the video.
+        taps: gives the tap of each pass.
         report: told how many passes are done, for a progress bar.
 
     Raises:
         InputError: the stride does not lead from 1 to `until`.
         HookError: an unknown name.
+        NumericsError: the latent or a recorded feature is not finite.
     """
     names = tuple(names)
     z = latent
     for t, at, to in inversion_pairs(schedule, until=until, stride=stride):
+        here = Pass("inversion", t)
         if t == until:
-            features = record(unet, names, z, t, text, fps=fps, temporal=False)
+            features = record(unet, names, z, t, text, fps=fps, temporal=False, edit=taps(here))
             report(1)
-            return {name: tensor.detach() for name, tensor in features.items()}
-        z = transport(z, unet(z, t, text, fps=fps, temporal=False), at, to)
+            return _checked(features, unet, z, text, fps, here, taps)
+        before, z = z, transport(z, unet(z, t, text, fps=fps, temporal=False, tap=taps(here)), at, to)
+        if not all_finite(z):
+            raise failure("the latent", here, culprit=_culprit(unet, before, text, fps, here, taps), dtype=unet.dtype)
         report(1)
     raise AssertionError("the schedule ends at `until`")
 
@@ -71,11 +80,51 @@ def noise_directly(
     until: int,
     noise: Float[Tensor, "b 1 c h w"],
     fps: float | None = None,
+    taps: Taps = no_taps,
 ) -> dict[str, Tensor]:
     """The same features of the latent with random noise at the level of t_alpha: one UNet pass, no inversion.
 
     The ablation of the inversion; the noise is not the one that would lead the sampler back to the image.
     """
     z = add_noise(latent, noise, level(schedule, until))
-    features = record(unet, tuple(names), z, until, text, fps=fps, temporal=False)
+    here = Pass("inversion", until)
+    features = record(unet, tuple(names), z, until, text, fps=fps, temporal=False, edit=taps(here))
+    return _checked(features, unet, z, text, fps, here, taps)
+
+
+def _checked(
+    features: Mapping[str, Tensor], unet: UNet, z: Tensor, text: Tensor, fps: float | None, at: Pass, taps: Taps
+) -> dict[str, Tensor]:
+    """Without gradient; raises NumericsError for the first, in the order of the pass, that is not finite."""
+    if not all_finite(*features.values()):
+        culprit = f"{bad_layer(features)}; {_culprit(unet, z, text, fps, at, taps)}"
+        raise failure("a recorded feature", at, culprit=culprit, dtype=unet.dtype)
     return {name: tensor.detach() for name, tensor in features.items()}
+
+
+def _culprit(unet: UNet, z: Tensor, text: Tensor, fps: float | None, at: Pass, taps: Taps) -> str:
+    return first_bad_layer(partial(unet, z, at.timestep, text, fps=fps, temporal=False), taps(at))
+
+
+@torch.no_grad()
+def round_trip(
+    unet: UNet,
+    latent: Float[Tensor, "b 1 c h w"],
+    text: Float[Tensor, "b l d"],
+    schedule: ScheduleConfig,
+    *,
+    until: int,
+    stride: int = 1,
+    fps: float | None = None,
+) -> Float[Tensor, "b 1 c h w"]:
+    """The latent after inversion to the level of timestep `until` and DDIM sampling back along the same steps.
+
+    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    """
+    steps = inversion_pairs(schedule, until=until, stride=stride)
+    z = latent
+    for t, at, to in steps:
+        z = transport(z, unet(z, t, text, fps=fps, temporal=False), at, to)
+    for t, at, to in reversed(steps):
+        z = transport(z, unet(z, t, text, fps=fps, temporal=False), to, at)
+    return z

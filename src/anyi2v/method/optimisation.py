@@ -1,6 +1,7 @@
 """Section 3.3: the latent is optimised so that later frames' features follow frame 1's inside the boxes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.config import MethodConfig
 from anyi2v.errors import NumericsError
-from anyi2v.method.alignment import align, feature_map, reduce
+from anyi2v.method.alignment import Alignment, align, feature_map, reduce
 from anyi2v.method.crops import Crops
+from anyi2v.method.guard import all_finite, bad_errors, bad_map, failure, first_bad_layer, frames_text
 from anyi2v.method.inversion import no_report
-from anyi2v.taps import Tap
+from anyi2v.taps import Pass, Tap, Taps, chain, no_taps
 
 
 class Optimised(NamedTuple):
@@ -35,33 +37,50 @@ def alignment_gradient(
     config: MethodConfig,
     generator: torch.Generator | None = None,
     fps: float | None = None,
+    at: Pass | None = None,
 ) -> tuple[Float[Tensor, "1 f c h w"], Float[Tensor, ""], Float[Tensor, "l o f y x"]]:
     """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
 
-    The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed.
+    The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed. `at` is
+    its place in the job, for messages.
 
     Raises:
-        NumericsError: an aligned feature is not finite.
+        NumericsError: an aligned feature, the loss or its gradient is not finite.
     """
+    at = at or Pass("optimisation", timestep)
     z = z.detach().requires_grad_()
     seen = record(unet, config.align, z, timestep, text, fps=fps, window=config.window, edit=injection)
-    features = [
-        reduce(_finite(name, seen[name], timestep), config.pca_dim, solver=config.pca_solver, generator=generator)
-        for name in config.align
-    ]
-    maps = [crops.maps(*x.shape[1:3]) for x in features]
-    loss, masks = align(
+    found = {name: feature_map(name, seen[name]) for name in config.align}
+    if not all_finite(*found.values()):
+        # before the PCA, whose eigenvalue solver would fail without naming a cause
+        again = partial(unet, z.detach(), timestep, text, fps=fps, window=config.window)
+        first = first_bad_layer(again, injection)
+        raise failure("an aligned feature", at, culprit=f"{bad_map(found, crops)}; {first}", dtype=unet.dtype)
+    made = align_maps(list(found.values()), crops, config, generator)
+    (gradient,) = torch.autograd.grad(made.loss, z)
+    if not all_finite(made.loss, gradient):
+        raise _loss_failure(made, gradient, at, config, crops, unet.dtype)
+    return gradient, made.loss.detach(), made.masks
+
+
+def align_maps(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    crops: Crops,
+    config: MethodConfig,
+    generator: torch.Generator | None = None,
+) -> Alignment:
+    """The alignment of the maps of `config.align`, channels last, under all settings of `config`."""
+    features = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
+    return align(
         features,
         crops,
-        maps,
+        [crops.maps(*x.shape[1:3]) for x in features],
         mask=config.mask,
         clustering=config.clustering,
         first_frame_mask=config.first_frame_mask,
         anchors=config.anchors,
         normalise=config.normalise,
     )
-    (gradient,) = torch.autograd.grad(loss, z)
-    return gradient, loss.detach(), masks
 
 
 def optimise_latents(
@@ -75,24 +94,26 @@ def optimise_latents(
     *,
     generator: torch.Generator | None = None,
     fps: float | None = None,
+    step: int | None = None,
+    taps: Taps = no_taps,
     report: Callable[[int], object] = no_report,
 ) -> Optimised:
     """`config.iterations` AdamW steps on the latents of one timestep.
 
+    `step` is the denoising step that they belong to; `taps` gives the tap of each pass, which acts after the
+    injection.
+
     Raises:
-        NumericsError: an aligned feature, the loss or its gradient is not finite.
+        NumericsError: an aligned feature, the loss, its gradient or the updated latents are not finite.
     """
     losses, masks = [], torch.empty(0)
     z = z.detach().clone()
     optimiser = _adamw(z, config)
     for iteration in range(config.iterations):
-        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, injection, crops, config, generator, fps)
+        at = Pass("optimisation", timestep, step, iteration)
+        edit = chain(injection, taps(at))
+        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, edit, crops, config, generator, fps, at)
         losses.append(loss.item())
-        if not (loss.isfinite() & gradient.isfinite().all()):
-            raise NumericsError(
-                f"the alignment loss or its gradient is not finite (timestep {timestep}, iteration {iteration}, "
-                f"loss {losses[-1]}); try float32 or a lower learning rate than {config.lr}"
-            )
         if config.optimiser_state == "iteration":
             optimiser = _adamw(z, config)
         before = z.clone()
@@ -100,16 +121,19 @@ def optimise_latents(
         optimiser.step()
         if config.remove_update_mean:
             z -= (z - before).mean(dim=(-2, -1), keepdim=True)
+        if not all_finite(z):
+            raise failure("the updated latents", at, culprit=f"lr={config.lr:g}", dtype=unet.dtype)
         report(1)
     return Optimised(z, losses, masks)
 
 
-def _finite(name: str, x: Tensor, timestep: int) -> Float[Tensor, "f h w c"]:
-    """The feature map, checked before the PCA, whose eigenvalue solver would fail without naming a cause."""
-    x = feature_map(name, x)
-    if not x.isfinite().all():
-        raise NumericsError(f"{name} is NaN or infinite at timestep {timestep}; try float32 or a lower learning rate")
-    return x
+def _loss_failure(
+    made: Alignment, gradient: Tensor, at: Pass, config: MethodConfig, crops: Crops, dtype: torch.dtype
+) -> NumericsError:
+    if not all_finite(made.loss):
+        return failure("the alignment loss", at, culprit=bad_errors(made.errors, config.align, crops), dtype=dtype)
+    bad = frames_text(~gradient[0].isfinite().flatten(1).all(-1))
+    return failure("the gradient of the alignment loss", at, culprit=f"{bad} of the latents", dtype=dtype)
 
 
 def _adamw(z: Tensor, config: MethodConfig) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.config import MethodConfig
-from anyi2v.diffusion import inversion_pairs, transport
+from anyi2v.method.inversion import round_trip
 from anyi2v.micro.bench import MODALITIES, START
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
@@ -119,13 +119,8 @@ def reconstruction_error(
 
     No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
     """
-    text, schedule, unet = backbone.encode_text(list(prompts)).float(), backbone.config.schedule, backbone.unet
-    z = latent
-    steps = inversion_pairs(schedule, until=until, stride=stride)
-    for t, at, to in steps:
-        z = transport(z, unet(z, t, text, temporal=False), at, to)
-    for t, at, to in reversed(steps):
-        z = transport(z, unet(z, t, text, temporal=False), to, at)
+    text = backbone.encode_text(list(prompts)).float()
+    z = round_trip(backbone.unet, latent, text, backbone.config.schedule, until=until, stride=stride)
     return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
 
 

@@ -1,0 +1,161 @@
+"""report.html: complete, escaped, self-contained; and in a real browser, where there is one."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
+from anyi2v.media import load_image
+from anyi2v.pipeline import LossRecord
+from anyi2v.report import write_run
+from anyi2v.report_page import GALLERY, loss_curve, write_page
+from anyi2v.tracks import Track, Tracks
+
+from .test_report import CONDITION, result
+
+EVIL = '</h1><script>document.title = "owned"</script><img src="http://example.org/x.png"> & $body "quoted"'
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose every free text is hostile, with a gallery."""
+    folder = tmp_path_factory.mktemp("page")
+    weights = folder / "<b>.safetensors"
+    weights.write_bytes(b"weights")
+    tracks = Tracks(16, 16, (Track(EVIL, ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
+    config = MethodConfig(lr=0.5, align=("<script>",))
+    job = replace(result(), prompt=EVIL, negative_prompt=EVIL, tracks=tracks, config=config)
+    write_run(folder / "run", job, CONDITION, backbone=str(weights), device="<i>cpu</i>")
+    gallery = folder / "run" / GALLERY
+    gallery.parent.mkdir()
+    shutil.copy(folder / "run" / "loss.png", gallery.parent / "a.png")
+    section = {"title": EVIL, "text": EVIL, "pictures": [{"title": EVIL, "text": EVIL, "file": "../../a.png"}]}
+    gallery.write_text(json.dumps({"sections": [section]}))
+    write_page(folder / "run")
+    return folder / "run"
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and checks that what is opened is closed."""
+
+    VOID = ("meta", "img", "rect", "line", "circle", "polyline", "!doctype", "br")
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.text, self.open = "", []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.names |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "poster", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
+    reader = Reader((run / "report.html").read_text())
+    assert reader.links
+    assert all(re.match(r"data:(image/png|video/mp4);base64,[A-Za-z0-9+/=]+$", link) for link in reader.links)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(reader.tags)
+    assert not [name for name in reader.names if name.startswith("on")]
+    page = (run / "report.html").read_text()
+    assert "default-src 'none'" in page
+    assert "url(" not in page and "@import" not in page
+
+
+def test_every_text_is_shown_as_it_is(run: Path) -> None:
+    reader = Reader((run / "report.html").read_text())
+    assert reader.text.count(EVIL) == 8  # title, prompt, negative prompt, object, and four in the gallery
+    assert "<i>cpu</i>" in reader.text
+    assert "<b>.safetensors" in reader.text
+    assert reader.tags.count("i") == len(result().timings)  # the bars
+
+
+def test_the_page_has_it_all(run: Path) -> None:
+    text = Reader((run / "report.html").read_text()).text
+    data = json.loads((run / "run.json").read_text())
+    for expected in (
+        *("anyi2v animate --repeat run.json --out again", "anyi2v inspect .", data["backbone"]["sha256"]),
+        *data["versions"].values(),
+        *data["timings"],
+        *data["method"],
+        *("0.5 instead of 0.01", "6 updates of the latents: from 1 to 0.8", "step 0, iteration 1: 0.9", "seed 3"),
+    ):
+        assert expected in text
+
+
+def test_a_run_without_objects(tmp_path: Path, run: Path) -> None:
+    weights = run.parent / "<b>.safetensors"
+    write_run(tmp_path / "out", result(objects=False), CONDITION, backbone=str(weights))
+    text = Reader((tmp_path / "out" / "report.html").read_text()).text
+    assert "Nothing was optimised." in text
+    assert "the motion left free" in text
+
+
+def test_a_part_that_is_missing_is_named_and_the_page_stays(tmp_path: Path, run: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = (folder / "report.html").read_bytes()
+    (folder / "video.mp4").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*video\.mp4, a part of the run: No such file"):
+        write_page(folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_the_curve_rises_where_the_loss_does() -> None:
+    losses = [vars(LossRecord(0, 9, k, loss)) for k, loss in enumerate((1.0, 4.0, 2.0))]
+    spots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', loss_curve(losses))
+    x, y = ([float(spot[axis]) for spot in spots] for axis in (0, 1))
+    assert x == sorted(x)
+    assert y[1] < y[2] < y[0]
+    zeros = [vars(LossRecord(0, 9, 0, 0.0))]
+    assert "nan" not in loss_curve(zeros)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> list[str]:
+    if BROWSER is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
+    options = ["--headless", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1600"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000", f"--user-data-dir={tmp_path}/p"]
+    options += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    return [BROWSER, *options]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser(run: Path, tmp_path: Path, browser: list[str], scheme: str) -> None:
+    """It is drawn, pictures and all, by a browser that reaches no host; the page's script stays text."""
+    shot, log = tmp_path / "shot.png", tmp_path / "net.json"
+    scheme_flag = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+    command = [*browser, scheme_flag, f"--log-net-log={log}", f"--screenshot={shot}", (run / "report.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    picture = load_image(shot)
+    corner = picture[:, -1, 0].mean()
+    assert (corner > 0.9) if scheme == "light" else (corner < 0.2)
+    # the condition is random pixels; text and lines alone have few colours
+    assert len(picture.flatten(1).unique(dim=1).T) > 500
+    assert "example.org" not in log.read_text()
+    command = [*browser, "--dump-dom", (run / "report.html").as_uri()]
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "<title>&lt;/h1&gt;" in dom
