@@ -30,7 +30,7 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("video.mp4", "video.gif", "side_by_side.mp4", "side_by_side.gif"),
-        *("sheet.png", "masks.png", "loss.png", "condition.png", "run.json", "report.html"),
+        *("sheet.png", "tracks.png", "masks.png", "loss.png", "condition.png", "run.json", "report.html"),
     }
     assert (tmp_path / "demo" / "comparison.png").exists()
 

@@ -1,6 +1,7 @@
 """The trainer: exact resumption, learning rate, what each stage moves, export."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,16 @@ def test_offset_noise_moves_means() -> None:
 
 
 def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
-    run = train.planned(Run("vae", Args(out=tmp_path, processes=1, batch=0.05), 0), minutes=0.1)
+    options = Args(out=tmp_path, processes=1, batch=0.05, vae=0.02)
+    run = train.planned(Run("vae", options, 0))
     assert run.planned >= 1
     assert run.step == 0
+    count, run.step = run.planned, run.planned
+    run.save()
+    assert train.planned(Run("vae", options, 0)).planned == count
+    # more minutes: the stage goes on
+    longer = train.planned(Run("vae", replace(options, vae=0.06), 0))
+    assert (longer.step, longer.planned) == (count, 3 * count)
 
 
 @pytest.mark.parametrize("kind", ["rotary", "factorised"])

@@ -45,7 +45,11 @@ def noise_loss(
     *,
     video: bool,
 ) -> Tensor:
-    """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023)."""
+    """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
+
+    Of videos, predictions at high noise count more, by 1 / sqrt(SNR) below an SNR of one: there the frames agree on
+    where things are, although the error in the noise is smallest there.
+    """
     device = backbone.device
     noise = noise_like(latents, generator).to(device)
     signal = alphas_cumprod(backbone.config.schedule)[timesteps].to(device)[:, None, None, None, None]
@@ -54,6 +58,8 @@ def noise_loss(
     predicted = backbone.unet(z, timesteps.to(device), text, temporal=video)
     snr = (signal / (1 - signal)).flatten()
     weight = 0.8 * snr.clamp(max=5) / snr + 0.2
+    if video:
+        weight = weight * snr.clamp(max=1).rsqrt()
     return (weight * (predicted.float() - noise).square().flatten(1).mean(1)).mean()
 
 

@@ -3,7 +3,8 @@
 Three stages. "images": UNet and text tower on single frames in all modalities. "motion": motion modules on
 clips, everything else frozen, as AnimateDiff does. "vae": the autoencoder. Each stage plans its steps from the
 minutes it is given and the speed it measures, writes a checkpoint every few minutes and resumes from it, and
-its data are a function of the step, so that an interrupted run ends like an uninterrupted one.
+its data are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given
+more minutes than before goes on as if it had been planned so, from the learning rate that then is due.
 """
 
 import json
@@ -144,6 +145,7 @@ class Run:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self.recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
         self.step, self.planned, self.seconds = 0, args.steps or 0, 0.0
+        self.minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
         self.batch = max(1, round(self.recipe.batch * args.batch))
         self._resume()
 
@@ -164,6 +166,8 @@ class Run:
                 a.copy_(average)
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.planned, self.seconds = saved["step"], saved["planned"], saved["seconds"]
+        if self.minutes > saved["minutes"]:  # the stage goes on
+            self.planned = round(self.planned * self.minutes / saved["minutes"])
 
     def save(self) -> None:
         """Writes the checkpoint; only the first process does."""
@@ -174,6 +178,7 @@ class Run:
             "step": self.step,
             "planned": self.planned,
             "seconds": self.seconds,
+            "minutes": self.minutes,
         }
         with atomic(self.file) as temporary:
             torch.save(saved, temporary)
@@ -264,7 +269,7 @@ def export(args: Args) -> Path:
     return path
 
 
-def planned(run: Run, minutes: float) -> Run:
+def planned(run: Run) -> Run:
     """The run with a fixed number of steps, from the speed of ten, which are trained again afterwards."""
     if run.planned:
         return run
@@ -278,7 +283,7 @@ def planned(run: Run, minutes: float) -> Run:
     if run.args.processes > 1:
         dist.all_reduce(seconds)
         seconds /= run.args.processes
-    count = max(1, int(60 * minutes / seconds.item()))
+    count = max(1, int(60 * run.minutes / seconds.item()))
     return Run(run.stage, replace(run.args, steps=count), run.rank)
 
 
@@ -293,8 +298,7 @@ def steps(run: Run) -> Iterator[int]:
 
 def train_stage(stage: Stage, args: Args, rank: int) -> None:
     """Trains one stage to its end, or goes on where it stopped."""
-    minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
-    run = planned(Run(stage, args, rank), minutes)
+    run = planned(Run(stage, args, rank))
     start = saved_at = time.perf_counter()
     before, total, count = run.seconds, 0.0, 0
     for _ in steps(run):
