@@ -15,7 +15,9 @@ from PIL import Image
 from anyi2v import cli
 from anyi2v.backbone.checkpoint import build, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.cli_animate import REPEATED
 from anyi2v.config import RECIPES, MethodConfig
+from anyi2v.media import load_image
 from anyi2v.tracks import Track, Tracks, save_tracks
 
 METHOD = {"steps": 3, "inversion_stride": 100, "pca_dim": 4, "iterations": 1, "optimise_steps": 1, "patch": 2}
@@ -135,7 +137,7 @@ def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path)
     path.write_text(json.dumps(record))
     job = parse_animate("--repeat", str(path), "--prompt", "c")
     assert (job.image, job.tracks, job.backbone) == (tmp_path / "condition.png", path, backbone)
-    assert (job.prompt, job.negative_prompt, job.seed, job.threads) == ("c", "b", 4, 1)
+    assert (job.prompt, job.negative_prompt, job.seed, job.threads) == (("c",), "b", 4, 1)
     assert job.method == MethodConfig(lr=0.5)
     other = parse_animate("--repeat", str(path), "--recipe", "official")
     assert other.method == dataclasses.replace(MethodConfig.official(), **METHOD)
@@ -203,6 +205,53 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
+def test_every_prompt_has_a_run_and_finished_ones_are_kept(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    job = [*flags(files, out), "--prompt", "a red red"]
+    assert cli.main(job) == 0
+    assert "all prompts beside each other" in capsys.readouterr().out
+    first, second = sorted(path for path in out.iterdir() if path.is_dir())
+    assert (first.name, second.name) == ("01-a-red", "02-a-red-red")
+    assert load_image(out / "prompts.png").shape[0] == 3
+    prompts = [json.loads((folder / "run.json").read_text())["prompt"] for folder in (first, second)]
+    assert prompts == ["a red", "a red red"]
+    alone = tmp_path / "alone"
+    assert cli.main([*flags(files, alone)]) == 0
+    assert (alone / "video.mp4").read_bytes() == (first / "video.mp4").read_bytes()
+    # a third prompt: only its run is new
+    before = (first / "run.json").stat().st_ino
+    assert cli.main([*job, "--prompt", "a a"]) == 0
+    assert (first / "run.json").stat().st_ino == before
+    assert (out / "03-a-a" / "report.html").exists()
+    # each can be repeated, with another prompt too
+    again = ["animate", "--repeat", str(second / "run.json"), "--out", str(tmp_path / "again")]
+    assert cli.main(again) == 0
+    assert (second / "video.mp4").read_bytes() == (tmp_path / "again" / "video.mp4").read_bytes()
+    assert cli.main([*again, "--prompt", "a a", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["prompt"] == "a a"
+    capsys.readouterr()
+    assert cli.main([*job, "--prompt", "a red"]) == 2
+    assert "prompt 'a red' is there twice" in capsys.readouterr().err
+    assert cli.main([*job[:-2], "--prompt", "a blue ball", "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_long_prompts_are_refused_or_cut_with_a_notice(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = " ".join(["a red"] * 40)
+    job = flags(files, tmp_path / "out", prompt=long)
+    assert cli.main(job) == 2
+    assert "82 tokens, begin and end included, but the text tower takes at most" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*job, "--truncate-prompt"]) == 0
+    assert "prompt too long: '" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "out" / "run.json").read_text())["prompt"]
+    assert long.startswith(kept) and kept != long
+
+
 def test_image_and_prompt_are_needed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["animate", "--backbone", str(files / "tiny.safetensors")]) == 2
     assert "animate needs --image and --prompt, or --repeat run.json" in capsys.readouterr().err
@@ -212,9 +261,9 @@ def test_image_and_prompt_are_needed(files: Path, capsys: pytest.CaptureFixture[
     ("record", "message"),
     [
         ({}, "is not the record of a run: KeyError('prompt')"),
-        ({key: 0 for key in cli._REPEATED} | {"backbone": 3}, "is not the record of a run: TypeError"),
+        ({key: 0 for key in ("prompt", *REPEATED)} | {"backbone": 3}, "is not the record of a run: TypeError"),
         (
-            {key: 0 for key in cli._REPEATED} | {"backbone": {"name": "micro"}, "method": {"lrr": 1}},
+            {key: 0 for key in ("prompt", *REPEATED)} | {"backbone": {"name": "micro"}, "method": {"lrr": 1}},
             "run.json: the method has no setting 'lrr'; the closest are lr,",
         ),
     ],

@@ -25,6 +25,7 @@ FLOORS = (
     ("inspection",),
     ("micro",),
     ("cli_bench", "cli_condition", "cli_tracks"),
+    ("cli_animate",),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package."""

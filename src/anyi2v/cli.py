@@ -6,140 +6,20 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, resolve, sources
+from anyi2v.cli_animate import Animate, animate_defaults, repeated
 from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling, BenchStages
-from anyi2v.cli_condition import Condition, ConditionFlags
+from anyi2v.cli_condition import Condition
 from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
-from anyi2v.config import MethodConfig, recipe
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, InputError
-from anyi2v.files import read_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from anyi2v.backbone.checkpoint import Backbone
-    from anyi2v.pipeline import Result
-    from anyi2v.taps import Taps
-
-
-@dataclass(frozen=True)
-class Animate(ConditionFlags):
-    """Animate a condition image along tracks.
-
-    Examples:
-    $ anyi2v animate --image edges.png --prompt "a red circle on a navy background" --tracks tracks.json
-    $ anyi2v animate --image edges.png --prompt "a blue star" --recipe official --method.lr 0.02 --out star
-    $ anyi2v animate --repeat star/run.json --out again
-    """
-
-    prompt: str | None = None
-    """What the video shows. Needed unless --repeat is given."""
-    tracks: Path | None = None
-    """File with boxes or paths over time: ours, AnyI2V's or of six other projects; see `anyi2v tracks check`.
-    Without it nothing is moved."""
-    out: Path = Path("out")
-    """Folder for video, pictures and run.json."""
-    backbone: str = "micro"
-    """Name of a shipped backbone, or a converted .safetensors file."""
-    recipe: Literal["paper", "official"] = "paper"
-    """Preset of all --method flags: the paper's equations, or the published code."""
-    repeat: Path | None = None
-    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it."""
-    seed: int = 0
-    """Of the initial noise; equal seed, device and threads give equal bytes."""
-    frames: int | None = None
-    """Frames of the video; None: the backbone's."""
-    fps: int | None = None
-    """Frames per second of the video; None: the backbone's. Some backbones move differently for it."""
-    negative_prompt: str = ""
-    """What the video does not show."""
-    device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the networks; latents and losses are float32 always."""
-    threads: int | None = None
-    """CPU threads; None: PyTorch's choice."""
-    cache: Path | None = None
-    """Folder where inverted images are kept: other tracks on the same image and prompt then need no inversion."""
-    overwrite: bool = False
-    """Replace a former run in the folder."""
-    method: MethodConfig = field(default_factory=MethodConfig)
-    """Settings of the method. Where two ways are named, the first is the paper's."""
-
-    def run(self) -> None:
-        """Computes and writes the run; prints where it is and how long it took."""
-        if (self.image is None and not self.layer) or self.prompt is None:
-            raise InputError("animate needs --image and --prompt, or --repeat run.json")
-        from anyi2v import report
-        from anyi2v.taps import no_taps
-
-        report.check_out(self.out, overwrite=self.overwrite)
-        _, image, result = self.compute(no_taps)
-        report.write_run(
-            self.out,
-            result,
-            image,
-            backbone=self.backbone,
-            device=self.device,
-            dtype=self.dtype,
-            overwrite=self.overwrite,
-        )
-        total = sum(result.timings.values())
-        print(f"{self.out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {self.out / 'report.html'}")
-
-    def compute(self, taps: "Taps") -> "tuple[Backbone, Tensor, Result]":
-        """The backbone, the image at the video's size, and the result of the job, watched by `taps`."""
-        import torch
-
-        from anyi2v import media
-        from anyi2v.backbone.checkpoint import load
-        from anyi2v.conditions import load_condition
-        from anyi2v.pipeline import animate
-
-        assert self.prompt is not None
-        if self.repeat:
-            _check_backbone(self.repeat, self.backbone)
-        _prepare_torch(self.device, self.threads)
-        image, fit = load_condition(**self.condition(read_config(self.backbone)))
-        tracks = media.load_placed(self.tracks, fit)
-        backbone = load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype))
-        result = animate(
-            backbone,
-            image,
-            self.prompt,
-            tracks,
-            config=self.method,
-            seed=self.seed,
-            frames=self.frames,
-            fps=self.fps,
-            negative_prompt=self.negative_prompt,
-            cache=self.cache,
-            taps=taps,
-            progress=sys.stderr.isatty(),
-        )
-        return backbone, image, result
-
-
-def _prepare_torch(device: str, threads: int | None) -> None:
-    """Raises InputError if there is no such device, or for a number of threads below 1."""
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads {threads} is not allowed; it must be at least 1")
-        torch.set_num_threads(threads)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -211,7 +91,7 @@ class Inspect:
         assert frames is not None  # every record has it
         chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
         recording = Recording(chosen, job.method, known)
-        backbone, image, result = job.compute(recording)
+        ((backbone, image, result),) = job.results(job.prompt, recording)
         print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
 
     def _checkpoint(self) -> None:
@@ -247,59 +127,6 @@ def _points(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
     factor = config.vae.factor
     size = {"height": config.height // factor, "width": config.width // factor}
     return points(unet, frames=config.frames, **size)
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The flags that decide the defaults of others."""
-
-    backbone: str | None = None
-    recipe: Literal["paper", "official"] | None = None
-    repeat: Path | None = None
-
-
-def animate_defaults(args: Sequence[str]) -> Animate:
-    """The defaults of `anyi2v animate` under the --backbone, --recipe and --repeat among `args`.
-
-    With --repeat, its values hold, except for the method where --recipe or another --backbone is asked for.
-    Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
-    """
-    base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
-    default = Animate() if base.repeat is None else repeated(base.repeat)
-    backbone = base.backbone or default.backbone
-    name = base.recipe or default.recipe
-    if base.repeat is None or base.recipe or backbone != default.backbone:
-        default = replace(default, method=recipe(name, read_config(backbone).method))
-    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat)
-
-
-_REPEATED = ("prompt", "negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
-
-
-def repeated(path: Path) -> Animate:
-    """The flags of the run that `path` records; raises InputError naming what is unusable."""
-    data = read_json(path)
-    try:
-        values: dict[str, Any] = {key: data[key] for key in _REPEATED}
-        backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not the record of a run: {error!r}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    image = path.with_name("condition.png")
-    return Animate(image=image, tracks=path, repeat=path, backbone=backbone, method=method, **values)
-
-
-def _check_backbone(path: Path, backbone: str) -> None:
-    """Raises InputError if run `path` used this backbone, but its file was another one then."""
-    from anyi2v.report import sha256
-
-    former = read_json(path)["backbone"]
-    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
-        raise InputError(
-            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
-            f"{former['sha256']}); find that one, or start a new run without --repeat"
-        )
 
 
 COMMANDS: dict[str, Any] = {

@@ -4,19 +4,22 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.header import SHIPPED, resolve
 from anyi2v.errors import InputError
-from anyi2v.files import atomic
-from anyi2v.media import write_image, write_video
+from anyi2v.files import atomic, read_json
+from anyi2v.media import from_bytes, write_image, write_video
 from anyi2v.pipeline import Result
 from anyi2v.plots import (
     contact_sheet,
@@ -43,6 +46,42 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise InputError(f"folder {out} holds other things than a run; give a new or empty one")
     if not overwrite:
         raise InputError(f"folder {out} holds a run; use --overwrite to replace it, or give another")
+
+
+def check_sweep(out: Path, prompts: Sequence[str], *, overwrite: bool) -> dict[Path, str]:
+    """The folders below `out` that are still to be made, and their prompts.
+
+    Raises InputError for a prompt that is there twice, and as `check_out` for a folder that holds something else
+    than a finished run of its prompt.
+    """
+    if len(set(prompts)) < len(prompts):
+        twice = next(prompt for prompt in prompts if list(prompts).count(prompt) > 1)
+        raise InputError(f"prompt {twice!r} is there twice; each prompt has a folder of its own")
+    if out.is_file() or (out / RECORD).exists():
+        raise InputError(f"{out} is a file or a run; several prompts need a folder for their runs")
+    missing = {}
+    for folder, prompt in sweep_folders(out, prompts).items():
+        finished = (folder / RECORD).is_file() and read_json(folder / RECORD).get("prompt") == prompt
+        if overwrite or not finished:
+            check_out(folder, overwrite=overwrite)
+            missing[folder] = prompt
+    return missing
+
+
+def sweep_folders(out: Path, prompts: Sequence[str]) -> dict[Path, str]:
+    """A folder per prompt, named by number and words."""
+    slugs = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt" for prompt in prompts)
+    return {out / f"{i:02}-{slug}": prompt for i, (slug, prompt) in enumerate(zip(slugs, prompts, strict=True), 1)}
+
+
+def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
+    """The videos of all prompts below each other in one picture; returns its path."""
+    rows = {}
+    for folder, prompt in sweep_folders(out, prompts).items():
+        frames = iio.imread(folder / "video.mp4", plugin="FFMPEG")
+        rows[prompt] = torch.stack([from_bytes(frame) for frame in frames])
+    write_image(out / "prompts.png", contact_sheet(rows))
+    return out / "prompts.png"
 
 
 def write_run(

@@ -71,20 +71,35 @@ def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """
+    rows = []
+    for prompt in prompts:
+        ids = _ids(config, prompt)
+        if len(ids) > config.length:
+            _, cut = shortened(config, prompt)
+            raise InputError(
+                f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text tower takes "
+                f"at most {config.length}: {_shorten(cut)!r} is too much; shorten it"
+            )
+        rows.append(ids + [0 if config.pad_zero else ids[-1]] * (config.length - len(ids)))
+    return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
+
+
+def shortened(config: TextConfig, prompt: str) -> tuple[str, str]:
+    """The longest beginning of whole words that the text tower takes, and the rest of the prompt."""
+    words = prompt.split()
+    if len(_ids(config, prompt)) <= config.length:
+        return prompt, ""
+    kept = max(n for n in range(len(words)) if len(_ids(config, " ".join(words[:n]))) <= config.length)
+    return " ".join(words[:kept]), " ".join(words[kept:])
+
+
+def _ids(config: TextConfig, prompt: str) -> list[int]:
+    """The tokens of one prompt, begin and end included."""
     if config.words is None:
         encode, begin, end = _byte_pairs()
     else:
         encode, begin, end = functools.partial(_whole_words, config.words), 1, 2
-    rows = []
-    for prompt in prompts:
-        ids = [begin, *encode(prompt), end]
-        if len(ids) > config.length:
-            raise InputError(
-                f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text "
-                f"tower takes at most {config.length}; shorten it"
-            )
-        rows.append(ids + [0 if config.pad_zero else end] * (config.length - len(ids)))
-    return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
+    return [begin, *encode(prompt), end]
 
 
 def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:

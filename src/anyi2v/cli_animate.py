@@ -1,0 +1,211 @@
+"""`anyi2v animate`: its flags, their defaults, and what it does. Free of torch until it runs."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from anyi2v.backbone.header import read_config, resolve
+from anyi2v.cli_condition import ConditionFlags
+from anyi2v.config import MethodConfig, recipe
+from anyi2v.errors import InputError
+from anyi2v.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anyi2v.backbone.checkpoint import Backbone
+    from anyi2v.pipeline import Result
+    from anyi2v.taps import Taps
+
+
+@dataclass(frozen=True)
+class Animate(ConditionFlags):
+    """Animate a condition image along tracks.
+
+    Examples:
+    $ anyi2v animate --image edges.png --prompt "a red circle on a navy background" --tracks tracks.json
+    $ anyi2v animate --image edges.png --prompt "a blue star" --recipe official --method.lr 0.02 --out star
+    $ anyi2v animate --image edges.png --prompt "a blue star" --prompt "a red star" --out sweep
+    $ anyi2v animate --repeat star/run.json --out again
+    """
+
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What the video shows. Needed unless --repeat is given. May be repeated: then each prompt has a run of its own in
+    a folder below --out, and those that are there already are not made again."""
+    truncate_prompt: bool = False
+    """Cut prompts that are too long for the text tower, instead of refusing them; what is cut is printed."""
+    tracks: Path | None = None
+    """File with boxes or paths over time: ours, AnyI2V's or of six other projects; see `anyi2v tracks check`.
+    Without it nothing is moved."""
+    out: Path = Path("out")
+    """Folder for video, pictures and run.json."""
+    backbone: str = "micro"
+    """Name of a shipped backbone, or a converted .safetensors file."""
+    recipe: Literal["paper", "official"] = "paper"
+    """Preset of all --method flags: the paper's equations, or the published code."""
+    repeat: Path | None = None
+    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it."""
+    seed: int = 0
+    """Of the initial noise; equal seed, device and threads give equal bytes."""
+    frames: int | None = None
+    """Frames of the video; None: the backbone's."""
+    fps: int | None = None
+    """Frames per second of the video; None: the backbone's. Some backbones move differently for it."""
+    negative_prompt: str = ""
+    """What the video does not show."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the networks; latents and losses are float32 always."""
+    threads: int | None = None
+    """CPU threads; None: PyTorch's choice."""
+    cache: Path | None = None
+    """Folder where inverted images are kept: other tracks on the same image and prompt then need no inversion."""
+    overwrite: bool = False
+    """Replace a former run in the folder."""
+    method: MethodConfig = field(default_factory=MethodConfig)
+    """Settings of the method. Where two ways are named, the first is the paper's."""
+
+    def run(self) -> None:
+        """Computes and writes the runs; prints where they are and how long they took."""
+        if (self.image is None and not self.layer) or not self.prompt:
+            raise InputError("animate needs --image and --prompt, or --repeat run.json")
+        from anyi2v import report
+        from anyi2v.taps import no_taps
+
+        if len(self.prompt) == 1:
+            report.check_out(self.out, overwrite=self.overwrite)
+            folders = {self.out: self.prompt[0]}
+        else:
+            folders = report.check_sweep(self.out, self.prompt, overwrite=self.overwrite)
+        for out, (_, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
+            flags = {"backbone": self.backbone, "device": self.device, "dtype": self.dtype}
+            report.write_run(out, result, image, **flags, overwrite=self.overwrite)
+            total = sum(result.timings.values())
+            print(f"{out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+        if len(self.prompt) > 1:
+            print(f"all prompts beside each other: {report.write_sweep(self.out, self.prompt)}")
+
+    def results(self, prompts: Sequence[str], taps: "Taps") -> "Iterator[tuple[Backbone, Tensor, Result]]":
+        """For each prompt the networks, the image at the video's size, and the result of the job watched by `taps`."""
+        if not prompts:
+            return
+        import torch
+
+        from anyi2v import media
+        from anyi2v.backbone.checkpoint import load
+        from anyi2v.backbone.text import tokenize
+        from anyi2v.conditions import load_condition
+        from anyi2v.pipeline import animate
+
+        if self.repeat:
+            _check_backbone(self.repeat, self.backbone)
+        _prepare_torch(self.device, self.threads)
+        config = read_config(self.backbone)
+        prompts = [self._fitting(prompt) for prompt in prompts]
+        tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
+        image, fit = load_condition(**self.condition(config))
+        tracks = media.load_placed(self.tracks, fit)
+        backbone = load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype))
+        for prompt in prompts:
+            result = animate(
+                backbone,
+                image,
+                prompt,
+                tracks,
+                config=self.method,
+                seed=self.seed,
+                frames=self.frames,
+                fps=self.fps,
+                negative_prompt=self.negative_prompt,
+                cache=self.cache,
+                taps=taps,
+                progress=sys.stderr.isatty(),
+            )
+            yield backbone, image, result
+
+    def _fitting(self, prompt: str) -> str:
+        """The prompt, or what the text tower takes of it."""
+        if not self.truncate_prompt:
+            return prompt
+        from anyi2v.backbone.text import shortened
+
+        kept, cut = shortened(read_config(self.backbone).text, prompt)
+        if cut:
+            print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
+        return kept
+
+
+def _prepare_torch(device: str, threads: int | None) -> None:
+    """Raises InputError if there is no such device, or for a number of threads below 1."""
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads {threads} is not allowed; it must be at least 1")
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The flags that decide the defaults of others."""
+
+    backbone: str | None = None
+    recipe: Literal["paper", "official"] | None = None
+    repeat: Path | None = None
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+
+
+def animate_defaults(args: Sequence[str]) -> Animate:
+    """The defaults of `anyi2v animate` under the --backbone, --recipe and --repeat among `args`.
+
+    With --repeat, its values hold, except for the method where --recipe or another --backbone is asked for.
+    Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
+    """
+    base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
+    default = Animate() if base.repeat is None else repeated(base.repeat)
+    backbone = base.backbone or default.backbone
+    name = base.recipe or default.recipe
+    if base.repeat is None or base.recipe or backbone != default.backbone:
+        default = replace(default, method=recipe(name, read_config(backbone).method))
+    # given prompts are added to the default's, but shall replace it
+    prompt = () if base.prompt else default.prompt
+    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt)
+
+
+REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
+
+
+def repeated(path: Path) -> Animate:
+    """The flags of the run that `path` records; raises InputError naming what is unusable."""
+    data = read_json(path)
+    try:
+        prompt = (str(data["prompt"]),)
+        values: dict[str, Any] = {key: data[key] for key in REPEATED}
+        backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a run: {error!r}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    image = path.with_name("condition.png")
+    return Animate(image=image, prompt=prompt, tracks=path, repeat=path, backbone=backbone, method=method, **values)
+
+
+def _check_backbone(path: Path, backbone: str) -> None:
+    """Raises InputError if run `path` used this backbone, but its file was another one then."""
+    from anyi2v.report import sha256
+
+    former = read_json(path)["backbone"]
+    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
+        raise InputError(
+            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
+            f"{former['sha256']}); find that one, or start a new run without --repeat"
+        )
