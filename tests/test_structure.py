@@ -19,7 +19,7 @@ FLOORS = (
     ("backbone",),
     ("method",),
     ("plots", "feature_pictures"),
-    ("pipeline",),
+    ("pipeline", "memory"),
     ("report_page",),
     ("report",),
     ("inspection",),

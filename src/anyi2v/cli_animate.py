@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +64,8 @@ class Animate(ConditionFlags):
     """Of the networks; latents and losses are float32 always."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
+    low_memory: bool = False
+    """Take less memory and more time. Chosen by itself where the job would not fit otherwise."""
     cache: Path | None = None
     """Folder where inverted images are kept: other tracks on the same image and prompt then need no inversion."""
     overwrite: bool = False
@@ -110,6 +113,7 @@ class Animate(ConditionFlags):
         tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
         image, fit = load_condition(**self.condition(config))
         tracks = media.load_placed(self.tracks, fit)
+        low_memory = self._low_memory(image)
         backbone = load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype))
         for prompt in prompts:
             result = animate(
@@ -123,10 +127,44 @@ class Animate(ConditionFlags):
                 fps=self.fps,
                 negative_prompt=self.negative_prompt,
                 cache=self.cache,
+                low_memory=low_memory,
                 taps=taps,
                 progress=sys.stderr.isatty(),
             )
             yield backbone, image, result
+
+    def _low_memory(self, image: "Tensor") -> bool:
+        """Prints the memory that the job will need; whether to run it with little, as asked for or because it must.
+
+        Raises what `check_job` does, and ResourceError if the job does not fit at all.
+        """
+        import torch
+
+        from anyi2v.backbone.checkpoint import build
+        from anyi2v.memory import available, fitting, gib, predict
+        from anyi2v.pipeline import check_job
+
+        config = read_config(self.backbone)
+        frames = config.frames if self.frames is None else self.frames
+        with torch.device("meta"):
+            shadow = build(config)
+        check_job(shadow, image, self.method, frames, config.fps if self.fps is None else self.fps)
+        job = partial(
+            predict,
+            config,
+            self.method,
+            frames=frames,
+            height=image.shape[1],
+            width=image.shape[2],
+            dtype=getattr(torch, self.dtype),
+            device=self.device,
+        )
+        modes = (True,) if self.low_memory else (False, True)
+        free = available(self.device)
+        low_memory, needed = fitting(free, {mode: partial(job, low_memory=mode) for mode in modes})
+        note = " in low-memory mode" if low_memory else ""
+        print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}", file=sys.stderr)
+        return low_memory
 
     def _fitting(self, prompt: str) -> str:
         """The prompt, or what the text tower takes of it."""

@@ -86,6 +86,7 @@ def animate(
     negative_prompt: str = "",
     features: Mapping[str, Tensor] | None = None,
     cache: Path | None = None,
+    low_memory: bool = False,
     taps: Taps = no_taps,
     progress: bool = False,
 ) -> Result:
@@ -107,6 +108,9 @@ def animate(
             example with other tracks; spares the inversion.
         cache: a folder where such features are kept and looked up by everything that they depend on; see
             `anyi2v.inversion_cache`. Not used while `taps` watch.
+        low_memory: layers are computed again on the way back of the optimisation, the passes of the guidance come one
+            after the other, and frames are decoded one by one: about half the memory for a third more time. The
+            results differ by rounding. See `anyi2v.memory.predict`.
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
             injection; in denoising it sees the unconditional pass too, see `predict_noise`.
         progress: show a bar per stage.
@@ -141,8 +145,10 @@ def animate(
     elif not all_finite(*features.values()):
         raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
-    z, done = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps)
-    video = _decoded(backbone, z, stages)
+    z, done = _denoise(
+        backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps, low_memory
+    )
+    video = _decoded(backbone, z, stages, low_memory)
     return Result(
         video=video,
         masks=video_masks(done.masks, crops, (height, width)) if crops and done.masks is not None else [],
@@ -271,6 +277,7 @@ def _denoise(
     stages: Stages,
     generator: torch.Generator,
     taps: Taps,
+    low_memory: bool,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
     unet, done = backbone.unet, _Optimisation()
     iterations = min(config.optimise_steps, config.steps) * config.iterations if crops else 0
@@ -290,13 +297,15 @@ def _denoise(
                         fps=fps,
                         step=i,
                         taps=taps,
+                        checkpoint=low_memory,
                         report=inner.update,
                     )
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
             with stages.stage("denoising"):
                 here, edit = Pass("denoising", t, i), injection if i < config.inject_steps else no_tap
-                scale, window, watch = config.guidance_scale, config.window, taps(here)
-                noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, fps=fps, window=window)
+                options = {"fps": fps, "window": config.window, "together": not low_memory}
+                scale, watch = config.guidance_scale, taps(here)
+                noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, **options)
                 z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=generator)
                 if not all_finite(z):
                     raise failure("the latents", here, culprit=first_bad_layer(noise, watch), dtype=unet.dtype)
@@ -305,10 +314,12 @@ def _denoise(
 
 
 @torch.no_grad()
-def _decoded(backbone: Backbone, z: Float[Tensor, "1 f c h w"], stages: Stages) -> Float[Tensor, "f 3 hh ww"]:
+def _decoded(
+    backbone: Backbone, z: Float[Tensor, "1 f c h w"], stages: Stages, low_memory: bool
+) -> Float[Tensor, "f 3 hh ww"]:
     """The video; asked for NaN before the clamp, which makes ones of infinities."""
     with stages.stage("decode"):
-        video = (backbone.vae.decode(z[0]) / 2 + 0.5).cpu()
+        video = (backbone.vae.decode(z[0], chunk=1 if low_memory else 8) / 2 + 0.5).cpu()
     if not all_finite(video):
         bad = frames_text(~video.isfinite().flatten(1).all(-1))
         raise failure("the video", "decode", culprit=bad, dtype=backbone.vae.dtype)

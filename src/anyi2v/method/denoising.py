@@ -22,17 +22,19 @@ def predict_noise(
     tap: Tap = no_tap,
     fps: float | None = None,
     window: int | None = None,
+    together: bool = True,
 ) -> Float[Tensor, "b f c h w"]:
     """Classifier-free guidance; the injection acts on the conditional pass only.
 
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
-    they are one batch. `tap` acts after the injection, on both passes: on the unconditional one first, or on a
-    batch whose second entry is the conditional one. `fps` and `window` are told to the UNet in both passes.
+    they are one batch, unless `together` is False, which saves memory. `tap` acts after the injection, on both
+    passes: on the unconditional one first, or on a batch whose second entry is the conditional one. `fps` and
+    `window` are told to the UNet in both passes.
     """
     if scale <= 1:
         return unet(z, timestep, positive, fps=fps, window=window, tap=chain(injection, tap))
-    if injection is not no_tap:
+    if injection is not no_tap or not together:
         uncond = unet(z, timestep, negative, fps=fps, window=window, tap=tap)
         cond = unet(z, timestep, positive, fps=fps, window=window, tap=chain(injection, tap))
         return guided(uncond, cond, scale)

@@ -38,18 +38,21 @@ def alignment_gradient(
     generator: torch.Generator | None = None,
     fps: float | None = None,
     at: Pass | None = None,
+    checkpoint: bool = False,
 ) -> tuple[Float[Tensor, "1 f c h w"], Float[Tensor, ""], Float[Tensor, "l o f y x"]]:
     """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
 
     The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed. `at` is
-    its place in the job, for messages.
+    its place in the job, for messages. With `checkpoint`, layers are computed again on the way back instead of kept.
 
     Raises:
         NumericsError: an aligned feature, the loss or its gradient is not finite.
     """
     at = at or Pass("optimisation", timestep)
     z = z.detach().requires_grad_()
-    seen = record(unet, config.align, z, timestep, text, fps=fps, window=config.window, edit=injection)
+    seen = record(
+        unet, config.align, z, timestep, text, fps=fps, window=config.window, edit=injection, checkpoint=checkpoint
+    )
     found = {name: feature_map(name, seen[name]) for name in config.align}
     if not all_finite(*found.values()):
         # before the PCA, whose eigenvalue solver would fail without naming a cause
@@ -96,12 +99,13 @@ def optimise_latents(
     fps: float | None = None,
     step: int | None = None,
     taps: Taps = no_taps,
+    checkpoint: bool = False,
     report: Callable[[int], object] = no_report,
 ) -> Optimised:
     """`config.iterations` AdamW steps on the latents of one timestep.
 
     `step` is the denoising step that they belong to; `taps` gives the tap of each pass, which acts after the
-    injection.
+    injection. With `checkpoint`, layers are computed again on the way back, which takes time and saves memory.
 
     Raises:
         NumericsError: an aligned feature, the loss, its gradient or the updated latents are not finite.
@@ -112,7 +116,9 @@ def optimise_latents(
     for iteration in range(config.iterations):
         at = Pass("optimisation", timestep, step, iteration)
         edit = chain(injection, taps(at))
-        gradient, loss, masks = alignment_gradient(unet, z, timestep, text, edit, crops, config, generator, fps, at)
+        gradient, loss, masks = alignment_gradient(
+            unet, z, timestep, text, edit, crops, config, generator, fps, at, checkpoint
+        )
         losses.append(loss.item())
         if config.optimiser_state == "iteration":
             optimiser = _adamw(z, config)

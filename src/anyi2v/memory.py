@@ -1,0 +1,178 @@
+"""How much memory a job will need, found out before it begins, and whether there is so much.
+
+The passes run on fake tensors, which have shapes but no values: their storages are counted as they come and go, the
+ones that autograd keeps included. Nothing is computed.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode  # documented, though the module's name begins with _
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from anyi2v.backbone.checkpoint import Backbone, build
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.unet import record
+from anyi2v.config import MethodConfig
+from anyi2v.errors import ResourceError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes that a job needs on its device, beside what libraries take."""
+
+    weights: int
+    passes: dict[str, int]
+    """Per stage, the most that is alive beside the weights."""
+
+    @property
+    def peak(self) -> int:
+        """Weights and the largest stage."""
+        return self.weights + max(self.passes.values())
+
+    def __str__(self) -> str:
+        stage = max(self.passes, key=lambda name: self.passes[name])
+        return f"{gib(self.peak)} (weights {gib(self.weights)}, {stage} {gib(self.passes[stage])})"
+
+
+def gib(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def predict(
+    config: BackboneConfig,
+    method: MethodConfig,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    low_memory: bool = False,
+) -> Prediction:
+    """The memory of one job of `frames` frames of `width` x `height` pixels; see `anyi2v.animate` for the settings.
+
+    Not counted: libraries, and what their kernels borrow for a moment.
+    """
+    factor = config.vae.factor
+    grid = (config.vae.latent_channels, height // factor, width // factor)
+    with FakeTensorMode(), torch.device(device):
+        backbone = build(config)
+        for network in backbone.networks.values():
+            kind = torch.float32 if network is backbone.vae else dtype
+            # not network.to(): fake tensors cannot be exchanged in place
+            network.load_state_dict({key: x.to(kind) for key, x in network.state_dict().items()}, assign=True)
+            network.eval().requires_grad_(False)
+        passes = {
+            "decoding": _peak_of_decoding(backbone, frames, grid, low_memory),
+            "denoising": _peak_of_denoising(backbone, method, frames, grid, low_memory),
+        }
+        if method.optimise_steps and method.iterations:
+            passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory)
+        return Prediction(sum(map(size_of, backbone.networks.values())), passes)
+
+
+def size_of(network: nn.Module) -> int:
+    """Bytes of the parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
+
+
+def available(device: str) -> int | None:
+    """Bytes that can still be had on the device; None if nobody knows."""
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        return torch.cuda.mem_get_info(kind)[0]
+    if kind.type != "cpu" or not (meminfo := Path("/proc/meminfo")).exists():
+        return None
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
+def fitting(free: int | None, predictions: Mapping[bool, Callable[[], Prediction]]) -> tuple[bool, Prediction]:
+    """The first of the ways to run a job that fits into `free` bytes (None: unknown, all fit), and what it needs.
+
+    Args:
+        free: see `available`.
+        predictions: by whether it is low-memory mode, in the order of preference; called as far as needed.
+
+    Raises ResourceError if none fits.
+    """
+    needed = None
+    for low_memory, prediction in predictions.items():
+        needed = prediction()
+        if free is None or needed.peak <= free:
+            return low_memory, needed
+    raise ResourceError(
+        f"the job needs {needed} even in low-memory mode, but {gib(free or 0)} are free; take fewer frames, a smaller "
+        "size, or bfloat16"
+    )
+
+
+Grid = tuple[int, int, int]
+"""Channels, height and width of the latents."""
+
+
+def _inputs(backbone: Backbone, batch: int, frames: int, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    text = torch.zeros(batch, backbone.config.text.length, backbone.config.unet.context_dim)
+    return torch.zeros(batch, frames, *grid), torch.zeros(batch, dtype=torch.long), text
+
+
+def _peak_of_optimisation(backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool) -> int:
+    """Of the pass to the aligned features and back; reduced features and masks are small beside it."""
+    z, t, text = _inputs(backbone, 1, frames, grid)
+    fps = float(backbone.config.fps)
+    with _Meter() as meter:
+        z.requires_grad_()
+        seen = record(backbone.unet, method.align, z, t, text, fps=fps, window=method.window, checkpoint=low_memory)
+        torch.autograd.grad(sum((x.square().sum() for x in seen.values()), torch.zeros(())), z)
+    return meter.peak
+
+
+@torch.no_grad()
+def _peak_of_denoising(backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool) -> int:
+    z, t, text = _inputs(backbone, 1 if low_memory or method.guidance_scale <= 1 else 2, frames, grid)
+    with _Meter() as meter:
+        backbone.unet(z, t, text, fps=float(backbone.config.fps), window=method.window)
+    return meter.peak
+
+
+@torch.no_grad()
+def _peak_of_decoding(backbone: Backbone, frames: int, grid: Grid, low_memory: bool) -> int:
+    with _Meter() as meter:
+        backbone.vae.decode(torch.zeros(frames, *grid), chunk=1 if low_memory else 8)
+    return meter.peak
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of all storages that are made inside it, as long as something holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.live = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.sizes:
+            return
+        self.sizes[key] = storage.nbytes()
+        self.live += self.sizes[key]
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
