@@ -75,7 +75,8 @@ class Sample:
     shape_right: float
     """Share of the frames, with an object that touches no edge, whose best template is the named shape."""
     largest_jump: float
-    """Of the object between neighbouring frames in which it is found, pixels."""
+    """Of the object between neighbouring frames in which it is found and touches no edge, which may cut it into pieces;
+    pixels."""
 
 
 def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
@@ -90,6 +91,7 @@ def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
     whole = [mask for mask, seen, edge in zip(masks, found, at_edge, strict=True) if seen and not edge]
     centres = centroids(masks)
     jumps = (centres[1:] - centres[:-1]).norm(dim=-1)
+    jumps[torch.tensor(at_edge[1:]) | torch.tensor(at_edge[:-1])] = math.nan
     return Sample(
         object_found=sum(found) / max(len(found) - sum(left), 1),
         background_found=sum(i == NAMES.index(scene.background) for i in outside) / len(outside),
@@ -181,7 +183,8 @@ def measure_backbone(name: str, cases: int, seed: int, *, processes: int, progre
 def summary(clips: Sequence[Mapping[str, Any]], errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Means over the clips that have a value."""
     columns = {key: torch.tensor([float(clip[key]) for clip in clips]) for key in Sample.__dataclass_fields__}
-    smooth = columns.pop("largest_jump") <= LONGEST_JUMP
+    jumps = columns.pop("largest_jump")
+    smooth = jumps[jumps.isfinite()] <= LONGEST_JUMP
     figures = {f"{key.replace('_', ' ')}, share of frames": value.nanmean().item() for key, value in columns.items()}
     figures[f"clips without a jump above {LONGEST_JUMP} px"] = smooth.float().mean().item()
     for way, values in errors.items():
