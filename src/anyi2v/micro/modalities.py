@@ -9,7 +9,7 @@ from torch import Tensor
 from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS, SHAPES, Modality, Scene, distance
 
 WORDS = (
-    *("<pad>", "<bos>", "<eos>", "a", "an", "of", "on", "and", "background"),
+    *("<pad>", "<bos>", "<eos>", "a", "an", "of", "on", "and", "leaving", "background"),
     *("edge", "depth", "map", "segmentation", "sketch", "silhouette", "mixed", "picture"),
     *SHAPES,
     *OBJECT_COLOURS,
@@ -29,12 +29,17 @@ _ARTICLES = {
 
 
 def caption(scene: Scene, modality: Modality) -> str:
-    """What a picture of the scene shows, in the words of `WORDS`."""
+    """What a picture or clip of the scene shows, in the words of `WORDS`.
+
+    Objects are "leaving" where one's centre lies outside in some frame; a prompt without the word asks for clips in
+    which they stay.
+    """
+    leaving = any(not 0 <= c <= scene.size for s in scene.sprites for centre in s.centres for c in centre)
     if modality == "photo":
         things = " and ".join(f"a {s.colour} {s.shape}" for s in scene.sprites)
-        return f"{things} on a {scene.background} background"
+        return f"{things} {'leaving' if leaving else 'on'} a {scene.background} background"
     things = " and ".join(f"a {s.shape}" for s in scene.sprites)
-    return f"{_ARTICLES.get(modality, f'a {modality} of')} {things}"
+    return f"{_ARTICLES.get(modality, f'a {modality} of')} {things}{' leaving' if leaving else ''}"
 
 
 def render(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:

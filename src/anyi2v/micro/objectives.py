@@ -14,8 +14,8 @@ from anyi2v.micro.training_data import analytic_latents, clip_batch, image_batch
 
 OFFSET_NOISE = 0.1
 """Of the noise's mean per frame and channel; without it the mean colour leaks through the last noise level."""
-Stage = Literal["images", "motion", "vae"]
-STAGES: tuple[Stage, ...] = ("images", "motion", "vae")
+Stage = Literal["images", "vae", "motion"]
+STAGES: tuple[Stage, ...] = ("images", "vae", "motion")
 
 
 @dataclass(frozen=True)

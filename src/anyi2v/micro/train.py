@@ -1,7 +1,7 @@
 """Trains the micro backbone on the synthetic world: `python -m anyi2v.micro.train --out runs/micro`.
 
-Three stages. "images": UNet and text tower on single frames in all modalities. "motion": motion modules on
-clips, everything else frozen, as AnimateDiff does. "vae": the autoencoder. Each stage plans its steps from the
+Three stages. "images": UNet and text tower on single frames in all modalities. "vae": the autoencoder. "motion":
+motion modules on clips, everything else frozen, as AnimateDiff does. Each stage plans its steps from the
 minutes it is given and the speed it measures, writes a checkpoint every few minutes and resumes from it, and
 its data are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given
 more minutes than before goes on as if it had been planned so, from the learning rate that then is due.
@@ -78,6 +78,8 @@ class Args:
     """Or a GPU ("cuda"), with one process."""
     bf16: bool = True
     """Mixed precision: weights in float32, products in bfloat16."""
+    compile: bool = False
+    """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
     save_every: float = 5
     """Minutes between checkpoints."""
     spatial: Path | None = None
@@ -139,6 +141,8 @@ class Run:
         load_stages(self.backbone, args.out, before=stage)
         for network in self.backbone.networks.values():
             network.requires_grad_(False)
+        if args.compile:
+            self.backbone.unet.compile(dynamic=False)
         self.parameters = self.recipe.parameters(self.backbone)
         for parameter in self.parameters:
             parameter.requires_grad_()
