@@ -121,3 +121,14 @@ def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: train
     theirs = load_file(spatial)
     shared = {key: tensor for key, tensor in state(whole).items() if "temporal" not in key}
     assert all(torch.equal(tensor, theirs[key].float()) for key, tensor in shared.items())
+
+
+def test_training_goes_on_from_a_finished_backbone(tmp_path: Path) -> None:
+    first = args(tmp_path / "first", images=0, vae=0)
+    first.out.mkdir()
+    train_stage("motion", first, 0)
+    start = export(first)
+    options = replace(first, out=tmp_path / "second", start=start)
+    assert train.stages(options) == ("motion",)
+    ours, theirs = state(train.initial(options)), load_file(start)
+    assert all(torch.equal(tensor, theirs[key].float()) for key, tensor in ours.items())

@@ -67,11 +67,11 @@ class Args:
     out: Path = Path("runs/micro")
     """Folder of checkpoints, records and the finished backbone."""
     images: float = 60
-    """Minutes for the image stage."""
-    motion: float = 45
-    """Minutes for the motion stage."""
+    """Minutes for the image stage; 0 leaves it out, and so for the others."""
     vae: float = 10
     """Minutes for the autoencoder."""
+    motion: float = 45
+    """Minutes for the motion stage."""
     processes: int = 2
     """Training processes of one thread each; their gradients are averaged."""
     device: str = "cpu"
@@ -82,6 +82,8 @@ class Args:
     """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
     save_every: float = 5
     """Minutes between checkpoints."""
+    start: Path | None = None
+    """A backbone of the same architecture whose weights all stages begin with, instead of random ones."""
     spatial: Path | None = None
     """A finished micro backbone. Its spatial weights, text tower and autoencoder stay as they are, and only temporal
     layers are trained: the motion stage."""
@@ -110,18 +112,23 @@ def architecture(args: Args) -> BackboneConfig:
             return config
 
 
-def adopt(backbone: Backbone, spatial: Path) -> None:
-    """Takes everything but temporal layers from a finished backbone."""
-    ours, theirs = state(backbone), state(load(spatial))
+def initial(args: Args) -> Backbone:
+    """The backbone before training: random, but for what is taken from `args.spatial` and `args.start`."""
+    torch.manual_seed(0)  # every process gets the same
+    backbone = build(architecture(args))
     with torch.no_grad():
-        for key, tensor in ours.items():
-            if "temporal" not in key:
-                tensor.copy_(theirs[key])
+        for source in filter(None, (args.spatial, args.start)):
+            theirs = state(load(source))
+            for key, tensor in state(backbone).items():
+                if source == args.start or "temporal" not in key:
+                    tensor.copy_(theirs[key])
+    return backbone
 
 
 def stages(args: Args) -> tuple[Stage, ...]:
     """What is trained."""
-    return STAGES if args.spatial is None else ("motion",)
+    minutes = {"images": args.images, "vae": args.vae, "motion": args.motion}
+    return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))
 
 
 class Run:
@@ -131,10 +138,7 @@ class Run:
         self.stage: Stage = stage
         self.args, self.rank = args, rank
         self.recipe = RECIPES[stage]
-        torch.manual_seed(0)  # the initial weights; every process gets the same
-        self.backbone = build(architecture(args)).to(args.device)
-        if args.spatial:
-            adopt(self.backbone, args.spatial)
+        self.backbone = initial(args).to(args.device)
         for module in self.backbone.unet.modules():
             if isinstance(module, torch.nn.Conv2d):  # 15 % faster on a CPU
                 module.to(memory_format=torch.channels_last)
@@ -261,14 +265,12 @@ def export(args: Args) -> Path:
 
     With `args.spatial`, only the parts that this does not hold are written.
     """
-    config = architecture(args)
-    backbone, path = build(config), args.out / f"{config.name}.safetensors"
+    backbone = initial(args)
+    path = args.out / f"{backbone.config.name}.safetensors"
+    load_stages(backbone, args.out, before=None)
     if args.spatial is None:
-        load_stages(backbone, args.out, before=None)
         save(backbone, path, dtype=torch.float16)
     else:
-        adopt(backbone, args.spatial)
-        load_stages(backbone, args.out, before=None)
         save_parts(backbone, path, args.spatial, dtype=torch.float16)
     return path
 
