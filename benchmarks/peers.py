@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from anyi2v.backbone.checkpoint import channels_last
 from anyi2v.backbone.text import TextTower
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
@@ -244,6 +245,7 @@ def adopt(ours: Any, sources: dict[str, Tensor], rules: Sequence[Rule]) -> Any:
     assert isinstance(ours, nn.Module)
     targets = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     ours.load_state_dict(convert(sources, rules, targets)[0])
+    channels_last(ours)
     return ours.eval().requires_grad_(False)
 
 

@@ -148,7 +148,7 @@ def optimisation(
         )[0]
 
     def whole() -> Tensor:
-        start = z.detach().requires_grad_()
+        start = z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
         seen = record(unet, config.align, start, 501, text, fps=fps, edit=injection)
         found = [
             reduce(feature_map(name, seen[name]), config.pca_dim, solver=solver, generator=generator)

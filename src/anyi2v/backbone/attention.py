@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.call import Call
+from anyi2v.backbone.call import Call, normalise
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
@@ -24,19 +24,36 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
 
+def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor, "*n d"], ...]:
+    """Several projections (without bias) of the same tokens, as one product."""
+    return F.linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
+
+
+VECTOR = 16
+"""Numbers in a vector of a CPU's attention kernel."""
+
+
 def attend(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n l c"]:
     """Multi-head scaled dot-product attention over the last but one axis.
 
-    With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6.
+    With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
+    not fill its vectors cost twice the time, so hidden ones are added.
     """
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.requires_grad:
-        # the fused kernel's backward pass is two to fifteen times slower in bfloat16 than in float32 here
+    on_cpu, small = query.device.type == "cpu", max(key.shape[-2], key.shape[-1] // heads) <= VECTOR
+    if on_cpu and query.dtype == torch.bfloat16 and (query.requires_grad or small):
+        # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
             return attend(query.float(), key.float(), value.float(), heads).to(query.dtype)
+    mask, missing = None, -key.shape[-2] % VECTOR
+    if on_cpu and missing and key.shape[-2] > VECTOR:
+        mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
+        mask[key.shape[-2] :] = -torch.inf
+        mask = mask.expand(1, 1, query.shape[-2], -1)
+        key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(-3, -2).flatten(-2)
 
 
 def probabilities(
@@ -62,9 +79,11 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
     """
     frames, height = x.shape[1:3]
     context = call.at(name, "context", x)
-    query = call.at(name, "query", attn.to_q(x))
-    key = call.at(name, "key", attn.to_k(context))
-    value = call.at(name, "value", attn.to_v(context))
+    if context is x:
+        query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
+    else:
+        query, key, value = attn.to_q(x), *project(context, attn.to_k, attn.to_v)
+    query, key, value = (call.at(name, part, t) for part, t in (("query", query), ("key", key), ("value", value)))
     if wants(call.tap, f"{name}.probs"):
         q, k, v = (rearrange(t, "b f h w c -> b f (h w) c") for t in (query, key, value))
         k, v = (t.expand(-1, frames, -1, -1) for t in (k, v))
@@ -169,7 +188,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Folded feature maps in and out."""
-        normed = self.norm(x)
+        normed = normalise(self.norm, x)
         if not self.linear:
             normed = self.proj_in(normed)
         tokens = rearrange(normed, "(b f) c h w -> b f h w c", f=call.frames)

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.call import Call
+from anyi2v.backbone.call import Call, normalise
 from anyi2v.backbone.config import FactorisedConfig
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.temporal import MotionModule
@@ -55,5 +55,6 @@ class TemporalConvolution(Temporal):
         """Frames before the first and after the last count as zero."""
         clip = hidden = rearrange(x, "(b f) c h w -> b c f h w", f=call.frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            hidden = conv(F.silu(norm(hidden)))
+            assert isinstance(norm, nn.GroupNorm)
+            hidden = conv(F.silu(normalise(norm, hidden)))
         return rearrange(clip + hidden, "b c f h w -> (b f) c h w")

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.attention import Attention, FeedForward, attend, probabilities, weigh
+from anyi2v.backbone.attention import Attention, FeedForward, attend, probabilities, project, weigh
 from anyi2v.backbone.call import Call, group_norm
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
@@ -115,14 +115,17 @@ def temporal_attention(
     def point(part: str, tensor: Tensor) -> Tensor:
         return call.at(name, part, rearrange(tensor, "b f h w c -> b h w f c"))
 
-    query, key, value = point("query", attn.to_q(x)), point("key", attn.to_k(x)), point("value", attn.to_v(x))
+    query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
+    query, key, value = point("query", query), point("key", key), point("value", value)
     if wants(call.tap, f"{name}.probs"):
         out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
         return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
     # clip by clip, so that positions become one axis without a copy; with more axes the fused kernel is not used
     query, key, value = (rearrange(t, "b h w f c -> b (h w) f c") for t in (query, key, value))
     clips = [attend(q, k, v, attn.heads) for q, k, v in zip(query, key, value, strict=True)]
-    return attn.to_out(rearrange(clips, "b (h w) f c -> b f h w c", h=x.shape[2]))
+    # projected in the order in which they are computed: products of rearranged tokens are slow
+    out = attn.to_out(torch.stack(clips))
+    return rearrange(out, "b (h w) f c -> b f h w c", h=x.shape[2])
 
 
 def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:

@@ -139,9 +139,6 @@ class Run:
         self.args, self.rank = args, rank
         self.recipe = RECIPES[stage]
         self.backbone = initial(args).to(args.device)
-        for module in self.backbone.unet.modules():
-            if isinstance(module, torch.nn.Conv2d):  # 15 % faster on a CPU
-                module.to(memory_format=torch.channels_last)
         load_stages(self.backbone, args.out, before=stage)
         for network in self.backbone.networks.values():
             network.requires_grad_(False)

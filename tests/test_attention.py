@@ -1,0 +1,48 @@
+"""The fast ways of attention equal the plain one."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyi2v.backbone.attention import Attention, attend, probabilities, project, weigh
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 90),
+    heads=st.sampled_from([1, 2, 4]),
+    width=st.sampled_from([8, 16, 40]),
+    seed=st.integers(0, 2**31),
+)
+def test_fused_attention_equals_its_definition(
+    batch: int, queries: int, keys: int, heads: int, width: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = (
+        torch.randn(batch, length, heads * width, generator=generator).requires_grad_()
+        for length in (queries, keys, keys)
+    )
+    fused, plain = attend(query, key, value, heads), weigh(probabilities(query, key, heads), value)
+    # sums of at most 90 products of float32, in another order and with other exponentials
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(fused.square().sum(), (query, key, value)),
+        torch.autograd.grad(plain.square().sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    # in bfloat16 the arguments are rounded to 8 bits, with or without gradients
+    for grad in (True, False):
+        halves = [t.detach().bfloat16().requires_grad_(grad) for t in (query, key, value)]
+        exact = weigh(probabilities(halves[0].float(), halves[1].float(), heads), halves[2].float())
+        torch.testing.assert_close(attend(*halves, heads).float(), exact, rtol=0.02, atol=0.03)
+
+
+@given(seed=st.integers(0, 2**31))
+def test_projections_at_once_equal_those_one_by_one(seed: int) -> None:
+    torch.manual_seed(seed)
+    attn, x = Attention(8, 2), torch.randn(2, 3, 5, 8)
+    for one, layer in zip(project(x, attn.to_q, attn.to_k, attn.to_v), (attn.to_q, attn.to_k, attn.to_v), strict=True):
+        torch.testing.assert_close(one, layer(x), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,131 @@
+"""The benchmarks of speed: their arithmetic, and that they measure what they say. No time is asserted."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.cli_bench import BenchPeers, BenchStages
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
+from benchmarks import measure, peers, scaling, stages
+
+
+def test_spread_is_the_median_and_the_quartiles() -> None:
+    assert measure.spread([3.0]) == (3, 3, 3)
+    assert measure.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3, 2, 4)
+    assert str(measure.spread([1.0, 2.0, 3.0])) == "2 [1.5, 2.5]"
+
+
+def test_pieces_are_measured_in_turns() -> None:
+    calls: list[str] = []
+    found = measure.seconds({name: lambda name=name: calls.append(name) for name in "ab"}, budget=0, least=4)
+    assert calls == list("ab" * 5)
+    assert {name: len(times) for name, times in found.items()} == {"a": 4, "b": 4}
+
+
+def test_ratio_is_taken_from_round_to_round() -> None:
+    assert measure.ratio({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, "a", "b").median == 3
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with measure.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_figures_carry_the_machine(tmp_path: Path) -> None:
+    measure.write(tmp_path / "new", "some", {"value": 1.5})
+    found = json.loads((tmp_path / "new" / "some.json").read_text())
+    assert found["value"] == 1.5
+    assert found["machine"]
+
+
+@pytest.fixture(scope="module")
+def medium() -> Backbone:
+    return stages.prepare("medium", torch.float32)
+
+
+def test_every_part_of_a_job_runs_and_is_counted_as_often_as_a_job_does_it(medium: Backbone) -> None:
+    config = MethodConfig.paper()
+    found = stages.parts(medium, config, 2, 2)
+    for name, (piece, count) in found.items():
+        piece()
+        assert count > 0, name
+    counts = {name: count for name, (_, count) in found.items()}
+    assert counts["inversion, one call"] == (config.inversion_timestep - 1) // config.inversion_stride + 1
+    assert counts["guided step"] + counts["guided step with injection"] == config.steps
+    assert counts[scaling.ITERATION] == config.optimise_steps * config.iterations
+
+
+def test_flops_are_those_of_the_products() -> None:
+    a, b = torch.randn(8, 16), torch.randn(16, 4)
+    assert stages.flops(lambda: a @ b) == 2 * 8 * 16 * 4
+
+
+def test_the_sum_of_a_job_leaves_out_what_its_iteration_contains() -> None:
+    rows = [
+        {"part": "guided step", "count": 3, "seconds": [2.0], "flops": 4.0},
+        {"part": "optimisation: forward", "count": 5, "seconds": [100.0], "flops": 0.0},
+        {"part": "optimisation: one whole iteration", "count": 2, "seconds": [1.0], "flops": 0.0},
+    ]
+    text = stages.report(rows, peak=4.0)
+    assert "One job: 8.0 s" in text
+    assert "75%" in text
+    assert "50%" in text  # 4 FLOP in 2 s of 4 FLOP/s
+
+
+def test_scaling_is_told_per_frame_and_per_pixel() -> None:
+    part = "guided step"
+    text = scaling.report(
+        {
+            "frames": {part: {"8": [1.0], "32": [6.0]}},
+            "pixels": {part: {"64x64": [1.0], "128x64": [3.0]}},
+            "objects": {part: {"1": [1.0], "8": [1.1]}},
+        }
+    )
+    rows = {tuple(cells[:3]): cells for cells in (line[2:-2].split(" | ") for line in text.splitlines())}
+    value = {key: [cell.split(" [")[0] for cell in cells] for key, cells in rows.items()}
+    assert value["frames", part, "32"][-2:] == ["6", "1.5"]
+    assert value["pixels", part, "128x64"][-2:] == ["3", "1.5"]
+    assert value["objects", part, "8"][-2] == "1.1"
+
+
+def test_peers_must_compute_the_same() -> None:
+    x = torch.randn(5)
+    peers.check(peers.Pair("same", lambda: x, lambda: x * (1 + 1e-5)))
+    with pytest.raises(AssertionError, match="other: outputs differ"):
+        peers.check(peers.Pair("other", lambda: x, lambda: x * 1.01))
+
+
+def test_peers_are_summed_up_by_the_geometric_mean_over_unets() -> None:
+    rows = [
+        {"name": "unet a", "threads": 1, "ours": [1.0], "theirs": [2.0], "share_of_peak": 0.5},
+        {"name": "unet b", "threads": 1, "ours": [2.0], "theirs": [1.0], "share_of_peak": 0.0},
+        {"name": "pca", "threads": 1, "ours": [1.0], "theirs": [9.0], "share_of_peak": 0.0},
+    ]
+    assert peers.report(rows).endswith("UNet forwards: geometric mean 1.00, least 0.50")
+    assert peers.report(rows[2:]).endswith(f"least {math.nan}")
+
+
+def test_a_row_beside_its_peer(tmp_path: Path) -> None:
+    peers.main(BenchPeers(threads=(1,), only="unet tiny, 1 frame(s), motion on", budget=0, out=tmp_path))
+    found = json.loads((tmp_path / "peers.json").read_text())
+    (row,) = found["rows"]
+    assert len(row["ours"]) == len(row["theirs"]) >= 3
+    assert "unet tiny" in (tmp_path / "peers.md").read_text()
+    with pytest.raises(InputError, match="no row begins with 'unheard'"):
+        peers.main(BenchPeers(threads=(1,), only="unheard", out=tmp_path))
+
+
+def test_stages_write_table_figures_and_plot(tmp_path: Path) -> None:
+    stages.main(BenchStages(backbone="micro", frames=2, budget=0, out=tmp_path))
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert found["matmul_peak"] > 0
+    assert all(len(row["seconds"]) >= 3 for row in found["rows"])
+    assert (tmp_path / "stages.png").stat().st_size > 1000
+    assert "share of matmul peak" in (tmp_path / "stages.md").read_text()
