@@ -195,6 +195,16 @@ def test_edges_of_files(files: Path) -> None:
         load_condition([Layer(files / "flat.png")], 16, 16, extract="edges")
 
 
+def test_without_embreex_the_way_out_is_named(files: Path) -> None:
+    pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
+    (files / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    missing = patch.object(conditions, "find_spec", lambda name: None if name == "embreex" else name)
+    with missing, pytest.raises(InputError, match=r"drawing .*a\.obj needs embreex: pip install 'anyi2v\[mesh\]'"):
+        render(files / "a.obj", 8, 8)
+    with missing:
+        assert (render(files / "cloud.npy", 8, 8) < 1).any()  # points need nothing
+
+
 def test_without_scikit_image_the_way_out_is_named() -> None:
     with (
         patch.object(conditions, "find_spec", lambda _: None),

@@ -39,6 +39,7 @@ def test_its_picture_is_there() -> None:
 
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
+    pytest.importorskip("embreex", reason="embreex is not installed: pip install 'anyi2v[mesh]'")
     monkeypatch.chdir(tmp_path)
     trimesh.creation.box().export("chair.glb")
     Image.fromarray(np.zeros((80, 100, 3), dtype=np.uint8)).save("photo.png")

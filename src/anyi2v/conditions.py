@@ -117,11 +117,14 @@ def _check_layer(number: int, image: Tensor, mask: Tensor, size: torch.Size) -> 
 def render(path: str | Path, width: int, height: int, look: Look | None = None) -> Float[Tensor, "3 {height} {width}"]:
     """A picture of a mesh (.obj .ply .stl .glb) or a point cloud (.ply .xyz .npy), in [0, 1].
 
-    The same file and look give the same bytes. Raises InputError naming a file that cannot be read.
+    On one machine, the same file and look give the same bytes. Raises InputError naming a file that cannot be read,
+    or cannot be drawn because embreex is missing.
     """
     look = look or Look()
     check_picture(width, height, look.style, look.background)
     shape = load_geometry(path, up=look.up)
+    if len(shape.faces) and find_spec("embreex") is None:
+        raise InputError(f"drawing {path} needs embreex: pip install 'anyi2v[mesh]'")
     options = {"style": look.style, "camera": look.camera, "background": look.background}
     return draw(shape.vertices, shape.faces, width, height, **options)
 

@@ -1,12 +1,11 @@
-"""Pictures of triangles and points without a graphics card: a z-buffer on the CPU, the same bytes every time.
+"""Pictures of meshes and point clouds without a graphics card or a display, on one machine the same bytes every time.
 
-Camera space: x to the right, y up, z towards the viewer, who is at the origin. Geometry is first moved to the
-unit ball around the camera's aim, so that distances are counted in radii of the object, and nothing can be
-behind the camera. Points are drawn as small balls: they have a surface to shade, too.
+Embree's rays find, on the CPU, what each pixel sees of a mesh. Points are drawn as small balls: they have a surface
+to shade, too. Geometry lies in the unit ball, so distances are counted in radii of the object, and nothing is behind
+the camera. Camera space is that ball turned: x to the right, y up, z towards the viewer at (0, 0, distance).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -29,8 +28,8 @@ BACKGROUNDS: dict[Style, tuple[float, float, float]] = {
 SAMPLES = 2
 """Pictures are drawn this many times larger and averaged, which smooths their edges."""
 MOST_PIXELS = 1 << 22
-FRAGMENTS = 1 << 20
-"""Pairs of an element and a pixel that are looked at in one go: about 100 MB."""
+CHUNK = 1 << 20
+"""Rays, or pairs of a point and a pixel, that are looked at in one go: about 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,18 @@ class Camera:
         if not 1 <= self.fov <= 150:
             raise InputError(f"camera: fov {self.fov:g} is not allowed; it must be 1 to 150 degrees")
 
-    def view(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    def turn(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Points around the origin, y up, in camera space."""
         a, e = math.radians(self.azimuth), math.radians(self.elevation)
         around = [[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]]
         down = [[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]]
         rotation = points.new_tensor(down) @ points.new_tensor(around)
         # not `points @ rotation.T`: libraries of matrix products round differently on different machines
-        turned = points[:, :1] * rotation[:, 0] + points[:, 1:2] * rotation[:, 1] + points[:, 2:] * rotation[:, 2]
-        return turned - points.new_tensor([0, 0, self.distance])
+        return points[:, :1] * rotation[:, 0] + points[:, 1:2] * rotation[:, 1] + points[:, 2:] * rotation[:, 2]
 
     def focal(self, width: int, height: int) -> float:
         """Pixels that one unit spans at distance 1."""
         return min(width, height) / 2 / math.tan(math.radians(self.fov) / 2)
-
-    def project(self, points: Float[Tensor, "*n 3"], width: int, height: int) -> Float[Tensor, "*n 3"]:
-        """Camera space to (x, y, nearness): pixels from the upper left corner, and 1 / distance."""
-        near = -1 / points[..., 2]
-        focal = self.focal(width, height)
-        return torch.stack(
-            [width / 2 + focal * points[..., 0] * near, height / 2 - focal * points[..., 1] * near, near], dim=-1
-        )
 
 
 def draw(
@@ -101,20 +91,17 @@ def draw(
         camera: by default from the upper right, the whole object in view.
         background: colour in [0, 1]; by default the style's in `BACKGROUNDS`.
 
-    Raises InputError for a size, style or background that cannot be.
+    Raises InputError for a size, style or background that cannot be. Triangles need embreex: `anyi2v[mesh]`.
     """
     check_picture(width, height, style, background)
     camera = camera or Camera()
     w, h = width * SAMPLES, height * SAMPLES
-    points = camera.view(vertices.double())
-    if len(faces):
-        index, near, normals = _triangles(points[faces], camera, w, h)
-    else:
-        index, near, normals = _balls(points, camera, w, h)
-    colours = _colours(near, normals, style)
-    canvas = colours.new_tensor(background or BACKGROUNDS[style]).expand(h * w, 3).clone()
-    canvas[index >= 0] = colours
-    return F.avg_pool2d(canvas.view(h, w, 3).permute(2, 0, 1), SAMPLES).float().clamp(0, 1)
+    points = camera.turn(vertices.double())
+    near, normals = _triangles(points, faces, camera, w, h) if len(faces) else _balls(points, camera, w, h)
+    seen = near > 0
+    canvas = torch.tensor(background or BACKGROUNDS[style], dtype=torch.float32).expand(h * w, 3).clone()
+    canvas[seen] = _colours(near[seen], normals[seen], style).float()
+    return F.avg_pool2d(canvas.view(h, w, 3).permute(2, 0, 1), SAMPLES).clamp(0, 1)
 
 
 def check_picture(width: int, height: int, style: str, background: tuple[float, float, float] | None) -> None:
@@ -128,114 +115,66 @@ def check_picture(width: int, height: int, style: str, background: tuple[float, 
 
 
 def _triangles(
-    corners: Float[Tensor, "f 3 3"], camera: Camera, width: int, height: int
-) -> tuple[Int[Tensor, "p"], Float[Tensor, "n"], Float[Tensor, "n 3"]]:
-    """Which triangle each pixel shows (-1: none); nearness and normal where there is one."""
-    flat = camera.project(corners, width, height)
-    xy, near = flat[..., :2], flat[..., 2]
-    area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])
-    seen = area.abs() > 1e-9  # edge-on triangles cover no pixel
-    xy, near, area, corners = xy[seen], near[seen], area[seen], corners[seen]
+    points: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], camera: Camera, width: int, height: int
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]:
+    """What the centres of the pixels see: 1 / distance along z, 0 where there is nothing, and unit normals."""
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
 
-    def nearness(i: Tensor, at: Tensor) -> Tensor:
-        shares = [_cross(xy[i, j - 1] - xy[i, j - 2], at - xy[i, j - 2]) / area[i] for j in (0, 1, 2)]
-        weights = torch.stack(shares, dim=-1)
-        return torch.where((weights >= 0).all(-1), (weights * near[i]).sum(-1), 0.0)
-
-    low, high = xy.amin(1), xy.amax(1)
-    index, depth = _nearest(low, high, nearness, width, height)
-    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normal = F.normalize(normal, dim=-1)
-    # towards the viewer, whichever way round the corners are given
-    normal = normal * -torch.sign((normal * corners[:, 0]).sum(-1, keepdim=True))
-    return index, depth[index >= 0], normal[index[index >= 0]]
+    scene = EmbreeScene(robust=True)  # no ray slips through between two triangles
+    TriangleMesh(scene, points.float().numpy(), faces.int().numpy())
+    near, normals = torch.zeros(width * height, dtype=torch.float64), torch.zeros(width * height, 3)
+    start = 1.002  # rays begin at this z, close before the unit ball: they are traced in float32
+    to_camera = torch.tensor([1, -1]) / camera.focal(width, height)
+    for pixels in torch.arange(width * height).split(CHUNK):
+        slopes = (_xy(pixels, width) + 0.5 - torch.tensor([width / 2, height / 2])) * to_camera
+        rays = F.pad(slopes, (0, 1), value=-1)
+        origins = F.pad(slopes * (camera.distance - start), (0, 1), value=start)
+        found = scene.run(origins.numpy(), rays.numpy(), output=True)
+        triangle, way, normal = (torch.from_numpy(found[name]) for name in ("primID", "tfar", "Ng"))
+        hit = triangle >= 0
+        near[pixels[hit]] = 1 / (camera.distance - start + way[hit].double())
+        normal = F.normalize(normal[hit].double(), dim=-1, eps=1e-100).float()
+        # towards the viewer, whichever way round the corners are given
+        away = (normal * rays[hit]).sum(-1, keepdim=True) > 0
+        normals[pixels[hit]] = torch.where(away, -normal, normal)
+    return near, normals
 
 
 def _balls(
     points: Float[Tensor, "n 3"], camera: Camera, width: int, height: int
-) -> tuple[Int[Tensor, "p"], Float[Tensor, "m"], Float[Tensor, "m 3"]]:
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"]]:
     """As `_triangles`; the balls are as large as closes the gaps of a surface of so many points, within limits."""
-    flat = camera.project(points, width, height)
-    side = min(width, height)
+    side, focal = min(width, height), camera.focal(width, height)
     radius = max(min(0.8 / math.sqrt(len(points)), 1 / 16) * side, 0.75 * SAMPLES)
-    size = radius * camera.distance / camera.focal(width, height)
+    depth = camera.distance - points[:, 2]
+    xy = torch.tensor([width / 2, height / 2]) + focal * points[:, :2] * torch.tensor([1, -1]) / depth[:, None]
 
-    def rise(i: Tensor, at: Tensor) -> Tensor:
-        """How far the ball's surface stands out from its centre towards the viewer, in radii; NaN: beside it."""
-        return (1 - ((at - flat[i, :2]) / radius).square().sum(-1)).sqrt()
+    def surface(i: Int[Tensor, "*k"], pixel: Int[Tensor, "*k 2"]) -> tuple[Tensor, Tensor]:
+        """Distance along z, and normal, of ball `i` at the pixel's centre; NaN beside the ball."""
+        away = (pixel + 0.5 - xy[i]) / radius
+        rise = (1 - away.square().sum(-1)).sqrt()
+        distance = (depth[i] - rise * radius * camera.distance / focal).clamp(min=1e-3)
+        return distance, torch.stack([away[..., 0], -away[..., 1], rise], dim=-1)
 
-    def nearness(i: Tensor, at: Tensor) -> Tensor:
-        distance = (1 / flat[i, 2] - size * rise(i, at)).clamp(min=1e-3)
-        return (1 / distance).nan_to_num(0.0)
+    # per pixel, the smallest of (distance, number of the ball) as one integer; distances are below 2 ** 10
+    none = torch.iinfo(torch.int64).max
+    first = torch.full((width * height,), none)
+    reach = torch.arange(-math.ceil(radius - 0.5), math.ceil(radius - 0.5) + 1)
+    square = torch.cartesian_prod(reach, reach)
+    for part in torch.arange(len(points)).split(max(CHUNK // len(square), 1)):
+        i = part[:, None].expand(-1, len(square))
+        pixel = xy[i].floor().long() + square
+        distance, _ = surface(i, pixel)
+        hit = (distance > 0) & ((pixel >= 0) & (pixel < torch.tensor([width, height]))).all(-1)
+        key = (distance[hit] * 2**28).long() * len(points) + i[hit]
+        first.scatter_reduce_(0, pixel[hit] @ torch.tensor([1, width]), key, "amin")
 
-    index, depth = _nearest(flat[:, :2] - radius, flat[:, :2] + radius, nearness, width, height)
-    pixel = torch.nonzero(index >= 0)[:, 0]
-    i, at = index[pixel], _centres(pixel, width)
-    away = (at - flat[i, :2]) / radius
-    return index, depth[pixel], torch.stack([away[:, 0], -away[:, 1], rise(i, at)], dim=-1)
-
-
-def _nearest(
-    low: Float[Tensor, "n 2"],
-    high: Float[Tensor, "n 2"],
-    nearness: Callable[[Tensor, Tensor], Tensor],
-    width: int,
-    height: int,
-) -> tuple[Int[Tensor, "p"], Float[Tensor, "p"]]:
-    """Per pixel, the element of the greatest nearness, the first one of equals; -1 and 0 where there is none.
-
-    Args:
-        low: upper left corner of each element's bounding box in pixels.
-        high: lower right corner.
-        nearness: of elements `[k]` at positions `[k 2]`; 0 where they do not cover it.
-        width: of the picture.
-        height: of the picture.
-    """
-    best = torch.zeros(width * height, dtype=torch.float64)
-    index = torch.full((width * height,), -1)
-    rows = max(FRAGMENTS // width, 1)
-    for top in range(0, height, rows):
-        # pixels whose centres lie in the box and in this band of rows
-        first = (low - 0.5).ceil().clamp(min=low.new_tensor([0, top]), max=low.new_tensor([width, height]))
-        ends = low.new_tensor([width - 1, min(top + rows, height) - 1])
-        last = (high - 0.5).floor().clamp(min=low.new_tensor([-1, -1]), max=ends)
-        counts = (last - first + 1).clamp(min=0).long()
-        for part in _parts(counts.prod(1)):
-            _cover(part, first.long(), counts, nearness, width, best, index)
-    return index, best
-
-
-def _cover(
-    part: Int[Tensor, "k"],
-    first: Int[Tensor, "n 2"],
-    counts: Int[Tensor, "n 2"],
-    nearness: Callable[[Tensor, Tensor], Tensor],
-    width: int,
-    best: Float[Tensor, "p"],
-    index: Int[Tensor, "p"],
-) -> None:
-    """Enters the elements `part`, which come after those already entered, into the buffers."""
-    number = counts[part].prod(1)
-    i = part.repeat_interleave(number)
-    step = torch.arange(len(i)) - (number.cumsum(0) - number).repeat_interleave(number)
-    x = first[i, 0] + step % counts[i, 0]
-    y = first[i, 1] + step // counts[i, 0]
-    pixel = y * width + x
-    near = nearness(i, _centres(pixel, width))
-    hit = near > 0
-    i, pixel, near = i[hit], pixel[hit], near[hit]
-    before = best[pixel]
-    best.scatter_reduce_(0, pixel, near, "amax")
-    won = (near == best[pixel]) & (near > before)
-    index[pixel[won]] = len(first)
-    index.scatter_reduce_(0, pixel[won], i[won], "amin")
-
-
-def _parts(sizes: Int[Tensor, "n"]) -> list[Int[Tensor, "k"]]:
-    """The elements that have a size, in order, in parts of about `FRAGMENTS`."""
-    some = torch.nonzero(sizes)[:, 0]
-    number = sizes[some].cumsum(0) // FRAGMENTS
-    return list(some.split(torch.unique_consecutive(number, return_counts=True)[1].tolist()))
+    near, normals = torch.zeros(width * height, dtype=torch.float64), torch.zeros(width * height, 3)
+    seen = torch.nonzero(first < none)[:, 0]
+    distance, normal = surface(first[seen] % len(points), _xy(seen, width))
+    near[seen], normals[seen] = 1 / distance, normal.float()
+    return near, normals
 
 
 def _colours(near: Float[Tensor, "n"], normals: Float[Tensor, "n 3"], style: Style) -> Float[Tensor, "n 3"]:
@@ -245,18 +184,13 @@ def _colours(near: Float[Tensor, "n"], normals: Float[Tensor, "n 3"], style: Sty
         case "depth":
             # from 0.2: the farthest part still stands out from a black background
             low, high = (near.min(), near.max()) if len(near) else (0, 1)
-            value = 1 - 0.8 * (high - near) / max(
-                float(high - low), 1e-6 * float(high)
-            )  # a wall's rounding is no depth
+            # a ten-thousandth of a radius and less is Embree's rounding of a wall, not depth
+            value = 1 - 0.8 * (high - near) / max(float(high - low), 1e-4 * float(high) ** 2)
         case _:
-            light = F.normalize(normals.new_tensor([-0.4, 0.6, 0.8]), dim=0)
-            value = 0.2 + 0.65 * (normals @ light).clamp(min=0)
+            light = F.normalize(torch.tensor([-0.4, 0.6, 0.8]), dim=0)
+            value = 0.2 + 0.65 * (normals * light).sum(-1).clamp(min=0)
     return value[:, None].expand(-1, 3)
 
 
-def _centres(pixel: Int[Tensor, "n"], width: int) -> Float[Tensor, "n 2"]:
-    return torch.stack([pixel % width, pixel // width], dim=-1).double() + 0.5
-
-
-def _cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+def _xy(pixel: Int[Tensor, "n"], width: int) -> Int[Tensor, "n 2"]:
+    return torch.stack([pixel % width, pixel // width], dim=-1)
