@@ -49,3 +49,28 @@ def test_injection_acts_on_the_conditional_pass_only() -> None:
     uncond, cond = UNET(z, t, negative), UNET(z, t, positive, tap=edit)
     out = predict_noise(UNET, z, t, negative, positive, 3.0, edit)
     torch.testing.assert_close(out, uncond + 3 * (cond - uncond))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scale", "together"), [(1.0, True), (3.0, True), (3.0, False)])
+def test_features_below_the_finest_level_are_taken_over(scale: float, together: bool) -> None:
+    z, t, negative, positive = job()
+    plain = predict_noise(UNET, z, t, negative, positive, scale, together=together)
+    deep: dict[str, torch.Tensor] = {}
+    computed = predict_noise(UNET, z, t, negative, positive, scale, together=together, deep=deep)
+    assert torch.equal(computed, plain)
+    kept = dict(deep)
+    names: list[str] = []
+
+    def note(name: str, x: torch.Tensor) -> torch.Tensor:
+        names.append(name)
+        return x
+
+    # the same latents again: what is taken over is what would be computed
+    again = predict_noise(UNET, z, t, negative, positive, scale, together=together, deep=deep, tap=note)
+    torch.testing.assert_close(again, plain)
+    assert not any(name.startswith(("mid_block", "up_blocks.0", "down_blocks.1")) for name in names)
+    # another timestep: an approximation, of the finest level's own features
+    other = predict_noise(UNET, z, t + 20, negative, positive, scale, together=together, deep=deep)
+    assert not torch.equal(other, plain)
+    assert deep == kept

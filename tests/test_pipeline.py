@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -294,3 +295,31 @@ def test_cached_inversion_gives_the_same_video_and_is_skipped(tmp_path: Path) ->
     backbone.unet.conv_in.weight[0, 0, 0, 0] += 0.1
     animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_approximations_of_late_steps_make_fewer_and_shorter_passes() -> None:
+    passes: list[tuple[int, bool]] = []
+
+    def note(module: Any, args: Any, options: Any) -> None:
+        passes.append((len(args[0]), options.get("deep") is not None))
+
+    def video(**changes: Any) -> Tensor:
+        passes.clear()
+        config = replace(SHORT, steps=6, optimise_steps=0, inject_hidden=(), inject_query=(), inject_steps=2, **changes)
+        hook = BACKBONE.unet.register_forward_pre_hook(note, with_kwargs=True)
+        out = run(config=config).video
+        hook.remove()
+        return out
+
+    plain = video()
+    assert passes == [(2, False)] * 6
+    assert torch.equal(video(guidance_steps=6), plain)
+    half = video(guidance_steps=3)
+    assert passes == [(2, False)] * 3 + [(1, False)] * 3
+    assert not torch.equal(half, plain)
+    reused = video(deep_every=2)
+    assert passes == [(2, False)] * 2 + [(2, False), (2, True)] * 2
+    assert not torch.equal(reused, plain)
+    # both: the conditional pass has features of its own
+    video(deep_every=3, guidance_steps=4)
+    assert passes == [(2, False)] * 2 + [(2, False), (2, True)] + [(1, False), (1, False)]

@@ -32,6 +32,12 @@ class MethodConfig:
     """Denoising steps of DDIM."""
     guidance_scale: float = 8.0
     """Classifier-free guidance; at 1 or below there is no unconditional pass."""
+    guidance_steps: int | None = None
+    """Denoising steps with an unconditional pass, counted from the noisiest; None: all. Later ones take the
+    conditional prediction alone, in half the time. Not in the paper."""
+    deep_every: int = 1
+    """Of the denoising steps without injection, every so many-th computes the levels below the finest; the others take
+    its features over (DeepCache, arXiv:2312.00858). 1: all do. Not in the paper."""
     eta: float = 0.0
     """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM)."""
     window: int | None = None
@@ -165,6 +171,8 @@ _HINTS = typing.get_type_hints(MethodConfig)
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, math.inf),
     "guidance_scale": (0, math.inf),
+    "guidance_steps": (0, math.inf),
+    "deep_every": (1, math.inf),
     "window": (1, math.inf),
     "eta": (0, 1),
     "inversion_timestep": (1, math.inf),

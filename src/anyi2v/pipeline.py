@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -279,7 +280,7 @@ def _denoise(
     taps: Taps,
     low_memory: bool,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
-    unet, done = backbone.unet, _Optimisation()
+    unet, done, deep = backbone.unet, _Optimisation(), dict[str, Tensor]()
     iterations = min(config.optimise_steps, config.steps) * config.iterations if crops else 0
     with stages.bar("optimisation", iterations) as inner, stages.bar("denoising", config.steps) as outer:
         for i, (t, at, to) in enumerate(sampling_pairs(backbone.config.schedule, config.steps)):
@@ -303,8 +304,13 @@ def _denoise(
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
             with stages.stage("denoising"):
                 here, edit = Pass("denoising", t, i), injection if i < config.inject_steps else no_tap
-                options = {"fps": fps, "window": config.window, "together": not low_memory}
-                scale, watch = config.guidance_scale, taps(here)
+                options: dict[str, Any] = {"fps": fps, "window": config.window, "together": not low_memory}
+                if i >= config.inject_steps and config.deep_every > 1:
+                    if (i - config.inject_steps) % config.deep_every == 0:
+                        deep = {}
+                    options["deep"] = deep
+                guides = config.guidance_steps is None or i < config.guidance_steps
+                scale, watch = config.guidance_scale if guides else 1.0, taps(here)
                 noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, **options)
                 z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=generator)
                 if not all_finite(z):

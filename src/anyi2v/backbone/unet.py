@@ -54,6 +54,11 @@ class UNet(nn.Module):
         return self.conv_in.weight.dtype
 
     @property
+    def deep_point(self) -> str:
+        """Where what the levels below the finest have computed enters the last up block: a hook point."""
+        return f"up_blocks.{len(self.up_blocks) - 2}.upsamplers.0"
+
+    @property
     def temporal_names(self) -> tuple[str, ...]:
         """Names of the temporal layers, in the order of the module tree."""
         return tuple(module.name for module in self.modules() if isinstance(module, Temporal))
@@ -69,6 +74,7 @@ class UNet(nn.Module):
         window: int | None = None,
         tap: Tap = no_tap,
         checkpoint: bool = False,
+        deep: Float[Tensor, "b f e h w"] | None = None,
     ) -> Float[Tensor, "b f c h w"]:
         """The noise prediction for `z`, in the dtype of `z`.
 
@@ -83,6 +89,8 @@ class UNet(nn.Module):
                 points are then offered once per window.
             tap: sees and may replace every hook point; see `anyi2v.taps`.
             checkpoint: recompute layers in the backward pass; the gradient is the same.
+            deep: what hook point `deep_point` saw at another timestep; the levels below the finest are then left out
+                (DeepCache, Ma et al. 2024, section 3.2).
 
         Raises:
             InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, or
@@ -102,10 +110,15 @@ class UNet(nn.Module):
         x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
         x = run_slot(self.stem_temporal, "stem_temporal", x, call)
         skips = [x]
-        for block in self.down_blocks:
-            skips += block(skips[-1], call)
-        x = self.mid_block(skips[-1], call)
-        for block in self.up_blocks:
+        if deep is None:
+            for block in self.down_blocks:
+                skips += block(skips[-1], call)
+            x = self.mid_block(skips[-1], call)
+            up_blocks = self.up_blocks
+        else:
+            skips += self.down_blocks[0](x, call)[: self.config.layers]  # not what goes down
+            x, up_blocks = deep.to(self.dtype).flatten(0, 1), self.up_blocks[-1:]
+        for block in up_blocks:
             x = block(x, skips, call)
         x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, frames))
         return call.at_map("noise", self.conv_out(x)).unflatten(0, (batch, frames)).to(z.dtype)

@@ -48,6 +48,13 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             **{f"{passes} passes": {"inversion_stride": 200 // (passes - 1)} for passes in (201, 51, 21, 11)},
             "noise added directly": {"inversion": "noise"},
         },
+        "approximations": {
+            "guidance in half of the steps": {"guidance_steps": config.steps // 2},
+            "guidance in injected steps": {"guidance_steps": config.inject_steps},
+            "deep levels every 2nd step": {"deep_every": 2},
+            "deep levels every 3rd step": {"deep_every": 3},
+            "low-rank PCA": {"pca_solver": "lowrank"},
+        },
     }
 
 
