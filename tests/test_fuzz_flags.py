@@ -138,7 +138,7 @@ def prompt(flag: str) -> Maker:
     ]
 
     def make(pick: random.Random) -> Wrong:
-        words = pick.choices(WORDS[3:], k=pick.choice((0, 1, 2, 3, 9, 500)))
+        words: list[str] = pick.choices(WORDS[3:], k=pick.choice((0, 1, 2, 3, 9, 500)))
         if len(words) < 9 or pick.random() < 0.5:
             words.insert(pick.randint(0, len(words)), pick.choice(unknown) + pick.choice(["", "x", "1", "ß"]))
         return Wrong([f"{flag}={pick.choice([' ', '  ', chr(10)]).join(words)}"], ("prompt",))
