@@ -100,7 +100,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
 def test_a_layer_that_the_backbone_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
     methods = {"full": MethodConfig(align=("up_blocks.9.attentions.0.query",))}
     with pytest.raises(HookError, match=r"up_blocks\.9"):
-        bench.run(bench.jobs(tmp_path, 1, 0, "plain", "micro", methods), processes=1, progress=False)
+        bench.prepare(tmp_path, "micro", methods, cases=1, seed=0, kind="plain")
     assert not list(tmp_path.iterdir())
 
 

@@ -96,7 +96,7 @@ def test_unknown_setting_names_the_closest() -> None:
         ({"inject_steps": -1}, "inject_steps=-1 is not allowed"),
         ({"optimise_steps": -1}, "optimise_steps=-1 is not allowed"),
         ({"iterations": -1}, "iterations=-1 is not allowed"),
-        ({"lr": float("nan")}, "lr=nan is not allowed; it must be finite and at least 0"),
+        ({"lr": float("nan")}, "lr=nan is not allowed; it must be between 0 and 3e+37"),
         ({"lr": float("inf")}, "lr=inf is not allowed"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1 is not allowed"),
         ({"pca_dim": 0}, "pca_dim=0 is not allowed; it must be finite and at least 1"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anyi2v.errors import InputError, ResourceError
-from anyi2v.files import atomic, read_json
+from anyi2v.files import atomic, check_place, read_json
 
 
 def test_file_appears_as_a_whole_with_ordinary_rights(tmp_path: Path) -> None:
@@ -47,6 +47,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file" / "a.txt"
     with pytest.raises(ResourceError, match=re.escape(str(path))), atomic(path) as temporary:
         temporary.write_text("")
+
+
+@pytest.mark.parametrize("name", ["file/runs", "new/" + 300 * "x", 300 * "x"])
+def test_a_folder_that_cannot_be_made_is_found_out_beforehand(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=f"cannot write to {re.escape(str(tmp_path / name))}: "):
+        check_place(tmp_path / name)
+    check_place(tmp_path)
+    check_place(tmp_path / "new" / "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_other_os_errors_of_the_body_pass(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, RotaryConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.config import MethodConfig
 from anyi2v.errors import ResourceError
 from anyi2v.memory import Prediction, available, fitting, predict, size_of
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 
-from .networks import SHORT, WORDS, tiny_backbone
+from .networks import SHORT, TINY, WORDS, tiny_backbone
 
 CONFIG = BackboneConfig(
     name="some",
@@ -96,6 +96,16 @@ def test_prediction_counts_weights_exactly_and_grows_with_the_job() -> None:
     assert low.passes["optimisation"] < plain.passes["optimisation"]
     assert low.passes["denoising"] < plain.passes["denoising"]
     assert "optimisation" not in predict(config, replace(SHORT, optimise_steps=0), frames=4, height=16, width=16).passes
+
+
+@pytest.mark.parametrize("unet", [TINY, replace(TINY, temporal=RotaryConfig(heads=2, rotary_dims=4))])
+def test_accelerators_are_predicted_for_too(unet: UNetConfig) -> None:
+    """Fake tensors may be on a device that is not there; without one, nothing goes back through them."""
+    config = replace(tiny_backbone().config, unet=unet)
+    needed = predict(
+        config, replace(SHORT, optimise_steps=0), frames=4, height=16, width=16, dtype=torch.float16, device="cuda"
+    )
+    assert needed.peak > needed.weights > 0
 
 
 def test_size_counts_shared_types() -> None:

@@ -233,6 +233,9 @@ BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
     "size": ({"image": image(15, 16)}, InputError, "16x15 px; both must be multiples of 2"),
     "frames": ({"frames": 9}, InputError, "9 frames asked for, but this backbone makes 1 to 8"),
     "no frames": ({"frames": 0}, InputError, "0 frames asked for"),
+    "endless": ({"frames": 10**9, "config": replace(SHORT, window=4)}, InputError, "a video has 1 to 10000"),
+    "seed": ({"seed": 2**64}, InputError, "seed 18446744073709551616 is not allowed"),
+    "frame rate": ({"fps": 101}, InputError, "101 frames per second asked for; it must be 1 to 100"),
     "hardly seen": ({"tracks": HARDLY_SEEN}, InputError, "'corner' hardly reaches into frame 1.*1 x 1 pixels"),
     "hook": (bad("inject_hidden", ("up_blocks.1.resnet.0.hidden",)), HookError, r"up_blocks\.1\.resnets\.0\.hidden"),
     "point to inject": (

@@ -72,6 +72,11 @@ def test_a_prompt_that_is_too_long_is_refused_not_cut() -> None:
         tokenize(TINY, [" ".join("a" * 7)])
 
 
+def test_half_a_letter_is_refused_before_any_tokenizer_fails_on_it() -> None:
+    with pytest.raises(InputError, match="half a letter"):
+        tokenize(TextConfig(), ["a red \udcff"])
+
+
 def test_byte_pairs_of_a_known_prompt() -> None:
     """The ids that CLIP's published vocabulary gives; then SD-1.x's padding with the end token."""
     ids = tokenize(CLIP, ["a photo of a cat", ""])

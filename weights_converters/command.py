@@ -17,7 +17,8 @@ from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
 from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
-from anyi2v.files import read_json
+from anyi2v.files import check_place, read_json
+from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import diffusers_layout as layout
 from weights_converters import lavie, videocrafter
 from weights_converters.detect import Kind
@@ -106,6 +107,10 @@ def _check_out(options: Convert) -> Path:
     out = options.out
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out} must end with .safetensors")
+    for flag, value in (("--frames", options.frames), ("--fps", options.fps)):
+        if value is not None and not 1 <= value <= MAX_FRAMES:
+            raise InputError(f"{flag} {value} is not allowed; it must be 1 to {MAX_FRAMES}")
+    check_place(out.parent)
     sources = (options.base, options.motion_module, options.vae, options.text)
     if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):
         raise InputError(f"--out {out} is also a source; choose another name")

@@ -1,5 +1,6 @@
 """LoRA files that are baked into the converted weights for good."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ def read_loras(options: Convert) -> list[LoraFile]:
                 number = float(weight)
             except ValueError as error:
                 raise InputError(f"--{option.replace('_', '-')} {text}: {weight!r} is no weight") from error
+            if not name or not math.isfinite(number):
+                raise InputError(
+                    f"--{option.replace('_', '-')} {text}: write FILE, or FILE:WEIGHT with a finite weight"
+                )
             source = open_source(Path(name))
             read(source.path, source.shapes, source.metadata, kinds, f"--{option.replace('_', '-')}")
             found.append(LoraFile(source.path, number, source))

@@ -2,6 +2,7 @@
 
 # Flags and help are made from the dataclasses. torch is imported only where work begins: help is instant.
 
+import errno
 import inspect
 import json
 import sys
@@ -171,6 +172,15 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         parse(sys.argv[1:] if args is None else args).run()
     except AnyI2VError as error:
-        print("anyi2v: error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except OSError as error:
+        # no path that is asked about anywhere in the program may be longer than the system allows
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def _refused(message: str) -> int:
+    print("anyi2v: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -13,7 +13,7 @@ from anyi2v.backbone.header import read_config, resolve
 from anyi2v.cli_condition import ConditionFlags
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.errors import InputError
-from anyi2v.files import read_json
+from anyi2v.files import check_place, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from anyi2v.backbone.checkpoint import Backbone
     from anyi2v.pipeline import Result
     from anyi2v.taps import Taps
+
+
+MAX_THREADS = 1024
+"""Keeps a slip of the keyboard from asking the system for millions."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Animate(ConditionFlags):
 
         if self.repeat:
             _check_backbone(self.repeat, self.backbone)
+        if self.cache:
+            check_place(self.cache)
         _prepare_torch(self.device, self.threads)
         config = read_config(self.backbone)
         prompts = [self._fitting(prompt) for prompt in prompts]
@@ -148,7 +154,7 @@ class Animate(ConditionFlags):
         frames = config.frames if self.frames is None else self.frames
         with torch.device("meta"):
             shadow = build(config)
-        check_job(shadow, image, self.method, frames, config.fps if self.fps is None else self.fps)
+        check_job(shadow, image, self.method, frames, config.fps if self.fps is None else self.fps, self.seed)
         job = partial(
             predict,
             config,
@@ -179,15 +185,15 @@ class Animate(ConditionFlags):
 
 
 def _prepare_torch(device: str, threads: int | None) -> None:
-    """Raises InputError if there is no such device, or for a number of threads below 1."""
+    """Raises InputError if nothing can be computed on the device, or for an impossible number of threads."""
     import torch
 
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads {threads} is not allowed; it must be at least 1")
+        if not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"--threads {threads} is not allowed; it must be 1 to {MAX_THREADS}")
         torch.set_num_threads(threads)
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
@@ -197,7 +203,7 @@ class _Base:
     """The flags that decide the defaults of others."""
 
     backbone: str | None = None
-    recipe: Literal["paper", "official"] | None = None
+    recipe: str | None = None
     repeat: Path | None = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 

@@ -9,7 +9,8 @@ from typing import Literal
 from anyi2v.backbone.header import read_config
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
-from anyi2v.files import atomic
+from anyi2v.files import atomic, check_place
+from anyi2v.tracks.checks import MAX_FRAMES
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class BenchMicro:
 
     def run(self) -> None:
         """Runs what is missing, measures everything, prints the table."""
-        if self.cases < 1 or self.processes < 1:
-            raise InputError("--cases and --processes must be at least 1")
+        _check(self.cases, self.processes, self.seed)
         changes = {**read_config(self.backbone).method, **_settings(self.set)}
         config = recipe(self.recipe, changes)
         from anyi2v.machine import describe
@@ -60,6 +60,27 @@ class BenchMicro:
         bench.run(work, processes=self.processes, progress=sys.stderr.isatty())
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
         print(f"scores, table and pictures: {self.out}")
+
+
+def _within(flag: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless it is; the limits keep slips of the keyboard from being tried."""
+    if not low <= value <= high:
+        raise InputError(f"{flag} {value} is not allowed; it must be {low} to {high}")
+
+
+def _check(cases: int, processes: int, seed: int) -> None:
+    _within("--cases", cases, 1, 100_000)
+    _within("--processes", processes, 1, 1024)
+    _within("--seed", seed, 0, 2**30 - cases)  # see split_generator
+
+
+def _check_measurement(out: Path, backbone: str | None, budget: float, *threads: int) -> None:
+    check_place(out)
+    for count in threads:
+        _within("--threads", count, 1, 1024)
+    _within("--budget", budget, 0, 86_400)
+    if backbone not in (None, "medium"):
+        read_config(backbone)
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, object]:
@@ -94,8 +115,8 @@ class BenchBackbone:
 
     def run(self) -> None:
         """Prints the shares, writes the file."""
-        if self.cases < 1 or self.processes < 1:
-            raise InputError("--cases and --processes must be at least 1")
+        _check(self.cases, self.processes, self.seed)
+        check_place(self.out.parent)
         read_config(self.backbone)
         from anyi2v.machine import describe
         from anyi2v.micro import quality
@@ -135,6 +156,9 @@ class BenchStages:
 
     def run(self) -> None:
         """Measures, prints the table, writes the files."""
+        _check_measurement(self.out, self.backbone, self.budget, self.threads)
+        _within("--objects", self.objects, 1, 9)
+        _within("--frames", 1 if self.frames is None else self.frames, 1, MAX_FRAMES)
         from benchmarks import stages
 
         stages.main(self)
@@ -162,6 +186,7 @@ class BenchScaling:
 
     def run(self) -> None:
         """Measures, prints the table, writes the files."""
+        _check_measurement(self.out, self.backbone, self.budget, self.threads)
         from benchmarks import scaling
 
         scaling.main(self)
@@ -187,6 +212,7 @@ class BenchPeers:
 
     def run(self) -> None:
         """Measures, prints the table, writes the files."""
+        _check_measurement(self.out, None, self.budget, *self.threads)
         from benchmarks import peers
 
         peers.main(self)

@@ -19,7 +19,7 @@ from anyi2v.raster import Camera, Style, check_picture, draw
 
 @dataclass(frozen=True)
 class Look:
-    """How geometry is drawn."""
+    """How geometry is drawn; raises InputError for a style or a background that cannot be."""
 
     style: Style = "shaded"
     camera: Camera = field(default_factory=Camera)
@@ -27,6 +27,9 @@ class Look:
     """The file's upward axis."""
     background: tuple[float, float, float] | None = None
     """Red, green, blue in [0, 1]; None: white, black for depth, the colour of a wall for normals."""
+
+    def __post_init__(self) -> None:
+        check_picture(1, 1, self.style, self.background)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "inject_steps": (0, math.inf),
     "optimise_steps": (0, math.inf),
     "iterations": (0, math.inf),
-    "lr": (0, math.inf),
+    "lr": (0, 3e37),  # AdamW divides it by 0.1 at first, which must stay a number in float32
     "weight_decay": (0, math.inf),
     "pca_dim": (1, math.inf),
 }

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+def check_place(folder: str | Path) -> None:
+    """Raises ResourceError unless files can be written into `folder`, which need not be there yet; makes nothing.
+
+    Asked before hours of work whose end would be lost.
+    """
+    folder = Path(folder)
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        for name in folder.absolute().relative_to(there.absolute()).parts:
+            (there / name).exists()  # a name may be too long
+    except OSError as error:
+        raise ResourceError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from anyi2v.files import atomic
 from anyi2v.fit import Fit, fit_image
 from anyi2v.tracks import Tracks, load_tracks
 
+MAX_FPS = 100
+"""Frames per second: a GIF's delays are hundredths of a second."""
+
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
 MOST_PIXELS = 1 << 26
@@ -151,8 +154,8 @@ def write_video(path: str | Path, video: Float[Tensor, "f 3 h w"], *, fps: float
         raise InputError(f"cannot write {path}: suffix {suffix!r} is none of {', '.join(VIDEO_SUFFIXES)}")
     if not len(video):
         raise InputError(f"cannot write {path}: the video has no frames")
-    if not 0 < fps <= 100:
-        raise InputError(f"cannot write {path}: fps={fps} is not allowed; it must be above 0 and at most 100")
+    if not 0 < fps <= MAX_FPS:
+        raise InputError(f"cannot write {path}: fps={fps} is not allowed; it must be above 0 and at most {MAX_FPS}")
     if enlarge < 1:
         raise InputError(f"cannot write {path}: enlarge={enlarge} is not allowed; it must be at least 1")
     video = magnify(video, enlarge)

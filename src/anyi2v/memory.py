@@ -69,6 +69,10 @@ def predict(
             kind = torch.float32 if network is backbone.vae else dtype
             # not network.to(): fake tensors cannot be exchanged in place
             network.load_state_dict({key: x.to(kind) for key, x in network.state_dict().items()}, assign=True)
+            # tables that no checkpoint holds are made on the CPU whatever the default device is
+            for module in network.modules():
+                for name, table in module.named_buffers(recurse=False):
+                    setattr(module, name, table.to(device))
             network.eval().requires_grad_(False)
         passes = {
             "decoding": _peak_of_decoding(backbone, frames, grid, low_memory),

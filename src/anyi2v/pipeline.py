@@ -16,7 +16,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
 from anyi2v.inversion_cache import cache_key, cached
-from anyi2v.media import check_image, write_video
+from anyi2v.media import MAX_FPS, check_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
@@ -27,6 +27,7 @@ from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
+from anyi2v.tracks.checks import MAX_FRAMES
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def animate(
     config = config or MethodConfig.from_dict(backbone.config.method)
     frames = backbone.config.frames if frames is None else frames
     fps = backbone.config.fps if fps is None else fps
-    check_job(backbone, image, config, frames, fps)
+    check_job(backbone, image, config, frames, fps, seed)
     height, width = image.shape[1:]
     tracks = tracks.scaled(width, height).resample(frames)
     factor = backbone.config.vae.factor
@@ -165,20 +166,22 @@ def animate(
     )
 
 
-def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int) -> None:
+def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0) -> None:
     """Finds out what cannot work before any work is done.
 
     Raises:
-        InputError: the image, its size, the number of frames, the frame rate or the timesteps.
+        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
         HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
     check_image(image)
-    if fps < 1:
-        raise InputError(f"{fps} frames per second asked for; it must be at least 1")
+    if not 1 <= fps <= MAX_FPS:
+        raise InputError(f"{fps} frames per second asked for; it must be 1 to {MAX_FPS}")
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed {seed} is not allowed; it must be a whole number of at most 64 bits")
     backbone.config.check_size(image.shape[2], image.shape[1])
     limit = backbone.unet.design.max_frames
-    if frames < 1:
-        raise InputError(f"{frames} frames asked for; a video has at least 1")
+    if not 1 <= frames <= MAX_FRAMES:
+        raise InputError(f"{frames} frames asked for; a video has 1 to {MAX_FRAMES}")
     if limit is not None and config.window is not None and config.window > limit:
         raise InputError(
             f"window={config.window}, but the backbone's temporal layers see at most {limit} frames at once"

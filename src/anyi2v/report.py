@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anyi2v.backbone.header import SHIPPED, resolve
 from anyi2v.errors import InputError
-from anyi2v.files import atomic, read_json
+from anyi2v.files import atomic, check_place, read_json
 from anyi2v.media import from_bytes, write_image, write_video
 from anyi2v.pipeline import Result
 from anyi2v.plots import (
@@ -34,14 +34,15 @@ from anyi2v.report_page import CONDITION, RECORD, write_page
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises InputError if a run may not be written to folder `out`; asked before any work is done.
+    """Raises InputError if a run may not be written to folder `out`, ResourceError if it cannot; asked before any work.
 
     `overwrite` allows to replace a former run, but no other folder.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder")
+    check_place(out)
+    if not out.exists() or not any(out.iterdir()):
+        return
     if not (out / RECORD).is_file():
         raise InputError(f"folder {out} holds other things than a run; give a new or empty one")
     if not overwrite:

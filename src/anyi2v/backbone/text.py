@@ -95,6 +95,8 @@ def shortened(config: TextConfig, prompt: str) -> tuple[str, str]:
 
 def _ids(config: TextConfig, prompt: str) -> list[int]:
     """The tokens of one prompt, begin and end included."""
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise InputError(f"prompt {_shorten(prompt)!r} holds half a letter, which no text has; write it anew")
     if config.words is None:
         encode, begin, end = _byte_pairs()
     else:

@@ -22,7 +22,7 @@ from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
-from anyi2v.files import atomic, read_json
+from anyi2v.files import atomic, check_place, read_json
 from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.cases import Case, Kind, make_case
 from anyi2v.micro.world import Modality
@@ -73,8 +73,10 @@ def prepare(
     """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
 
     Raises InputError if the folder holds something else, or was made with another backbone or other settings
-    under the same name.
+    under the same name; ResourceError if it cannot be written; and what `check_job` does, if a variant cannot be run on
+    the backbone. Nothing is written then.
     """
+    check_place(out)
     path = out / "bench.json"
     wanted = {"backbone": backbone, "sha256": sha256(resolve(backbone)), "kind": kind}
     settings = {name: config.to_dict() for name, config in methods.items()}
@@ -90,7 +92,7 @@ def prepare(
                 raise InputError(f"{out} has a variant {name!r} with other settings; use another --out")
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+    check(jobs(out, 1, seed, kind, backbone, methods)[0])
     with atomic(path) as temporary:
         data = {**wanted, "cases": cases, "seed": seed, "methods": settings}
         temporary.write_text(json.dumps(data, indent=1) + "\n")
@@ -138,15 +140,15 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
-    """Runs all jobs, each process one at a time on one thread.
+def check(job: Job) -> None:
+    """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
+    backbone = _backbone(job.backbone)  # before the workers are forked, so that they need not load it again
+    for config in job.methods.values():
+        check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
 
-    Raises what `check_job` does, before any work, if a variant cannot be run on the backbone.
-    """
-    for job in work[:1]:
-        backbone = _backbone(job.backbone)  # before the workers are forked, so that they need not load it again
-        for config in job.methods.values():
-            check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
+
+def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
+    """Runs all jobs, each process one at a time on one thread."""
     with get_context(START).Pool(processes) as pool:
         done = pool.imap_unordered(run_case, work)
         for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):

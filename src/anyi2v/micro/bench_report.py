@@ -32,14 +32,38 @@ METRICS = {
 """Column of the scores and heading; the last but one only where the camera pans."""
 
 
+MEANINGS = {
+    "trajectory_error": "mean distance of the object's centroid to its target; without object half the frame's width",
+    "relative_error": "the same for the way since frame 1, wherever it begins; frames 2 and on",
+    "first_frame_iou": "intersection over union of the object in frame 1 and the condition's mask",
+    "found": "share of frames with a patch of the object's colour of 0.5 % of the frame or more",
+    "colour_right": "share of cases in which most of the condition's mask has the prompted colour in frame 1",
+    "background_right": "mean share of far-away pixels whose nearest palette colour is the prompted one",
+    "jerk": "mean length in pixels of the centroid's second difference over time",
+    "pan_error": "distance of the background's way to the asked one, as a share of the latter",
+    "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
+}
+"""Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour."""
+
+
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
     """Writes scores.json, table.md, differences.png and cases.png; returns the table."""
-    text = table(rows)
+    conventions = describe_conventions(work, rows)
+    text = table(rows) + (
+        f"\n{conventions['cases']} cases of {conventions['frames']} frames of {conventions['width']}x"
+        f"{conventions['height']} px, in which distances are counted; what the columns mean: scores.json.\n"
+    )
     summary = {
         name: {metric: estimate(values(rows, name, metric))._asdict() for metric in metrics(rows)}
         for name in names(rows)
     }
-    scores = {"machine": dict(machine), "backbone": work[0].backbone, "summary": summary, "rows": list(rows)}
+    scores = {
+        "machine": dict(machine),
+        "backbone": work[0].backbone,
+        "conventions": conventions,
+        "summary": summary,
+        "rows": list(rows),
+    }
     for name, content in (("table.md", text), ("scores.json", json.dumps(scores, indent=1) + "\n")):
         with atomic(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
@@ -47,6 +71,20 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
         plot(rows, out / "differences.png")
     write_image(out / "cases.png", extremes(work, rows))
     return text
+
+
+def describe_conventions(work: Sequence[Job], rows: Rows) -> dict[str, Any]:
+    """What the figures are of, without which they cannot be compared with others'."""
+    frames, _, height, width = work[0].case.truth.shape
+    return {
+        "cases": len(values(rows, names(rows)[0], "seed")),
+        "frames": frames,
+        "width": width,
+        "height": height,
+        "kind": work[0].kind,
+        "intervals": "95 % bootstrap over the cases; several objects of a case are averaged first",
+        "metrics": {metric: MEANINGS[metric] for metric in metrics(rows)},
+    }
 
 
 def names(rows: Rows) -> list[str]:

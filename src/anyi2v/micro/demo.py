@@ -70,7 +70,6 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
     """
     for modality, _ in CASES:
         check_out(out / modality, overwrite=overwrite)
-    out.mkdir(parents=True, exist_ok=True)
     configs = variants(recipe("paper", read_config(backbone).method))
     injected = {name: config for name, config in configs.items() if config.inject_query}
     others = {name: config for name, config in configs.items() if name not in injected}

@@ -171,8 +171,13 @@ def measure_backbone(name: str, cases: int, seed: int, *, processes: int, progre
             batches = [(name, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
             found = tqdm(pool.imap(_reconstruct, batches), total=len(batches), desc=way, disable=not progress)
             errors[way] = [error for batch in found for error in batch]
+    config = _backbone(name).config
     return {
         "backbone": name,
+        "cases": cases,
+        "frames": config.frames,
+        "width": config.width,
+        "height": config.height,
         "guidance_scale": guidance,
         "summary": summary(clips, errors),
         "clips": clips,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyi2v.errors import InputError
-from anyi2v.tracks.checks import check_size, rows, text
+from anyi2v.tracks.checks import MAX_FRAMES, check_size, rows, text
 from anyi2v.tracks.masks import encode, inside, middle
 
 Box = tuple[float, float, float, float]
@@ -132,9 +132,9 @@ class Tracks:
         return replace(track, points=((min(max(x, x0), x1), min(max(y, y0), y1)),))
 
     def resample(self, frames: int) -> "Tracks":
-        """The same motion in `frames` frames; see `Track.resample`. Raises InputError below one frame."""
-        if frames < 1:
-            raise InputError(f"frames is {frames}; it must be at least 1")
+        """The same motion in `frames` frames; see `Track.resample`. Raises InputError unless 1 to `MAX_FRAMES`."""
+        if not 1 <= frames <= MAX_FRAMES:
+            raise InputError(f"frames is {frames}; it must be 1 to {MAX_FRAMES}")
         return replace(self, objects=tuple(track.resample(frames) for track in self.objects))
 
     def scaled(self, width: int, height: int) -> "Tracks":
