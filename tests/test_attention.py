@@ -35,9 +35,9 @@ def test_fused_attention_equals_its_definition(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     # in bfloat16 the arguments are rounded to 8 bits, with or without gradients
     for grad in (True, False):
-        halves = [t.detach().bfloat16().requires_grad_(grad) for t in (query, key, value)]
-        exact = weigh(probabilities(halves[0].float(), halves[1].float(), heads), halves[2].float())
-        torch.testing.assert_close(attend(*halves, heads).float(), exact, rtol=0.02, atol=0.03)
+        q, k, v = (t.detach().bfloat16().requires_grad_(grad) for t in (query, key, value))
+        exact = weigh(probabilities(q.float(), k.float(), heads), v.float())
+        torch.testing.assert_close(attend(q, k, v, heads).float(), exact, rtol=0.02, atol=0.03)
 
 
 @given(seed=st.integers(0, 2**31))
