@@ -10,7 +10,6 @@ from anyi2v.backbone.header import read_config
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
-from anyi2v.tracks.checks import MAX_FRAMES
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,8 @@ class BenchStages:
 
     def run(self) -> None:
         """Measures, prints the table, writes the files."""
+        from anyi2v.tracks.checks import MAX_FRAMES
+
         _check_measurement(self.out, self.backbone, self.budget, self.threads)
         _within("--objects", self.objects, 1, 9)
         _within("--frames", 1 if self.frames is None else self.frames, 1, MAX_FRAMES)
