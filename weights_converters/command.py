@@ -18,6 +18,7 @@ from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json
+from anyi2v.media import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import diffusers_layout as layout
 from weights_converters import lavie, videocrafter
@@ -107,9 +108,9 @@ def _check_out(options: Convert) -> Path:
     out = options.out
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out} must end with .safetensors")
-    for flag, value in (("--frames", options.frames), ("--fps", options.fps)):
-        if value is not None and not 1 <= value <= MAX_FRAMES:
-            raise InputError(f"{flag} {value} is not allowed; it must be 1 to {MAX_FRAMES}")
+    for flag, value, most in (("--frames", options.frames, MAX_FRAMES), ("--fps", options.fps, MAX_FPS)):
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"{flag} {value} is not allowed; it must be 1 to {most}")
     check_place(out.parent)
     sources = (options.base, options.motion_module, options.vae, options.text)
     if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):

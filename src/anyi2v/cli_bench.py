@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from anyi2v.backbone.header import read_config
+from anyi2v.cli_animate import MAX_THREADS
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
@@ -69,14 +70,14 @@ def _within(flag: str, value: float, low: float, high: float) -> None:
 
 def _check(cases: int, processes: int, seed: int) -> None:
     _within("--cases", cases, 1, 100_000)
-    _within("--processes", processes, 1, 1024)
+    _within("--processes", processes, 1, MAX_THREADS)
     _within("--seed", seed, 0, 2**30 - cases)  # see split_generator
 
 
 def _check_measurement(out: Path, backbone: str | None, budget: float, *threads: int) -> None:
     check_place(out)
     for count in threads:
-        _within("--threads", count, 1, 1024)
+        _within("--threads", count, 1, MAX_THREADS)
     _within("--budget", budget, 0, 86_400)
     if backbone not in (None, "medium"):
         read_config(backbone)
