@@ -13,7 +13,7 @@ import tyro
 
 from anyi2v.config import MethodConfig
 from anyi2v.files import atomic, read_json
-from anyi2v.micro.bench_report import Rows, names, paired, values
+from anyi2v.micro.bench_report import METRICS, Rows, names, paired, values
 from anyi2v.micro.statistics import Estimate, estimate
 from anyi2v.micro.variants import FULL, groups
 
@@ -112,18 +112,23 @@ def _signed(gap: Estimate) -> str:
 
 
 def kinds_table(found: Sequence[tuple[Mapping[str, Any], Rows]]) -> str:
-    """One row per kind of case and object: the full method, and its error beside that without optimisation."""
-    head = ["cases", "n", *COLUMNS.values(), "without optimisation, px", "ratio", "error of the pan"]
+    """One row per kind of case and object: the full method, beside itself without optimisation, and beside itself on
+    plain cases."""
+    extra = [metric for metric in ("pan_error", "area_error") if any(metric in rows[0] for _, rows in found)]
+    head = ["cases", "n", *COLUMNS.values(), "not optimised, px", "ratio", "to plain", *(METRICS[m] for m in extra)]
     lines = ["### Kinds of cases", "", _row(head), _row(["---"] * len(head))]
+    errors = {settings["kind"]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
     for settings, rows in found:
-        for number in sorted({row["object"] for row in rows}):
+        objects = sorted({row["object"] for row in rows})
+        for number in objects:
             mine = [row for row in rows if row["object"] == number]
             error, still = (values(mine, name, "trajectory_error") for name in (FULL, "no optimisation"))
-            pan = str(estimate(values(mine, FULL, "pan_error"))) if "pan_error" in mine[0] else ""
-            label = settings["kind"] + (f", object {number}" if len({row["object"] for row in rows}) > 1 else "")
+            label = settings["kind"] + (f", object {number}" if len(objects) > 1 else "")
             cells = [str(estimate(values(mine, FULL, metric))) for metric in COLUMNS]
-            ratio = f"{error.mean().item() / still.mean().item():.2f}"
-            lines.append(_row([label, str(len(error)), *cells, str(estimate(still)), ratio, pan]))
+            ratio = f"{error.mean() / still.mean():.2f}"
+            plain = f"{error.mean() / errors['plain']:.2f}" if "plain" in errors else ""
+            more = [str(estimate(values(mine, FULL, m))) if m in mine[0] else "" for m in extra]
+            lines.append(_row([label, str(len(error)), *cells, str(estimate(still)), ratio, plain, *more]))
     return "\n".join(lines) + "\n"
 
 

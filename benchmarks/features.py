@@ -25,7 +25,8 @@ from anyi2v.feature_pictures import colours, reduced
 from anyi2v.files import atomic
 from anyi2v.machine import describe
 from anyi2v.media import write_image
-from anyi2v.micro.cases import Case, make_case
+from anyi2v.micro.case import Case
+from anyi2v.micro.cases import make_case
 from anyi2v.micro.statistics import estimate
 from anyi2v.micro.world import object_masks
 from anyi2v.plots import contact_sheet

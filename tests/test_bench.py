@@ -13,7 +13,9 @@ from anyi2v.errors import HookError, InputError
 from anyi2v.media import to_bytes
 from anyi2v.micro import bench
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
-from anyi2v.micro.cases import Kind
+from anyi2v.micro.kinds import Kind
+from anyi2v.micro.statistics import estimate
+from benchmarks.claims import kinds_table
 
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
@@ -149,3 +151,19 @@ def test_report_can_be_written_again(folder: Path) -> None:
     before = (folder / "table.md").read_text()
     text = write_report(folder, work, list(bench.rows(work)), {})
     assert text == before == (folder / "table.md").read_text()
+
+
+def test_kinds_are_compared_with_plain_cases() -> None:
+    def case(seed: int, error: float, **more: float) -> list[dict[str, object]]:
+        common = {**rows()[0], "seed": seed, "object": 1, **more}
+        return [
+            {**common, "variant": "full", "trajectory_error": error},
+            {**common, "variant": "no optimisation", "trajectory_error": 10.0},
+        ]
+
+    plain = [row for seed in range(3) for row in case(seed, 2.0)]
+    resized = [row for seed in range(3) for row in case(seed, 3.0, area_error=0.25)]
+    lines = kinds_table([({"kind": "plain"}, plain), ({"kind": "resize"}, resized)]).splitlines()
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[4:]}
+    assert cells["| plain"][-3:] == ["0.20", "1.00", " |"]
+    assert cells["| resize"][-3:] == ["0.30", "1.50", f"{estimate(torch.full((3,), 0.25))} |"]

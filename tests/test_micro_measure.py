@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyi2v.micro.cases import LEAST_MOTION, make_case
+from anyi2v.micro.case import LEAST_MOTION
+from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import NAMES, centroids, find_object, largest_component, nearest_colours
 from anyi2v.micro.modalities import render
 from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES

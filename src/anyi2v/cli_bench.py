@@ -11,6 +11,7 @@ from anyi2v.cli_animate import MAX_THREADS
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
+from anyi2v.micro.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,8 @@ class BenchMicro:
     """Conditions in turn: edge, depth, segmentation, photo, sketch, silhouette, mixed."""
     seed: int = 1000
     """Of the first case; the noise of a case has the case's seed, whatever the variant."""
-    kind: Literal["plain", "two objects", "pan", "unseen pair", "unseen shape"] = "plain"
-    """Of the cases: one object, two, a moving camera, a shape and colour never seen together in training, or a shape
-    never seen there."""
+    kind: Kind = "plain"
+    """Of the cases: what the scene or the user's input is like."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     recipe: Literal["paper", "official"] = "paper"

@@ -24,13 +24,12 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place, read_json
 from anyi2v.media import from_bytes, to_bytes
-from anyi2v.micro.cases import Case, Kind, make_case
-from anyi2v.micro.world import Modality
+from anyi2v.micro.case import Case, Condition
+from anyi2v.micro.cases import conditions, make_case
+from anyi2v.micro.kinds import Kind
 from anyi2v.pipeline import animate, check_job
 from anyi2v.report import sha256
 
-MODALITIES: tuple[Modality, ...] = ("edge", "depth", "segmentation", "photo", "sketch", "silhouette", "mixed")
-"""Of the conditions, in turn."""
 START = "fork" if sys.platform == "linux" else "spawn"
 """How worker processes start; forking a process that has run no backward pass is safe."""
 
@@ -41,7 +40,7 @@ class Job:
 
     folder: Path
     seed: int
-    modality: Modality
+    modality: Condition
     kind: Kind
     backbone: str
     methods: Mapping[str, MethodConfig]
@@ -57,9 +56,9 @@ class Job:
 
 
 def jobs(out: Path, cases: int, seed: int, kind: Kind, backbone: str, methods: Mapping[str, MethodConfig]) -> list[Job]:
-    """The cases seed, seed + 1, ... of the test split, with modalities in turn (a pan is seen in photos only)."""
+    """The cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
     made = []
-    modalities = ("photo",) if kind == "pan" else MODALITIES
+    modalities = conditions(kind)
     for number in range(cases):
         modality = modalities[number % len(modalities)]
         folder = out / "cases" / f"{seed + number}-{modality}"
@@ -170,6 +169,9 @@ def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
                 seconds = float(file["seconds"])
             video = frames(job.path(name))
             common = {"seed": job.seed, "modality": job.modality, "variant": name, "seconds": seconds}
-            pan = {"pan_error": case.pan_error(video)} if job.kind == "pan" else {}
+            if job.kind == "pan":
+                common["pan_error"] = case.pan_error(video)
+            areas = case.area_errors(video) if job.kind in ("resize", "zoom") else ()
             for number, scores in enumerate(case.scores(video), 1):
-                yield {**common, "object": number, **vars(scores), **pan}
+                area = {"area_error": areas[number - 1]} if areas else {}
+                yield {**common, "object": number, **vars(scores), **area}

@@ -27,9 +27,10 @@ METRICS = {
     "background_right": "background right",
     "jerk": "jerk, px",
     "pan_error": "error of the pan",
+    "area_error": "error of the box's area",
     "seconds": "seconds",
 }
-"""Column of the scores and heading; the last but one only where the camera pans."""
+"""Column of the scores and heading; the errors of pan and area only for kinds of cases that are about them."""
 
 
 MEANINGS = {
@@ -41,6 +42,7 @@ MEANINGS = {
     "background_right": "mean share of far-away pixels whose nearest palette colour is the prompted one",
     "jerk": "mean length in pixels of the centroid's second difference over time",
     "pan_error": "distance of the background's way to the asked one, as a share of the latter",
+    "area_error": "how far the area of the box around the object is off that in the truth, share of the latter",
     "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
 }
 """Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour."""

@@ -26,7 +26,7 @@ class Scores:
 
     trajectory_error: float
     """Mean distance in pixels between the object's centroid and the target; a frame without object counts half
-    the frame's width."""
+    the frame's width. As for all scores, frames in which the target is not to be seen do not count."""
     relative_error: float
     """The same for the way from the object's own place in frame 1: how well the motion is followed, wherever it
     begins. Frames 2 and on; half the frame's width where the object, or its place in frame 1, is missing."""
@@ -90,13 +90,18 @@ def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
     return torch.stack([x, y], dim=-1)
 
 
+def bounding_areas(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, " f"]:
+    """Pixels in the box around each mask; 0 for an empty one."""
+    return masks.any(1).sum(1) * masks.any(2).sum(1) * 1.0
+
+
 @dataclass(frozen=True)
 class Target:
     """What an object must look like and where it must go."""
 
     colour: str
     centres: Float[Tensor, "f 2"]
-    """Of its mask, (x, y) in pixels."""
+    """Of its mask, (x, y) in pixels; NaN in a frame in which it cannot be seen."""
     mask: Bool[Tensor, "h w"]
     """In the condition image."""
     margin: float
@@ -111,8 +116,9 @@ def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], backgrou
     scores = []
     for target, masks in zip(targets, objects, strict=True):
         centres, wanted = centroids(masks), target.centres
-        distance = (centres - wanted).norm(dim=-1).nan_to_num(width / 2)
-        way = (centres - centres[0] - (wanted - wanted[0])).norm(dim=-1).nan_to_num(width / 2)[1:]
+        seen = wanted.isfinite().all(-1)
+        distance = (centres - wanted).norm(dim=-1).nan_to_num(width / 2)[seen]
+        way = (centres - centres[0] - (wanted - wanted[0])).norm(dim=-1).nan_to_num(width / 2)[1:][seen[1:]]
         bends = (centres[2:] - 2 * centres[1:-1] + centres[:-2]).norm(dim=-1)
         inside = names[0][target.mask] == NAMES.index(target.colour)
         scores.append(
@@ -120,7 +126,7 @@ def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], backgrou
                 trajectory_error=distance.mean().item(),
                 relative_error=way.mean().item(),
                 jerk=bends.nanmean().item(),
-                found=masks.flatten(1).any(1).float().mean().item(),
+                found=masks.flatten(1).any(1)[seen].float().mean().item(),
                 first_frame_iou=((masks[0] & target.mask).sum() / (masks[0] | target.mask).sum()).item(),
                 colour_right=inside.float().mean().item() > 0.5,
                 background_right=background_right,
@@ -137,7 +143,7 @@ def _background(
     grid = torch.stack(torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1)
     area = torch.ones_like(names, dtype=torch.bool)
     for target, masks in zip(targets, objects, strict=True):
-        area &= (grid - target.centres[:, None, None]).norm(dim=-1) > target.margin
+        area &= (grid - target.centres[:, None, None]).norm(dim=-1).nan_to_num(torch.inf) > target.margin
         area &= F.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] == 0
     right = (names == index) & area
     return (right.sum((1, 2)) / area.sum((1, 2)).clamp(min=1)).mean().item()

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.config import MethodConfig
 from anyi2v.method.inversion import round_trip
-from anyi2v.micro.bench import MODALITIES, START
+from anyi2v.micro.bench import START
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.world import SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
+from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Tracks
 

@@ -1,0 +1,22 @@
+"""The kinds of benchmark cases by name; `cases` and `input_cases` say what they are. Free of torch."""
+
+from typing import Literal, get_args
+
+SceneKind = Literal["plain", "two objects", "pan", "unseen pair", "unseen shape"]
+"""What the scene is like."""
+InputKind = Literal[
+    "resize",
+    "leaving",
+    "three objects",
+    "user mask",
+    "zoom",
+    "wide",
+    "padded",
+    "cropped",
+    "mixed",
+    "mesh",
+    "points",
+]
+"""What the user brings."""
+Kind = SceneKind | InputKind
+KINDS: tuple[Kind, ...] = (*get_args(SceneKind), *get_args(InputKind))
