@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anyi2v import cli
+from anyi2v import cli, machine
 from anyi2v.backbone.checkpoint import build, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.cli_animate import REPEATED
@@ -108,6 +108,26 @@ def test_a_run_with_masks_and_camera_is_repeated_byte_for_byte(files: Path, tmp_
     first, second = (json.loads((folder / "run.json").read_text())["tracks"] for folder in (out, again))
     assert first == second
     assert len(first["objects"]) == 5 and first["objects"][0]["mask"]["size"] == [16, 32]
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(2.0, "bfloat16"), (1.0, "float32")])
+def test_half_precision_is_chosen_where_products_gain_from_it(
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gain: float,
+    dtype: str,
+) -> None:
+    seconds = {torch.float32: gain, torch.bfloat16: 1.0}
+    monkeypatch.setattr(machine, "_product_seconds", seconds.__getitem__)
+    assert cli.main(flags(files, tmp_path / "auto")) == 0
+    assert (f"dtype: {dtype}, which is faster here" in capsys.readouterr().err) == (dtype == "bfloat16")
+    assert json.loads((tmp_path / "auto" / "run.json").read_text())["dtype"] == dtype
+    assert cli.main(flags(files, tmp_path / "named", dtype=dtype)) == 0
+    assert "dtype:" not in capsys.readouterr().err
+    assert (tmp_path / "auto" / "video.gif").read_bytes() == (tmp_path / "named" / "video.gif").read_bytes()
+    assert machine.fast_dtype("meta") == torch.float32
 
 
 def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

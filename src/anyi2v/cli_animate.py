@@ -16,6 +16,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import check_place, read_json
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from anyi2v.backbone.checkpoint import Backbone
@@ -64,8 +65,9 @@ class Animate(ConditionFlags):
     """What the video does not show."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the networks; latents and losses are float32 always."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the networks; latents and losses are float32 always. auto: 16 bits where the device is faster in them, which
+    is measured; what was chosen is printed and recorded."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
     low_memory: bool = False
@@ -89,8 +91,9 @@ class Animate(ConditionFlags):
             folders = {self.out: self.prompt[0]}
         else:
             folders = report.check_sweep(self.out, self.prompt, overwrite=self.overwrite)
-        for out, (_, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
-            flags = {"backbone": self.backbone, "device": self.device, "dtype": self.dtype}
+        for out, (backbone, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
+            dtype = str(backbone.dtype).removeprefix("torch.")
+            flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype}
             report.write_run(out, result, image, **flags, overwrite=self.overwrite)
             total = sum(result.timings.values())
             print(f"{out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
@@ -101,7 +104,6 @@ class Animate(ConditionFlags):
         """For each prompt the networks, the image at the video's size, and the result of the job watched by `taps`."""
         if not prompts:
             return
-        import torch
 
         from anyi2v import media
         from anyi2v.backbone.checkpoint import load
@@ -119,8 +121,9 @@ class Animate(ConditionFlags):
         tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
         image, fit = load_condition(**self.condition(config))
         tracks = media.load_placed(self.tracks, fit)
-        low_memory = self._low_memory(image)
-        backbone = load(self.backbone, device=self.device, dtype=getattr(torch, self.dtype))
+        dtype = self._dtype()
+        low_memory = self._low_memory(image, dtype)
+        backbone = load(self.backbone, device=self.device, dtype=dtype)
         for prompt in prompts:
             result = animate(
                 backbone,
@@ -139,7 +142,21 @@ class Animate(ConditionFlags):
             )
             yield backbone, image, result
 
-    def _low_memory(self, image: "Tensor") -> bool:
+    def _dtype(self) -> "torch.dtype":
+        """That of the networks; prints the choice if it is made here."""
+        import torch
+
+        from anyi2v.machine import fast_dtype
+
+        if self.dtype != "auto":
+            return getattr(torch, self.dtype)
+        dtype = fast_dtype(self.device)
+        if dtype != torch.float32:
+            name = str(dtype).removeprefix("torch.")
+            print(f"dtype: {name}, which is faster here; --dtype float32 is more exact", file=sys.stderr)
+        return dtype
+
+    def _low_memory(self, image: "Tensor", dtype: "torch.dtype") -> bool:
         """Prints the memory that the job will need; whether to run it with little, as asked for or because it must.
 
         Raises what `check_job` does, and ResourceError if the job does not fit at all.
@@ -162,7 +179,7 @@ class Animate(ConditionFlags):
             frames=frames,
             height=image.shape[1],
             width=image.shape[2],
-            dtype=getattr(torch, self.dtype),
+            dtype=dtype,
             device=self.device,
         )
         modes = (True,) if self.low_memory else (False, True)
