@@ -412,7 +412,7 @@ def test_10_several_runs_go_on_where_they_stopped(files: Path, tmp_path: Path, m
 
 
 def test_11_metrics_say_what_they_are(tmp_path: Path) -> None:
-    work = bench.jobs(tmp_path, 2, 1000, "plain", "micro", {"full": MethodConfig()})
+    work = bench.jobs(tmp_path, 2, 1000, "plain", "micro", torch.float32, {"full": MethodConfig()})
     for job in work:
         job.folder.mkdir(parents=True)
         np.savez(job.path("full"), frames=to_bytes(job.case.truth), seconds=np.array(1.0))

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # this process has run backward passes, after which it must not be forked
         patch.setattr(bench, "START", "spawn")
-        common = ["bench", "micro", "--out", str(out), "--processes", "1"]
+        common = ["bench", "micro", "--out", str(out), "--processes", "1", "--dtype", "float32"]
         assert cli.main([*common, "--cases", "1", "--ablate", "baselines", "--set", *FLAGS]) == 0
         first = out / "cases" / "1000-edge" / "full.npz"
         before = first.stat().st_mtime_ns
@@ -50,7 +50,7 @@ def test_the_folder_holds_frames_truth_scores_and_pictures(folder: Path) -> None
 
 def test_scores_are_those_of_the_saved_frames(folder: Path) -> None:
     row = next(r for r in json.loads((folder / "scores.json").read_text())["rows"] if r["seed"] == 1001)
-    job = bench.Job(folder / "cases" / "1001-depth", 1001, "depth", "plain", "micro", {})
+    job = bench.Job(folder / "cases" / "1001-depth", 1001, "depth", "plain", "micro", torch.float32, {})
     (scores,) = job.case.scores(bench.frames(job.path("full")))
     again = vars(scores)
     assert {key: row[key] for key in again} == again
@@ -62,11 +62,11 @@ def test_scores_are_those_of_the_saved_frames(folder: Path) -> None:
 def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
     """A variant made alone has the frames that it has when it takes another one's features."""
     config = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["recipe official"])
-    job = bench.Job(tmp_path, 1000, "edge", "plain", "micro", {"recipe official": config})
+    job = bench.Job(tmp_path, 1000, "edge", "plain", "micro", torch.float32, {"recipe official": config})
     threads = torch.get_num_threads()
     bench.run_case(job)
     torch.set_num_threads(threads)
-    shared = bench.Job(folder / "cases" / "1000-edge", 1000, "edge", "plain", "micro", {})
+    shared = bench.Job(folder / "cases" / "1000-edge", 1000, "edge", "plain", "micro", torch.float32, {})
     ours, theirs = bench.frames(job.path("recipe official")), bench.frames(shared.path("recipe official"))
     # 8 bits each; another process may round differently
     assert (ours - theirs).abs().max() <= 1.01 / 255
@@ -88,7 +88,7 @@ def test_unusable_flags_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
-    assert cli.main(["bench", "micro", "--out", str(folder), *flags]) == 2
+    assert cli.main(["bench", "micro", "--out", str(folder), "--dtype", "float32", *flags]) == 2
     assert message in capsys.readouterr().err
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
 
@@ -96,13 +96,13 @@ def test_unusable_flags_are_refused(
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="other things"):
-        bench.prepare(tmp_path, "micro", {"full": MethodConfig()}, cases=1, seed=0, kind="plain")
+        bench.prepare(tmp_path, "micro", torch.float32, {"full": MethodConfig()}, cases=1, seed=0, kind="plain")
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
     methods = {"full": MethodConfig(align=("up_blocks.9.attentions.0.query",))}
     with pytest.raises(HookError, match=r"up_blocks\.9"):
-        bench.prepare(tmp_path, "micro", methods, cases=1, seed=0, kind="plain")
+        bench.prepare(tmp_path, "micro", torch.float32, methods, cases=1, seed=0, kind="plain")
     assert not list(tmp_path.iterdir())
 
 
@@ -132,7 +132,7 @@ def test_rows_are_paired_by_seed_whatever_their_order() -> None:
 def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
     kinds: tuple[tuple[Kind, int], ...] = (("two objects", 2), ("pan", 1))
     for kind, objects in kinds:
-        (job,) = bench.jobs(tmp_path, 1, 5, kind, "micro", {"full": MethodConfig()})
+        (job,) = bench.jobs(tmp_path, 1, 5, kind, "micro", torch.float32, {"full": MethodConfig()})
         job.folder.mkdir(parents=True, exist_ok=True)
         np.savez(job.path("full"), frames=to_bytes(job.case.truth), seconds=np.array(1.0))
         rows = list(bench.rows([job]))
@@ -147,7 +147,7 @@ def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
 def test_report_can_be_written_again(folder: Path) -> None:
     data = json.loads((folder / "bench.json").read_text())
     methods = {name: MethodConfig.from_dict(values) for name, values in data["methods"].items()}
-    work = bench.jobs(folder, 2, 1000, "plain", "micro", methods)
+    work = bench.jobs(folder, 2, 1000, "plain", "micro", torch.float32, methods)
     before = (folder / "table.md").read_text()
     text = write_report(folder, work, list(bench.rows(work)), {})
     assert text == before == (folder / "table.md").read_text()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anyi2v.taps import Taps
 
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
 MAX_THREADS = 1024
 """Keeps a slip of the keyboard from asking the system for millions."""
 
@@ -65,7 +67,7 @@ class Animate(ConditionFlags):
     """What the video does not show."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """Of the networks; latents and losses are float32 always. auto: 16 bits where the device is faster in them, which
     is measured; what was chosen is printed and recorded."""
     threads: int | None = None
@@ -121,7 +123,7 @@ class Animate(ConditionFlags):
         tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
         image, fit = load_condition(**self.condition(config))
         tracks = media.load_placed(self.tracks, fit)
-        dtype = self._dtype()
+        dtype = network_dtype(self.dtype, self.device)
         low_memory = self._low_memory(image, dtype)
         backbone = load(self.backbone, device=self.device, dtype=dtype)
         for prompt in prompts:
@@ -141,20 +143,6 @@ class Animate(ConditionFlags):
                 progress=sys.stderr.isatty(),
             )
             yield backbone, image, result
-
-    def _dtype(self) -> "torch.dtype":
-        """That of the networks; prints the choice if it is made here."""
-        import torch
-
-        from anyi2v.machine import fast_dtype
-
-        if self.dtype != "auto":
-            return getattr(torch, self.dtype)
-        dtype = fast_dtype(self.device)
-        if dtype != torch.float32:
-            name = str(dtype).removeprefix("torch.")
-            print(f"dtype: {name}, which is faster here; --dtype float32 is more exact", file=sys.stderr)
-        return dtype
 
     def _low_memory(self, image: "Tensor", dtype: "torch.dtype") -> bool:
         """Prints the memory that the job will need; whether to run it with little, as asked for or because it must.
@@ -199,6 +187,21 @@ class Animate(ConditionFlags):
         if cut:
             print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
         return kept
+
+
+def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
+    """That of the networks; prints the choice if it is made here."""
+    import torch
+
+    from anyi2v.machine import fast_dtype
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    fast = fast_dtype(device)
+    if fast != torch.float32:
+        name = str(fast).removeprefix("torch.")
+        print(f"dtype: {name}, which is faster here; --dtype float32 is more exact", file=sys.stderr)
+    return fast
 
 
 def _prepare_torch(device: str, threads: int | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from anyi2v.backbone.header import read_config
-from anyi2v.cli_animate import MAX_THREADS
+from anyi2v.cli_animate import MAX_THREADS, Dtype, network_dtype
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
@@ -33,6 +33,8 @@ class BenchMicro:
     """Of the cases: what the scene or the user's input is like."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    dtype: Dtype = "auto"
+    """As for `anyi2v animate`."""
     recipe: Literal["paper", "official"] = "paper"
     """What "full" is, with the backbone's own settings on top."""
     ablate: tuple[str, ...] = ("baselines",)
@@ -55,8 +57,9 @@ class BenchMicro:
         from anyi2v.micro.variants import variants
 
         methods = variants(config, self.ablate)
-        bench.prepare(self.out, self.backbone, methods, cases=self.cases, seed=self.seed, kind=self.kind)
-        work = bench.jobs(self.out, self.cases, self.seed, self.kind, self.backbone, methods)
+        dtype = network_dtype(self.dtype, "cpu")
+        bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
+        work = bench.jobs(self.out, self.cases, self.seed, self.kind, self.backbone, dtype, methods)
         bench.run(work, processes=self.processes, progress=sys.stderr.isatty())
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
         print(f"scores, table and pictures: {self.out}")
@@ -108,6 +111,8 @@ class BenchBackbone:
     """Of the first."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    dtype: Dtype = "auto"
+    """As for `anyi2v animate`."""
     processes: int = 2
     """Of one thread each."""
     out: Path = Path("runs/backbone.json")
@@ -121,8 +126,9 @@ class BenchBackbone:
         from anyi2v.machine import describe
         from anyi2v.micro import quality
 
+        dtype = network_dtype(self.dtype, "cpu")
         figures = quality.measure_backbone(
-            self.backbone, self.cases, self.seed, processes=self.processes, progress=sys.stderr.isatty()
+            self.backbone, dtype, self.cases, self.seed, processes=self.processes, progress=sys.stderr.isatty()
         )
         with atomic(self.out) as temporary:
             temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")

@@ -43,6 +43,7 @@ class Job:
     modality: Condition
     kind: Kind
     backbone: str
+    dtype: torch.dtype
     methods: Mapping[str, MethodConfig]
 
     @property
@@ -55,19 +56,34 @@ class Job:
         return self.folder / (variant.replace(" ", "_").replace("&", "") + ".npz")
 
 
-def jobs(out: Path, cases: int, seed: int, kind: Kind, backbone: str, methods: Mapping[str, MethodConfig]) -> list[Job]:
+def jobs(
+    out: Path,
+    cases: int,
+    seed: int,
+    kind: Kind,
+    backbone: str,
+    dtype: torch.dtype,
+    methods: Mapping[str, MethodConfig],
+) -> list[Job]:
     """The cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
     made = []
     modalities = conditions(kind)
     for number in range(cases):
         modality = modalities[number % len(modalities)]
         folder = out / "cases" / f"{seed + number}-{modality}"
-        made.append(Job(folder, seed + number, modality, kind, backbone, methods))
+        made.append(Job(folder, seed + number, modality, kind, backbone, dtype, methods))
     return made
 
 
 def prepare(
-    out: Path, backbone: str, methods: Mapping[str, MethodConfig], *, cases: int, seed: int, kind: Kind
+    out: Path,
+    backbone: str,
+    dtype: torch.dtype,
+    methods: Mapping[str, MethodConfig],
+    *,
+    cases: int,
+    seed: int,
+    kind: Kind,
 ) -> None:
     """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
 
@@ -77,30 +93,31 @@ def prepare(
     """
     check_place(out)
     path = out / "bench.json"
-    wanted = {"backbone": backbone, "sha256": sha256(resolve(backbone)), "kind": kind}
+    digest, precision = sha256(resolve(backbone)), str(dtype).removeprefix("torch.")
+    wanted = {"backbone": backbone, "sha256": digest, "dtype": precision, "kind": kind}
     settings = {name: config.to_dict() for name, config in methods.items()}
     if path.exists():
         former = read_json(path)
         if any(former[key] != value for key, value in wanted.items()):
             raise InputError(
-                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) on cases of kind "
-                f"{former['kind']!r}; use another --out"
+                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) in {former['dtype']} on "
+                f"cases of kind {former['kind']!r}; use another --out"
             )
         for name, values in former["methods"].items():
             if settings.setdefault(name, values) != values:
                 raise InputError(f"{out} has a variant {name!r} with other settings; use another --out")
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
-    check(jobs(out, 1, seed, kind, backbone, methods)[0])
+    check(jobs(out, 1, seed, kind, backbone, dtype, methods)[0])
     with atomic(path) as temporary:
         data = {**wanted, "cases": cases, "seed": seed, "methods": settings}
         temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
 @cache
-def _backbone(name: str) -> Backbone:
+def _backbone(name: str, dtype: torch.dtype) -> Backbone:
     torch.set_num_threads(1)
-    return load(name)
+    return load(name, dtype=dtype)
 
 
 def run_case(job: Job) -> None:
@@ -108,7 +125,7 @@ def run_case(job: Job) -> None:
     missing = {name: config for name, config in job.methods.items() if not job.path(name).exists()}
     if not missing:
         return
-    backbone, case = _backbone(job.backbone), job.case
+    backbone, case = _backbone(job.backbone, job.dtype), job.case
     image = from_bytes(to_bytes(case.image))
     if not (job.folder / "truth.npz").exists():
         _write(
@@ -141,7 +158,7 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 def check(job: Job) -> None:
     """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
-    backbone = _backbone(job.backbone)  # before the workers are forked, so that they need not load it again
+    backbone = _backbone(job.backbone, job.dtype)  # before the workers are forked, so that they need not load it again
     for config in job.methods.values():
         check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
 

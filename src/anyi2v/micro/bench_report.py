@@ -62,6 +62,7 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
     scores = {
         "machine": dict(machine),
         "backbone": work[0].backbone,
+        "dtype": str(work[0].dtype).removeprefix("torch."),
         "conventions": conventions,
         "summary": summary,
         "rows": list(rows),

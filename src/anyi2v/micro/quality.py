@@ -6,7 +6,7 @@ And how exactly DDIM inversion is undone by sampling back.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from typing import Any
@@ -127,25 +127,25 @@ def reconstruction_error(
 
 
 @cache
-def _backbone(name: str) -> Backbone:
+def _backbone(name: str, dtype: torch.dtype) -> Backbone:
     torch.set_num_threads(1)
-    return load(name)
+    return load(name, dtype=dtype)
 
 
-def _sample(job: tuple[str, int, float]) -> dict[str, Any]:
-    name, seed, guidance_scale = job
-    backbone, scene = _backbone(name), sample_case(seed)
-    config = replace(MethodConfig.from_dict({**backbone.config.method, **PLAIN}), guidance_scale=guidance_scale)
+def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
+    name, dtype, seed = job
+    backbone, scene = _backbone(name, dtype), sample_case(seed)
+    config = MethodConfig(**PLAIN)
     size = (backbone.config.height, backbone.config.width)
     prompt = caption(scene, "photo")
     result = animate(backbone, torch.zeros(3, *size), prompt, Tracks(size[1], size[0]), config=config, seed=seed)
     return {"seed": seed, "prompt": prompt, **vars(measure_sample(result.video, scene))}
 
 
-def _reconstruct(job: tuple[str, int, int, int, int]) -> list[float]:
+def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float]:
     """The errors of a batch of test images, of all modalities in turn."""
-    name, first, count, until, stride = job
-    backbone = _backbone(name)
+    name, dtype, first, count, until, stride = job
+    backbone = _backbone(name, dtype)
     images, prompts = [], []
     for seed in range(first, first + count):
         scene, modality = sample_case(seed), MODALITIES[seed % len(MODALITIES)]
@@ -156,29 +156,33 @@ def _reconstruct(job: tuple[str, int, int, int, int]) -> list[float]:
     return reconstruction_error(backbone, latent, prompts, until=until, stride=stride).tolist()
 
 
-def measure_backbone(name: str, cases: int, seed: int, *, processes: int, progress: bool) -> dict[str, Any]:
+def measure_backbone(
+    name: str, dtype: torch.dtype, cases: int, seed: int, *, processes: int, progress: bool
+) -> dict[str, Any]:
     """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
 
-    Inversion goes to timestep 201 one by one, as the method does, and to 981 in strides of 20.
+    Clips are sampled in the paper's 25 steps with its guidance. Inversion goes to timestep 201 one by one, as the
+    method does, and to 981 in strides of 20.
     """
-    guidance = _backbone(name).config.method.get("guidance_scale", MethodConfig.guidance_scale)
+    config = _backbone(name, dtype).config
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
     errors: dict[str, list[float]] = {}
     with get_context(START).Pool(processes) as pool:
-        work = [(name, seed + i, guidance) for i in range(cases)]
+        work = [(name, dtype, seed + i) for i in range(cases)]
         clips = list(tqdm(pool.imap(_sample, work), total=cases, desc="clips", disable=not progress))
         for way, (until, stride) in ways.items():
-            batches = [(name, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
+            batches = [(name, dtype, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
             found = tqdm(pool.imap(_reconstruct, batches), total=len(batches), desc=way, disable=not progress)
             errors[way] = [error for batch in found for error in batch]
-    config = _backbone(name).config
     return {
         "backbone": name,
+        "dtype": str(dtype).removeprefix("torch."),
         "cases": cases,
         "frames": config.frames,
         "width": config.width,
         "height": config.height,
-        "guidance_scale": guidance,
+        "guidance_scale": MethodConfig.guidance_scale,
+        "steps": MethodConfig.steps,
         "summary": summary(clips, errors),
         "clips": clips,
         "reconstruction": errors,
