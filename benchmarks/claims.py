@@ -1,6 +1,7 @@
-"""The paper's claims as tables and plots: `python -m benchmarks.claims --ablations runs/claims --out docs/claims`.
+"""The paper's claims as tables and plots: `python -m benchmarks.claims --ablations runs/table2 runs/figure8 ...`.
 
-Reads folders that `anyi2v bench micro` has made: one with `--ablate all`, and one per kind of case. Nothing is run.
+Reads what `anyi2v bench micro` has made (of each folder bench.json and scores.json): folders of ablations on the same
+cases, and one per kind of case. Nothing is run.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import tyro
 
 from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.micro.bench_report import METRICS, Rows, names, paired, values
 from anyi2v.micro.statistics import Estimate, estimate
@@ -38,8 +40,8 @@ SWEEPS = {
 class Args:
     """Folders of finished benchmarks."""
 
-    ablations: Path
-    """Made with --ablate all."""
+    ablations: tuple[Path, ...]
+    """Made with --ablate, on the same cases with the same backbone and full method."""
     kinds: tuple[Path, ...] = ()
     """One per kind of case, made with the baselines."""
     out: Path = Path("docs/claims")
@@ -48,7 +50,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Writes tables, plots and the figures behind them."""
-    settings, rows = folder(args.ablations)
+    settings, rows = merged([folder(path) for path in args.ablations])
     text = [ablation_tables(rows, settings), kinds_table([folder(path) for path in args.kinds])]
     args.out.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -65,6 +67,21 @@ def main(args: Args) -> None:
 def folder(path: Path) -> tuple[dict[str, Any], Rows]:
     """Settings and scores of a benchmark."""
     return read_json(path / "bench.json"), read_json(path / "scores.json")["rows"]
+
+
+def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any], Rows]:
+    """Several benchmarks as one; raises InputError if they cannot be compared."""
+    settings, methods, rows = found[0][0], {}, {}
+    for other, more in found:
+        for key in ("sha256", "dtype", "kind", "seed", "cases"):
+            if other[key] != settings[key]:
+                raise InputError(f"the folders differ in {key}: {settings[key]} and {other[key]}")
+        for name, method in other["methods"].items():
+            if methods.setdefault(name, method) != method:
+                raise InputError(f"the folders have two variants {name!r}")
+        # the full method is in every folder; one of its rows is kept
+        rows |= {(row["variant"], row["seed"], row["object"]): row for row in more}
+    return {**settings, "methods": methods}, list(rows.values())
 
 
 def estimates(rows: Rows, name: str) -> dict[str, Any]:

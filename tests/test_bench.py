@@ -15,7 +15,7 @@ from anyi2v.micro import bench
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.statistics import estimate
-from benchmarks.claims import kinds_table
+from benchmarks.claims import kinds_table, merged
 
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
@@ -167,3 +167,19 @@ def test_kinds_are_compared_with_plain_cases() -> None:
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[4:]}
     assert cells["| plain"][-3:] == ["0.20", "1.00", " |"]
     assert cells["| resize"][-3:] == ["0.30", "1.50", f"{estimate(torch.full((3,), 0.25))} |"]
+
+
+def test_folders_of_the_same_cases_become_one() -> None:
+    def bench_of(*names: str, **changes: object) -> tuple[dict[str, object], list[dict[str, object]]]:
+        settings = {"sha256": "1", "dtype": "float32", "kind": "plain", "seed": 0, "cases": 2}
+        methods = {name: {"lr": len(name)} for name in names}
+        lines = [{"variant": name, "seed": seed, "object": 1} for name in names for seed in (0, 1)]
+        return {**settings, "methods": methods, **changes}, lines
+
+    settings, lines = merged([bench_of("full", "a"), bench_of("full", "b")])
+    assert list(settings["methods"]) == ["full", "a", "b"]
+    assert len(lines) == 3 * 2
+    with pytest.raises(InputError, match="differ in dtype: float32 and bfloat16"):
+        merged([bench_of("full"), bench_of("full", dtype="bfloat16")])
+    with pytest.raises(InputError, match="two variants 'full'"):
+        merged([bench_of("full"), bench_of("full", methods={"full": {"lr": 9}})])

@@ -59,15 +59,17 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
         name: {metric: estimate(values(rows, name, metric))._asdict() for metric in metrics(rows)}
         for name in names(rows)
     }
-    scores = {
+    head = {
         "machine": dict(machine),
         "backbone": work[0].backbone,
         "dtype": str(work[0].dtype).removeprefix("torch."),
         "conventions": conventions,
         "summary": summary,
-        "rows": list(rows),
     }
-    for name, content in (("table.md", text), ("scores.json", json.dumps(scores, indent=1) + "\n")):
+    # a line per row: there may be thousands
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    scores = f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]\n}}\n'
+    for name, content in (("table.md", text), ("scores.json", scores)):
         with atomic(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     if len(names(rows)) > 1:
