@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from anyi2v.files import atomic
 from anyi2v.machine import describe
 
 Work = Callable[[], object]
+R = TypeVar("R")
 
 
 class Spread(NamedTuple):
@@ -61,6 +64,27 @@ def seconds(work: Mapping[str, Work], *, budget: float = 2.0, least: int = 3) ->
 def ratio(found: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
     """How many times as long `over` takes as `under`, from round to round."""
     return spread([a / b for a, b in zip(found[over], found[under], strict=True)])
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up as torch's FlopCounterMode does, but without its hooks on modules, which `autograd.grad` trips over."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def flops(work: Callable[[], R]) -> tuple[float, R]:
+    """FLOPs of the matrix products and convolutions of one call, backward passes included; and what it returns."""
+    with _Flops() as counter:
+        result = work()
+    return float(counter.total), result
 
 
 def matmul_peak(dtype: torch.dtype = torch.float32) -> float:

@@ -1,8 +1,9 @@
 """The whole method on a medium network, in units of one diffusers forward: `python -m benchmarks.medium_job`.
 
 One unit U is the CPU time of one forward of diffusers' UNetMotionModel with the same configuration (batch 2, 16
-frames), measured in the same process between our parts. The published code needs 67 U: inversion 10, optimisation
-27, guided steps 30. Random weights, one thread; the time does not depend on their values.
+frames), measured in the same process after our parts. The published code needs 67 U: inversion 10, optimisation
+27, guided steps 30. Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in
+those of the same forward, say what it would take at diffusers' speed: what is below that is our network's.
 """
 
 import json
@@ -30,6 +31,7 @@ from anyi2v.method.inversion import invert
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import no_tap
 from anyi2v.tracks import Track, Tracks
+from benchmarks.measure import flops
 
 CONFIG = BackboneConfig(
     name="medium",
@@ -37,6 +39,9 @@ CONFIG = BackboneConfig(
     vae=VAEConfig(),
     text=TextConfig(),
 )
+Measure = Callable[[Callable[[], Any]], tuple[float, Any]]
+"""What a call costs, and what it returns."""
+
 FRAMES, SIZE, TOKENS = 16, 16, 77
 PUBLISHED = {"inversion": 10, "optimisation": 27, "guided steps": 30}
 
@@ -89,8 +94,10 @@ def peer() -> Callable[[], Any]:
     return forward
 
 
-def job(unet: UNet, config: MethodConfig) -> dict[str, float]:
-    """CPU seconds of the three parts of one job."""
+def job(
+    unet: UNet, config: MethodConfig, measure: Callable[[Callable[[], Any]], tuple[float, Any]]
+) -> dict[str, float]:
+    """CPU seconds, or FLOPs, of the three parts of one job."""
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(1, 1, 4, SIZE, SIZE, generator=generator)
     z = torch.randn(1, FRAMES, 4, SIZE, SIZE, generator=generator)
@@ -101,8 +108,8 @@ def job(unet: UNet, config: MethodConfig) -> dict[str, float]:
     crops = make_crops(tracks, (2 * SIZE, 2 * SIZE), FRAMES, first_box=config.first_box)
     names = (*config.inject_hidden, *config.inject_query)
     schedule = CONFIG.schedule
-    seconds = dict.fromkeys(PUBLISHED, 0.0)
-    seconds["inversion"], features = cpu_seconds(
+    cost = dict.fromkeys(PUBLISHED, 0.0)
+    cost["inversion"], features = measure(
         lambda: invert(unet, latent, positive, schedule, names, until=config.inversion_timestep)
     )
     injection = Injection(
@@ -115,19 +122,19 @@ def job(unet: UNet, config: MethodConfig) -> dict[str, float]:
     )
     for i, (t, at, to) in enumerate(sampling_pairs(schedule, config.steps)):
         if i < config.optimise_steps:
-            spent, result = cpu_seconds(
+            spent, result = measure(
                 lambda z=z, t=t: optimise_latents(unet, z, t, positive, injection, crops, config, generator=generator)
             )
-            seconds["optimisation"] += spent
+            cost["optimisation"] += spent
             z = result.latents
         tap = injection if i < config.inject_steps else no_tap
-        spent, noise = cpu_seconds(
+        spent, noise = measure(
             lambda z=z, t=t, tap=tap: predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap)
         )
-        seconds["guided steps"] += spent
+        cost["guided steps"] += spent
         z = ddim_step(z, noise, at, to)
     assert z.isfinite().all()
-    return seconds
+    return cost
 
 
 def main(args: Args) -> None:
@@ -141,20 +148,23 @@ def main(args: Args) -> None:
     jobs, peaks = [], []
     units: list[float] = []
     for _ in range(args.repeats):
-        jobs.append(job(unet, config))
+        jobs.append(job(unet, config, cpu_seconds))
         peaks.append(peak_rss() - imports)
     forward = peer()
     forward()
     units = [cpu_seconds(forward)[0] for _ in range(5)]
     unit = statistics.median(units)
     parts = {name: statistics.median(j[name] for j in jobs) / unit for name in PUBLISHED}
-    print(f"U = {unit:.2f} s; {args.dtype}, recipe {args.recipe}")
+    parts_flops, whole = job(unet, config, flops), flops(forward)[0]
+    counts = {name: parts_flops[name] / whole for name in PUBLISHED}
+    print(f"U = {unit:.2f} s, {whole / 1e9:.1f} GFLOP; {args.dtype}, recipe {args.recipe}")
+    print(f"{'':14} {'CPU time':>10} {'FLOPs':>8} {'published code, time':>22}")
     for name, value in {**parts, "together": sum(parts.values())}.items():
         published = PUBLISHED.get(name, sum(PUBLISHED.values()))
-        print(f"{name:14} {value:6.1f} U   published code {published:3} U")
+        print(f"{name:14} {value:8.1f} U {counts.get(name, sum(counts.values())):6.1f} U {published:20} U")
     print(f"memory above the imports: {peaks[0] / 1e9:.2f} GB   published code 0.97 GB")
     if args.out:
-        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "memory_bytes": peaks[0]}
+        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "flops": counts, "memory_bytes": peaks[0]}
         data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(args.out) as temporary:

@@ -20,7 +20,7 @@ from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.cli_bench import BenchPeers
 from anyi2v.errors import InputError
 from anyi2v.numerics import kmeans, pca
-from benchmarks.measure import Work, matmul_peak, ratio, seconds, spread, table, threads, write
+from benchmarks.measure import Work, flops, matmul_peak, ratio, seconds, spread, table, threads, write
 from weights_converters.diffusers_layout import (
     MOTION,
     TEXT,
@@ -170,13 +170,13 @@ def unet_pair(name: str, size: str, frames: int, motion: bool) -> Pair:
     rules = [rule.within("2d ", "") for rule in UNET] + [rule.within("motion ", "") for rule in MOTION]
     ours = adopt(UNet(unet_config(config, motion_config(adapter, config))), sources, rules)
     z, text = torch.randn(1, frames, 4, c.size, c.size), torch.randn(1, TOKENS, CONTEXT)
-    flops = counted(lambda: ours(z, 500, text, temporal=motion))
+    count, _ = flops(lambda: ours(z, 500, text, temporal=motion))
     if motion:
         theirs: Any = diffusers.UNetMotionModel.from_unet2d(spatial, modules).eval()
         video, states = z.transpose(1, 2).contiguous(), text.repeat_interleave(frames, dim=0)
-        return Pair(name, partial(ours, z, 500, text), lambda: theirs(video, 500, states).sample.transpose(1, 2), flops)
+        return Pair(name, partial(ours, z, 500, text), lambda: theirs(video, 500, states).sample.transpose(1, 2), count)
     images, states = z[0], text.expand(frames, -1, -1).contiguous()
-    return Pair(name, lambda: ours(z, 500, text, temporal=False)[0], lambda: spatial(images, 500, states).sample, flops)
+    return Pair(name, lambda: ours(z, 500, text, temporal=False)[0], lambda: spatial(images, 500, states).sample, count)
 
 
 def vae_pair(decode: bool = False) -> Pair:
@@ -199,7 +199,7 @@ def vae_pair(decode: bool = False) -> Pair:
     else:
         images, scale = torch.rand(4, 3, 64, 64) * 2 - 1, ours.config.scale
         ours_work, theirs_work = partial(ours.encode, images), lambda: scale * theirs.encode(images).latent_dist.mode()
-    return Pair(f"vae {'decode' if decode else 'encode'}", ours_work, theirs_work, counted(ours_work))
+    return Pair(f"vae {'decode' if decode else 'encode'}", ours_work, theirs_work, flops(ours_work)[0])
 
 
 def text_pair() -> Pair:
@@ -219,7 +219,7 @@ def text_pair() -> Pair:
     theirs: Any = transformers.CLIPTextModel(clip).eval()
     ours = adopt(TextTower(text_config(config)), theirs.state_dict(), TEXT)
     ids = torch.randint(1000, (2, 77))
-    return Pair("text tower", partial(ours, ids), lambda: theirs(ids).last_hidden_state, counted(partial(ours, ids)))
+    return Pair("text tower", partial(ours, ids), lambda: theirs(ids).last_hidden_state, flops(partial(ours, ids))[0])
 
 
 def kmeans_pair() -> Pair:
@@ -247,12 +247,3 @@ def adopt(ours: Any, sources: dict[str, Tensor], rules: Sequence[Rule]) -> Any:
     ours.load_state_dict(convert(sources, rules, targets)[0])
     channels_last(ours)
     return ours.eval().requires_grad_(False)
-
-
-def counted(work: Work) -> float:
-    """FLOPs of matrix products and convolutions; one multiplication and addition are two."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())

@@ -21,7 +21,7 @@ from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.injection import Injection
 from anyi2v.tracks import Track, Tracks
-from benchmarks.measure import matmul_peak, seconds, spread, table, threads, write
+from benchmarks.measure import flops, matmul_peak, seconds, spread, table, threads, write
 
 MEDIUM = BackboneConfig(
     name="medium",
@@ -48,7 +48,7 @@ def main(args: BenchStages) -> None:
         peak = matmul_peak(dtype)
         for name, (piece, count) in parts(backbone, config, args.frames, args.objects).items():
             (found,) = seconds({name: piece}, budget=args.budget).values()
-            rows.append({"part": name, "count": count, "seconds": found, "flops": flops(piece)})
+            rows.append({"part": name, "count": count, "seconds": found, "flops": flops(piece)[0]})
     print(text := report(rows, peak))
     write(args.out, "stages", {"backbone": args.backbone, "dtype": args.dtype, "matmul_peak": peak, "rows": rows})
     (args.out / "stages.md").write_text(text + "\n", encoding="utf-8")
@@ -163,15 +163,6 @@ def optimisation(
         "loss with masks": lambda: loss(reduced),
         "one whole iteration": whole,
     }
-
-
-def flops(piece: Callable[[], object]) -> float:
-    """Counted on one call, backward passes included."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        piece()
-    return float(counter.get_total_flops())
 
 
 def report(rows: list[dict[str, Any]], peak: float) -> str:

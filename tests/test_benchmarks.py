@@ -64,7 +64,13 @@ def test_every_part_of_a_job_runs_and_is_counted_as_often_as_a_job_does_it(mediu
 
 def test_flops_are_those_of_the_products() -> None:
     a, b = torch.randn(8, 16), torch.randn(16, 4)
-    assert stages.flops(lambda: a @ b) == 2 * 8 * 16 * 4
+    assert measure.flops(lambda: a @ b)[0] == 2 * 8 * 16 * 4
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    weight = torch.randn(5, 3, 3, 3)
+    forward = 2 * 5 * 3 * 3 * 3 * 6 * 6
+    count, (gradient,) = measure.flops(lambda: torch.autograd.grad(torch.conv2d(x, weight).sum(), x))
+    assert gradient.shape == x.shape
+    assert count == 2 * forward  # and as much for the gradient of the input; the weight has none
 
 
 def test_the_sum_of_a_job_leaves_out_what_its_iteration_contains() -> None:
