@@ -67,7 +67,7 @@ def flags(files: Path, out: Path, **changes: object) -> list[str]:
     """The command of the usual job, with other flags in place of some or beside them."""
     values = {
         **{"image": files / "image.png", "prompt": "a red ball", "tracks": files / "tracks.json"},
-        **{"backbone": files / "tiny.safetensors", "threads": 1, "seed": 7, "out": out},
+        **{"backbone": files / "tiny.safetensors", "threads": 1, "dtype": "float32", "seed": 7, "out": out},
     }
     merged = values | {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
     return ["animate", *(part for name, value in merged.items() for part in (f"--{name}", str(value)))]

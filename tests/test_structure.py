@@ -24,8 +24,9 @@ FLOORS = (
     ("report",),
     ("inspection",),
     ("micro",),
-    ("cli_bench", "cli_condition", "cli_tracks"),
+    ("cli_condition", "cli_tracks"),
     ("cli_animate",),
+    ("cli_bench",),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package."""

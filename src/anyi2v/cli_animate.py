@@ -174,7 +174,8 @@ class Animate(ConditionFlags):
         free = available(self.device)
         low_memory, needed = fitting(free, {mode: partial(job, low_memory=mode) for mode in modes})
         note = " in low-memory mode" if low_memory else ""
-        print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}", file=sys.stderr)
+        chosen = f"; computing in {dtype}, which is faster here".replace("torch.", "") if self.dtype == "auto" else ""
+        print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}{chosen}", file=sys.stderr)
         return low_memory
 
     def _fitting(self, prompt: str) -> str:
@@ -190,18 +191,12 @@ class Animate(ConditionFlags):
 
 
 def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
-    """That of the networks; prints the choice if it is made here."""
+    """That of the networks; "auto" is resolved."""
     import torch
 
     from anyi2v.machine import fast_dtype
 
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    fast = fast_dtype(device)
-    if fast != torch.float32:
-        name = str(fast).removeprefix("torch.")
-        print(f"dtype: {name}, which is faster here; --dtype float32 is more exact", file=sys.stderr)
-    return fast
+    return fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 
 
 def _prepare_torch(device: str, threads: int | None) -> None:
