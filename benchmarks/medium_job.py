@@ -94,9 +94,7 @@ def peer() -> Callable[[], Any]:
     return forward
 
 
-def job(
-    unet: UNet, config: MethodConfig, measure: Callable[[Callable[[], Any]], tuple[float, Any]]
-) -> dict[str, float]:
+def job(unet: UNet, config: MethodConfig, measure: Measure) -> dict[str, float]:
     """CPU seconds, or FLOPs, of the three parts of one job."""
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(1, 1, 4, SIZE, SIZE, generator=generator)

@@ -93,6 +93,17 @@ def test_unusable_flags_are_refused(
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
 
 
+def test_a_folder_of_another_data_type_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    """Nor one that does not say which it has."""
+    settings = json.loads((folder / "bench.json").read_text())
+    for dtype in ("bfloat16", None):
+        changed = {key: value for key, value in {**settings, "dtype": dtype}.items() if value is not None}
+        (tmp_path / "bench.json").write_text(json.dumps(changed))
+        methods = {"full": MethodConfig.from_dict(settings["methods"]["full"])}
+        with pytest.raises(InputError, match=f"in {dtype} on cases of kind 'plain'; use another --out"):
+            bench.prepare(tmp_path, "micro", torch.float32, methods, cases=1, seed=1000, kind="plain")
+
+
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="other things"):

@@ -98,10 +98,10 @@ def prepare(
     settings = {name: config.to_dict() for name, config in methods.items()}
     if path.exists():
         former = read_json(path)
-        if any(former[key] != value for key, value in wanted.items()):
+        if any(former.get(key) != value for key, value in wanted.items()):
             raise InputError(
-                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) in {former['dtype']} on "
-                f"cases of kind {former['kind']!r}; use another --out"
+                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) in "
+                f"{former.get('dtype')} on cases of kind {former['kind']!r}; use another --out"
             )
         for name, values in former["methods"].items():
             if settings.setdefault(name, values) != values:

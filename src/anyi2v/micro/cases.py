@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from anyi2v.micro.case import LEAST_RADIUS, PAN_REACH, Case, Condition, accepted, drawn_case, inside, moves
+from anyi2v.micro.case import PAN_REACH, Case, Condition, accepted, drawn_case, inside, large, moves
 from anyi2v.micro.input_cases import MAKERS, solid
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.modalities import caption
@@ -94,6 +94,5 @@ def _pans(scene: Scene) -> bool:
     longest = max(math.dist(a, b) for a, b in itertools.pairwise(scene.pan))
     fine = amplitude >= LEAST_TEXTURE[0] and period >= LEAST_TEXTURE[1] * scene.size
     seen = scene.checks and fine and longest < 0.9 * PAN_REACH * period
-    # an object that only seems to move because the camera does has the size of every other one
-    kept = sprite.radii[0] >= LEAST_RADIUS * scene.size and inside(sprite, (0, 0, scene.size, scene.size))
-    return seen and kept and len(set(sprite.radii)) == 1 and math.hypot(*scene.pan[-1]) >= LEAST_PAN * scene.size
+    kept = large(sprite, scene.size) and inside(sprite, (0, 0, scene.size, scene.size))
+    return seen and kept and math.hypot(*scene.pan[-1]) >= LEAST_PAN * scene.size

@@ -21,9 +21,9 @@ from anyi2v.micro.case import (
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.measure import centroids
 from anyi2v.micro.solids import cloud, prism
-from anyi2v.micro.world import Modality, Scene, Sprite, object_masks, sample_sprite, uniform
+from anyi2v.micro.world import Modality, Scene, Sprite, box, object_masks, sample_sprite, uniform
 from anyi2v.raster import Camera, Style, draw
-from anyi2v.tracks import Track, Tracks
+from anyi2v.tracks import Track, Tracks, centre
 from anyi2v.tracks.camera import camera_tracks
 
 LEAST_GROWTH = 1.25
@@ -52,7 +52,7 @@ def resize(seed: int, condition: Modality, generator: torch.Generator) -> Case:
     scene = replace(scene, sprites=(_linear(scene.sprites[0]),))
     case = drawn_case(seed, condition, generator, scene)
     (track,) = case.tracks.objects
-    return _with_tracks(case, replace(track, boxes=(track.boxes[0], track.boxes[-1])))
+    return _with_track(case, replace(track, boxes=(track.boxes[0], track.boxes[-1])))
 
 
 def leaving(seed: int, condition: Modality, generator: torch.Generator) -> Case:
@@ -91,7 +91,7 @@ def user_mask(seed: int, condition: Modality, generator: torch.Generator) -> Cas
     """The user says which pixels are the object; its middle is the point that is followed."""
     case = plain(seed, condition, generator)
     (track,) = case.tracks.objects
-    return _with_tracks(case, replace(track, points=(), mask=case.targets[0].mask.numpy()))
+    return _with_track(case, replace(track, points=(), mask=case.targets[0].mask.numpy()))
 
 
 def zoom(seed: int, condition: Modality, generator: torch.Generator) -> Case:
@@ -175,17 +175,15 @@ def _one_moves(scene: Scene) -> bool:
     return len(scene.sprites) == 1 and moves(scene)
 
 
-def _with_tracks(case: Case, *tracks: Track) -> Case:
-    return replace(case, tracks=Tracks(case.tracks.width, case.tracks.height, tracks))
+def _with_track(case: Case, track: Track) -> Case:
+    return replace(case, tracks=Tracks(case.tracks.width, case.tracks.height, (track,)))
 
 
 def _linear(sprite: Sprite) -> Sprite:
-    """The same first and last place and size, and the straight way between them."""
-    times = [f / (len(sprite.radii) - 1) for f in range(len(sprite.radii))]
-    (x0, y0), (x1, y1) = sprite.centres[0], sprite.centres[-1]
-    r0, r1 = sprite.radii[0], sprite.radii[-1]
-    centres = tuple((x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in times)
-    return replace(sprite, centres=centres, radii=tuple(r0 + t * (r1 - r0) for t in times))
+    """The same first and last box, and the straight way between them, as tracks have it."""
+    frames = len(sprite.radii)
+    boxes = Track("ends", (box(sprite, 0), box(sprite, frames - 1))).resample(frames).boxes
+    return replace(sprite, centres=tuple(map(centre, boxes)), radii=tuple((b[2] - b[0]) / 2 for b in boxes))
 
 
 def _fitted(case: Case, mode: Mode) -> Case:
