@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from anyi2v.backbone.checkpoint import build, load, state
-from anyi2v.micro import train
-from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, noise_like
+from anyi2v.micro import objectives, train
+from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
 from anyi2v.micro.train import CONFIG, Args, Run, export, learning_rate, train_stage
+from anyi2v.micro.training_data import pair_batch
 
 
 def args(out: Path, **changes: object) -> Args:
@@ -54,6 +56,29 @@ def test_loss_falls_on_a_batch_seen_again_and_again(tmp_path: Path) -> None:
         losses.append(run.train_step())
         run.step = 0
     assert losses[-1] < losses[0]
+
+
+def test_modalities_agree_where_condition_and_photo_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backbone = build(CONFIG)
+    loss = partial(agreement_loss, backbone, "train", 0, 4)
+    two = loss(torch.Generator().manual_seed(0))
+    assert two > 0.1
+    two.backward()
+    moved = {name for name, p in backbone.unet.named_parameters() if p.grad is not None and p.grad.any()}
+    # up to the last injected query and no further
+    assert any(name.startswith("up_blocks.2.attentions.1.") for name in moved)
+    assert not any("temporal" in name or name.startswith(("up_blocks.3.", "conv_out.")) for name in moved)
+
+    _, photos, captions = pair_batch("train", 0, 4)
+    monkeypatch.setattr(objectives, "pair_batch", lambda *_: (photos, photos, captions))
+    assert loss(torch.Generator().manual_seed(0)) < 1e-6
+
+
+def test_what_begins_with_trained_weights_is_trained_gently(tmp_path: Path) -> None:
+    start = export(args(tmp_path))
+    assert Run("vae", args(tmp_path / "gentle", start=start), 0).lr == RECIPES["vae"].lr / 2
+    assert Run("vae", args(tmp_path / "fresh"), 0).lr == RECIPES["vae"].lr
 
 
 def test_stages_move_their_own_parameters_only() -> None:

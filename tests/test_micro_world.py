@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyi2v.micro.measure import find_object
 from anyi2v.micro.modalities import WORDS, caption, render
-from anyi2v.micro.training_data import analytic_latents, clip_batch, image_batch, preview
+from anyi2v.micro.training_data import analytic_latents, clip_batch, image_batch, pair_batch, preview
 from anyi2v.micro.world import (
     BACKGROUND_COLOURS,
     HELD_OUT,
@@ -114,6 +115,23 @@ def test_still_is_one_frame_of_the_scene() -> None:
     scene: Scene = sample_scene(split_generator("train", 5))
     for modality in MODALITIES:
         torch.testing.assert_close(render(still(scene, 3), modality)[0], render(scene, modality)[3])
+
+
+def test_pairs_show_one_layout_in_two_ways() -> None:
+    conditions, photos, captions = pair_batch("train", 0, 40)
+    later, _, _ = pair_batch("train", 30, 10)
+    assert torch.equal(conditions[30:], later)
+    silhouettes = 0
+    for condition, photo, words in zip(conditions, photos, captions, strict=True):
+        white, black = (condition == 1).all(0), (condition == 0).all(0)
+        if black.any() and white[0, 0] and (white | black).float().mean() > 0.9:
+            named = [word for word in words.split() if word in OBJECT_COLOURS]
+            seen = torch.stack([find_object(photo[None], colour)[0] for colour in named]).any(0)
+            drawn = condition.amax(0) < 0.5
+            assert (seen & drawn).sum() > 0.85 * (seen | drawn).sum()
+            silhouettes += 1
+    assert silhouettes > 2
+    assert not any(f"{colour} {shape}" in words for shape, colour in HELD_OUT for words in captions)
 
 
 def test_batches_are_numbered_and_latents_have_about_unit_variance() -> None:

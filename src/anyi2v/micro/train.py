@@ -83,7 +83,8 @@ class Args:
     save_every: float = 5
     """Minutes between checkpoints."""
     start: Path | None = None
-    """A backbone of the same architecture whose weights all stages begin with, instead of random ones."""
+    """A backbone of the same architecture whose weights all stages begin with, instead of random ones; at half the
+    learning rate, for they are to be kept."""
     spatial: Path | None = None
     """A finished micro backbone. Its spatial weights, text tower and autoencoder stay as they are, and only temporal
     layers are trained: the motion stage."""
@@ -138,6 +139,7 @@ class Run:
         self.stage: Stage = stage
         self.args, self.rank = args, rank
         self.recipe = RECIPES[stage]
+        self.lr = self.recipe.lr * (0.5 if args.start else 1)
         self.backbone = initial(args).to(args.device)
         load_stages(self.backbone, args.out, before=stage)
         for network in self.backbone.networks.values():
@@ -148,7 +150,7 @@ class Run:
         for parameter in self.parameters:
             parameter.requires_grad_()
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
         self.step, self.planned, self.seconds = 0, args.steps or 0, 0.0
         self.minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
         self.batch = max(1, round(self.recipe.batch * args.batch))
@@ -207,7 +209,7 @@ class Run:
         for p, part in zip(self.parameters, gradient.split([p.numel() for p in self.parameters]), strict=True):
             p.grad = part.view_as(p)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * learning_rate(self.step, self.planned)
+            group["lr"] = self.lr * learning_rate(self.step, self.planned)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         decay = min(0.998, (1 + self.step) / (10 + self.step))

@@ -4,8 +4,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.micro.case import other_colours
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.world import MODALITIES, Modality, Split, choice, sample_scene, split_generator, still, uniform
+from anyi2v.micro.world import (
+    BACKGROUND_COLOURS,
+    MODALITIES,
+    Modality,
+    Split,
+    choice,
+    recoloured,
+    sample_scene,
+    split_generator,
+    still,
+    uniform,
+)
 
 PHOTO_SHARE = 0.55
 """Of the images that are photos; the other modalities share the rest evenly."""
@@ -26,6 +38,23 @@ def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 
         images.append(render(scene, modality))
         captions.append("" if empty else caption(scene, modality))
     return torch.cat(images), captions
+
+
+def pair_batch(
+    split: Split, first: int, count: int
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"], list[str]]:
+    """Single frames twice: in any modality, and as a photo in other colours; and the captions of the photos."""
+    conditions, photos, captions = [], [], []
+    for index in range(first, first + count):
+        generator = split_generator(split, index)
+        scene = sample_scene(generator)
+        scene = still(scene, int(torch.randint(scene.frames, (), generator=generator)))
+        conditions.append(render(scene, choice(generator, MODALITIES)))
+        background = choice(generator, tuple(BACKGROUND_COLOURS))
+        scene = recoloured(scene, other_colours(generator, scene, unseen_pair=False), background)
+        photos.append(render(scene, "photo"))
+        captions.append(caption(scene, "photo"))
+    return torch.cat(conditions), torch.cat(photos), captions
 
 
 def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f 3 h w"], list[str]]:
