@@ -54,6 +54,19 @@ CONFIG = BackboneConfig(
     width=64,
     frames=8,
     fps=8,
+    # 10 of 15 steps are as large a part as fixes the layout here; a map of 8 x 8 cells is one patch
+    method={
+        "steps": 15,
+        "guidance_scale": 6.0,
+        "inversion_stride": 10,
+        "patch": 0,
+        "inject_steps": 10,
+        "align": [f"up_blocks.{block}.attentions.{layer}.query" for block, layer in ((1, 1), (2, 0), (2, 1))],
+        "iterations": 6,
+        "lr": 0.03,
+        "pca_dim": 32,
+        "remove_update_mean": True,
+    },
 )
 
 

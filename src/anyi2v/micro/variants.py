@@ -32,13 +32,17 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "residual hidden as target": {"align": hiddens},
         },
         "figure 8, components": {f"M = {m}": {"pca_dim": m} for m in (2, 4, 8, 16, 32, 64)},
-        "figure 8, targets": {f"target {i}.{j}": {"align": (_query(i, j),)} for i in (1, 2) for j in (0, 1, 2)},
+        "figure 8, targets": {
+            **{f"target {i}.{j}": {"align": (_query(i, j),)} for i in (1, 2) for j in (0, 1, 2)},
+            "targets 1.1 and 2.0": {"align": (_query(1, 1), _query(2, 0))},
+        },
         "figure 9": {f"t_alpha = {t}": {"inversion_timestep": t} for t in (1, 201, 401, 601, 801)},
         "figure 10": {
             "no residual hidden": {"inject_hidden": ()},
             "no queries": {"inject_query": ()},
             "no debias": {"debias": False},
             "no patches": {"patch": 0},
+            "patches of 4 cells": {"patch": 4},
         },
         "figure A6": {f"{n} optimised steps": {"optimise_steps": n} for n in (1, 2, 4, 6, 8, 12)},
         "recipe": {"recipe official": {key: value for key, value in official.items() if value != paper[key]}},
