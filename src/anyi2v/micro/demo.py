@@ -21,7 +21,7 @@ from anyi2v.plots import contact_sheet, overlay_boxes
 from anyi2v.report import check_out, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1021), ("depth", 1029), ("segmentation", 1030))
-"""Condition and seed: of each modality the median case of `anyi2v bench micro` by trajectory error."""
+"""Condition and seed, of the test split."""
 PROCESSES = 2
 """Of one thread each: on networks this small a second thread gains less than a second job."""
 
