@@ -49,9 +49,8 @@ def main(args: Args) -> None:
             axes.plot(*continued(mine, key), label=label, marker="." if key != "loss" else None)
         axes.set(title=f"{stage}: {minutes(mine):.0f} minutes", xlabel="step", yscale="log")
         axes.grid(color="0.9")
-        print(
-            f"{stage:8} {minutes(mine):4.0f} min, last validation loss {continued(mine, 'validation_loss')[1][-1]:.5f}"
-        )
+        _, validation = continued(mine, "validation_loss")
+        print(f"{stage:8} {minutes(mine):4.0f} min, last validation loss {validation[-1]:.5f}")
     figure.axes[0].legend()
     with atomic(args.out) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -54,7 +54,7 @@ CONFIG = BackboneConfig(
     width=64,
     frames=8,
     fps=8,
-    # 10 of 15 steps are as large a part as fixes the layout here; a map of 8 x 8 cells is one patch
+    # chosen on 14 cases with seeds from 30000, which the benchmark does not use by default
     method={
         "steps": 15,
         "guidance_scale": 6.0,

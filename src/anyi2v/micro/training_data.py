@@ -10,6 +10,7 @@ from anyi2v.micro.world import (
     BACKGROUND_COLOURS,
     MODALITIES,
     Modality,
+    Scene,
     Split,
     choice,
     recoloured,
@@ -25,13 +26,18 @@ EMPTY_SHARE = 0.1
 """Of the captions that are left empty, for classifier-free guidance."""
 
 
+def _frame(split: Split, index: int) -> tuple[Scene, torch.Generator]:
+    """A random frame of a random scene, and the generator for all further choices."""
+    generator = split_generator(split, index)
+    scene = sample_scene(generator)
+    return still(scene, int(torch.randint(scene.frames, (), generator=generator))), generator
+
+
 def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
     """Single frames number `first` to `first + count - 1` of a split, in [0, 1], and their captions."""
     images, captions = [], []
     for index in range(first, first + count):
-        generator = split_generator(split, index)
-        scene = sample_scene(generator)
-        scene = still(scene, int(torch.randint(scene.frames, (), generator=generator)))
+        scene, generator = _frame(split, index)
         photo = uniform(generator, 0, 1) < PHOTO_SHARE
         modality: Modality = "photo" if photo else choice(generator, MODALITIES[1:])
         empty = uniform(generator, 0, 1) < EMPTY_SHARE
@@ -46,9 +52,7 @@ def pair_batch(
     """Single frames twice: in any modality, and as a photo in other colours; and the captions of the photos."""
     conditions, photos, captions = [], [], []
     for index in range(first, first + count):
-        generator = split_generator(split, index)
-        scene = sample_scene(generator)
-        scene = still(scene, int(torch.randint(scene.frames, (), generator=generator)))
+        scene, generator = _frame(split, index)
         conditions.append(render(scene, choice(generator, MODALITIES)))
         background = choice(generator, tuple(BACKGROUND_COLOURS))
         scene = recoloured(scene, other_colours(generator, scene, unseen_pair=False), background)
