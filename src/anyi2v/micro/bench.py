@@ -5,10 +5,8 @@ variant, and the report, which is measured from these frames. Whatever is there 
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
@@ -27,11 +24,9 @@ from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.case import Case, Condition
 from anyi2v.micro.cases import conditions, make_case
 from anyi2v.micro.kinds import Kind
+from anyi2v.micro.workers import START, worker_backbone
 from anyi2v.pipeline import animate, check_job
 from anyi2v.report import sha256
-
-START = "fork" if sys.platform == "linux" else "spawn"
-"""How worker processes start; forking a process that has run no backward pass is safe."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +109,12 @@ def prepare(
         temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
-@cache
-def _backbone(name: str, dtype: torch.dtype) -> Backbone:
-    torch.set_num_threads(1)
-    return load(name, dtype=dtype)
-
-
 def run_case(job: Job) -> None:
     """Makes the frames of all variants; those with the same inversion share it."""
     missing = {name: config for name, config in job.methods.items() if not job.path(name).exists()}
     if not missing:
         return
-    backbone, case = _backbone(job.backbone, job.dtype), job.case
+    backbone, case = worker_backbone(job.backbone, job.dtype), job.case
     image = from_bytes(to_bytes(case.image))
     if not (job.folder / "truth.npz").exists():
         _write(
@@ -158,7 +147,7 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 def check(job: Job) -> None:
     """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
-    backbone = _backbone(job.backbone, job.dtype)  # before the workers are forked, so that they need not load it again
+    backbone = worker_backbone(job.backbone, job.dtype)  # before the workers are forked
     for config in job.methods.values():
         check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
 

@@ -1,20 +1,19 @@
 """`anyi2v demo`: three condition images of the synthetic world, animated and measured."""
 
-import sys
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig, recipe
+from anyi2v.machine import fast_dtype
 from anyi2v.media import from_bytes, to_bytes, write_image
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import Scores
 from anyi2v.micro.variants import variants
+from anyi2v.micro.workers import PROCESSES, START, worker_backbone
 from anyi2v.micro.world import Modality
 from anyi2v.pipeline import Result, animate
 from anyi2v.plots import contact_sheet, overlay_boxes
@@ -22,20 +21,8 @@ from anyi2v.report import check_out, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1021), ("depth", 1029), ("segmentation", 1030))
 """Condition and seed, of the test split."""
-PROCESSES = 2
-"""Of one thread each: on networks this small a second thread gains less than a second job."""
-
-START = "fork" if sys.platform == "linux" else "spawn"
-"""How worker processes start; forking a process that has run no backward pass is safe."""
-
-Job = tuple[str, Modality, int, dict[str, MethodConfig]]
-"""A backbone, a case, and the variants that share its inversion."""
-
-
-@cache
-def _backbone(name: str) -> Backbone:
-    torch.set_num_threads(1)  # here and in the workers alike: the record of a run holds the number
-    return load(name)
+Job = tuple[str, torch.dtype, Modality, int, dict[str, MethodConfig]]
+"""A backbone and its data type, a case, and the variants that share its inversion."""
 
 
 def _image(modality: Modality, seed: int) -> torch.Tensor:
@@ -44,11 +31,11 @@ def _image(modality: Modality, seed: int) -> torch.Tensor:
 
 
 def _animate(job: Job) -> dict[str, Result]:
-    backbone, modality, seed, configs = job
+    backbone, dtype, modality, seed, configs = job
     case, results, features = make_case(seed, modality), {}, None
     for name, config in configs.items():
         results[name] = animate(
-            _backbone(backbone),
+            worker_backbone(backbone, dtype),
             _image(modality, seed),
             case.prompt,
             case.tracks,
@@ -73,18 +60,26 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
     configs = variants(recipe("paper", read_config(backbone).method))
     injected = {name: config for name, config in configs.items() if config.inject_query}
     others = {name: config for name, config in configs.items() if name not in injected}
-    jobs: list[Job] = [(backbone, *case, group) for group in (injected, others) for case in CASES]
-    _backbone(backbone)  # before the workers are forked, so that they need not import and load anything again
+    dtype = fast_dtype()
+    jobs: list[Job] = [(backbone, dtype, *case, group) for group in (injected, others) for case in CASES]
+    worker_backbone(backbone, dtype)  # before the workers are forked
     results: dict[str, dict[str, Result]] = {modality: {} for modality, _ in CASES}
     with (
         get_context(START).Pool(PROCESSES) as pool,
         tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
     ):
-        for (_, modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
+        for (_, _, modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
             results[modality] |= found
             if "full" in found:
                 folder, image = out / modality, _image(modality, seed)
-                write_run(folder, found["full"], image, backbone=backbone, overwrite=overwrite)
+                write_run(
+                    folder,
+                    found["full"],
+                    image,
+                    backbone=backbone,
+                    dtype=str(dtype).removeprefix("torch."),
+                    overwrite=overwrite,
+                )
             bar.update()
 
     scores: dict[str, list[Scores]] = {name: [] for name in configs}

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone, load
+from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
 from anyi2v.method.inversion import round_trip
-from anyi2v.micro.bench import START
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
+from anyi2v.micro.workers import START, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Tracks
@@ -30,9 +30,9 @@ LONGEST_JUMP = 6
 """Pixels between two frames; the world's own objects move at most 4.5."""
 BATCH = 10
 """Images that are inverted together."""
-PLAIN = MethodConfig(inject_hidden=(), inject_query=(), optimise_steps=0, steps=25, guidance_scale=5.0, eta=1.0)
-"""Settings that leave only the sampler. The noise that it adds in each step (`eta`) lets frames agree on where things
-are: without it, the object jumps in about a quarter of the clips."""
+PLAIN = MethodConfig(inject_hidden=(), inject_query=(), optimise_steps=0, steps=50, guidance_scale=8.0, eta=1.0)
+"""Settings that leave only the sampler. The noise that it adds in each step (`eta`) and the many steps let frames agree
+on where things are: without the noise, the object jumps in about a quarter of the clips."""
 
 
 def best_shape(mask: Bool[Tensor, "h w"], angles: int = 8) -> str:
@@ -127,15 +127,9 @@ def reconstruction_error(
     return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
 
 
-@cache
-def _backbone(name: str, dtype: torch.dtype) -> Backbone:
-    torch.set_num_threads(1)
-    return load(name, dtype=dtype)
-
-
 def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
     name, dtype, seed = job
-    backbone, scene = _backbone(name, dtype), sample_case(seed)
+    backbone, scene = worker_backbone(name, dtype), sample_case(seed)
     size = (backbone.config.height, backbone.config.width)
     prompt = caption(scene, "photo")
     result = animate(backbone, torch.zeros(3, *size), prompt, Tracks(size[1], size[0]), config=PLAIN, seed=seed)
@@ -145,7 +139,7 @@ def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
 def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float]:
     """The errors of a batch of test images, of all modalities in turn."""
     name, dtype, first, count, until, stride = job
-    backbone = _backbone(name, dtype)
+    backbone = worker_backbone(name, dtype)
     images, prompts = [], []
     for seed in range(first, first + count):
         scene, modality = sample_case(seed), MODALITIES[seed % len(MODALITIES)]
@@ -164,7 +158,7 @@ def measure_backbone(
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
     strides of 20.
     """
-    config = _backbone(name, dtype).config
+    config = worker_backbone(name, dtype).config
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
     errors: dict[str, list[float]] = {}
     with get_context(START).Pool(processes) as pool:

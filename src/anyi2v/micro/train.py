@@ -54,16 +54,17 @@ CONFIG = BackboneConfig(
     width=64,
     frames=8,
     fps=8,
-    # chosen on 14 cases with seeds from 30000, which the benchmark does not use by default
+    # chosen on 14 to 21 cases with seeds from 30000, which the benchmark does not use by default
     method={
-        "steps": 15,
+        "steps": 12,
         "guidance_scale": 6.0,
         "inversion_stride": 10,
         "patch": 0,
-        "inject_steps": 10,
+        "inject_steps": 8,
         "align": [f"up_blocks.{block}.attentions.{layer}.query" for block, layer in ((1, 1), (2, 0), (2, 1))],
-        "iterations": 6,
-        "lr": 0.03,
+        "optimise_steps": 3,
+        "iterations": 4,
+        "lr": 0.06,
         "pca_dim": 32,
         "remove_update_mean": True,
     },
