@@ -41,7 +41,7 @@ def attend(
     With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
     not fill its vectors cost twice the time, so hidden ones are added.
     """
-    if key.shape[-2] == 1:  # has all the weight: an image is a clip of one frame
+    if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
     on_cpu, small = query.device.type == "cpu", max(key.shape[-2], key.shape[-1] // heads) <= VECTOR
     if on_cpu and query.dtype == torch.bfloat16 and (query.requires_grad or small):
