@@ -1,7 +1,7 @@
 """The fast ways of attention equal the plain one."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anyi2v.backbone.attention import Attention, attend, probabilities, project, weigh
@@ -16,6 +16,9 @@ from anyi2v.backbone.attention import Attention, attend, probabilities, project,
     width=st.sampled_from([8, 16, 40]),
     seed=st.integers(0, 2**31),
 )
+@example(batch=4, queries=8, keys=8, heads=2, width=8, seed=0)  # sequences side by side
+@example(batch=9, queries=5, keys=5, heads=2, width=8, seed=0)
+@example(batch=3, queries=8, keys=8, heads=2, width=8, seed=0)  # which do not divide
 def test_fused_attention_equals_its_definition(
     batch: int, queries: int, keys: int, heads: int, width: int, seed: int
 ) -> None:

@@ -39,7 +39,8 @@ def attend(
     """Multi-head scaled dot-product attention over the last but one axis.
 
     With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
-    not fill its vectors cost twice the time, so hidden ones are added.
+    not fill its vectors cost twice the time. So short sequences, as of a clip's frames, are put side by side, each
+    seeing its own keys only; where that is not possible, hidden keys are added.
     """
     if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
@@ -47,13 +48,31 @@ def attend(
     if on_cpu and query.dtype == torch.bfloat16 and (query.requires_grad or small):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
-            return attend(query.float(), key.float(), value.float(), heads).to(query.dtype)
-    mask, missing = None, -key.shape[-2] % VECTOR
-    if on_cpu and missing and key.shape[-2] > VECTOR:
-        mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
-        mask[key.shape[-2] :] = -torch.inf
-        mask = mask.expand(1, 1, query.shape[-2], -1)
-        key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
+            exact = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
+            return attend(*exact, heads).to(query.dtype)
+    together = VECTOR // key.shape[-2] if query.ndim == 3 and query.shape == key.shape else 0
+    if on_cpu and together > 1 and len(query) % together == 0:
+        sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
+        mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
+        packed = [x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value)]
+        return fused(*packed, heads, mask[None, None]).reshape(query.shape)
+    missing = -key.shape[-2] % VECTOR
+    if not on_cpu or not missing or key.shape[-2] <= VECTOR:
+        return fused(query, key, value, heads)
+    mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
+    mask[key.shape[-2] :] = -torch.inf
+    key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
+    return fused(query, key, value, heads, mask.expand(1, 1, query.shape[-2], -1))
+
+
+def fused(
+    query: Float[Tensor, "*n l c"],
+    key: Float[Tensor, "*n m c"],
+    value: Float[Tensor, "*n m c"],
+    heads: int,
+    mask: Float[Tensor, "1 1 l m"] | None = None,
+) -> Float[Tensor, "*n l c"]:
+    """PyTorch's kernel; the mask is added to the logits."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(-3, -2).flatten(-2)
 
