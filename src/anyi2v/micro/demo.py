@@ -12,7 +12,7 @@ from anyi2v.machine import fast_dtype
 from anyi2v.media import from_bytes, to_bytes, write_image
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import Scores
-from anyi2v.micro.variants import variants
+from anyi2v.micro.variants import FULL, variants
 from anyi2v.micro.workers import PROCESSES, START, worker_backbone
 from anyi2v.micro.world import Modality
 from anyi2v.pipeline import Result, animate
@@ -21,8 +21,8 @@ from anyi2v.report import check_out, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1077), ("depth", 1085), ("segmentation", 1044))
 """Condition and seed, of the test split: of 29 cases each those with the median trajectory error."""
-Job = tuple[str, torch.dtype, Modality, int, dict[str, MethodConfig]]
-"""A backbone and its data type, a case, and the variants that share its inversion."""
+Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
+"""A backbone and its data type, a case, and a variant."""
 
 
 def _image(modality: Modality, seed: int) -> torch.Tensor:
@@ -30,21 +30,12 @@ def _image(modality: Modality, seed: int) -> torch.Tensor:
     return from_bytes(to_bytes(make_case(seed, modality).image))
 
 
-def _animate(job: Job) -> dict[str, Result]:
-    backbone, dtype, modality, seed, configs = job
-    case, results, features = make_case(seed, modality), {}, None
-    for name, config in configs.items():
-        results[name] = animate(
-            worker_backbone(backbone, dtype),
-            _image(modality, seed),
-            case.prompt,
-            case.tracks,
-            config=config,
-            seed=seed,
-            features=features,
-        )
-        features = results[name].features
-    return results
+def _animate(job: Job) -> Result:
+    backbone, dtype, modality, seed, config = job
+    case = make_case(seed, modality)
+    return animate(
+        worker_backbone(backbone, dtype), _image(modality, seed), case.prompt, case.tracks, config=config, seed=seed
+    )
 
 
 def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> None:
@@ -58,24 +49,24 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
     for modality, _ in CASES:
         check_out(out / modality, overwrite=overwrite)
     configs = variants(recipe("paper", read_config(backbone).method))
-    injected = {name: config for name, config in configs.items() if config.inject_query}
-    others = {name: config for name, config in configs.items() if name not in injected}
+    # the variants that take longest first, so that no process waits for the other at the end
+    order = sorted(configs, key=lambda name: -configs[name].optimise_steps)
     dtype = fast_dtype()
-    jobs: list[Job] = [(backbone, dtype, *case, group) for group in (injected, others) for case in CASES]
+    keys: list[tuple[Modality, int, str]] = [(modality, seed, name) for name in order for modality, seed in CASES]
+    jobs: list[Job] = [(backbone, dtype, modality, seed, configs[name]) for modality, seed, name in keys]
     worker_backbone(backbone, dtype)  # before the workers are forked
-    results: dict[str, dict[str, Result]] = {modality: {} for modality, _ in CASES}
+    results: dict[tuple[Modality, str], Result] = {}
     with (
         get_context(START).Pool(PROCESSES) as pool,
         tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
     ):
-        for (_, _, modality, seed, _), found in zip(jobs, pool.imap(_animate, jobs), strict=True):
-            results[modality] |= found
-            if "full" in found:
-                folder, image = out / modality, _image(modality, seed)
+        for (modality, seed, name), result in zip(keys, pool.imap(_animate, jobs), strict=True):
+            results[modality, name] = result
+            if name == FULL:
                 write_run(
-                    folder,
-                    found["full"],
-                    image,
+                    out / modality,
+                    result,
+                    _image(modality, seed),
                     backbone=backbone,
                     dtype=str(dtype).removeprefix("torch."),
                     overwrite=overwrite,
@@ -88,7 +79,7 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
         case = make_case(seed, modality)
         rows[f"{modality}: {case.prompt}"] = case.image[None]
         for name in configs:
-            result = results[modality][name]
+            result = results[modality, name]
             scores[name] += case.scores(result.video)
             rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
     write_image(out / "comparison.png", contact_sheet(rows, cell=128))
