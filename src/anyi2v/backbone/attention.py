@@ -48,14 +48,14 @@ def attend(
     if on_cpu and query.dtype == torch.bfloat16 and (query.requires_grad or small):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
-            exact = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
-            return attend(*exact, heads).to(query.dtype)
+            q, k, v = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
+            return attend(q, k, v, heads).to(query.dtype)
     together = VECTOR // key.shape[-2] if query.ndim == 3 and query.shape == key.shape else 0
     if on_cpu and together > 1 and len(query) % together == 0:
         sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
         mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
-        packed = [x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value)]
-        return fused(*packed, heads, mask[None, None]).reshape(query.shape)
+        q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
+        return fused(q, k, v, heads, mask[None, None]).reshape(query.shape)
     missing = -key.shape[-2] % VECTOR
     if not on_cpu or not missing or key.shape[-2] <= VECTOR:
         return fused(query, key, value, heads)
