@@ -410,7 +410,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "anyi2v.backbone.checkpoint.load",
         "anyi2v.micro.bench.check",
         "anyi2v.micro.quality.measure_backbone",
-        "anyi2v.micro.demo.load",
+        "anyi2v.micro.workers.load",
         "weights_converters.command.write",
         "benchmarks.stages.prepare",
         "benchmarks.scaling.prepare",
