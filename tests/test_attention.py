@@ -17,6 +17,7 @@ from anyi2v.backbone.attention import Attention, attend, probabilities, project,
     seed=st.integers(0, 2**31),
 )
 @example(batch=4, queries=8, keys=8, heads=2, width=8, seed=0)  # sequences side by side
+@example(batch=2, queries=7, keys=1, heads=2, width=8, seed=0)  # all the weight on one key
 @example(batch=9, queries=5, keys=5, heads=2, width=8, seed=0)
 @example(batch=3, queries=8, keys=8, heads=2, width=8, seed=0)  # which do not divide
 def test_fused_attention_equals_its_definition(
