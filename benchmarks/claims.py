@@ -34,6 +34,7 @@ SWEEPS = {
     "inversion": ("inversion passes", "inversion_stride"),
 }
 """Groups along one number: its name and the setting that holds it."""
+STILL = "no optimisation"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Args:
     ablations: tuple[Path, ...]
     """Made with --ablate, on the same cases with the same backbone and full method."""
     kinds: tuple[Path, ...] = ()
-    """One per kind of case, made with the baselines."""
+    """One per kind of case."""
     out: Path = Path("docs/claims")
     """Folder for tables.md, sweeps.png and claims.json."""
 
@@ -129,23 +130,27 @@ def _signed(gap: Estimate) -> str:
 
 
 def kinds_table(found: Sequence[tuple[Mapping[str, Any], Rows]]) -> str:
-    """One row per kind of case and object: the full method, beside itself without optimisation, and beside itself on
-    plain cases."""
+    """One row per kind of case and object: the full method, and its error as a multiple of that on plain cases and, if
+    all folders have it, of that without optimisation."""
     extra = [metric for metric in ("pan_error", "area_error") if any(metric in rows[0] for _, rows in found)]
-    head = ["cases", "n", *COLUMNS.values(), "not optimised, px", "ratio", "to plain", *(METRICS[m] for m in extra)]
+    still = all(STILL in names(rows) for _, rows in found)
+    heads = ["not optimised, px", "ratio"] if still else []
+    head = ["cases", "n", *COLUMNS.values(), "to plain", *heads, *(METRICS[m] for m in extra)]
     lines = ["### Kinds of cases", "", _row(head), _row(["---"] * len(head))]
     errors = {settings["kind"]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
     for settings, rows in found:
         objects = sorted({row["object"] for row in rows})
         for number in objects:
             mine = [row for row in rows if row["object"] == number]
-            error, still = (values(mine, name, "trajectory_error") for name in (FULL, "no optimisation"))
+            error = values(mine, FULL, "trajectory_error")
             label = settings["kind"] + (f", object {number}" if len(objects) > 1 else "")
-            cells = [str(estimate(values(mine, FULL, metric))) for metric in COLUMNS]
-            ratio = f"{error.mean() / still.mean():.2f}"
-            plain = f"{error.mean() / errors['plain']:.2f}" if "plain" in errors else ""
-            more = [str(estimate(values(mine, FULL, m))) if m in mine[0] else "" for m in extra]
-            lines.append(_row([label, str(len(error)), *cells, str(estimate(still)), ratio, plain, *more]))
+            cells = [label, str(len(error)), *(str(estimate(values(mine, FULL, metric))) for metric in COLUMNS)]
+            cells.append(f"{error.mean() / errors['plain']:.2f}" if "plain" in errors else "")
+            if still:
+                baseline = values(mine, STILL, "trajectory_error")
+                cells += [str(estimate(baseline)), f"{error.mean() / baseline.mean():.2f}"]
+            cells += [str(estimate(values(mine, FULL, m))) if m in mine[0] else "" for m in extra]
+            lines.append(_row(cells))
     return "\n".join(lines) + "\n"
 
 

@@ -176,8 +176,11 @@ def test_kinds_are_compared_with_plain_cases() -> None:
     resized = [row for seed in range(3) for row in case(seed, 3.0, area_error=0.25)]
     lines = kinds_table([({"kind": "plain"}, plain), ({"kind": "resize"}, resized)]).splitlines()
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[4:]}
-    assert cells["| plain"][-3:] == ["0.20", "1.00", " |"]
-    assert cells["| resize"][-3:] == ["0.30", "1.50", f"{estimate(torch.full((3,), 0.25))} |"]
+    baseline, area = (str(estimate(torch.full((3,), value))) for value in (10.0, 0.25))
+    assert cells["| plain"][-4:] == ["1.00", baseline, "0.20", " |"]
+    assert cells["| resize"][-4:] == ["1.50", baseline, "0.30", f"{area} |"]
+    alone = kinds_table([({"kind": "plain"}, plain[::2]), ({"kind": "resize"}, resized)])
+    assert alone.splitlines()[-1].split(" | ")[-2:] == ["1.50", f"{area} |"], "not every folder has the baseline"
 
 
 def test_folders_of_the_same_cases_become_one() -> None:
