@@ -41,28 +41,34 @@ STILL = "no optimisation"
 class Args:
     """Folders of finished benchmarks."""
 
-    ablations: tuple[Path, ...]
+    ablations: tuple[Path, ...] = ()
     """Made with --ablate, on the same cases with the same backbone and full method."""
     kinds: tuple[Path, ...] = ()
     """One per kind of case."""
     out: Path = Path("docs/claims")
-    """Folder for tables.md, sweeps.png and claims.json."""
+    """Folder for ablations.md, sweeps.png and ablations.json, or for kinds.md."""
 
 
 def main(args: Args) -> None:
     """Writes tables, plots and the figures behind them."""
-    settings, rows = merged([folder(path) for path in args.ablations])
-    text = [ablation_tables(rows, settings), kinds_table([folder(path) for path in args.kinds])]
     args.out.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "ablations": {name: estimates(rows, name) for name in names(rows)},
-        "differences": {name: differences(rows, name) for name in names(rows) if name != FULL},
-        "settings": settings,
-    }
-    for name, content in (("tables.md", "\n".join(text)), ("claims.json", json.dumps(figures, indent=1) + "\n")):
-        with atomic(args.out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    plot_sweeps(rows, settings, args.out / "sweeps.png")
+    if args.kinds:
+        _write(args.out / "kinds.md", kinds_table([folder(path) for path in args.kinds]))
+    if args.ablations:
+        settings, rows = merged([folder(path) for path in args.ablations])
+        figures = {
+            "ablations": {name: estimates(rows, name) for name in names(rows)},
+            "differences": {name: differences(rows, name) for name in names(rows) if name != FULL},
+            "settings": settings,
+        }
+        _write(args.out / "ablations.md", ablation_tables(rows, settings))
+        _write(args.out / "ablations.json", json.dumps(figures, indent=1) + "\n")
+        plot_sweeps(rows, settings, args.out / "sweeps.png")
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def folder(path: Path) -> tuple[dict[str, Any], Rows]:
@@ -136,7 +142,7 @@ def kinds_table(found: Sequence[tuple[Mapping[str, Any], Rows]]) -> str:
     still = all(STILL in names(rows) for _, rows in found)
     heads = ["not optimised, px", "ratio"] if still else []
     head = ["cases", "n", *COLUMNS.values(), "to plain", *heads, *(METRICS[m] for m in extra)]
-    lines = ["### Kinds of cases", "", _row(head), _row(["---"] * len(head))]
+    lines = [_row(head), _row(["---"] * len(head))]
     errors = {settings["kind"]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
     for settings, rows in found:
         objects = sorted({row["object"] for row in rows})

@@ -35,6 +35,27 @@ def whole(tap: Tap) -> None:
     print("equal")
 
 
+def what_nothing_watches() -> None:
+    """`UNet.compile` makes one graph for all timesteps; taps, and stops at points, are as before."""
+    plain, unet, graphs = tiny_unet(SMALL), tiny_unet(SMALL), list[object]()
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    unet.compile(backend=backend, fullgraph=True)
+    z, _, text = inputs()
+    with torch.no_grad():
+        for timestep in (1, 201, 981):
+            assert_equal(unet(z, timestep, text, temporal=False), plain(z, timestep, text, temporal=False))
+        assert len(graphs) == 1
+        assert_equal(unet(z, 201, text, tap=HALVE), plain(z, 201, text, tap=HALVE))
+        for ours, theirs in zip(*(record(u, QUERIES, z, 201, text).values() for u in (unet, plain)), strict=True):
+            assert_equal(ours, theirs)
+        assert len(graphs) == 1
+    print("equal")
+
+
 def layer_by_layer(checkpoint: bool) -> None:
     """Each layer a graph of its own, and a stop between layers."""
     plain, unet = tiny_unet(SMALL), tiny_unet(SMALL)
@@ -61,5 +82,6 @@ if __name__ == "__main__":
     torch._dynamo.config.automatic_dynamic_shapes = False
     whole(no_tap)
     whole(HALVE)
+    what_nothing_watches()
     layer_by_layer(checkpoint=False)
     layer_by_layer(checkpoint=True)

@@ -175,7 +175,7 @@ def test_kinds_are_compared_with_plain_cases() -> None:
     plain = [row for seed in range(3) for row in case(seed, 2.0)]
     resized = [row for seed in range(3) for row in case(seed, 3.0, area_error=0.25)]
     lines = kinds_table([({"kind": "plain"}, plain), ({"kind": "resize"}, resized)]).splitlines()
-    cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[4:]}
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[2:]}
     baseline, area = (str(estimate(torch.full((3,), value))) for value in (10.0, 0.25))
     assert cells["| plain"][-4:] == ["1.00", baseline, "0.20", " |"]
     assert cells["| resize"][-4:] == ["1.50", baseline, "0.30", f"{area} |"]

@@ -1,7 +1,8 @@
 """The UNet of SD-1.x with temporal slots and hook points. It knows no backbone's name."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ class UNet(nn.Module):
         )
         self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
+        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,16 +99,27 @@ class UNet(nn.Module):
                 a grid that cannot be halved as often as it must.
             HookError: a name in `temporal` is not a temporal layer.
         """
-        batch, frames = z.shape[:2]
         self._check(z, temporal, window)
-        embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(batch))
+        embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(len(z)))
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
             embedding = embedding + self.fps_embedding(torch.tensor([fps], device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
-        call = Call(embedding, text.to(self.dtype), frames, on, tap, checkpoint, window)
+        call = Call(embedding, text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
+        plain = tap is no_tap and not checkpoint and deep is None
+        return (self._compiled if self._compiled and plain else self._predict)(z, call, deep)
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the passes that nothing watches or changes: the inversion's, those after the injection, training.
+
+        Other passes run as before. The first pass of each shape takes minutes. Arguments are those of `torch.compile`.
+        """
+        self._compiled = torch.compile(self._predict, *args, **options)
+
+    def _predict(
+        self, z: Float[Tensor, "b f c h w"], call: Call, deep: Float[Tensor, "b f e h w"] | None
+    ) -> Float[Tensor, "b f c h w"]:
         x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
         x = run_slot(self.stem_temporal, "stem_temporal", x, call)
         skips = [x]
@@ -120,8 +133,8 @@ class UNet(nn.Module):
             x, up_blocks = deep.to(self.dtype).flatten(0, 1), self.up_blocks[-1:]
         for block in up_blocks:
             x = block(x, skips, call)
-        x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, frames))
-        return call.at_map("noise", self.conv_out(x)).unflatten(0, (batch, frames)).to(z.dtype)
+        x = F.silu(group_norm(self.conv_norm_out, x, self.config.norm_over, call.frames))
+        return call.at_map("noise", self.conv_out(x)).unflatten(0, z.shape[:2]).to(z.dtype)
 
     def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:
         frames, (height, width) = z.shape[1], z.shape[-2:]
