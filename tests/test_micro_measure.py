@@ -13,7 +13,7 @@ from anyi2v.micro.case import LEAST_MOTION
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import NAMES, centroids, find_object, largest_component, nearest_colours
 from anyi2v.micro.modalities import render
-from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES
+from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES, recoloured
 
 seeds = st.integers(0, 10**6)
 
@@ -129,6 +129,22 @@ def test_two_objects_have_colours_and_tracks_of_their_own(seed: int) -> None:
     alone = replace(case.scene, sprites=case.scene.sprites[:1])
     found, missing = case.scores(render(alone, "photo"))
     assert (found.found, missing.found) == (1, 0)
+    assert missing.trajectory_error == 32
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_objects_in_each_others_colours_follow_their_tracks_all_the_same(seed: int) -> None:
+    case = make_case(seed, "edge", "two objects")
+    a, b = (sprite.colour for sprite in case.scene.sprites)
+    swapped = render(recoloured(case.scene, (b, a), case.scene.background), "photo")
+    for scores, right in zip(case.scores(swapped), case.scores(case.truth), strict=True):
+        assert scores.trajectory_error == pytest.approx(right.trajectory_error, abs=0.5)  # outlines are told apart by
+        assert scores.first_frame_iou == pytest.approx(right.first_frame_iou, abs=0.2)  # the palette's nearest colour
+        assert right.colour_right
+        assert not scores.colour_right
+    back = case.scores(case.truth.flip(0))
+    assert all(scores.trajectory_error > 3 for scores in back), "a patch for each, but not where they should be"
 
 
 @settings(max_examples=20, deadline=None)

@@ -37,7 +37,8 @@ MEANINGS = {
     "trajectory_error": "mean distance of the object's centroid to its target; without object half the frame's width",
     "relative_error": "the same for the way since frame 1, wherever it begins; frames 2 and on",
     "first_frame_iou": "intersection over union of the object in frame 1 and the condition's mask",
-    "found": "share of frames with a patch of the object's colour of 0.5 % of the frame or more",
+    "found": "share of frames with a patch of the object's colour (of several objects: any of theirs) of 0.5 % of the "
+    "frame or more",
     "colour_right": "share of cases in which most of the condition's mask has the prompted colour in frame 1",
     "background_right": "mean share of far-away pixels whose nearest palette colour is the prompted one",
     "jerk": "mean length in pixels of the centroid's second difference over time",
@@ -45,7 +46,8 @@ MEANINGS = {
     "area_error": "how far the area of the box around the object is off that in the truth, share of the latter",
     "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
 }
-"""Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour."""
+"""Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour;
+n objects are the n largest patches of any of their colours, matched to the tracks by least total distance."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:

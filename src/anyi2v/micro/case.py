@@ -45,6 +45,8 @@ LEAST_RADIUS = 9 / 64
 """Of the frame's width; the outline of a smaller object says little about its shape."""
 LEAST_SEEN = 2 * SMALLEST
 """Share of the frame of an object on its way out that counts as seen: its outline has mixed colours."""
+LEAST_GAP = 4 / 64
+"""Of the frame's width, between two objects: where they run together, neither has a place."""
 PAN_REACH = 0.35
 """Of the period of the checks, which repeat after 0.71 periods along their diagonals: the steps that can be told
 apart."""
@@ -168,7 +170,7 @@ def salient_points(sprite: Sprite, size: int) -> tuple[tuple[float, float], ...]
 
 
 def moves(scene: Scene) -> bool:
-    """All sprites keep a size that is large enough, stay inside the frame and go far enough, without touching."""
+    """All sprites keep a size that is large enough, stay inside the frame and go far enough, apart from each other."""
     return (
         all(
             len(set(sprite.radii)) == 1
@@ -194,9 +196,9 @@ def inside(sprite: Sprite, region: tuple[float, float, float, float]) -> bool:
 
 
 def apart(scene: Scene) -> bool:
-    """No two sprites touch in any frame."""
+    """No two sprites come near each other in any frame."""
     return all(
-        math.dist(a.centres[f], b.centres[f]) > a.radii[f] + b.radii[f]
+        math.dist(a.centres[f], b.centres[f]) > a.radii[f] + b.radii[f] + LEAST_GAP * scene.size
         for a, b in itertools.combinations(scene.sprites, 2)
         for f in range(scene.frames)
     )

@@ -67,7 +67,7 @@ def leaving(seed: int, condition: Modality, generator: torch.Generator) -> Case:
 
 
 def three_objects(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """Three objects that move without touching."""
+    """Three objects that move apart from each other."""
     while True:
         scene = accepted(generator, _one_moves)
         for _ in range(200):  # there may be no place left for another one

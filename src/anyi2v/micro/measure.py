@@ -1,12 +1,13 @@
 """Measuring a micro video against its ground truth: is the object there, where, and in which colour?
 
 The world's colours are known, so an object is found without any network: the largest connected patch of pixels
-whose nearest palette colour is the object's.
+whose nearest palette colour is the object's, or one of the objects'.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,19 @@ class Scores:
     background_right: float
     """Mean share, over frames, of the pixels far from objects and targets that have the prompted colour; the same for
     all objects of a video."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an object must look like and where it must go."""
+
+    colour: str
+    centres: Float[Tensor, "f 2"]
+    """Of its mask, (x, y) in pixels; NaN in a frame in which it cannot be seen."""
+    mask: Bool[Tensor, "h w"]
+    """In the condition image."""
+    margin: float
+    """Pixels nearer than this to the target do not count as background."""
 
 
 def nearest_colours(video: Float[Tensor, "f 3 h w"]) -> Int[Tensor, "f h w"]:
@@ -80,6 +94,32 @@ def find_object(video: Float[Tensor, "f 3 h w"], colour: str) -> Bool[Tensor, "f
     return masks & large[:, None, None]
 
 
+def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[Bool[Tensor, "f h w"]]:
+    """Per object and frame, its mask; empty where there is none of notable size.
+
+    Of n objects, the n largest patches with any of their colours, each given to one track so that the sum of the
+    distances is least. Whether an object has the right one of the prompt's colours is another question than whether it
+    follows its track.
+    """
+    colours, rest = nearest_colours(video), torch.zeros(len(video), *video.shape[2:], dtype=torch.bool)
+    for target in targets:
+        rest |= colours == NAMES.index(target.colour)
+    patches = []
+    for _ in targets:
+        patch = largest_component(rest)
+        rest &= ~patch
+        patches.append(patch & (patch.flatten(1).float().mean(1) >= SMALLEST)[:, None, None])
+    found = torch.stack([centroids(patch) for patch in patches])
+    wanted = torch.stack([target.centres for target in targets])
+    far = video.shape[-1] / 2
+    # [object, patch, frame]; no patch is as bad as one half a frame away
+    cost = (found[None] - wanted[:, None]).norm(dim=-1).nan_to_num(far).clamp(max=far)
+    objects, frames = torch.arange(len(targets)), torch.arange(len(video))
+    orders = torch.tensor(list(permutations(range(len(targets)))))
+    best = orders[cost[objects, orders].sum(1).argmin(0)]
+    return list(torch.stack(patches)[best.T, frames])
+
+
 def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
     """(x, y) of each mask in pixels; NaN for an empty one."""
     height, width = masks.shape[1:]
@@ -95,23 +135,10 @@ def bounding_areas(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, " f"]:
     return masks.any(1).sum(1) * masks.any(2).sum(1) * 1.0
 
 
-@dataclass(frozen=True)
-class Target:
-    """What an object must look like and where it must go."""
-
-    colour: str
-    centres: Float[Tensor, "f 2"]
-    """Of its mask, (x, y) in pixels; NaN in a frame in which it cannot be seen."""
-    mask: Bool[Tensor, "h w"]
-    """In the condition image."""
-    margin: float
-    """Pixels nearer than this to the target do not count as background."""
-
-
 def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], background: str) -> list[Scores]:
     """Scores of one video, in [0, 1], one per object; `background` is the colour that is prompted for it."""
     names, width = nearest_colours(video), video.shape[-1]
-    objects = [find_object(video, target.colour) for target in targets]
+    objects = find_objects(video, targets)
     background_right = _background(names, objects, targets, NAMES.index(background))
     scores = []
     for target, masks in zip(targets, objects, strict=True):
