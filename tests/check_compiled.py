@@ -4,6 +4,7 @@ The backend `aot_eager` traces forward and backward like the default one and lea
 machine code, which would take minutes.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
@@ -53,6 +54,9 @@ def what_nothing_watches() -> None:
         for ours, theirs in zip(*(record(u, QUERIES, z, 201, text).values() for u in (unet, plain)), strict=True):
             assert_equal(ours, theirs)
         assert len(graphs) == 1
+        other = deepcopy(unet)
+        other.conv_out.weight.mul_(2)
+        assert not torch.equal(other(z, 201, text, temporal=False), unet(z, 201, text, temporal=False))
     print("equal")
 
 

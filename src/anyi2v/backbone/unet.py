@@ -108,14 +108,16 @@ class UNet(nn.Module):
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
         call = Call(embedding, text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
         plain = tap is no_tap and not checkpoint and deep is None
-        return (self._compiled if self._compiled and plain else self._predict)(z, call, deep)
+        predict = self._compiled if self._compiled and plain else UNet._predict
+        return predict(self, z, call, deep)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the passes that nothing watches or changes: the inversion's, those after the injection, training.
 
         Other passes run as before. The first pass of each shape takes minutes. Arguments are those of `torch.compile`.
         """
-        self._compiled = torch.compile(self._predict, *args, **options)
+        # not bound to this network: a deep copy of it must compute with its own weights
+        self._compiled = torch.compile(UNet._predict, *args, **options)
 
     def _predict(
         self, z: Float[Tensor, "b f c h w"], call: Call, deep: Float[Tensor, "b f e h w"] | None

@@ -89,9 +89,12 @@ def largest_component(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
 
 def find_object(video: Float[Tensor, "f 3 h w"], colour: str) -> Bool[Tensor, "f h w"]:
     """Per frame, the mask of the object of that colour; empty where there is none of notable size."""
-    masks = largest_component(nearest_colours(video) == NAMES.index(colour))
-    large = masks.flatten(1).float().mean(1) >= SMALLEST
-    return masks & large[:, None, None]
+    return notable(largest_component(nearest_colours(video) == NAMES.index(colour)))
+
+
+def notable(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
+    """The masks of the smallest size that counts or more; others become empty."""
+    return masks & (masks.flatten(1).float().mean(1) >= SMALLEST)[:, None, None]
 
 
 def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[Bool[Tensor, "f h w"]]:
@@ -101,14 +104,12 @@ def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> 
     distances is least. Whether an object has the right one of the prompt's colours is another question than whether it
     follows its track.
     """
-    colours, rest = nearest_colours(video), torch.zeros(len(video), *video.shape[2:], dtype=torch.bool)
-    for target in targets:
-        rest |= colours == NAMES.index(target.colour)
+    rest = torch.isin(nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets]))
     patches = []
     for _ in targets:
         patch = largest_component(rest)
         rest &= ~patch
-        patches.append(patch & (patch.flatten(1).float().mean(1) >= SMALLEST)[:, None, None])
+        patches.append(notable(patch))
     found = torch.stack([centroids(patch) for patch in patches])
     wanted = torch.stack([target.centres for target in targets])
     far = video.shape[-1] / 2
