@@ -335,6 +335,21 @@ def test_a_mask_of_the_whole_box_is_no_mask_in_frame_1(clustering: str, first_fr
     assert align(xs, *ones, mask="none", **options).loss == none.loss
 
 
+def test_a_mask_by_the_user_counts_where_none_are_found() -> None:
+    """mask="none": an object with a mask has it in all frames, one without is its whole box."""
+    xs, mask = features(), np.zeros((16, 24), dtype=bool)
+    mask[:6, :8] = True
+    given = make(replace(A, mask=mask), B)
+    none, static, without = (
+        align(xs, *given, mask="none").masks,
+        align(xs, *given, mask="static").masks,
+        align(xs, *make(A, B), mask="none").masks,
+    )
+    assert torch.equal(none[:, 0], static[:, 0])
+    assert torch.equal(none[:, 1], without[:, 1])
+    assert none[:, 0].sum() < without[:, 0].sum()
+
+
 def test_dynamic_masks_with_the_whole_box_weigh_later_frames_by_their_own_masks() -> None:
     """With M_1 = 1 in the box, M_1 M_j = M_j: Eq. 8 on the crops, written out."""
     x = features()[1]

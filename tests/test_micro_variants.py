@@ -11,14 +11,16 @@ from anyi2v.micro.variants import FULL, groups, variants
 FIELDS = {
     "no K&V consistency": {"share_kv"},
     "no PCA": {"pca_dim"},
+    "no semantic mask": {"mask"},
     "static mask": {"mask"},
     "residual hidden as target": {"align"},
     "t_alpha = 801": {"inversion_timestep"},
     "no debias": {"debias"},
-    "12 optimised steps": {"optimise_steps"},
-    "lr x 3": {"lr"},
+    "8 optimised steps": {"optimise_steps"},
+    "lr x 2": {"lr"},
     "11 passes": {"inversion_stride"},
     "noise added directly": {"inversion"},
+    "noise carried along": {"initial_noise"},
     "recipe official": {
         *("clustering", "first_frame_mask", "anchors", "normalise", "optimiser_state", "first_box"),
     },
@@ -39,8 +41,15 @@ def test_what_is_the_full_method_already_is_left_out() -> None:
     found = variants(MethodConfig(pca_dim=16, inversion_stride=4), ["figure 8, components", "inversion"])
     assert "M = 16" not in found
     assert "51 passes" not in found
-    assert {"M = 8", "201 passes"} <= found.keys()
+    assert {"M = 4", "201 passes"} <= found.keys()
     assert "recipe official" not in variants(MethodConfig.official(), ["recipe"])
+    assert "8 optimised steps" not in variants(MethodConfig(steps=7), ["figure A6"])
+
+
+def test_recipes_are_compared_with_their_masks() -> None:
+    found = variants(MethodConfig(mask="none"), ["recipe", "table 2"])
+    assert found["recipe official"].mask == found["dynamic mask"].mask == "dynamic"
+    assert "no semantic mask" not in found
 
 
 def test_the_paper_pair_becomes_the_residuals_beside_it() -> None:

@@ -43,6 +43,9 @@ class MethodConfig:
     window: int | None = None
     """Frames that temporal layers see at once, in windows that overlap by half: for videos longer than they have
     positions for, or than they were trained on. None: all. Not in the paper."""
+    initial_noise: Literal["independent", "carried"] = "independent"
+    """Of every frame its own, or moved along with the boxes (FreeTraj, arXiv:2406.16863). Carrying is not in the
+    paper."""
     inversion: Literal["ddim", "noise"] = "ddim"
     """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass."""
     inversion_timestep: int = 201
@@ -90,7 +93,7 @@ class MethodConfig:
 
     mask: Literal["dynamic", "static", "none"] = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
-    that object's in frame 1, unless there are none."""
+    that object's in frame 1; "static" and "none" carry it to the others."""
     clustering: Literal["per_frame", "joint"] = "per_frame"
     """2-means on every frame's mean map of the layers, or one over all maps (published code)."""
     first_frame_mask: Literal["per_object", "shared"] = "per_object"

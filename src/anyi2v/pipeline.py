@@ -23,6 +23,7 @@ from anyi2v.method.denoising import predict_noise
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.inversion import invert, noise_directly
+from anyi2v.method.noise import carried
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
 from anyi2v.timing import Stages
@@ -141,7 +142,8 @@ def animate(
         raise failure("the states of the prompt", "text", dtype=backbone.unet.dtype)
     negative, positive = states.split(1)
     # drawn on the CPU in float32, so that the noise does not depend on the device
-    z = torch.randn(shape, generator=generator).to(backbone.device)
+    z = torch.randn(shape, generator=generator)
+    z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
     if features is None:
         features = _features(backbone, image, positive, config, fps, stages, generator, taps, cache)
     elif not all_finite(*features.values()):

@@ -149,11 +149,13 @@ def _weights(
     first_frame_mask: FirstFrameMask,
 ) -> tuple[Float[Tensor, "l o f y x"], Float[Tensor, "l o f y x"]]:
     """The masks M_j, and M_1 M_j with frame 1 itself left out, which is compared with nothing."""
-    masks = with_given(foreground(similarities, crops.valid, clustering), crops)
+    clustered = crops.valid.expand_as(similarities)
+    if mask != "none":
+        clustered = foreground(similarities, crops.valid, clustering)
+    masks = with_given(clustered, crops)
     carried = first_frame_masks(masks, crops)
-    if mask == "none":
-        masks = crops.valid.expand_as(masks)
-        carried = first_frame_masks(masks, crops)
+    if mask == "none":  # but a mask by the user counts in all frames
+        masks = torch.where(crops.has_given[:, None, None, None], carried, clustered)
     elif mask == "static":
         masks = carried
     if first_frame_mask == "shared":

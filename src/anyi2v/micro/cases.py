@@ -17,8 +17,9 @@ from anyi2v.tracks import Track, Tracks
 
 LEAST_PAN = 10 / 64
 """Of the frame's width."""
-LEAST_TEXTURE = 0.12, 8 / 64
-"""Amplitude and period (of the frame's width) of a background by which a pan can be measured."""
+LEAST_TEXTURE = 0.16, 10 / 64
+"""Amplitude and period (of the frame's width) of a background by which a pan can be measured: the aligned layers have
+cells of 4 and 8 px, and a latent cell holds 2."""
 
 STYLES: tuple[Style, ...] = get_args(Style)
 CONDITIONS: tuple[Condition, ...] = ("edge", "depth", "segmentation", "photo", "sketch", "silhouette", "mixed")
