@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from anyi2v.backbone.checkpoint import build, load, state
 from anyi2v.micro import objectives, train
+from anyi2v.micro.measure import NAMES, find_object, nearest_colours
 from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
+from anyi2v.micro.samples import sample
 from anyi2v.micro.train import CONFIG, Args, Run, export, learning_rate, train_stage
-from anyi2v.micro.training_data import pair_batch
+from anyi2v.micro.training_data import pair_batch, preview
+from anyi2v.plots import SHORT_SIDE
 
 
 def args(out: Path, **changes: object) -> Args:
-    return Args(out=out, processes=1, steps=3, batch=0.05, save_every=0, **changes)  # type: ignore[arg-type]
+    return Args(out=out, **{"processes": 1, "steps": 3, "batch": 0.05, "save_every": 0, "samples": 0, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stage", ["images", "motion"])
@@ -88,6 +92,27 @@ def test_stages_move_their_own_parameters_only() -> None:
     everything = {id(p) for network in backbone.networks.values() for p in network.parameters()}
     assert sum(len(found) for found in ids.values()) == len(everything)
     assert set().union(*ids.values()) == everything
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sheet_of_samples_is_written_with_each_checkpoint(stage: Stage, tmp_path: Path) -> None:
+    train_stage(stage, args(tmp_path, steps=1, samples=1), 0)
+    (file,) = (tmp_path / "samples").iterdir()
+    assert file.name == f"{stage}-000001.png"
+    frames = {"images": 1, "vae": 2, "motion": 8}[stage]
+    with Image.open(file) as sheet:
+        assert sheet.width >= frames * SHORT_SIDE
+        assert sheet.height >= SHORT_SIDE
+
+
+def test_samples_follow_the_shipped_backbones_captions() -> None:
+    """By the world's own measure: the named object on the named background."""
+    backbone = load("micro")
+    texts = ["a red circle on a navy background", "a yellow square on a teal background"]
+    for picture, text in zip(preview(sample(backbone, texts, 1, video=False)), texts, strict=True):
+        _, colour, _, _, _, background, _ = text.split()
+        assert find_object(picture, colour).any()
+        assert (nearest_colours(picture) == NAMES.index(background)).float().mean() > 0.5
 
 
 def test_export_is_a_backbone_of_at_most_12_mb(tmp_path: Path) -> None:

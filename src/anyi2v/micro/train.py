@@ -34,8 +34,10 @@ from anyi2v.backbone.config import (
 )
 from anyi2v.backbone.header import read_config
 from anyi2v.files import atomic
+from anyi2v.media import write_image
 from anyi2v.micro.modalities import WORDS
 from anyi2v.micro.objectives import RECIPES, STAGES, Stage
+from anyi2v.micro.samples import sample_sheet
 
 CONFIG = BackboneConfig(
     name="micro",
@@ -96,7 +98,9 @@ class Args:
     compile: bool = False
     """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
     save_every: float = 5
-    """Minutes between checkpoints."""
+    """Minutes between checkpoints, each with its validation loss and a sheet of samples."""
+    samples: int = 4
+    """On each sheet, in the folder `samples`: captions and what is made of them by then; 0: no sheets."""
     start: Path | None = None
     """A backbone of the same architecture whose weights all stages begin with, instead of random ones; at half the
     learning rate, for they are to be kept."""
@@ -339,6 +343,11 @@ def train_stage(stage: Stage, args: Args, rank: int) -> None:
         if rank == 0 and (last or time.perf_counter() - saved_at > 60 * args.save_every):
             record(args.out, stage=stage, step=run.step, validation_loss=run.validation_loss())
             run.save()
+            if args.samples:
+                with averaged(run):
+                    sheet = sample_sheet(run.backbone, stage, args.samples)
+                (args.out / "samples").mkdir(exist_ok=True)
+                write_image(args.out / "samples" / f"{stage}-{run.step:06}.png", sheet)
             export(args)
             saved_at = time.perf_counter()
 
