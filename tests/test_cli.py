@@ -354,3 +354,13 @@ def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> No
             r"--method.clustering \{per_frame,joint\} [^-]*\(default: joint\)", text.replace("2-means", "")
         )
         assert "Denoising steps of DDIM. (default: 3)" in text
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = "import sys; from anyi2v.cli import main; sys.exit(main(['inspect', 'micro', '--points']))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0

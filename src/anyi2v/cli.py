@@ -5,6 +5,7 @@
 import errno
 import inspect
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something."""
     try:
         parse(sys.argv[1:] if args is None else args).run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader (`| head`) has enough; what is still in the buffer must not fail again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except AnyI2VError as error:
         return _refused(str(error))
     except OSError as error:
