@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test lint golden bench clean
+.PHONY: demo test lint golden bench claims clean
 
 demo: .venv/.installed          ## three condition images -> videos, pictures and a table, in ./demo
 	$(BIN)/anyi2v demo --out demo --overwrite
@@ -21,6 +21,10 @@ golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the pub
 
 bench: .venv/.installed         ## 48 generated cases, three variants
 	$(BIN)/anyi2v bench micro --cases 48 --out runs/bench
+
+claims: .venv/.installed        ## the paper's claims on 100 cases, in docs/claims: about four hours on two cores
+	$(BIN)/anyi2v bench micro --cases 100 --ablate all --out runs/claims
+	$(BIN)/python -m benchmarks.claims --ablations runs/claims
 
 clean:
 	rm -rf .venv demo

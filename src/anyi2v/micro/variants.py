@@ -19,6 +19,7 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
     """The changes to `config` by group and by variant, as `MethodConfig.to_dict` has them."""
     hiddens = tuple(name.replace("attentions", "resnets").replace(".query", ".hidden") for name in config.align)
     paper, official = MethodConfig.paper().to_dict(), MethodConfig.official().to_dict()
+    plain_steps = config.steps - config.inject_steps  # without injection
     changed = {key: value for key, value in official.items() if value != paper[key]}
     return {
         "baselines": {
@@ -58,9 +59,8 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
         "initial noise": {"noise carried along": {"initial_noise": "carried"}},
         "approximations": {
             "guidance in half of the steps": {"guidance_steps": config.steps // 2},
-            "guidance in injected steps": {"guidance_steps": config.inject_steps},
-            "deep levels every 2nd step": {"deep_every": 2},
-            "deep levels every 3rd step": {"deep_every": 3},
+            **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps else {}),
+            **{f"deep levels every {n}. step": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
             "low-rank PCA": {"pca_solver": "lowrank"},
         },
     }
