@@ -19,7 +19,7 @@ from anyi2v.pipeline import Result, animate
 from anyi2v.plots import contact_sheet, overlay_boxes
 from anyi2v.report import check_out, write_run
 
-CASES: tuple[tuple[Modality, int], ...] = (("edge", 1077), ("depth", 1085), ("segmentation", 1044))
+CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
 """Condition and seed: of each modality the median case of `anyi2v bench micro --cases 200` by trajectory error."""
 Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
 """A backbone and its data type, a case, and a variant."""
