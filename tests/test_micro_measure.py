@@ -11,7 +11,15 @@ from torch import Tensor
 
 from anyi2v.micro.case import LEAST_MOTION
 from anyi2v.micro.cases import make_case
-from anyi2v.micro.measure import NAMES, centroids, find_object, largest_component, nearest_colours
+from anyi2v.micro.measure import (
+    NAMES,
+    Target,
+    centroids,
+    find_object,
+    find_objects,
+    largest_component,
+    nearest_colours,
+)
 from anyi2v.micro.modalities import render
 from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES, recoloured
 
@@ -146,6 +154,23 @@ def test_objects_in_each_others_colours_follow_their_tracks_all_the_same(seed: i
         assert not scores.colour_right
     back = case.scores(case.truth.flip(0))
     assert all(scores.trajectory_error > 3 for scores in back), "a patch for each, but not where they should be"
+
+
+def test_objects_of_one_colour_that_touch_are_two_and_one_with_a_gap_is_one() -> None:
+    """Two squares side by side, the right one cut by a line of another colour."""
+    red, black = torch.tensor(OBJECT_COLOURS["red"]), torch.tensor(BACKGROUND_COLOURS["black"])
+    frame = black[:, None, None].repeat(1, 64, 64)
+    frame[:, 20:40, 10:30] = frame[:, 20:40, 30:50] = red[:, None, None]
+    frame[:, 29:31, 30:50] = black[:, None, None]
+    left, right = torch.zeros(2, 64, 64, dtype=torch.bool)
+    left[20:40, 10:30] = right[20:40, 30:50] = True
+    right[29:31] = False
+    wanted = [
+        Target(colour, torch.tensor([[x, 30.0]]), mask, margin=0.0)
+        for colour, x, mask in (("red", 20.0, left), ("blue", 40.0, right))
+    ]
+    found = find_objects(frame[None], wanted)
+    assert torch.equal(torch.stack(found), torch.stack([left, right])[:, None])
 
 
 @settings(max_examples=20, deadline=None)

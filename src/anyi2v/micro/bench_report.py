@@ -47,7 +47,7 @@ MEANINGS = {
     "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
 }
 """Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour;
-n objects are the n largest patches of any of their colours, matched to the tracks by least total distance."""
+of several objects, each pixel of any of their colours counts for the one whose target is nearest."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:

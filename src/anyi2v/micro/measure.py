@@ -7,7 +7,6 @@ whose nearest palette colour is the object's, or one of the objects'.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -100,25 +99,24 @@ def notable(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
 def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[Bool[Tensor, "f h w"]]:
     """Per object and frame, its mask; empty where there is none of notable size.
 
-    Of n objects, the n largest patches with any of their colours, each given to one track so that the sum of the
-    distances is least. Whether an object has the right one of the prompt's colours is another question than whether it
-    follows its track.
+    A pixel with the colour of any object counts for the one whose target is nearest, so that objects which touch are
+    two; of those the largest patch, across gaps of up to two pixels, which lie between colours. Whether an object has
+    the right one of the prompt's colours is another question than whether it follows its track.
     """
-    rest = torch.isin(nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets]))
-    patches = []
-    for _ in targets:
-        patch = largest_component(rest)
-        rest &= ~patch
-        patches.append(notable(patch))
-    found = torch.stack([centroids(patch) for patch in patches])
-    wanted = torch.stack([target.centres for target in targets])
-    far = video.shape[-1] / 2
-    # [object, patch, frame]; no patch is as bad as one half a frame away
-    cost = (found[None] - wanted[:, None]).norm(dim=-1).nan_to_num(far).clamp(max=far)
-    objects, frames = torch.arange(len(targets)), torch.arange(len(video))
-    orders = torch.tensor(list(permutations(range(len(targets)))))
-    best = orders[cost[objects, orders].sum(1).argmin(0)]
-    return list(torch.stack(patches)[best.T, frames])
+    height, width = video.shape[-2:]
+    coloured = torch.isin(nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets]))
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    centres = torch.stack([target.centres for target in targets])[..., None, None, :]
+    distance = (torch.stack([x, y], dim=-1) - centres).norm(dim=-1).nan_to_num(torch.inf)
+    nearest = distance.argmin(0)
+    masks = [coloured & (nearest == number) for number in range(len(targets))]
+    return [notable(largest_component(closed(mask)) & mask) for mask in masks]
+
+
+def closed(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
+    """The masks with gaps of up to two pixels filled."""
+    wider = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)
+    return (-F.max_pool2d(-wider, 3, stride=1, padding=1))[:, 0] > 0
 
 
 def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
