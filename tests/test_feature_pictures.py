@@ -18,6 +18,8 @@ def test_equal_features_have_equal_colours_in_all_frames() -> None:
         # float32 rounding of the projection
         torch.testing.assert_close(picture[which == k], means[k].expand_as(picture[which == k]), rtol=0, atol=1e-5)
         assert (means[k] - means[k - 1]).abs().max() > 0.1
+    # three vectors differ in two directions; the third component is rounding
+    assert (picture[..., 2] == 0.5).all()
 
 
 def test_colours_know_no_scale_and_no_shift() -> None:

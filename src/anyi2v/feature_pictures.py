@@ -19,10 +19,15 @@ def reduced(feature: Float[Tensor, "f h w c"], components: int) -> Float[Tensor,
 
 
 def colours(feature: Float[Tensor, "f h w c"]) -> Float[Tensor, "f 3 h w"]:
-    """The first three principal components of all frames together as red, green and blue in [0, 1] (Fig. 5)."""
+    """The first three principal components of all frames together as red, green and blue in [0, 1] (Fig. 5).
+
+    A component that holds nothing but rounding is one half everywhere.
+    """
     three = reduced(feature, 3)
     low, high = three.flatten(0, 2).quantile(torch.tensor([0.02, 0.98]), dim=0)
-    return rearrange(((three - low) / (high - low).clamp(min=1e-12)).clamp(0, 1), "f h w c -> f c h w")
+    spread = high - low
+    scaled = ((three - low) / spread.clamp(min=1e-12)).clamp(0, 1)
+    return rearrange(scaled.where(spread > 1e-5 * spread.max(), 0.5), "f h w c -> f c h w")
 
 
 def attention_map(
