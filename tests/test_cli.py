@@ -364,3 +364,13 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 0
+
+
+def test_a_pipe_that_breaks_inside_a_job_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Job:
+        def run(self) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "parse", lambda args: Job())
+    with pytest.raises(BrokenPipeError):
+        cli.main([])

@@ -182,7 +182,7 @@ def test_a_pan_is_measured_in_the_background(seed: int) -> None:
     still = replace(case.scene, pan=((0.0, 0.0),) * case.scene.frames)
     assert case.pan_error(render(still, "photo")) == pytest.approx(1, abs=0.05)
     half = replace(case.scene, pan=tuple((x / 2, y / 2) for x, y in case.scene.pan))
-    # steps below a pixel are found to about a tenth of one, of 10 px or more
+    # the steps are below a pixel or little more; seven of them, each found to a tenth of one, of 10 px or more
     assert case.pan_error(render(half, "photo")) == pytest.approx(0.5, abs=0.08)
     assert math.isnan(make_case(seed, "photo").pan_error(case.truth))
 

@@ -45,7 +45,7 @@ def test_what_is_the_full_method_already_is_left_out() -> None:
     assert "recipe official" not in variants(MethodConfig.official(), ["recipe"])
     assert "8 optimised steps" not in variants(MethodConfig(steps=7), ["figure A6"])
     some = variants(MethodConfig(steps=9, inject_steps=7), ["approximations"])
-    assert {"guidance in injected steps", "deep levels every 2. step"} <= some.keys()
+    assert {"guidance in injected steps", "deep levels once in 2 steps"} <= some.keys()
     none = variants(MethodConfig(steps=9, inject_steps=9), ["approximations"])
     assert set(none) == {FULL, "guidance in half of the steps", "low-rank PCA"}
 

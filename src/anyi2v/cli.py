@@ -174,8 +174,8 @@ def main(args: Sequence[str] | None = None) -> int:
         parse(sys.argv[1:] if args is None else args).run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # the reader (`| head`) has enough; what is still in the buffer must not fail again at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _reader_left():
+            raise
     except AnyI2VError as error:
         return _refused(str(error))
     except OSError as error:
@@ -184,6 +184,16 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         return _refused(f"{error.filename}: {error.strerror}")
     return 0
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more (`| head`); what is left of it then goes nowhere."""
+    try:
+        print(flush=True)  # at worst an empty line before the traceback of something else
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _refused(message: str) -> int:

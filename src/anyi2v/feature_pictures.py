@@ -26,7 +26,8 @@ def colours(feature: Float[Tensor, "f h w c"]) -> Float[Tensor, "f 3 h w"]:
     three = reduced(feature, 3)
     low, high = three.flatten(0, 2).quantile(torch.tensor([0.02, 0.98]), dim=0)
     spread = high - low
-    scaled = ((three - low) / spread.clamp(min=1e-12)).clamp(0, 1)
+    scaled = ((three - low) / spread).clamp(0, 1)
+    # float32 leaves about 1e-6 of the largest component where there is nothing
     return rearrange(scaled.where(spread > 1e-5 * spread.max(), 0.5), "f h w c -> f c h w")
 
 

@@ -12,8 +12,8 @@ def carried(noise: Float[Tensor, "1 f c h w"], tracks: Tracks) -> Float[Tensor, 
 
     A box moves by whole latent cells, the nearest to the way of its centre, and keeps frame 1's size. What lies
     outside, and what comes into the image, stays independent. Later objects lie in front. Each frame by itself is
-    white noise, as long as no two boxes of frame 1 overlap and then part. After FreeTraj (arXiv:2406.16863), section
-    3.2, without its mixing of frequencies.
+    white noise, as long as no two boxes of frame 1 overlap and then part. After FreeTraj (arXiv:2406.16863),
+    without its mixing of frequencies.
 
     Args:
         noise: independent in every frame.

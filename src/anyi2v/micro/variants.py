@@ -59,8 +59,8 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
         "initial noise": {"noise carried along": {"initial_noise": "carried"}},
         "approximations": {
             "guidance in half of the steps": {"guidance_steps": config.steps // 2},
-            **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps else {}),
-            **{f"deep levels every {n}. step": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
+            **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps > 0 else {}),
+            **{f"deep levels once in {n} steps": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
             "low-rank PCA": {"pca_solver": "lowrank"},
         },
     }
