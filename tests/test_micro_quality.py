@@ -1,14 +1,25 @@
 """Measuring plain text-to-video and inversion, on the world's own drawings and on networks that are known."""
 
 import math
+import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from anyi2v.micro import quality
 from anyi2v.micro.modalities import render
-from anyi2v.micro.quality import best_shape, measure_sample, reconstruction_error, sample_case, summary
+from anyi2v.micro.quality import (
+    best_shape,
+    measure_backbone,
+    measure_sample,
+    reconstruction_error,
+    sample_case,
+    summary,
+)
 from anyi2v.micro.world import SHAPES, Sprite, distance, object_masks
 
 from .networks import tiny_backbone
@@ -92,3 +103,35 @@ def test_inversion_of_a_network_that_ignores_its_input_is_undone_exactly(monkeyp
     # float32 rounding over ten steps
     assert (exact < 1e-5).all()
     assert (plain > 1e-5).all()
+
+
+def note(job: tuple[Any, ...]) -> dict[str, float]:
+    """In place of a clip: leaves a file named after the seed, and fails where a file forbids that seed."""
+    folder = Path(os.environ["NOTES"])
+    if (folder / f"forbidden-{job[2]}").exists():
+        raise RuntimeError("interrupted")
+    (folder / str(job[2])).touch(exist_ok=False)
+    return {"object_found": job[2], "background_found": 1.0, "shape_right": math.nan, "largest_jump": 2.0}
+
+
+def note_errors(job: tuple[Any, ...]) -> list[float]:
+    """In place of a batch of inversions."""
+    return [float(number) for number in range(job[2], job[2] + job[3])]
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_sample", note)
+    monkeypatch.setattr(quality, "_reconstruct", note_errors)
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    kept = tmp_path / "b.partial.json"
+
+    def measured() -> dict[str, Any]:
+        return measure_backbone("micro", torch.float32, 4, 7, processes=1, progress=False, kept=kept)
+
+    (tmp_path / "forbidden-10").touch()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        measured()
+    (tmp_path / "forbidden-10").unlink()
+    figures = measured()  # a clip made twice would find its file
+    assert [clip["object_found"] for clip in figures["clips"]] == [7, 8, 9, 10]
+    assert figures["reconstruction"] == {way: [7, 8, 9, 10] for way in ("to 201, stride 1", "to 981, stride 20")}

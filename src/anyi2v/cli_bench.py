@@ -101,6 +101,8 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, object]:
 class BenchBackbone:
     """Measure the micro backbone itself: plain text-to-video, and DDIM inversion and back.
 
+    Can be interrupted and started again.
+
     Examples:
     $ anyi2v bench backbone --cases 200 --out backbone.json
     """
@@ -126,12 +128,19 @@ class BenchBackbone:
         from anyi2v.machine import describe
         from anyi2v.micro import quality
 
-        dtype = network_dtype(self.dtype, "cpu")
+        dtype, kept = network_dtype(self.dtype, "cpu"), self.out.with_suffix(".partial.json")
         figures = quality.measure_backbone(
-            self.backbone, dtype, self.cases, self.seed, processes=self.processes, progress=sys.stderr.isatty()
+            self.backbone,
+            dtype,
+            self.cases,
+            self.seed,
+            processes=self.processes,
+            progress=sys.stderr.isatty(),
+            kept=kept,
         )
         with atomic(self.out) as temporary:
             temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
+        kept.unlink()
         for name, value in figures["summary"].items():
             print(f"{name:45} {value:.3f}")
 

@@ -17,9 +17,9 @@ from anyi2v.tracks import Track, Tracks
 
 LEAST_PAN = 10 / 64
 """Of the frame's width."""
-LEAST_TEXTURE = 0.16, 10 / 64
-"""Amplitude and period (of the frame's width) of a background by which a pan can be measured: the aligned layers have
-cells of 4 and 8 px, and a latent cell holds 2."""
+LEAST_TEXTURE = 0.16, 2 * 4 / 64 * math.sqrt(2)
+"""Amplitude and period (of the frame's width) of a background that can be followed: checks repeat after 0.71 periods
+along their diagonals, and the finest aligned layer, with cells of 4 px, resolves what repeats after two of them."""
 DARKEST = "black"
 """The background on which no texture is seen."""
 

@@ -4,11 +4,13 @@ Plain text-to-video: are the named object, background and shape there, and does 
 And how exactly DDIM inversion is undone by sampling back.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
+from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
 from anyi2v.micro.workers import START, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
+from anyi2v.report import sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -151,23 +156,37 @@ def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float
 
 
 def measure_backbone(
-    name: str, dtype: torch.dtype, cases: int, seed: int, *, processes: int, progress: bool
+    name: str, dtype: torch.dtype, cases: int, seed: int, *, processes: int, progress: bool, kept: Path
 ) -> dict[str, Any]:
     """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
-    strides of 20.
+    strides of 20. What is finished is kept in file `kept`, where an interrupted run goes on.
     """
     config = worker_backbone(name, dtype).config
+    run = json.dumps([sha256(resolve(name)), str(dtype), PLAIN.to_dict()])
+    finished = read_json(kept) if kept.exists() else {}
+
+    def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
+        """The results of jobs in their order."""
+        keys = [json.dumps([run, label, *job[2:]]) for job in work]
+        missing = [i for i, key in enumerate(keys) if key not in finished]
+        made = pool.imap(function, [work[i] for i in missing])
+        bar = tqdm(missing, total=len(work), initial=len(work) - len(missing), desc=label, disable=not progress)
+        for i, result in zip(bar, made, strict=True):
+            finished[keys[i]] = result
+            with atomic(kept) as temporary:
+                temporary.write_text(json.dumps(finished), encoding="utf-8")
+        return [finished[key] for key in keys]
+
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
     errors: dict[str, list[float]] = {}
     with get_context(START).Pool(processes) as pool:
         work = [(name, dtype, seed + i) for i in range(cases)]
-        clips = list(tqdm(pool.imap(_sample, work), total=cases, desc="clips", disable=not progress))
+        clips = each(_sample, work, "clips")
         for way, (until, stride) in ways.items():
             batches = [(name, dtype, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
-            found = tqdm(pool.imap(_reconstruct, batches), total=len(batches), desc=way, disable=not progress)
-            errors[way] = [error for batch in found for error in batch]
+            errors[way] = [error for batch in each(_reconstruct, batches, way) for error in batch]
     return {
         "backbone": name,
         "dtype": str(dtype).removeprefix("torch."),
