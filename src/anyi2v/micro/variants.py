@@ -49,7 +49,11 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
         },
         "figure A6": {f"{n} optimised steps": {"optimise_steps": n} for n in (1, 2, 4, 6, 8) if n <= config.steps},
         # both recipes have masks, whatever the backbone's own settings are
-        "recipe": {"recipe official": {**changed, "mask": official["mask"]}},
+        "recipe": {
+            "recipe official": {**changed, "mask": official["mask"]},
+            "dynamic mask, joint clusters": {"mask": "dynamic", "clustering": "joint"},
+            "dynamic mask, optimiser anew": {"mask": "dynamic", "optimiser_state": "iteration"},
+        },
         "learning rate": {f"lr x {factor}": {"lr": config.lr * factor} for factor in (0.5, 2)},
         "iterations": {f"{n} iterations": {"iterations": n} for n in (1, 2, 3, 5)},
         "inversion": {
