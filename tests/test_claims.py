@@ -47,7 +47,7 @@ WORSE: dict[str, tuple[str, float]] = {
     "noise carried along": ("trajectory_error", 0.1),
 }
 """By variant: the score that suffers, and at least how much its mean changes: less than half of what it does on 100
-cases (docs/claims/ablations.md). On these two, float32 and bfloat16 give changes that differ by a twentieth. Three small
+cases (docs/claims/ablations.md). On these two, float32 and bfloat16 give changes that differ by a twentieth. Some small
 effects that are significant there do not show on two cases: M = 16, t_alpha = 401, 5 iterations."""
 
 
