@@ -41,6 +41,7 @@ def test_the_folder_holds_frames_truth_scores_and_pictures(folder: Path) -> None
         *("bench.json", "cases", "scores.json", "table.md", "differences.png", "cases.png"),
     }
     variants = ["full", "no optimisation", "no injection", "recipe official"]
+    variants += ["dynamic mask, joint clusters", "dynamic mask, optimiser anew"]
     scores = json.loads((folder / "scores.json").read_text())
     assert list(scores["summary"]) == variants
     assert len(scores["rows"]) == 2 * len(variants)
