@@ -1,9 +1,9 @@
 """The whole way at full size: `python -m benchmarks.full_size --scratch folder --out full_size.json`.
 
-Makes random files in the layouts of Stable Diffusion 1.5 (one LDM file, float16) and AnimateDiff v3 (.ckpt), converts
-them, loads the result in bfloat16 and animates 16 frames of 256 x 256 pixels: 2 steps, 1 iteration of optimisation, an
-inversion of 2 passes. Each stage runs in a process of its own, so its peak memory is its own; what it should be is
-computed beforehand. Needs 6 GB of disk in the scratch folder and, without an accelerator, some minutes.
+Makes random files in a published layout, converts them, loads the result in bfloat16 and animates 16 frames: 2 steps, 1
+iteration of optimisation, an inversion of 2 passes. Each stage runs in a process of its own, so its peak memory is its
+own; what it should be is computed beforehand. Needs 6 GB of disk in the scratch folder and, without an accelerator,
+some minutes.
 """
 
 import dataclasses
@@ -14,21 +14,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anyi2v.backbone.config import BackboneConfig, UNetConfig
-from anyi2v.backbone.unet import UNet, record
+from anyi2v.backbone.foreign import WINDOW
+from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig
+from anyi2v.conversion import Convert
 from anyi2v.files import atomic
 from anyi2v.machine import describe
+from anyi2v.memory import predict
 
 MANIFESTS = Path(__file__).parents[1] / "tests" / "manifests"
-FRAMES, SIZE = 16, 256
+FRAMES = 16
 METHOD = dataclasses.replace(
     MethodConfig.paper(),
     steps=2,
@@ -38,7 +40,40 @@ METHOD = dataclasses.replace(
     inversion_timestep=201,
     inversion_stride=200,
 )
+FamilyName = Literal["animatediff", "lavie", "videocrafter2"]
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Published files of one kind of backbone, and the video that is made with them."""
+
+    files: Mapping[str, tuple[str, str]]
+    """By file name: its manifest and the name of its wrapper ("": none, and safetensors)."""
+    flags: Mapping[str, str]
+    """The converter's flags: which file is what."""
+    height: int
+    width: int
+
+
+FAMILIES: dict[FamilyName, Family] = {
+    "animatediff": Family(
+        {"base.safetensors": ("sd15_ldm_full", ""), "motion.ckpt": ("ad_motion_module_v3", "state_dict")},
+        {"base": "base.safetensors", "motion_module": "motion.ckpt"},
+        256,
+        256,
+    ),
+    "lavie": Family(
+        {"sd.safetensors": ("sd15_ldm_full", ""), "lavie_base.pt": ("video/lavie_base_unet", "ema")},
+        {"base": "lavie_base.pt", "vae": "sd.safetensors", "text": "sd.safetensors"},
+        320,
+        512,
+    ),
+    "videocrafter2": Family(
+        {"model.ckpt": ("video/videocrafter2_full", "state_dict")}, {"base": "model.ckpt"}, 320, 512
+    ),
+}
+"""Sizes: AnimateDiff's a quarter of its own, for it was measured first; the others' own."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +82,8 @@ class Args:
 
     scratch: Path
     """Folder for files of 6 GB; they stay there, so that a second run need not make them."""
+    family: FamilyName = "animatediff"
+    """Whose files."""
     out: Path | None = None
     """JSON file for all figures."""
     stages: tuple[str, ...] = ("make", "convert", "animate")
@@ -70,34 +107,29 @@ def random_tensor(key: str, shape: tuple[int, ...], generator: torch.Generator) 
     return (torch.randn(shape, generator=generator) * (0.02 if inputs == 1 else inputs**-0.5)).half()
 
 
-def make(scratch: Path, names: tuple[str, str] = ("sd15_ldm_full", "ad_motion_module_v3")) -> dict[str, Any]:
-    """Writes the two sources; names of their manifests."""
+def make(scratch: Path, family: Family) -> dict[str, Any]:
+    """Writes the family's files."""
     scratch.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
-    base, motion = (
-        {key: random_tensor(key, shape, generator) for key, shape in manifest(name).items()} for name in names
-    )
-    save_file(base, scratch / "base.safetensors")
-    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in motion.items()}}, scratch / "motion.ckpt")
-    return {path.name: path.stat().st_size for path in sources(scratch)}
+    for file, (name, wrapper) in family.files.items():
+        tensors = {key: random_tensor(key, shape, generator) for key, shape in manifest(name).items()}
+        if wrapper:
+            torch.save({wrapper: tensors}, scratch / file)
+        else:
+            save_file(tensors, scratch / file)
+    return {file: (scratch / file).stat().st_size for file in family.files}
 
 
-def sources(scratch: Path) -> list[Path]:
-    """The two files that `make` writes."""
-    return [scratch / "base.safetensors", scratch / "motion.ckpt"]
-
-
-def convert(scratch: Path) -> dict[str, Any]:
-    """From the two sources to one file of ours."""
-    from anyi2v.conversion import Convert
+def convert(scratch: Path, family: Family) -> dict[str, Any]:
+    """From the family's files to one file of ours."""
     from weights_converters.command import convert
 
-    base, motion = sources(scratch)
-    said = convert(Convert(base=base, motion_module=motion, dtype="fp16", out=scratch / "full.safetensors"))
+    given: dict[str, Any] = {flag: scratch / file for flag, file in family.flags.items()}
+    said = convert(Convert(**given, dtype="fp16", out=scratch / "full.safetensors"))
     return {"said": said.splitlines()[0], "bytes": (scratch / "full.safetensors").stat().st_size}
 
 
-def animate(scratch: Path) -> dict[str, Any]:
+def animate(scratch: Path, family: Family) -> dict[str, Any]:
     """Loads in bfloat16 and makes a video; raises NumericsError if it is not finite."""
     from anyi2v.backbone.checkpoint import load
     from anyi2v.pipeline import animate
@@ -107,9 +139,11 @@ def animate(scratch: Path) -> dict[str, Any]:
     backbone = load(scratch / "full.safetensors", dtype=torch.bfloat16)
     seconds = {"load": time.perf_counter() - start}
     loaded = peak_memory()
-    image = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    boxes = ((32.0, 32.0, 128.0, 128.0), (96.0, 96.0, 192.0, 192.0))
-    tracks = Tracks(SIZE, SIZE, (Track("thing", boxes),))
+    height, width = family.height, family.width
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+    side = height / 8
+    boxes = ((side, side, 4 * side, 4 * side), (3 * side, 3 * side, 6 * side, 6 * side))
+    tracks = Tracks(width, height, (Track("thing", boxes),))
     result = animate(backbone, image, "a thing", tracks, config=METHOD, frames=FRAMES, progress=True)
     assert result.video.isfinite().all() and len(result.video) == FRAMES
     losses = [record.loss for record in result.losses]
@@ -127,7 +161,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-STAGES: dict[str, Callable[[Path], dict[str, Any]]] = {"make": make, "convert": convert, "animate": animate}
+STAGES: dict[str, Callable[[Path, Family], dict[str, Any]]] = {"make": make, "convert": convert, "animate": animate}
 
 
 def imported() -> int:
@@ -140,79 +174,52 @@ def imported() -> int:
     return peak_memory()
 
 
-def measured(name: str, scratch: Path) -> dict[str, Any]:
+def measured(name: str, scratch: Path, family: Family) -> dict[str, Any]:
     """One stage in this process: what it says, seconds, and the peak memory; the imports do not count as its time."""
     imported()
     start = time.perf_counter()
-    figures = STAGES[name](scratch)
+    figures = STAGES[name](scratch, family)
     return {**figures, "seconds": time.perf_counter() - start, "peak": peak_memory()}
 
 
-def predicted(name: str, imports: int, window: int) -> int | None:
+def predicted(name: str, scratch: Path, family: Family, imports: int) -> int | None:
     """Peak memory of a stage in bytes, from the sizes alone; None for making the files.
 
     Args:
         name: the stage.
+        scratch: holds the converted file, if the stage is "animate".
+        family: what is converted and made.
         imports: memory of the imported libraries.
-        window: bytes of each source that stay mapped at most, see `anyi2v.backbone.foreign.WINDOW`.
     """
-    unet, vae, text = 859_520_964 + 417_137_600, 83_653_863, 123_060_480
     if name == "convert":
-        largest = max(math.prod(shape) for shape in manifest("sd15_ldm_full").values())
-        # the windows of both sources, each overrun by a tensor of float16; the rest goes by pieces of some MiB
-        return imports + 2 * window + 2 * 2 * largest
+        largest = max(math.prod(shape) for name, _ in family.files.values() for shape in manifest(name).values())
+        # the windows of all files, each overrun by a tensor of float16; the rest goes by pieces of some MiB
+        return imports + len(family.files) * (WINDOW + 2 * largest)
     if name == "animate":
-        weights = 2 * (unet + text) + 4 * vae
-        mapped = 2 * (unet + vae + text)
-        # a chunk of 8 frames in the finest level of the decoder: input, norm, activation and output of a convolution
-        decoding = 8 * SIZE**2 * 4 * (3 * 256 + 128)
-        return imports + weights + max(mapped, saved_bytes(UNetConfig(), METHOD), decoding)
+        config = read_config(scratch / "full.safetensors")
+        needed = predict(config, METHOD, frames=FRAMES, height=family.height, width=family.width, dtype=torch.bfloat16)
+        return imports + needed.peak
     return None
-
-
-def saved_bytes(config: UNetConfig, method: MethodConfig, frames: int = FRAMES, size: int = SIZE) -> int:
-    """Bytes that the pass of the optimisation keeps for its gradient, counted on the meta device in bfloat16."""
-    kept: dict[int, Tensor] = {}
-    with torch.device("meta"):
-        unet = UNet(config).to("meta", torch.bfloat16).requires_grad_(False)
-        z = torch.empty(1, frames, config.latent_channels, size // 8, size // 8, requires_grad=True)
-        text = torch.empty(1, 77, config.context_dim)
-    own = {id_of(tensor) for tensor in (*unet.parameters(), *unet.buffers())}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if id_of(tensor) not in own:
-            kept[id_of(tensor)] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        record(unet, method.align, z, torch.zeros(1, dtype=torch.long, device="meta"), text)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def id_of(tensor: Tensor) -> int:
-    """What tensors on the same memory have in common."""
-    return tensor.untyped_storage()._cdata
 
 
 def main(args: Args) -> None:
     """Runs the stages one after another, each in a new process; prints and writes the figures."""
-    from anyi2v.backbone.foreign import WINDOW
-
+    family = FAMILIES[args.family]
     spawn = multiprocessing.get_context("spawn")
     rows: dict[str, Any] = {}
     with spawn.Pool(1) as pool:
         imports = pool.apply(imported)
     for name in args.stages:
-        wish = predicted(name, imports, WINDOW)
+        wish = predicted(name, args.scratch, family, imports)
         print(f"{name}: predicted peak {'open' if wish is None else f'{wish / 2**30:.2f} GiB'}", flush=True)
         with spawn.Pool(1) as pool:
-            rows[name] = pool.apply(measured, (name, args.scratch)) | {"predicted_peak": wish}
+            rows[name] = pool.apply(measured, (name, args.scratch, family)) | {"predicted_peak": wish}
         print(table_row(name, rows[name]), flush=True)
     if args.out:
-        config = json.loads(BackboneConfig(name="full").to_json())
         data = {
             "machine": describe(),
-            "backbone": config,
+            "family": args.family,
+            "video": {"frames": FRAMES, "height": family.height, "width": family.width},
             "method": METHOD.to_dict(),
             "imports": imports,
             "stages": rows,

@@ -1,15 +1,22 @@
 """The small parts of the benchmark at full size; the whole of it takes minutes and is run by hand."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from anyi2v.backbone.config import BackboneConfig, UNetConfig
-from anyi2v.backbone.foreign import WINDOW
+from anyi2v.backbone.config import BackboneConfig
 from benchmarks import full_size
-from benchmarks.full_size import METHOD, manifest, peak_memory, predicted, random_tensor, saved_bytes, table_row
+from benchmarks.full_size import (
+    FAMILIES,
+    METHOD,
+    Family,
+    manifest,
+    peak_memory,
+    predicted,
+    random_tensor,
+    table_row,
+)
 
 GIB = 2**30
 
@@ -25,20 +32,22 @@ def test_contents_keep_the_size_of_signals() -> None:
     assert random_tensor("embeddings.position_ids", (1, 4), generator).tolist() == [[0, 1, 2, 3]]
 
 
-def test_files_are_those_of_the_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_files_are_those_of_the_manifests(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With each axis cut to 2: the names and the wrappers, as the converter's sources see them."""
     from weights_converters.sources import open_source
 
-    small = {name: {k: tuple(min(s, 2) for s in shape) for k, shape in manifest(name).items()} for name in NAMES}
+    small = {
+        name: {k: tuple(min(s, 2) for s in shape) for k, shape in manifest(name).items()}
+        for name, _ in family.files.values()
+    }
     monkeypatch.setattr(full_size, "manifest", lambda name: small[name])
-    sizes = full_size.make(tmp_path / "deep")
-    for name, path in zip(NAMES, full_size.sources(tmp_path / "deep"), strict=True):
-        source = open_source(path)
+    sizes = full_size.make(tmp_path / "deep", family)
+    for file, (name, _) in family.files.items():
+        source = open_source(tmp_path / "deep" / file)
         assert dict(source.shapes) == small[name]
-        assert sizes[path.name] == path.stat().st_size
-
-
-NAMES = ("sd15_ldm_full", "ad_motion_module_v3")
+        assert sizes[file] == (tmp_path / "deep" / file).stat().st_size
+    assert set(family.flags.values()) == set(family.files)
 
 
 def test_the_memory_of_a_process_only_grows() -> None:
@@ -48,20 +57,13 @@ def test_the_memory_of_a_process_only_grows() -> None:
     assert 2**20 < before < 2**40 and block.all()
 
 
-def test_what_a_pass_keeps_grows_with_the_frames() -> None:
-    """Activations are proportional to the frames, apart from text and time."""
-    config = UNetConfig(channels=(32, 64, 64), attention=(True, True, True), layers=1, context_dim=16)
-    method = dataclasses.replace(METHOD, align=("up_blocks.1.attentions.1.query",))
-    few, many = (saved_bytes(config, method, frames=frames, size=64) for frames in (2, 8))
-    assert 3 < many / few <= 4.1
-
-
-def test_predictions_follow_the_limits() -> None:
+def test_predictions_follow_the_limits(tmp_path: Path) -> None:
     """Conversion within 1.5 GiB, with 0.6 GiB for the libraries."""
     imports = int(0.6 * GIB)
-    convert = predicted("convert", imports, WINDOW)
-    assert convert is not None and convert < 1.5 * GIB
-    assert predicted("make", imports, WINDOW) is None
+    for family in FAMILIES.values():
+        convert = predicted("convert", tmp_path, family, imports)
+        assert convert is not None and convert < 1.5 * GIB
+        assert predicted("make", tmp_path, family, imports) is None
 
 
 def test_the_row_says_how_far_off_the_prediction_was() -> None:
