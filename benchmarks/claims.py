@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -45,15 +45,19 @@ class Args:
     """Made with --ablate, on the same cases with the same backbone and full method."""
     kinds: tuple[Path, ...] = ()
     """One per kind of case."""
+    backbones: tuple[Path, ...] = ()
+    """One per backbone, on the same cases."""
     out: Path = Path("docs/claims")
-    """Folder for ablations.md, sweeps.png and ablations.json, or for kinds.md."""
+    """Folder for ablations.md, sweeps.png and ablations.json, for kinds.md, or for backbones.md."""
 
 
 def main(args: Args) -> None:
     """Writes tables, plots and the figures behind them."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.kinds:
-        _write(args.out / "kinds.md", kinds_table([folder(path) for path in args.kinds]))
+        _write(args.out / "kinds.md", comparison([folder(path) for path in args.kinds], "kind"))
+    if args.backbones:
+        _write(args.out / "backbones.md", comparison([folder(path) for path in args.backbones], "backbone"))
     if args.ablations:
         settings, rows = merged([folder(path) for path in args.ablations])
         figures = {
@@ -135,23 +139,28 @@ def _signed(gap: Estimate) -> str:
     return text if gap.significant else f"{text}, not significant"
 
 
-def kinds_table(found: Sequence[tuple[Mapping[str, Any], Rows]]) -> str:
-    """One row per kind of case and object: the full method, and its error as a multiple of that on plain cases and, if
-    all folders have it, of that without optimisation."""
+def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kind", "backbone"]) -> str:
+    """One row per kind of case (or backbone) and object: the full method, and its error as a multiple of that on plain
+    cases (or of micro) and, if all folders have it, of that without optimisation. Settings that the first folder has
+    otherwise are named."""
+    usual = found[0][0]["methods"][FULL]
+    common = {"kind": "plain", "backbone": "micro"}[by]
     extra = [metric for metric in ("pan_error", "area_error") if any(metric in rows[0] for _, rows in found)]
     still = all(STILL in names(rows) for _, rows in found)
     heads = ["not optimised, px", "ratio"] if still else []
-    head = ["cases", "n", *COLUMNS.values(), "to plain", *heads, *(METRICS[m] for m in extra)]
+    head = [by, "n", *COLUMNS.values(), f"to {common}", *heads, *(METRICS[m] for m in extra)]
     lines = [_row(head), _row(["---"] * len(head))]
-    errors = {settings["kind"]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
+    means = {settings[by]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
     for settings, rows in found:
         objects = sorted({row["object"] for row in rows})
+        other = [f"{k}={v}" for k, v in settings["methods"][FULL].items() if v != usual[k]]
+        changed = f" ({', '.join(other)})" if other else ""
         for number in objects:
             mine = [row for row in rows if row["object"] == number]
             error = values(mine, FULL, "trajectory_error")
-            label = settings["kind"] + (f", object {number}" if len(objects) > 1 else "")
+            label = settings[by] + (f", object {number}" if len(objects) > 1 else "") + changed
             cells = [label, str(len(error)), *(str(estimate(values(mine, FULL, metric))) for metric in COLUMNS)]
-            cells.append(f"{error.mean() / errors['plain']:.2f}" if "plain" in errors else "")
+            cells.append(f"{error.mean() / means[common]:.2f}" if common in means else "")
             if still:
                 baseline = values(mine, STILL, "trajectory_error")
                 cells += [str(estimate(baseline)), f"{error.mean() / baseline.mean():.2f}"]

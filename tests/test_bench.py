@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from anyi2v.micro import bench
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.statistics import estimate
-from benchmarks.claims import kinds_table, merged
+from benchmarks.claims import comparison, merged
 
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
@@ -165,7 +166,7 @@ def test_report_can_be_written_again(folder: Path) -> None:
     assert text == before == (folder / "table.md").read_text()
 
 
-def test_kinds_are_compared_with_plain_cases() -> None:
+def test_kinds_are_compared_with_plain_cases_and_backbones_with_micro() -> None:
     def case(seed: int, error: float, **more: float) -> list[dict[str, object]]:
         common = {**rows()[0], "seed": seed, "object": 1, **more}
         return [
@@ -173,15 +174,22 @@ def test_kinds_are_compared_with_plain_cases() -> None:
             {**common, "variant": "no optimisation", "trajectory_error": 10.0},
         ]
 
+    def of(kind: str, backbone: str = "micro", lr: float = 1) -> dict[str, Any]:
+        return {"kind": kind, "backbone": backbone, "methods": {"full": {"lr": lr, "steps": 8}}}
+
     plain = [row for seed in range(3) for row in case(seed, 2.0)]
     resized = [row for seed in range(3) for row in case(seed, 3.0, area_error=0.25)]
-    lines = kinds_table([({"kind": "plain"}, plain), ({"kind": "resize"}, resized)]).splitlines()
+    lines = comparison([(of("plain"), plain), (of("resize"), resized)], "kind").splitlines()
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines[2:]}
     baseline, area = (str(estimate(torch.full((3,), value))) for value in (10.0, 0.25))
     assert cells["| plain"][-4:] == ["1.00", baseline, "0.20", " |"]
     assert cells["| resize"][-4:] == ["1.50", baseline, "0.30", f"{area} |"]
-    alone = kinds_table([({"kind": "plain"}, plain[::2]), ({"kind": "resize"}, resized)])
+    alone = comparison([(of("plain"), plain[::2]), (of("resize", lr=2), resized)], "kind")
     assert alone.splitlines()[-1].split(" | ")[-2:] == ["1.50", f"{area} |"], "not every folder has the baseline"
+    assert alone.splitlines()[-1].startswith("| resize (lr=2) |")
+    lines = comparison([(of("plain"), plain), (of("plain", "b"), resized)], "backbone").splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| micro", "| b"]
+    assert "| to micro |" in lines[0] and lines[3].split(" | ")[-4] == "1.50"
 
 
 def test_folders_of_the_same_cases_become_one() -> None:

@@ -54,6 +54,9 @@ def test_kinds_show_what_they_are_named_after() -> None:
         masked = case_of("user mask", seed)
         assert masked.tracks.objects[0].mask is not None
         assert np.array_equal(masked.tracks.objects[0].mask, masked.targets[0].mask.numpy())
+        loose = case_of("loose mask", seed).tracks.objects[0].mask
+        assert loose is not None
+        assert (loose >= masked.tracks.objects[0].mask).all() and loose.sum() > masked.tracks.objects[0].mask.sum()
         assert {t.name.split("/")[0] for t in case_of("zoom", seed).tracks.objects} == {"camera"}
         assert case_of("wide", seed).truth.shape[2:] == (48, 64)
         assert case_of("mixed", seed).modality == "mixed"

@@ -17,7 +17,7 @@ from anyi2v.errors import CheckpointError, InputError
 FORMAT = "1"
 """Version of our own layout."""
 
-SHIPPED = {"micro": "micro/micro.safetensors"}
+SHIPPED = {name: f"micro/{name}.safetensors" for name in ("micro", "micro-lavie", "micro-vc2")}
 """Backbones that come with the package, by name; paths are relative to it."""
 
 BASE: tuple[str, str] = ("base", "base_sha256")

@@ -34,6 +34,8 @@ BAND = 1 / 8
 """Of the frame's height, cut off above and below to get a picture of another aspect."""
 FLAT_COLOURS = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """Of a segmentation with three objects, the background first."""
+LOOSENESS = 2 / 64
+"""Of the frame's width: how much wider than the object a loose mask is on each side."""
 POINTS = 4000
 """Of a point cloud."""
 
@@ -92,6 +94,14 @@ def user_mask(seed: int, condition: Modality, generator: torch.Generator) -> Cas
     case = plain(seed, condition, generator)
     (track,) = case.tracks.objects
     return _with_track(case, replace(track, points=(), mask=case.targets[0].mask.numpy()))
+
+
+def loose_mask(seed: int, condition: Modality, generator: torch.Generator) -> Case:
+    """A mask around the object that holds some background, too."""
+    case = user_mask(seed, condition, generator)
+    (track,), reach = case.tracks.objects, round(LOOSENESS * case.scene.size)
+    mask = F.max_pool2d(case.targets[0].mask[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    return _with_track(case, replace(track, mask=mask.numpy()))
 
 
 def zoom(seed: int, condition: Modality, generator: torch.Generator) -> Case:
@@ -163,6 +173,7 @@ MAKERS: Mapping[Kind, Callable[[int, Modality, torch.Generator], Case]] = {
     "leaving": leaving,
     "three objects": three_objects,
     "user mask": user_mask,
+    "loose mask": loose_mask,
     "zoom": zoom,
     "wide": wide,
     "padded": padded,

@@ -9,6 +9,7 @@ InputKind = Literal[
     "leaving",
     "three objects",
     "user mask",
+    "loose mask",
     "zoom",
     "wide",
     "padded",

@@ -1,0 +1,126 @@
+"""Which cases of the difficult kinds err most: `python -m benchmarks.failures --leaving runs/leaving ...`.
+
+Reads finished folders of `anyi2v bench micro --kind`; nothing is run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from anyi2v.files import atomic, read_json
+from anyi2v.micro import bench
+from anyi2v.micro.bench_report import Rows
+from anyi2v.micro.case import Case
+from anyi2v.micro.cases import make_case
+from anyi2v.micro.measure import centroids, find_object
+from anyi2v.micro.statistics import estimate
+from anyi2v.micro.variants import FULL
+
+ASTRAY = 8.0
+"""Pixels, an eighth of the frame: what is farther away is not the object that was asked for."""
+VISIBLE = {"whole": (0.95, torch.inf), "half or more": (0.5, 0.95), "less than half": (0.0, 0.5)}
+"""Shares of the object in frame 1, beginning with the least."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Folders of finished benchmarks; that of `leaving` with its frames."""
+
+    leaving: Path
+    """Of kind "leaving"."""
+    resize: Path
+    """Of kind "resize"."""
+    three_objects: Path
+    """Of kind "three objects"."""
+    mesh: Path
+    """Of kind "mesh"."""
+    points: Path
+    """Of kind "points"."""
+    out: Path = Path("docs/claims/failures.md")
+    """The tables."""
+
+
+def by_share(cases: Sequence[tuple[Case, Tensor]]) -> dict[str, Tensor]:
+    """Distances between object and target in px, of all frames of the videos (`f 3 h w`), by how much of the object
+    there is to be seen; NaN where none is found."""
+    found: dict[str, list[Tensor]] = {label: [] for label in VISIBLE}
+    for case, video in cases:
+        (target,) = case.targets
+        there = find_object(case.truth, target.colour).flatten(1).sum(1)
+        share = there / there[0]
+        distance = (centroids(find_object(video, target.colour)) - target.centres).norm(dim=-1)
+        seen = target.centres.isfinite().all(-1)
+        for label, (low, high) in VISIBLE.items():
+            found[label].append(distance[seen & (share >= low) & (share < high)])
+    return {label: torch.cat(parts) for label, parts in found.items()}
+
+
+def leaving_table(distances: Mapping[str, Tensor], width: int) -> str:
+    """A row per share of the object; frames without object count half the width, as in the benchmark."""
+    lines = ["| of the object is seen | frames | error, px | object elsewhere |", "| --- | --- | --- | --- |"]
+    for label, values in distances.items():
+        error, astray = values.nan_to_num(width / 2).mean(), (values > ASTRAY).float().mean()
+        lines.append(f"| {label} | {len(values)} | {error:.2f} | {astray:.0%} of the frames |")
+    return "\n".join(lines)
+
+
+def resize_table(rows: Rows) -> str:
+    """Growing and shrinking objects."""
+    lines = ["| | cases | trajectory error, px | error of the box's area |", "| --- | --- | --- | --- |"]
+    split: dict[str, list[Mapping[str, Any]]] = {"grows": [], "shrinks": []}
+    for row in rows:
+        radii = make_case(row["seed"], row["modality"], "resize").scene.sprites[0].radii
+        split["grows" if radii[-1] > radii[0] else "shrinks"].append(row)
+    for label, mine in split.items():
+        error, area = (torch.tensor([row[m] for row in mine]) for m in ("trajectory_error", "area_error"))
+        lines.append(f"| {label} | {len(mine)} | {estimate(error)} | {estimate(area)} |")
+    return "\n".join(lines)
+
+
+def three_table(rows: Rows) -> str:
+    """All objects, and those that are where they shall be."""
+    errors = torch.tensor([row["trajectory_error"] for row in rows])
+    lines = ["| | objects | trajectory error, px |", "| --- | --- | --- |"]
+    for label, values in (("all", errors), (f"within {ASTRAY:.0f} px", errors[errors <= ASTRAY])):
+        lines.append(f"| {label} | {len(values)} | {estimate(values)}, median {values.median():.2f} |")
+    return "\n".join(lines)
+
+
+def style_table(kinds: Mapping[str, Rows]) -> str:
+    """By what the drawings of meshes and point clouds show."""
+    lines = ["| drawing | cases | trajectory error, px | first-frame IoU |", "| --- | --- | --- | --- |"]
+    for kind, rows in kinds.items():
+        for style in sorted({row["modality"] for row in rows}):
+            mine = [row for row in rows if row["modality"] == style]
+            error, iou = (torch.tensor([row[m] for row in mine]) for m in ("trajectory_error", "first_frame_iou"))
+            lines.append(f"| {kind}, {style} | {len(mine)} | {estimate(error)} | {estimate(iou)} |")
+    return "\n".join(lines)
+
+
+def main(args: Args) -> None:
+    """Writes and prints the tables."""
+    cases = []
+    folders = (args.leaving, args.resize, args.three_objects, args.mesh, args.points)
+    left, resized, three, mesh, points = (read_json(path / "scores.json")["rows"] for path in folders)
+    for row in left:
+        folder = args.leaving / "cases" / f"{row['seed']}-{row['modality']}"
+        cases.append((make_case(row["seed"], row["modality"], "leaving"), bench.frames(folder / f"{FULL}.npz")))
+    tables = {
+        "Objects that leave": leaving_table(by_share(cases), cases[0][0].scene.size),
+        "Objects that are resized": resize_table(resized),
+        "Three objects": three_table(three),
+        "Drawings of meshes and point clouds": style_table({"mesh": mesh, "points": points}),
+    }
+    text = "\n\n".join(f"### {title}\n\n{table}" for title, table in tables.items()) + "\n"
+    with atomic(args.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
