@@ -22,8 +22,9 @@ def test_only_temporal_layers_are_their_own(name: str) -> None:
     shared = [key for key in mine if "temporal" not in key]
     assert set(shared) == {key for key in micro if "temporal" not in key}
     assert all(torch.equal(mine[key], micro[key]) for key in shared)
-    moved = [key for key in mine if "temporal" in key and mine[key].any()]
-    assert len(moved) > 20
+    temporal = [key for key in mine if "temporal" in key]
+    # the layers that end each slot begin with zeros
+    assert temporal and all(mine[key].any() for key in temporal)
 
 
 def test_hook_points_have_the_same_names() -> None:

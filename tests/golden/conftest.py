@@ -22,6 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker:
         folders = cases(golden_dir(metafunc.config), marker.args[0])
         reason = f"the golden folder has no case of kind {' or '.join(marker.args[0])}"
+        # recordings of other kinds may be given with --golden-dir; the skip says in CI which ones are not there
         params = folders or [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
         metafunc.parametrize("folder", params, ids=[f.name for f in folders] or ["none"])
 

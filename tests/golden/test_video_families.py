@@ -48,6 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     root = golden_dir(metafunc.config)
     files = [p for name in FAMILIES for p in sorted((root / name).glob("*.safetensors")) if "in.sample" in keys(p)]
+    # their weights, 22 MB, are not in the repository: `make test` skips them, `make golden DIR=...` runs them
     skip = pytest.mark.skip(reason=f"the golden folder has no {' or '.join(FAMILIES)}")
     ids = [f"{p.parent.name}-{p.stem}" for p in files]
     metafunc.parametrize("recording", files or [pytest.param(None, marks=skip)], ids=ids or ["none"])
