@@ -125,8 +125,8 @@ def convert(scratch: Path, family: Family) -> dict[str, Any]:
     from weights_converters.command import convert
 
     given: dict[str, Any] = {flag: scratch / file for flag, file in family.flags.items()}
-    said = convert(Convert(**given, dtype="fp16", out=scratch / "full.safetensors"))
-    return {"said": said.splitlines()[0], "bytes": (scratch / "full.safetensors").stat().st_size}
+    convert(Convert(**given, dtype="fp16", out=scratch / "full.safetensors"))
+    return {"bytes": (scratch / "full.safetensors").stat().st_size}
 
 
 def animate(scratch: Path, family: Family) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def predicted(name: str, scratch: Path, family: Family, imports: int) -> int | N
         imports: memory of the imported libraries.
     """
     if name == "convert":
-        largest = max(math.prod(shape) for name, _ in family.files.values() for shape in manifest(name).values())
+        largest = max(math.prod(shape) for file, _ in family.files.values() for shape in manifest(file).values())
         # the windows of all files, each overrun by a tensor of float16; the rest goes by pieces of some MiB
         return imports + len(family.files) * (WINDOW + 2 * largest)
     if name == "animate":
