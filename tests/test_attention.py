@@ -1,10 +1,13 @@
 """The fast ways of attention equal the plain one."""
 
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anyi2v.backbone.attention import Attention, attend, probabilities, project, weigh
+from anyi2v.backbone import attend as module
+from anyi2v.backbone.attend import attend, in_parts
+from anyi2v.backbone.attention import Attention, probabilities, project, weigh
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,6 +45,47 @@ def test_fused_attention_equals_its_definition(
         q, k, v = (t.detach().bfloat16().requires_grad_(grad) for t in (query, key, value))
         exact = weigh(probabilities(q.float(), k.float(), heads), v.float())
         torch.testing.assert_close(attend(q, k, v, heads).float(), exact, rtol=0.02, atol=0.03)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 5),
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    heads=st.sampled_from([1, 2, 3]),
+    scores=st.sampled_from([1, 2000, 2**19]),
+    half=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_attention_in_parts_equals_its_definition(
+    batch: int, queries: int, keys: int, heads: int, scores: int, half: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.bfloat16 if half else torch.float32
+    given = [torch.randn(batch, n, heads * 4, generator=generator).to(dtype) for n in (queries, keys, keys)]
+    ours, exact = ([x.to(kind).requires_grad_() for x in given] for kind in (dtype, torch.float64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCORES", scores)
+        query, key, value = ours
+        found = in_parts(query, key, value, heads)
+        query, key, value = exact
+        wanted = weigh(probabilities(query, key, heads), value)
+        back = torch.autograd.grad(found.double().square().sum(), ours)
+    # float32 rounds sums of 40 products; bfloat16 rounds weights, their gradients and results to 8 bits
+    rtol, atol = (0.03, 0.1) if half else (1e-5, 3e-5)
+    torch.testing.assert_close(found.double(), wanted, rtol=rtol, atol=atol / 3)
+    for x, y in zip(back, torch.autograd.grad(wanted.square().sum(), exact), strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(("dtype", "grad"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_many_narrow_heads_are_done_in_parts(dtype: torch.dtype, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(module, "in_parts", lambda q, k, v, heads: calls.append(heads) or q)
+    for width, keys in ((8, 16), (16, 16), (8, 15)):  # heads too wide, and keys that do not fill a vector
+        x = torch.zeros(1024, keys, 2 * width, dtype=dtype).requires_grad_(grad)
+        attend(x, x, x, 2)
+    assert calls == [2]
 
 
 @given(seed=st.integers(0, 2**31))

@@ -155,7 +155,10 @@ def _peak_of_decoding(backbone: Backbone, frames: int, grid: Grid, low_memory: b
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of all storages that are made inside it, as long as something holds them."""
+    """Counts the bytes of all storages that are made inside it, as long as something holds them.
+
+    A view of what was there before, such as a part of the weights, is none of them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,8 +167,9 @@ class _Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
                 self._add(leaf.untyped_storage())
         return out
 

@@ -1,13 +1,15 @@
-"""Attention, feed-forward and the spatial transformer of SD-1.x, on tokens with full axes `b f h w c`."""
+"""Attention and the spatial transformer of SD-1.x, on tokens with full axes `b f h w c`."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anyi2v.backbone.attend import attend
 from anyi2v.backbone.call import Call, normalise
 from anyi2v.backbone.config import UNetConfig
+from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.layers import Conv2d, Linear, linear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
 
@@ -18,63 +20,15 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int, context_dim: int | None = None):
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_dim or channels, channels, bias=False)
-        self.to_v = nn.Linear(context_dim or channels, channels, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_dim or channels, channels, bias=False)
+        self.to_v = Linear(context_dim or channels, channels, bias=False)
+        self.to_out = nn.Sequential(Linear(channels, channels))
 
 
 def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor, "*n d"], ...]:
     """Several projections (without bias) of the same tokens, as one product."""
-    return F.linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
-
-
-VECTOR = 16
-"""Numbers in a vector of a CPU's attention kernel."""
-
-
-def attend(
-    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
-) -> Float[Tensor, "*n l c"]:
-    """Multi-head scaled dot-product attention over the last but one axis.
-
-    With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
-    not fill its vectors cost twice the time. So many short sequences, as over the frames of a clip, are put side by
-    side, each seeing its own keys only, and long ones that end within a vector get hidden keys.
-    """
-    if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
-        return value.expand_as(query)
-    on_cpu, small = query.device.type == "cpu", max(key.shape[-2], key.shape[-1] // heads) <= VECTOR
-    if on_cpu and query.dtype == torch.bfloat16 and (query.requires_grad or small):
-        # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
-        with torch.autocast("cpu", enabled=False):
-            q, k, v = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
-            return attend(q, k, v, heads).to(query.dtype)
-    together = VECTOR // key.shape[-2] if query.ndim == 3 and query.shape == key.shape else 0
-    if on_cpu and together > 1 and len(query) % together == 0:
-        sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
-        mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
-        q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
-        return fused(q, k, v, heads, mask[None, None]).reshape(query.shape)
-    missing = -key.shape[-2] % VECTOR
-    if not on_cpu or not missing or key.shape[-2] <= VECTOR:
-        return fused(query, key, value, heads)
-    mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
-    mask[key.shape[-2] :] = -torch.inf
-    key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
-    return fused(query, key, value, heads, mask.expand(1, 1, query.shape[-2], -1))
-
-
-def fused(
-    query: Float[Tensor, "*n l c"],
-    key: Float[Tensor, "*n m c"],
-    value: Float[Tensor, "*n m c"],
-    heads: int,
-    mask: Float[Tensor, "1 1 l m"] | None = None,
-) -> Float[Tensor, "*n l c"]:
-    """PyTorch's kernel; the mask is added to the logits."""
-    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(-3, -2).flatten(-2)
+    return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 
 
 def probabilities(
@@ -133,43 +87,6 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], c
     return attn.to_out(out)
 
 
-CACHE = 2 * 2**20
-"""Bytes of hidden states in one part of a feed-forward layer on a CPU; measured best from 1 to 4 MiB."""
-
-
-class FeedForward(nn.Module):
-    """GEGLU feed-forward; parameters `net.0.proj` and `net.2` as in diffusers."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        # index 1 is a dropout in the published code; it has no parameters
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
-
-    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-        """Same shape out as in."""
-        if x.device.type != "cpu":
-            return self.net(x)
-        # in parts whose hidden states stay in a core's cache, which takes half the time in float32
-        tokens = x.flatten(0, -2)
-        rows = max(1, CACHE // (8 * x.shape[-1] * x.element_size()))
-        if len(tokens) <= rows:
-            return self.net(x)
-        return torch.cat([self.net(part) for part in tokens.split(rows)]).view_as(x)
-
-
-class GEGLU(nn.Module):
-    """value * gelu(gate), both linear in the input (Shazeer 2020, arXiv:2002.05202)."""
-
-    def __init__(self, channels: int, out_channels: int):
-        super().__init__()
-        self.proj = nn.Linear(channels, 2 * out_channels)
-
-    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
-        """`c` channels in, `d = out_channels` out."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, the temporal slot, feed-forward: each normed before and added."""
 
@@ -202,10 +119,10 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.linear = config.linear_projection
         self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
+        self.proj_in = Linear(channels, channels) if self.linear else Conv2d(channels, channels, 1)
         block = TransformerBlock(name, channels, config.heads_of(channels), config.context_dim, temporal)
         self.transformer_blocks = nn.ModuleList([block])
-        self.proj_out = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if self.linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Folded feature maps in and out."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from anyi2v.backbone.attention import SpatialTransformer
 from anyi2v.backbone.call import Call, group_norm
 from anyi2v.backbone.config import NormOver, UNetConfig
+from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Design, Site, Slot
 
 
@@ -19,11 +20,11 @@ class ResBlock(nn.Module):
         self.name = name
         self.norm_over: NormOver = config.norm_over
         self.norm1 = nn.GroupNorm(config.groups, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(4 * config.channels[0], channels)
+        self.conv1 = Conv2d(in_channels, channels, 3, padding=1)
+        self.time_emb_proj = Linear(4 * config.channels[0], channels)
         self.norm2 = nn.GroupNorm(config.groups, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
         self.temporal = temporal
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n d h w"]:
@@ -41,7 +42,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h2 w2"]:
         """Halves height and width, rounding up."""
@@ -53,7 +54,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(
         self, x: Float[Tensor, "n c h w"], like: Float[Tensor, "n d h2 w2"], call: Call

@@ -7,9 +7,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.attention import Attention, FeedForward, attend, probabilities, project, weigh
+from anyi2v.backbone.attend import attend
+from anyi2v.backbone.attention import Attention, probabilities, project, weigh
 from anyi2v.backbone.call import Call, group_norm
 from anyi2v.backbone.config import MotionConfig, NormOver
+from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.layers import Linear
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.taps import wants
 
@@ -58,9 +61,9 @@ class MotionModule(Temporal):
         super().__init__(site.name)
         self.norm_over: NormOver = norm_over
         self.norm = nn.GroupNorm(groups, site.channels, eps=1e-6)
-        self.proj_in = nn.Linear(site.channels, width)
+        self.proj_in = Linear(site.channels, width)
         self.transformer_blocks = nn.ModuleList([MotionBlock(site.name, width, heads, attentions, positions)])
-        self.proj_out = nn.Linear(width, site.channels)
+        self.proj_out = Linear(width, site.channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

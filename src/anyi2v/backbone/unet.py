@@ -14,6 +14,7 @@ from anyi2v.backbone.blocks import DownBlock, MidBlock, UpBlock, run_slot
 from anyi2v.backbone.call import Call, group_norm
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.designs import make_design
+from anyi2v.backbone.layers import Linear
 from anyi2v.backbone.slots import Design, Site, Temporal
 from anyi2v.errors import InputError
 from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, no_tap
@@ -162,8 +163,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.linear_1 = nn.Linear(channels, 4 * channels)
-        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+        self.linear_1 = Linear(channels, 4 * channels)
+        self.linear_2 = Linear(4 * channels, 4 * channels)
 
     def forward(self, timesteps: Int[Tensor, " b"] | Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
         """Frequencies fall geometrically from 1 to 1/10000, in float32."""

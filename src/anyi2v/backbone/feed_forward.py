@@ -1,0 +1,86 @@
+"""The feed-forward layer of transformers: GEGLU, then a linear layer."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyi2v.backbone.layers import SMALL, Linear, linear, on_cpu, product, product_times
+
+CACHE = 2 * 2**20
+"""Bytes of hidden states that are alive at once on a CPU: they stay in a core's cache."""
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward; parameters `net.0.proj` and `net.2` as in diffusers."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        # index 1 is a dropout in the published code; it has no parameters
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Same shape out as in."""
+        proj, out = self.net[0].proj, self.net[2]
+        assert isinstance(proj, Linear)
+        assert isinstance(out, Linear)
+        if x.numel() * proj.out_features < SMALL or not on_cpu(x, proj.weight):
+            return self.net(x)
+        tokens, parameters = x.flatten(0, -2), (proj.weight, proj.bias, out.weight, out.bias)
+        made = _FeedForward.apply(tokens, *parameters) if x.requires_grad else feed_forward(tokens, *parameters)
+        return made.view_as(x)
+
+
+class GEGLU(nn.Module):
+    """value * gelu(gate), both linear in the input (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.proj = Linear(channels, 2 * out_channels)
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+        """`c` channels in, `d = out_channels` out."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+def feed_forward(
+    tokens: Float[Tensor, "n c"],
+    proj: Float[Tensor, "d2 c"],
+    proj_bias: Float[Tensor, " d2"],
+    out: Float[Tensor, "c d"],
+    out_bias: Float[Tensor, " c"],
+) -> Float[Tensor, "n c"]:
+    """The layer for some tokens at a time; oneDNN does gelu and product as it writes what it has multiplied."""
+    (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
+    made = torch.empty_like(tokens)
+    for x, y in zip(*(t.split(_rows(out, tokens)) for t in (tokens, made)), strict=True):
+        hidden = product_times(x, value, value_bias, product(x, gate, gate_bias, "gelu"))
+        y.copy_(linear(hidden, out, out_bias))
+    return made
+
+
+class _FeedForward(torch.autograd.Function):
+    """`feed_forward` with frozen weights: the backward pass computes the hidden states again, in a core's cache."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, *parameters[:3])
+        return feed_forward(tokens, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tokens, proj, proj_bias, out = ctx.saved_tensors
+        (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
+        back = torch.empty_like(tokens)
+        for x, y, g in zip(*(t.split(_rows(out, tokens)) for t in (tokens, back, gradient)), strict=True):
+            values, gates, hidden = linear(x, value, value_bias), linear(x, gate, gate_bias), linear(g, out.T)
+            y.copy_(linear(hidden * F.gelu(gates), value.T))
+            y += linear(torch.ops.aten.gelu_backward(hidden.mul_(values), gates), gate.T)
+        return back, None, None, None, None
+
+
+def _rows(out: Tensor, tokens: Tensor) -> int:
+    return max(1, CACHE // (2 * out.shape[1] * tokens.element_size()))

@@ -1,0 +1,143 @@
+"""Linear layers and convolutions of the UNet, computed on a CPU by the fastest of the libraries that PyTorch brings.
+
+The arithmetic is that of `torch.nn`; what differs is who does it. In float32 PyTorch gives products to MKL, which on
+AMD's processors reaches half of the machine's speed, and convolutions of a single image to a loop around MKL; oneDNN
+reaches all of it. These layers also keep less for the backward pass: with frozen weights the gradient of a linear map
+needs no activations.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, with `linear`."""
+
+    def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+        """x W^T + b."""
+        return linear(input, self.weight, self.bias)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` without groups and dilation, with `convolve`."""
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """The convolution, padded with zeros."""
+        stride, padding = self.stride[0], self.padding[0]
+        assert isinstance(padding, int)
+        return convolve(input, self.weight, self.bias, stride, padding)
+
+
+SMALL = 2**21
+"""Products of numbers below which a layer is PyTorch's own: oneDNN takes 20 microseconds to begin."""
+FEW = 16
+"""Rows below which a product is PyTorch's own: it reads the weights once and as they lie."""
+
+
+def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None = None) -> Float[Tensor, "*n d"]:
+    """x W^T + b."""
+    numbers = x.numel()
+    if numbers * weight.shape[0] < SMALL or numbers < FEW * x.shape[-1] or not on_cpu(x, weight):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if x.requires_grad else product(x, weight, bias)
+
+
+def convolve(
+    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
+) -> Float[Tensor, "n d h2 w2"]:
+    """The convolution of `x`, padded with zeros."""
+    least = 4 * SMALL if x.dtype == torch.float32 else SMALL
+    if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight):
+        return F.conv2d(x, weight, bias, stride, padding)
+    if x.requires_grad:
+        return _Convolution.apply(x, weight, bias, stride, padding)
+    return _convolution(x, weight, bias, stride, padding)
+
+
+def on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, weights frozen."""
+    trained = weight.requires_grad and torch.is_grad_enabled()
+    own = x.device.type == "cpu" and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
+    return own and not trained and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+
+
+def product(
+    x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None, then: Literal["none", "gelu"] = "none"
+) -> Float[Tensor, "*n d"]:
+    """x W^T + b, or gelu of it, by oneDNN, as torch.compile has it done; F.linear always takes MKL for float32."""
+    if has_values(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+    made = F.linear(x, weight, bias)
+    return F.gelu(made) if then == "gelu" else made
+
+
+def product_times(
+    x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor, other: Float[Tensor, "*n d"]
+) -> Float[Tensor, "*n d"]:
+    """(x W^T + b) * other, by oneDNN."""
+    if has_values(x):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, "mul")
+    return F.linear(x, weight, bias) * other
+
+
+def has_values(x: Tensor) -> bool:
+    """False for fake tensors, with which memory is predicted, and which oneDNN does not know."""
+    return type(x) is Tensor
+
+
+def _convolution(
+    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
+) -> Float[Tensor, "n d h2 w2"]:
+    kernel = weight.shape[-1]
+    if kernel == stride == 1 and padding == 0:
+        return linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+    if x.shape[0] * x.shape[2] * x.shape[3] <= weight.shape[0]:
+        # oneDNN brings the weights into an order of its own first, which for small maps takes longer than the
+        # convolution: these become a product with the pixels around each pixel
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+        around = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # n h2 w2 c k k
+        rows = weight.permute(0, 2, 3, 1).flatten(1)
+        return linear(around.permute(0, 1, 2, 4, 5, 3).flatten(3), rows, bias).permute(0, 3, 1, 2)
+    if x.dtype == torch.float32 and has_values(x):
+        # F.conv2d takes a loop around MKL for a single image
+        strides, paddings = (stride, stride), (padding, padding)
+        return torch.mkldnn_convolution(x, weight, bias, paddings, strides, (1, 1), 1)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+class _Linear(torch.autograd.Function):
+    """The product with a frozen matrix, of which the backward pass keeps the matrix only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        return linear(gradient, weight.T), None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution with frozen weights, of which the backward pass keeps the weights only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        return _convolution(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        if weight.shape[-1] == ctx.stride == 1 and ctx.padding == 0:
+            back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
+        else:
+            back = conv2d_input(ctx.shape, weight, gradient, ctx.stride, ctx.padding)
+        return back, None, None, None, None

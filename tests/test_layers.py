@@ -1,0 +1,130 @@
+"""Layers as oneDNN computes them equal PyTorch's own, forwards and backwards, with weights frozen or not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from anyi2v.backbone import feed_forward, layers
+from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.layers import Conv2d, Linear
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@pytest.fixture(autouse=True)
+def _every_size_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are PyTorch's own: here none is small."""
+    monkeypatch.setattr(layers, "SMALL", 0)
+    monkeypatch.setattr(layers, "FEW", 0)
+    monkeypatch.setattr(feed_forward, "SMALL", 0)
+
+
+def check(layer: nn.Module, plain: nn.Module, x: Tensor) -> None:
+    """Result and gradient of a layer in its data type, against those of PyTorch's own in float64."""
+    plain.load_state_dict(layer.state_dict())
+    plain.double()
+    ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    found, wanted = layer(ours), plain(exact)
+    weights = torch.linspace(-1, 1, wanted.numel(), dtype=torch.float64).view_as(wanted).round(decimals=2)
+    (back,) = torch.autograd.grad(found, ours, weights.to(found.dtype))
+    (right,) = torch.autograd.grad(wanted, exact, weights)
+    # a few hundred products, summed in float32; bfloat16 rounds to 8 bits what goes in, between and out
+    close = 1e-5 if x.dtype == torch.float32 else 0.03
+    for a, b in ((found, wanted), (layer(x), wanted), (back, right)):
+        assert a.dtype == x.dtype
+        torch.testing.assert_close(a.double(), b, rtol=close, atol=close * b.detach().abs().max().item())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    bias=st.booleans(),
+    dtype=DTYPES,
+    seed=st.integers(0, 2**31),
+)
+def test_linear_layers(rows: list[int], widths: tuple[int, int], bias: bool, dtype: torch.dtype, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = Linear(*widths, bias=bias, dtype=dtype).requires_grad_(False)
+    check(layer, nn.Linear(*widths, bias=bias), torch.randn(*rows, widths[0]).to(dtype))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 3),
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    widths=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    kind=st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 2, 1)]),
+    last=st.booleans(),
+    dtype=DTYPES,
+    seed=st.integers(0, 2**31),
+)
+def test_convolutions(
+    count: int,
+    size: tuple[int, int],
+    widths: tuple[int, int],
+    kind: tuple[int, int, int],
+    last: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    """Both ways: small maps with many output channels as a product, others as a convolution."""
+    torch.manual_seed(seed)
+    kernel, stride, padding = kind
+    order = torch.channels_last if last else torch.contiguous_format
+    layer = Conv2d(*widths, kernel, stride, padding).to(dtype).requires_grad_(False).to(memory_format=order)
+    x = torch.randn(count, widths[0], *size).to(dtype).contiguous(memory_format=order)
+    check(layer, nn.Conv2d(*widths, kernel, stride, padding), x)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    channels=st.integers(1, 12),
+    cache=st.sampled_from([1, 700, 2**21]),
+    dtype=DTYPES,
+    seed=st.integers(0, 2**31),
+)
+def test_feed_forward_layers(rows: list[int], channels: int, cache: int, dtype: torch.dtype, seed: int) -> None:
+    """Whatever the number of rows at a time."""
+    torch.manual_seed(seed)
+    layer, plain = FeedForward(channels).to(dtype).requires_grad_(False), FeedForward(channels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_forward, "CACHE", cache)
+        check(layer, plain.requires_grad_(False), torch.randn(*rows, channels).to(dtype))
+
+
+@pytest.mark.parametrize("make", [lambda: Linear(6, 5), lambda: FeedForward(6)])
+def test_weights_that_are_trained_get_gradients(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x = make(), torch.randn(4, 6)
+    layer(x).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
+
+
+def test_a_convolution_that_is_trained_gets_gradients() -> None:
+    torch.manual_seed(0)
+    layer, x = Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 4, 4)
+    layer(x).square().sum().backward()
+    wanted = torch.autograd.grad(F.conv2d(x, layer.weight, layer.bias, padding=1).square().sum(), layer.weight)
+    torch.testing.assert_close(layer.weight.grad, wanted[0])
+
+
+def test_the_backward_pass_keeps_no_activations() -> None:
+    """Of linear layers and convolutions with frozen weights; which is what they are for."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = torch.randn(2, 16, 8, 8).requires_grad_()
+    convolution, product = (layer.requires_grad_(False) for layer in (Conv2d(16, 16, 3, padding=1), Linear(8, 8)))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        product(convolution(x))
+    parameters = {p.untyped_storage().data_ptr() for p in (*convolution.parameters(), *product.parameters())}
+    assert kept
+    assert {t.untyped_storage().data_ptr() for t in kept} <= parameters
