@@ -68,8 +68,8 @@ def ratio(found: Mapping[str, Sequence[float]], over: str, under: str) -> Spread
     return spread([a / b for a, b in zip(found[over], found[under], strict=True)])
 
 
-def _linear_flops(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * len(weight)
+def _linear_flops(x: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    return 2 * x.numel() * out_val.shape[-1]
 
 
 def _convolution_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.layers import Conv2d
 from anyi2v.cli_bench import BenchPeers, BenchStages
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
@@ -60,6 +62,14 @@ def test_every_part_of_a_job_runs_and_is_counted_as_often_as_a_job_does_it(mediu
     assert counts["inversion, one call"] == (config.inversion_timestep - 1) // config.inversion_stride + 1
     assert counts["guided step"] + counts["guided step with injection"] == config.steps
     assert counts[scaling.ITERATION] == config.optimise_steps * config.iterations
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flops_of_our_own_layers_are_those_of_pytorchs(dtype: torch.dtype) -> None:
+    feed_forward, x = FeedForward(64).to(dtype).requires_grad_(False), torch.randn(4096, 64, dtype=dtype)
+    assert measure.flops(lambda: feed_forward(x))[0] == 2 * 4096 * 12 * 64**2
+    convolution, maps = Conv2d(64, 64, 3, padding=1).to(dtype).requires_grad_(False), torch.randn(4, 64, 16, 16)
+    assert measure.flops(lambda: convolution(maps.to(dtype)))[0] == 2 * 4 * 16**2 * 9 * 64**2
 
 
 def test_flops_are_those_of_the_products() -> None:

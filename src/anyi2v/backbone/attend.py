@@ -23,7 +23,8 @@ def attend(
 
     With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
     not fill its vectors cost twice the time. So many short sequences, as over the frames of a clip, are put side by
-    side, each seeing its own keys only, and long ones that end within a vector get hidden keys.
+    side, each seeing its own keys only, and long ones that end within a vector get hidden keys. Many narrow heads
+    are computed without the kernel.
     """
     if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
