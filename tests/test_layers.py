@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from anyi2v.backbone import feed_forward, layers
 from anyi2v.backbone.feed_forward import FeedForward
@@ -31,11 +32,11 @@ def check(layer: nn.Module, plain: nn.Module, x: Tensor) -> None:
     weights = torch.linspace(-1, 1, wanted.numel(), dtype=torch.float64).view_as(wanted).round(decimals=2)
     (back,) = torch.autograd.grad(found, ours, weights.to(found.dtype))
     (right,) = torch.autograd.grad(wanted, exact, weights)
-    # a few hundred products, summed in float32; bfloat16 rounds to 8 bits what goes in, between and out
+    # a few hundred products of the order of 1, summed in float32, which may cancel; bfloat16 rounds to 8 bits
     close = 1e-5 if x.dtype == torch.float32 else 0.03
     for a, b in ((found, wanted), (layer(x), wanted), (back, right)):
         assert a.dtype == x.dtype
-        torch.testing.assert_close(a.double(), b, rtol=close, atol=close * b.detach().abs().max().item())
+        torch.testing.assert_close(a.double(), b, rtol=close, atol=close * max(1.0, b.detach().abs().max().item()))
 
 
 @settings(max_examples=40, deadline=None)
@@ -111,6 +112,31 @@ def test_a_convolution_that_is_trained_gets_gradients() -> None:
     layer(x).square().sum().backward()
     wanted = torch.autograd.grad(F.conv2d(x, layer.weight, layer.bias, padding=1).square().sum(), layer.weight)
     torch.testing.assert_close(layer.weight.grad, wanted[0])
+
+
+@pytest.mark.parametrize("make", [lambda: Linear(6, 6), lambda: FeedForward(6)])
+def test_other_kinds_of_differentiation_see_pytorchs_own_layers(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer, x, along = make().requires_grad_(False), torch.randn(4, 6), torch.randn(4, 6)
+    jacobian = torch.autograd.functional.jacobian(layer, x)
+    assert isinstance(jacobian, Tensor)
+    wanted = torch.einsum("abcd,cd->ab", jacobian, along)
+    assert wanted.abs().sum() > 0
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (along,))[1], wanted)
+    with forward_ad.dual_level():
+        torch.testing.assert_close(forward_ad.unpack_dual(layer(forward_ad.make_dual(x, along))).tangent, wanted)
+    gradient = torch.func.grad(lambda y: layer(y).sum())(x)
+    torch.testing.assert_close(gradient, jacobian.sum((0, 1)))
+    torch.testing.assert_close(torch.func.vmap(layer)(torch.stack([x, along])), torch.stack([layer(x), layer(along)]))
+
+
+def test_a_bias_that_alone_is_trained_gets_its_gradient() -> None:
+    for layer, x in ((Linear(6, 5), torch.randn(4, 6)), (Conv2d(6, 5, 3), torch.randn(2, 6, 4, 4))):
+        layer.weight.requires_grad_(False)
+        layer(x.requires_grad_()).sum().backward()
+        assert layer.bias is not None
+        assert layer.bias.grad is not None
+        assert layer.bias.grad.abs().sum() > 0
 
 
 def test_the_backward_pass_keeps_no_activations() -> None:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.backbone.layers import transformed
+
 VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
 SMALL_HEAD = 8
@@ -28,7 +30,7 @@ def attend(
     """
     if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
-    if query.device.type != "cpu" or torch.compiler.is_compiling():
+    if query.device.type != "cpu" or transformed():
         return fused(query, key, value, heads)
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
     narrow = head <= SMALL_HEAD and (half or (query.dtype == torch.float32 and not query.requires_grad))

@@ -26,9 +26,10 @@ class FeedForward(nn.Module):
         proj, out = self.net[0].proj, self.net[2]
         assert isinstance(proj, Linear)
         assert isinstance(out, Linear)
-        if x.numel() * proj.out_features < SMALL or not on_cpu(x, proj.weight):
+        parameters = (proj.weight, proj.bias, out.weight, out.bias)
+        if x.numel() * proj.out_features < SMALL or not on_cpu(x, *parameters):
             return self.net(x)
-        tokens, parameters = x.flatten(0, -2), (proj.weight, proj.bias, out.weight, out.bias)
+        tokens = x.flatten(0, -2)
         made = _FeedForward.apply(tokens, *parameters) if x.requires_grad else feed_forward(tokens, *parameters)
         return made.view_as(x)
 

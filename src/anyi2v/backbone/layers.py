@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input
 
 
@@ -42,7 +43,7 @@ FEW = 16
 def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None = None) -> Float[Tensor, "*n d"]:
     """x W^T + b."""
     numbers = x.numel()
-    if numbers * weight.shape[0] < SMALL or numbers < FEW * x.shape[-1] or not on_cpu(x, weight):
+    if numbers * weight.shape[0] < SMALL or numbers < FEW * x.shape[-1] or not on_cpu(x, weight, bias):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if x.requires_grad else product(x, weight, bias)
 
@@ -52,18 +53,26 @@ def convolve(
 ) -> Float[Tensor, "n d h2 w2"]:
     """The convolution of `x`, padded with zeros."""
     least = 4 * SMALL if x.dtype == torch.float32 else SMALL
-    if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight):
+    if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, padding)
     if x.requires_grad:
         return _Convolution.apply(x, weight, bias, stride, padding)
     return _convolution(x, weight, bias, stride, padding)
 
 
-def on_cpu(x: Tensor, weight: Tensor) -> bool:
-    """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, weights frozen."""
-    trained = weight.requires_grad and torch.is_grad_enabled()
+def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, parameters frozen."""
     own = x.device.type == "cpu" and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
-    return own and not trained and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    if not own or not torch.backends.mkldnn.is_available() or transformed():
+        return False
+    trained = any(p is not None and p.requires_grad for p in (weight, *parameters))
+    return not (trained and torch.is_grad_enabled())
+
+
+def transformed() -> bool:
+    """Whether a compiler, torch.func or forward-mode differentiation is at work: these know PyTorch's layers only."""
+    functions = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return functions or torch.compiler.is_compiling()
 
 
 def product(
