@@ -35,8 +35,8 @@ def attend(
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
     narrow = head <= SMALL_HEAD and (half or (query.dtype == torch.float32 and not query.requires_grad))
     if narrow and query.ndim == 3 and key.shape[-2] % VECTOR == 0:
-        scores = query.shape[-2] * key.shape[-2]
-        if scores <= SCORES <= 2 * len(query) * heads * scores:
+        scores = query.shape[-2] * key.shape[-2]  # of one head, which must fit, while all together must be many
+        if scores <= SCORES and len(query) * heads * scores >= SCORES // 2:
             return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
