@@ -1,5 +1,6 @@
 """Scaled dot-product attention, on a CPU in the form in which PyTorch computes it fastest."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,13 @@ from anyi2v.backbone.layers import transformed
 VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
 SMALL_HEAD = 8
-"""Width of a head up to which two products and a softmax take less time than the kernel, which is made for 64."""
+"""Width of a head up to which products and powers take less time than the kernel, which is made for 64."""
 SCORES = 2**19
 """Scores that are held at once, 2 MiB: they stay in a core's cache."""
+MANY = 2**17
+"""Scores from which on they are computed in parts."""
+HALVED = (2, 4, 8, 16, 32)
+"""Numbers of keys whose largest score is found by halving: PyTorch's maximum of few takes seven times as long."""
 
 
 def attend(
@@ -25,18 +30,16 @@ def attend(
 
     With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
     not fill its vectors cost twice the time. So many short sequences, as over the frames of a clip, are put side by
-    side, each seeing its own keys only, and long ones that end within a vector get hidden keys. Many narrow heads
-    are computed without the kernel.
+    side, each seeing its own keys only, and long ones that end within a vector get hidden keys. Narrow heads are
+    computed without the kernel.
     """
     if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
     if query.device.type != "cpu" or transformed():
         return fused(query, key, value, heads)
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
-    narrow = head <= SMALL_HEAD and (half or (query.dtype == torch.float32 and not query.requires_grad))
-    if narrow and query.ndim == 3 and key.shape[-2] % VECTOR == 0:
-        scores = query.shape[-2] * key.shape[-2]  # of one head, which must fit, while all together must be many
-        if scores <= SCORES and len(query) * heads * scores >= SCORES // 2:
+    if head <= SMALL_HEAD and query.ndim == 3 and (half or query.dtype == torch.float32):
+        if len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
             return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
@@ -73,50 +76,123 @@ def fused(
 def in_parts(
     query: Float[Tensor, "n l c"], key: Float[Tensor, "n m c"], value: Float[Tensor, "n m c"], heads: int
 ) -> Float[Tensor, "n l c"]:
-    """Some heads at a time as two products and a softmax; scores in float32 like the kernel's."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    out = _InParts.apply(q, k, v)
-    return out.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+    """Attention as products and powers of two in float32, as many scores at a time as a core's cache holds."""
+    if query.requires_grad or key.requires_grad or value.requires_grad:
+        return _InParts.apply(query, key, value, heads)
+    return _forward(query, key, value, heads, None)
 
 
 class _InParts(torch.autograd.Function):
-    """Attention of single heads, of which the backward pass keeps query, key and value and computes the scores again.
+    """`in_parts`; the backward pass computes the scores again, and keeps what PyTorch's kernel keeps.
 
-    Products of scores are done in the data type of the network, softmax and its derivative in float32.
+    Source: FlashAttention (Dao et al. 2022, arXiv:2205.14135), appendix B.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Float[Tensor, "n l d"], key: Float[Tensor, "n m d"], value: Float[Tensor, "n m d"]
-    ) -> Float[Tensor, "n l d"]:
-        ctx.save_for_backward(query, key, value)
-        out = query.new_empty(len(query), query.shape[2], query.shape[1])
-        for q, k, v, o in _parts(query, key, value, out):
-            torch.bmm(v.transpose(1, 2), _weights(q, k).to(v.dtype).transpose(1, 2), out=o)
-        return out.transpose(1, 2)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        log_total = torch.empty(len(query), heads, 1, query.shape[1])
+        out = _forward(query, key, value, heads, log_total)
+        ctx.save_for_backward(query, key, value, out, log_total)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Float[Tensor, "n l d"]) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        query, key, value = ctx.saved_tensors
-        back = tuple(torch.empty_like(x) for x in (query, key, value))
-        for q, k, v, g, to_q, to_k, to_v in _parts(query, key, value, gradient, *back):
-            weights = _weights(q, k)
-            torch.bmm(weights.to(v.dtype).transpose(1, 2), g, out=to_v)
-            # d softmax: w (dw - sum(w dw))
-            change = torch.bmm(g, v.transpose(1, 2)).float().mul_(weights)
-            change.sub_(weights.mul_(change.sum(-1, keepdim=True))).mul_(q.shape[-1] ** -0.5)
-            change = change.to(v.dtype)
-            torch.bmm(change, k, out=to_q)
-            torch.bmm(change.transpose(1, 2), q, out=to_k)
-        return back
+    def backward(ctx: Any, gradient: Float[Tensor, "n l c"]) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return *_backward(*ctx.saved_tensors, gradient), None
 
 
-def _parts(query: Tensor, key: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    at_once = max(1, SCORES // (query.shape[1] * key.shape[1]))
-    return zip(*(x.split(at_once) for x in (query, key, *others)), strict=True)
+def _forward(
+    query: Float[Tensor, "n l c"],
+    key: Float[Tensor, "n m c"],
+    value: Float[Tensor, "n m c"],
+    heads: int,
+    log_total: Float[Tensor, "n heads 1 l"] | None,
+) -> Float[Tensor, "n l c"]:
+    """Also writes into `log_total` the logarithm to the base 2 of what the powers of each query add up to."""
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    scale, buffer = _scale(query, heads), _buffer(key, heads)
+    for rows, columns in _parts(query, key, heads):
+        q = _heads(query[rows, columns].float() * scale, heads)
+        k, v = (_heads(x[rows], heads) for x in (key, value))
+        # keys first: what goes over all keys then takes whole vectors of queries
+        powers = _product(k, q, buffer)
+        top = _maximum(powers)
+        total = powers.sub_(top).exp2_().sum(1, keepdim=True)
+        o = torch.bmm(v.transpose(1, 2), powers).div_(total)
+        _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
+        if log_total is not None:
+            log_total[rows, :, :, columns] = total.log2_().add_(top).unflatten(0, (-1, heads))
+    return out
 
 
-def _weights(query: Float[Tensor, "n l d"], key: Float[Tensor, "n m d"]) -> Float[Tensor, "n l m"]:
-    query = query.float() * query.shape[-1] ** -0.5
-    scores = torch.bmm(query, key.float().transpose(1, 2))
-    return torch.softmax(scores, -1, out=scores)
+def _backward(
+    query: Float[Tensor, "n l c"],
+    key: Float[Tensor, "n m c"],
+    value: Float[Tensor, "n m c"],
+    out: Float[Tensor, "n l c"],
+    log_total: Float[Tensor, "n heads 1 l"],
+    gradient: Float[Tensor, "n l c"],
+) -> tuple[Tensor, ...]:
+    heads = log_total.shape[1]
+    scale = _scale(query, heads)
+    back = tuple(torch.zeros(x.shape) for x in (query, key, value))
+    buffers = _buffer(key, heads), _buffer(key, heads)
+    for rows, columns in _parts(query, key, heads):
+        q = _heads(query[rows, columns].float() * scale, heads)
+        k, v = (_heads(x[rows], heads) for x in (key, value))
+        g, o = (_heads(x[rows, columns], heads) for x in (gradient, out))
+        # one column more in the products takes away what is the same for all keys
+        level = log_total[rows, :, :, columns].flatten(0, 1).transpose(1, 2)
+        weights = _product(F.pad(k, (0, 1), value=1), torch.cat([q, -level], -1), buffers[0]).exp2_()
+        mean = (g * o).sum(-1, keepdim=True)
+        change = _product(F.pad(v, (0, 1), value=1), torch.cat([g, -mean], -1), buffers[1]).mul_(weights)
+        parts = (
+            (back[0][rows, columns], k.transpose(1, 2), change, scale * math.log(2)),
+            (back[1][rows], q.transpose(1, 2), change.transpose(1, 2), math.log(2)),
+            (back[2][rows], g.transpose(1, 2), weights.transpose(1, 2), 1.0),
+        )
+        for to, a, b, alpha in parts:
+            _place(to, heads).add_(torch.bmm(a, b).unflatten(0, (-1, heads)), alpha=alpha)
+    return tuple(x.to(query.dtype) for x in back)
+
+
+def _parts(query: Tensor, key: Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
+    """Whole sequences, or some queries of one."""
+    per_query, queries = heads * key.shape[1], query.shape[1]
+    rows, columns = max(1, SCORES // (per_query * queries)), max(1, SCORES // per_query)
+    for i in range(0, len(query), rows):
+        for j in range(0, queries, columns):
+            yield slice(i, i + rows), slice(j, j + columns)
+
+
+def _buffer(key: Float[Tensor, "n m c"], heads: int) -> Float[Tensor, " s"]:
+    return torch.empty(max(SCORES, heads * key.shape[1]))
+
+
+def _product(
+    x: Float[Tensor, "n m d"], y: Float[Tensor, "n l d"], buffer: Float[Tensor, " s"]
+) -> Float[Tensor, "n m l"]:
+    shape = (*x.shape[:2], y.shape[1])
+    return torch.bmm(x, y.transpose(1, 2), out=buffer[: math.prod(shape)].view(shape))
+
+
+def _heads(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n_heads l d"]:
+    return x.float().unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _place(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n heads d l"]:
+    """A view of `x` for heads whose queries come last."""
+    return x.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
+
+
+def _scale(query: Tensor, heads: int) -> float:
+    """Of the exponents: powers of two take a quarter of the time of powers of e."""
+    return (query.shape[-1] // heads) ** -0.5 / math.log(2)
+
+
+def _maximum(scores: Float[Tensor, "n m l"]) -> Float[Tensor, "n 1 l"]:
+    """Over the keys; always a tensor of its own."""
+    if scores.shape[1] not in HALVED:
+        return scores.amax(1, keepdim=True)
+    while scores.shape[1] > 1:
+        scores = torch.maximum(*scores.chunk(2, dim=1))
+    return scores
