@@ -38,9 +38,9 @@ def attend(
     if query.device.type != "cpu" or transformed():
         return fused(query, key, value, heads)
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
-    if head <= SMALL_HEAD and query.ndim == 3 and (half or query.dtype == torch.float32):
-        if len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
-            return in_parts(query, key, value, heads)
+    narrow = head <= SMALL_HEAD and query.ndim == 3 and (half or query.dtype == torch.float32)
+    if narrow and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
+        return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
@@ -97,7 +97,7 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "n l c"]) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *_backward(*ctx.saved_tensors, gradient), None
+        return *_backward(*ctx.saved_tensors, gradient, ctx.needs_input_grad), None
 
 
 def _forward(
@@ -131,10 +131,12 @@ def _backward(
     out: Float[Tensor, "n l c"],
     log_total: Float[Tensor, "n heads 1 l"],
     gradient: Float[Tensor, "n l c"],
-) -> tuple[Tensor, ...]:
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of query, key and value, as far as they are wanted."""
     heads = log_total.shape[1]
     scale = _scale(query, heads)
-    back = tuple(torch.zeros(x.shape) for x in (query, key, value))
+    back = [torch.zeros(x.shape) if want else None for x, want in zip((query, key, value), wanted, strict=False)]
     buffers = _buffer(key, heads), _buffer(key, heads)
     for rows, columns in _parts(query, key, heads):
         q = _heads(query[rows, columns].float() * scale, heads)
@@ -146,13 +148,14 @@ def _backward(
         mean = (g * o).sum(-1, keepdim=True)
         change = _product(F.pad(v, (0, 1), value=1), torch.cat([g, -mean], -1), buffers[1]).mul_(weights)
         parts = (
-            (back[0][rows, columns], k.transpose(1, 2), change, scale * math.log(2)),
-            (back[1][rows], q.transpose(1, 2), change.transpose(1, 2), math.log(2)),
-            (back[2][rows], g.transpose(1, 2), weights.transpose(1, 2), 1.0),
+            (k.transpose(1, 2), change, scale * math.log(2)),
+            (q.transpose(1, 2), change.transpose(1, 2), math.log(2)),
+            (g.transpose(1, 2), weights.transpose(1, 2), 1.0),
         )
-        for to, a, b, alpha in parts:
-            _place(to, heads).add_(torch.bmm(a, b).unflatten(0, (-1, heads)), alpha=alpha)
-    return tuple(x.to(query.dtype) for x in back)
+        for to, place, (a, b, factor) in zip(back, ((rows, columns), rows, rows), parts, strict=True):
+            if to is not None:
+                _place(to[place], heads).add_(torch.bmm(a, b).unflatten(0, (-1, heads)), alpha=factor)
+    return tuple(None if x is None else x.to(query.dtype) for x in back)
 
 
 def _parts(query: Tensor, key: Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
