@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.feed_forward import FeedForward
@@ -66,8 +67,9 @@ def test_every_part_of_a_job_runs_and_is_counted_as_often_as_a_job_does_it(mediu
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_flops_of_our_own_layers_are_those_of_pytorchs(dtype: torch.dtype) -> None:
-    feed_forward, x = FeedForward(64).to(dtype).requires_grad_(False), torch.randn(4096, 64, dtype=dtype)
-    assert measure.flops(lambda: feed_forward(x))[0] == 2 * 4096 * 12 * 64**2
+    feed_forward, norm = (layer.to(dtype).requires_grad_(False) for layer in (FeedForward(64), nn.LayerNorm(64)))
+    x = torch.randn(4096, 64, dtype=dtype)
+    assert measure.flops(lambda: feed_forward(x, norm))[0] == 2 * 4096 * 12 * 64**2
     convolution, maps = Conv2d(64, 64, 3, padding=1).to(dtype).requires_grad_(False), torch.randn(4, 64, 16, 16)
     assert measure.flops(lambda: convolution(maps.to(dtype)))[0] == 2 * 4 * 16**2 * 9 * 64**2
 

@@ -83,7 +83,7 @@ def in_parts(
 
 
 class _InParts(torch.autograd.Function):
-    """`in_parts`; the backward pass computes the scores again, and keeps what PyTorch's kernel keeps.
+    """`in_parts`; the backward pass computes the weights again from query, key and the sums of the powers.
 
     Source: FlashAttention (Dao et al. 2022, arXiv:2205.14135), appendix B.
     """
@@ -92,12 +92,13 @@ class _InParts(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         log_total = torch.empty(len(query), heads, 1, query.shape[1])
         out = _forward(query, key, value, heads, log_total)
-        ctx.save_for_backward(query, key, value, out, log_total)
+        ctx.save_for_backward(query, key, value, log_total)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "n l c"]) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *_backward(*ctx.saved_tensors, gradient, ctx.needs_input_grad), None
+        query, key, value, log_total = ctx.saved_tensors
+        return *_backward(query, key, value, log_total, gradient, ctx.needs_input_grad), None
 
 
 def _forward(
@@ -128,7 +129,6 @@ def _backward(
     query: Float[Tensor, "n l c"],
     key: Float[Tensor, "n m c"],
     value: Float[Tensor, "n m c"],
-    out: Float[Tensor, "n l c"],
     log_total: Float[Tensor, "n heads 1 l"],
     gradient: Float[Tensor, "n l c"],
     wanted: tuple[bool, ...],
@@ -141,12 +141,12 @@ def _backward(
     for rows, columns in _parts(query, key, heads):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
-        g, o = (_heads(x[rows, columns], heads) for x in (gradient, out))
-        # one column more in the products takes away what is the same for all keys
+        g = _heads(gradient[rows, columns], heads)
+        # one column more in the product divides by the sum
         level = log_total[rows, :, :, columns].flatten(0, 1).transpose(1, 2)
         weights = _product(F.pad(k, (0, 1), value=1), torch.cat([q, -level], -1), buffers[0]).exp2_()
-        mean = (g * o).sum(-1, keepdim=True)
-        change = _product(F.pad(v, (0, 1), value=1), torch.cat([g, -mean], -1), buffers[1]).mul_(weights)
+        change = _product(v, g, buffers[1]).mul_(weights)
+        change.addcmul_(weights, change.sum(1, keepdim=True), value=-1)
         parts = (
             (k.transpose(1, 2), change, scale * math.log(2)),
             (q.transpose(1, 2), change.transpose(1, 2), math.log(2)),

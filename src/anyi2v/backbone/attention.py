@@ -6,9 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
-from anyi2v.backbone.call import Call, normalise
+from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.group_norm import normalise
 from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
@@ -99,7 +100,7 @@ class TransformerBlock(nn.Module):
         x = x + self_attention(self.attn1, self.name, self.norm1(x), call)
         x = x + cross_attention(self.attn2, f"{self.name}.cross", self.norm2(x), call)
         x = self.temporal(x, call)
-        return x + self.ff(self.norm3(x))
+        return self.ff(x, self.norm3)
 
 
 class SpatialTransformer(nn.Module):

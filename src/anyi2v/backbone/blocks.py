@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attention import SpatialTransformer
-from anyi2v.backbone.call import Call, group_norm
+from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import NormOver, UNetConfig
+from anyi2v.backbone.group_norm import group_norm_silu
 from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Design, Site, Slot
 
@@ -29,10 +30,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n d h w"]:
         """Shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
-        hidden = self.conv1(F.silu(group_norm(self.norm1, x, self.norm_over, call.frames)))
+        hidden = self.conv1(group_norm_silu(self.norm1, x, self.norm_over, call.frames))
         time = self.time_emb_proj(F.silu(call.embedding))
         hidden = hidden + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]
-        hidden = self.conv2(F.silu(group_norm(self.norm2, hidden, self.norm_over, call.frames)))
+        hidden = self.conv2(group_norm_silu(self.norm2, hidden, self.norm_over, call.frames))
         hidden = call.at_map(f"{self.name}.hidden", hidden)
         return self.temporal(self.conv_shortcut(x) + hidden, call)
 

@@ -8,8 +8,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.call import Call, normalise
+from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import FactorisedConfig
+from anyi2v.backbone.group_norm import normalise
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.temporal import MotionModule
 

@@ -1,4 +1,4 @@
-"""The feed-forward layer of transformers: GEGLU, then a linear layer."""
+"""The feed-forward layer of transformers: norm, GEGLU and a linear layer, added to its input."""
 
 from typing import Any
 
@@ -21,17 +21,18 @@ class FeedForward(nn.Module):
         # index 1 is a dropout in the published code; it has no parameters
         self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
 
-    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-        """Same shape out as in."""
+    def forward(self, x: Float[Tensor, "*n c"], norm: nn.LayerNorm) -> Float[Tensor, "*n c"]:
+        """x + feed-forward of norm(x)."""
         proj, out = self.net[0].proj, self.net[2]
         assert isinstance(proj, Linear)
         assert isinstance(out, Linear)
-        parameters = (proj.weight, proj.bias, out.weight, out.bias)
+        parameters = (norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias)
         if x.numel() * proj.out_features < SMALL or not on_cpu(x, *parameters):
-            return self.net(x)
+            return x + self.net(norm(x))
         tokens = x.flatten(0, -2)
-        made = _FeedForward.apply(tokens, *parameters) if x.requires_grad else feed_forward(tokens, *parameters)
-        return made.view_as(x)
+        if x.requires_grad:
+            return _FeedForward.apply(tokens, *parameters, norm.eps).view_as(x)
+        return feed_forward(tokens, *parameters, norm.eps).view_as(x)
 
 
 class GEGLU(nn.Module):
@@ -49,38 +50,49 @@ class GEGLU(nn.Module):
 
 def feed_forward(
     tokens: Float[Tensor, "n c"],
+    norm: Float[Tensor, " c"],
+    norm_bias: Float[Tensor, " c"],
     proj: Float[Tensor, "d2 c"],
     proj_bias: Float[Tensor, " d2"],
     out: Float[Tensor, "c d"],
     out_bias: Float[Tensor, " c"],
+    eps: float,
 ) -> Float[Tensor, "n c"]:
     """The layer for some tokens at a time; oneDNN does gelu and product as it writes what it has multiplied."""
     (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
     made = torch.empty_like(tokens)
     for x, y in zip(*(t.split(_rows(out, tokens)) for t in (tokens, made)), strict=True):
-        hidden = product_times(x, value, value_bias, product(x, gate, gate_bias, "gelu"))
-        y.copy_(linear(hidden, out, out_bias))
+        normed = F.layer_norm(x, norm.shape, norm, norm_bias, eps)
+        hidden = product_times(normed, value, value_bias, product(normed, gate, gate_bias, "gelu"))
+        torch.add(x, linear(hidden, out, out_bias), out=y)
     return made
 
 
 class _FeedForward(torch.autograd.Function):
-    """`feed_forward` with frozen weights: the backward pass computes the hidden states again, in a core's cache."""
+    """`feed_forward` with frozen weights: the backward pass computes all again from the tokens, in a core's cache."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens, *parameters[:3])
-        return feed_forward(tokens, *parameters)
+    def forward(ctx: Any, tokens: Tensor, *arguments: Any) -> Tensor:
+        norm, norm_bias, proj, proj_bias, out, _, ctx.eps = arguments
+        ctx.save_for_backward(tokens, norm, norm_bias, proj, proj_bias, out)
+        return feed_forward(tokens, *arguments)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        tokens, proj, proj_bias, out = ctx.saved_tensors
+        tokens, norm, norm_bias, proj, proj_bias, out = ctx.saved_tensors
         (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
         back = torch.empty_like(tokens)
         for x, y, g in zip(*(t.split(_rows(out, tokens)) for t in (tokens, back, gradient)), strict=True):
-            values, gates, hidden = linear(x, value, value_bias), linear(x, gate, gate_bias), linear(g, out.T)
-            y.copy_(linear(hidden * F.gelu(gates), value.T))
-            y += linear(torch.ops.aten.gelu_backward(hidden.mul_(values), gates), gate.T)
-        return back, None, None, None, None
+            normed, mean, rstd = torch.native_layer_norm(x, norm.shape, norm, norm_bias, ctx.eps)
+            values, gates = linear(normed, value, value_bias), linear(normed, gate, gate_bias)
+            hidden = linear(g, out.T)
+            inner = linear(hidden * F.gelu(gates), value.T)
+            inner += linear(torch.ops.aten.gelu_backward(hidden.mul_(values), gates), gate.T)
+            before = torch.ops.aten.native_layer_norm_backward(
+                inner, x, norm.shape, mean, rstd, norm, norm_bias, [True, False, False]
+            )
+            torch.add(g, before[0], out=y)
+        return back, *[None] * 7
 
 
 def _rows(out: Tensor, tokens: Tensor) -> int:

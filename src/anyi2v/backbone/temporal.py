@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
 from anyi2v.backbone.attention import Attention, probabilities, weigh
-from anyi2v.backbone.call import Call, group_norm
+from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
+from anyi2v.backbone.group_norm import group_norm
 from anyi2v.backbone.layers import Linear
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.taps import wants
@@ -107,7 +108,7 @@ class MotionBlock(nn.Module):
             if self.positions is not None:
                 normed = normed + self.positions[: call.frames, None, None].to(x.dtype)
             x = x + temporal_attention(attn, f"{self.name}.{i}", normed, call)
-        return x + self.ff(self.ff_norm(x))
+        return self.ff(x, self.ff_norm)
 
 
 def temporal_attention(
@@ -126,7 +127,7 @@ def temporal_attention(
     query, key, value = (rearrange(t, "b h w f c -> b (h w) f c") for t in (query, key, value))
     clips = [attend(q, k, v, attn.heads) for q, k, v in zip(query, key, value, strict=True)]
     # projected in the order in which they are computed: products of rearranged tokens are slow
-    out = attn.to_out(torch.stack(clips))
+    out = attn.to_out(clips[0][None] if len(clips) == 1 else torch.stack(clips))
     return rearrange(out, "b (h w) f c -> b f h w c", h=x.shape[2])
 
 
