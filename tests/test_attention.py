@@ -6,8 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anyi2v.backbone import attend as module
+from anyi2v.backbone import attention
 from anyi2v.backbone.attend import attend, in_parts
-from anyi2v.backbone.attention import probabilities, weigh
+from anyi2v.backbone.attention import Attention, probabilities, project, weigh
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,3 +98,12 @@ def test_scores_of_any_size_have_finite_powers(size: float) -> None:
     # scores of 40 000 are rounded by 2e-3 in float32, and so are the weights
     torch.testing.assert_close(found.double(), exact, rtol=1e-5 * size, atol=1e-5 * size)
     assert all(x.isfinite().all() for x in torch.autograd.grad(found.sum(), (query, key, value)))
+
+
+@pytest.mark.parametrize("few", [0, 2**15])
+def test_projections_at_once_equal_those_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "FEW", few)
+    torch.manual_seed(0)
+    attn, x = Attention(8, 2), torch.randn(2, 3, 5, 8)
+    for one, layer in zip(project(x, attn.to_q, attn.to_k, attn.to_v), (attn.to_q, attn.to_k, attn.to_v), strict=True):
+        torch.testing.assert_close(one, layer(x), rtol=1e-5, atol=1e-6)

@@ -46,6 +46,7 @@ def _every_size_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "SMALL", 0)
     monkeypatch.setattr(layers, "FEW", 0)
     monkeypatch.setattr(feed_forward, "SMALL", 0)
+    monkeypatch.setattr(feed_forward, "FEW", 0)
     monkeypatch.setattr(group_norm, "MANY", 0)
 
 

@@ -10,9 +10,12 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
-from anyi2v.backbone.layers import Conv2d, Linear
+from anyi2v.backbone.layers import Conv2d, Linear, linear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
+
+FEW = 2**15
+"""Numbers of tokens up to which on a CPU several products take longer to begin than to compute."""
 
 
 class Attention(nn.Module):
@@ -25,6 +28,16 @@ class Attention(nn.Module):
         self.to_k = Linear(context_dim or channels, channels, bias=False)
         self.to_v = Linear(context_dim or channels, channels, bias=False)
         self.to_out = nn.Sequential(Linear(channels, channels))
+
+
+def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor, "*n d"], ...]:
+    """Several projections (without bias) of the same tokens; of few tokens, or on an accelerator, as one product.
+
+    Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
+    """
+    if x.device.type == "cpu" and (x.numel() > FEW or x.requires_grad):
+        return tuple(layer(x) for layer in layers)
+    return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 
 
 def probabilities(
@@ -50,9 +63,11 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
     """
     frames, height = x.shape[1:3]
     context = call.at(name, "context", x)
-    query = call.at(name, "query", attn.to_q(x))
-    key = call.at(name, "key", attn.to_k(context))
-    value = call.at(name, "value", attn.to_v(context))
+    if context is x:
+        query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
+    else:
+        query, key, value = attn.to_q(x), *project(context, attn.to_k, attn.to_v)
+    query, key, value = (call.at(name, part, t) for part, t in (("query", query), ("key", key), ("value", value)))
     if wants(call.tap, f"{name}.probs"):
         q, k, v = (rearrange(t, "b f h w c -> b f (h w) c") for t in (query, key, value))
         k, v = (t.expand(-1, frames, -1, -1) for t in (k, v))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import SMALL, Linear, linear, on_cpu, product, product_times
+from anyi2v.backbone.layers import FEW, SMALL, Linear, linear, on_cpu, product, product_times
 
 CACHE = 2 * 2**20
 """Bytes of hidden states that are alive at once on a CPU: they stay in a core's cache."""
@@ -27,7 +27,8 @@ class FeedForward(nn.Module):
         assert isinstance(proj, Linear)
         assert isinstance(out, Linear)
         parameters = (norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias)
-        if x.numel() * proj.out_features < SMALL or not on_cpu(x, *parameters):
+        small = x.numel() * proj.out_features < SMALL or x.numel() < FEW * x.shape[-1]
+        if small or not on_cpu(x, *parameters):
             return x + self.net(norm(x))
         tokens = x.flatten(0, -2)
         if x.requires_grad:

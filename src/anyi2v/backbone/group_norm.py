@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from anyi2v.backbone.config import NormOver
 from anyi2v.backbone.layers import on_cpu, transformed
 
-MANY = 2**15
+MANY = 2**17
 """Numbers from which on vectors over all channels take less time than PyTorch's kernel."""
 NARROW, WIDE = 8, 64
 """Channels of a group up to which, and cells of a map from which on, they do so in float32."""

@@ -36,7 +36,7 @@ class Conv2d(nn.Conv2d):
 
 SMALL = 2**21
 """Products of numbers below which a layer is PyTorch's own: oneDNN takes 20 microseconds to begin."""
-FEW = 4
+FEW = 16
 """Rows below which a product is PyTorch's own: it reads the weights once and as they lie."""
 
 
@@ -52,7 +52,8 @@ def convolve(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
     """The convolution of `x`, padded with zeros."""
-    if x.numel() * weight.numel() < SMALL * x.shape[1] or not on_cpu(x, weight, bias):
+    least = 4 * SMALL if x.dtype == torch.float32 else SMALL
+    if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, padding)
     if x.requires_grad:
         return _Convolution.apply(x, weight, bias, stride, padding)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
-from anyi2v.backbone.attention import Attention, probabilities, weigh
+from anyi2v.backbone.attention import Attention, probabilities, project, weigh
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
@@ -119,7 +119,8 @@ def temporal_attention(
     def point(part: str, tensor: Tensor) -> Tensor:
         return call.at(name, part, rearrange(tensor, "b f h w c -> b h w f c"))
 
-    query, key, value = point("query", attn.to_q(x)), point("key", attn.to_k(x)), point("value", attn.to_v(x))
+    query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
+    query, key, value = point("query", query), point("key", key), point("value", value)
     if wants(call.tap, f"{name}.probs"):
         out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
         return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
