@@ -108,7 +108,7 @@ def _forward(
     heads: int,
     log_total: Float[Tensor, "n heads 1 l"] | None,
 ) -> Float[Tensor, "n l c"]:
-    """Also writes into `log_total` the logarithm to the base 2 of what the powers of each query add up to."""
+    """The attention; writes into `log_total` the logarithm to the base 2 of what each query's powers add up to."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
     for rows, columns in _parts(query, key, heads):
