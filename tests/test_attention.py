@@ -102,8 +102,21 @@ def test_scores_of_any_size_have_finite_powers(size: float) -> None:
 
 @pytest.mark.parametrize("few", [0, 2**15])
 def test_projections_at_once_equal_those_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "FEW", few)
+    monkeypatch.setattr(attention, "AT_ONCE", few)
     torch.manual_seed(0)
     attn, x = Attention(8, 2), torch.randn(2, 3, 5, 8)
     for one, layer in zip(project(x, attn.to_q, attn.to_k, attn.to_v), (attn.to_q, attn.to_k, attn.to_v), strict=True):
         torch.testing.assert_close(one, layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_in_parts_stays_in_float32_under_autocast() -> None:
+    """Which micro is trained under."""
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(2, 20, 8, generator=generator).requires_grad_() for _ in range(3)]
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            query, key, value = given
+            found = in_parts(query, key, value, 2)
+            results.append((found, *torch.autograd.grad(found.sum(), given)))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)

@@ -101,6 +101,7 @@ class _InParts(torch.autograd.Function):
         return *_backward(query, key, value, log_total, gradient, ctx.needs_input_grad), None
 
 
+@torch.autocast("cpu", enabled=False)
 def _forward(
     query: Float[Tensor, "n l c"],
     key: Float[Tensor, "n m c"],
@@ -125,6 +126,7 @@ def _forward(
     return out
 
 
+@torch.autocast("cpu", enabled=False)
 def _backward(
     query: Float[Tensor, "n l c"],
     key: Float[Tensor, "n m c"],

@@ -14,8 +14,8 @@ from anyi2v.backbone.layers import Conv2d, Linear, linear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
 
-FEW = 2**15
-"""Numbers of tokens up to which on a CPU several products take longer to begin than to compute."""
+AT_ONCE = 2**15
+"""Numbers, tokens times channels, up to which on a CPU several products take longer to begin than to compute."""
 
 
 class Attention(nn.Module):
@@ -35,7 +35,7 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor,
 
     Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
     """
-    if x.device.type == "cpu" and (x.numel() > FEW or x.requires_grad):
+    if x.device.type == "cpu" and (x.numel() > AT_ONCE or x.requires_grad):
         return tuple(layer(x) for layer in layers)
     return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 

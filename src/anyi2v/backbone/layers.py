@@ -52,7 +52,7 @@ def convolve(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
     """The convolution of `x`, padded with zeros."""
-    least = 4 * SMALL if x.dtype == torch.float32 else SMALL
+    least = 4 * SMALL if x.dtype == torch.float32 else SMALL  # in float32 PyTorch's own begins sooner
     if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, padding)
     if x.requires_grad:
@@ -105,7 +105,7 @@ def _convolution(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
     kernel = weight.shape[-1]
-    if kernel == stride == 1 and padding == 0 and weight.shape[0] == weight.shape[1]:
+    if _is_projection(weight, stride, padding):
         return linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     if x.shape[0] * x.shape[2] * x.shape[3] <= weight.shape[0]:
         # oneDNN brings the weights into an order of its own first, which for small maps takes longer than the
@@ -119,6 +119,14 @@ def _convolution(
         strides, paddings = (stride, stride), (padding, padding)
         return torch.mkldnn_convolution(x, weight, bias, paddings, strides, (1, 1), 1)
     return F.conv2d(x, weight, bias, stride, padding)
+
+
+def _is_projection(weight: Float[Tensor, "d c k k"], stride: int, padding: int) -> bool:
+    """A 1x1 convolution of a shape that linear layers have too.
+
+    A shortcut to another width is none: each has a form of its own, and as a convolution oneDNN keeps 0.06 MB for it.
+    """
+    return weight.shape[-1] == stride == 1 and padding == 0 and weight.shape[0] == weight.shape[1]
 
 
 class _Linear(torch.autograd.Function):
@@ -147,7 +155,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight,) = ctx.saved_tensors
-        if weight.shape[-1] == ctx.stride == 1 and ctx.padding == 0 and weight.shape[0] == weight.shape[1]:
+        if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         else:
             back = conv2d_input(ctx.shape, weight, gradient, ctx.stride, ctx.padding)
