@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.taps import Replace, StopAt, Tap, no_tap
 
@@ -78,6 +79,19 @@ def layer_by_layer(checkpoint: bool) -> None:
     print("equal")
 
 
+def layers_of_onednn() -> None:
+    """Layers that eagerly are computed by operators of their own, which a compiler cannot trace."""
+    tokens, maps = torch.randn(256, 256), torch.randn(2, 64, 16, 16)
+    for layer, x in ((Linear(256, 256), tokens), (Conv2d(64, 64, 3, padding=1), maps)):
+        layer.requires_grad_(False)
+        assert x.numel() * layer.weight.numel() > 2**23 * x.shape[1]
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        x.requires_grad_()
+        for find in (lambda f, x=x: f(x), lambda f, x=x: torch.autograd.grad(f(x).square().sum(), x)[0]):
+            torch.testing.assert_close(find(compiled), find(layer), rtol=1e-4, atol=1e-4)
+    print("equal")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     # each tapped layer has its own name and so its own graph
@@ -89,3 +103,4 @@ if __name__ == "__main__":
     what_nothing_watches()
     layer_by_layer(checkpoint=False)
     layer_by_layer(checkpoint=True)
+    layers_of_onednn()

@@ -119,7 +119,7 @@ def test_compiled_equals_eager() -> None:
     """In a process of its own: the compiler cannot trace the shape checks of the test run."""
     done = subprocess.run([sys.executable, "-m", "tests.check_compiled"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal") == 5
+    assert done.stdout.count("equal") == 6
 
 
 def test_unknown_name_is_an_error_with_the_closest_names() -> None:

@@ -63,7 +63,7 @@ def convolve(
 def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
     """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, parameters frozen."""
     own = x.device.type == "cpu" and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
-    if not own or not torch.backends.mkldnn.is_available() or transformed():
+    if not own or transformed() or not torch.backends.mkldnn.is_available():  # a compiler cannot trace the last
         return False
     trained = any(p is not None and p.requires_grad for p in (weight, *parameters))
     return not (trained and torch.is_grad_enabled())
