@@ -73,12 +73,13 @@ def _linear_flops(x: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
 
 
 def _convolution_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    return 2 * out_val.numel() * weight[0].numel()
+    return 2 * out_val.numel() * weight.numel() // weight.shape[0]
 
 
 FORMULAS = {
     **flop_registry,
     torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    torch.ops.mkldnn._convolution_pointwise: _convolution_flops,
     torch.ops.aten.mkldnn_convolution: _convolution_flops,
 }
 """FLOPs of an operation; torch's own, and those of oneDNN, which it does not know."""

@@ -18,9 +18,12 @@ from torch.utils._pytree import tree_leaves
 
 from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.packed import packed_size
 from anyi2v.backbone.unet import record
 from anyi2v.config import MethodConfig
+from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
+from anyi2v.method.inversion import MANY
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def predict(
         }
         if method.optimise_steps and method.iterations:
             passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory)
+        if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= MANY:
+            passes["inversion"] = _peak_of_inversion(backbone, grid)
         return Prediction(sum(map(size_of, backbone.networks.values())), passes)
 
 
@@ -145,6 +150,22 @@ def _peak_of_denoising(backbone: Backbone, method: MethodConfig, frames: int, gr
     with _Meter() as meter:
         backbone.unet(z, t, text, fps=float(backbone.config.fps), window=method.window)
     return meter.peak
+
+
+@torch.no_grad()
+def _peak_of_inversion(backbone: Backbone, grid: Grid) -> int:
+    """Of a pass of one image, less than what denoising needs, and the copy of the weights that it reads."""
+    z, t, text = _inputs(backbone, 1, 1, grid)
+    with _Meter() as meter:
+        backbone.unet(z, t, text, fps=float(backbone.config.fps), temporal=False)
+    return meter.peak + packed_size(backbone.unet)
+
+
+def _inversion_passes(backbone: Backbone, method: MethodConfig) -> int:
+    if method.inversion == "noise":
+        return 1
+    until, stride = method.inversion_timestep, method.inversion_stride
+    return len(inversion_timesteps(backbone.config.schedule, until=until, stride=stride))
 
 
 @torch.no_grad()

@@ -113,7 +113,7 @@ def animate(
             `anyi2v.inversion_cache`. Not used while `taps` watch.
         low_memory: layers are computed again on the way back of the optimisation, the passes of the guidance come one
             after the other, and frames are decoded one by one: about half the memory for a third more time. The
-            results differ by rounding. See `anyi2v.memory.predict`.
+            inversion keeps the weights once. The results differ by rounding. See `anyi2v.memory.predict`.
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
             injection; in denoising it sees the unconditional pass too, see `predict_noise`.
         progress: show a bar per stage.
@@ -145,7 +145,7 @@ def animate(
     z = torch.randn(shape, generator=generator)
     z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
     if features is None:
-        features = _features(backbone, image, positive, config, fps, stages, generator, taps, cache)
+        features = _features(backbone, image, positive, config, fps, stages, generator, taps, cache, low_memory)
     elif not all_finite(*features.values()):
         raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
@@ -212,6 +212,7 @@ def _features(
     generator: torch.Generator,
     taps: Taps,
     cache: Path | None,
+    low_memory: bool,
 ) -> dict[str, Tensor]:
     """The features that the injection needs, by inversion; none if nothing is injected."""
     if not _injects(config):
@@ -233,9 +234,18 @@ def _features(
 
     def inverted() -> dict[str, Tensor]:
         with stages.bar("inversion", passes) as bar:
-            unet, report = backbone.unet, bar.update
             return invert(
-                unet, latent, text, schedule, names, until=until, stride=stride, fps=fps, taps=taps, report=report
+                backbone.unet,
+                latent,
+                text,
+                schedule,
+                names,
+                until=until,
+                stride=stride,
+                fps=fps,
+                taps=taps,
+                low_memory=low_memory,
+                report=bar.update,
             )
 
     with stages.stage("inversion"):

@@ -11,6 +11,7 @@ from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
 from anyi2v.backbone.layers import Conv2d, Linear, linear
+from anyi2v.backbone.packed import PackedLinear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
 
@@ -35,7 +36,8 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor,
 
     Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
     """
-    if x.device.type == "cpu" and (x.numel() > AT_ONCE or x.requires_grad):
+    separate = x.numel() > AT_ONCE or x.requires_grad or isinstance(layers[0], PackedLinear)
+    if x.device.type == "cpu" and separate:
         return tuple(layer(x) for layer in layers)
     return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 

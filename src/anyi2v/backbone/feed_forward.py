@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.layers import FEW, SMALL, Linear, linear, on_cpu, product, product_times
+from anyi2v.backbone.packed import PackedLinear
 
 CACHE = 2 * 2**20
 """Bytes of hidden states that are alive at once on a CPU: they stay in a core's cache."""
@@ -28,7 +29,7 @@ class FeedForward(nn.Module):
         assert isinstance(out, Linear)
         parameters = (norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias)
         small = x.numel() * proj.out_features < SMALL or x.numel() < FEW * x.shape[-1]
-        if small or not on_cpu(x, *parameters):
+        if small or isinstance(out, PackedLinear) or not on_cpu(x, *parameters):
             return x + self.net(norm(x))
         tokens = x.flatten(0, -2)
         if x.requires_grad:

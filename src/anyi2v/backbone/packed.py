@@ -1,0 +1,74 @@
+"""A copy of a network for many passes of one image: its weights lie in the order in which oneDNN reads them.
+
+To bring them into that order takes longer than a product of few rows. The copy shares the network's parameters and
+keeps those of the layers that run once more. Source: freezing in torch.compile, which computes by the same operators.
+"""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyi2v.backbone.layers import Conv2d, Linear, has_values, on_cpu
+from anyi2v.backbone.slots import Temporal
+
+Network = TypeVar("Network", bound=nn.Module)
+
+FEW = 4
+"""Rows below which a product is PyTorch's own."""
+
+
+class PackedLinear(Linear):
+    """A linear layer that packs its weights in its first pass."""
+
+    packed: Tensor | None = None
+
+    def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+        """x W^T + b."""
+        rows = input.numel() // input.shape[-1]
+        if rows < FEW:
+            return super().forward(input)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "none")
+
+
+class PackedConv2d(Conv2d):
+    """A convolution that packs its weights in its first pass."""
+
+    packed: Tensor | None = None
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """The convolution, padded with zeros."""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *geometry, input.shape)
+        return torch.ops.mkldnn._convolution_pointwise(input, self.packed, self.bias, *geometry, "none", [], "")
+
+
+PACKED: dict[type[nn.Module], type[nn.Module]] = {Linear: PackedLinear, Conv2d: PackedConv2d}
+
+
+@torch.no_grad()
+def packed(network: Network) -> Network:
+    """The copy, or the network itself where oneDNN does not compute its layers.
+
+    For passes without gradients, in the network's dtype, of inputs that keep their size. What happens to the
+    parameters after the first pass does not reach the copy.
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    if not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):
+        return network
+    copy = deepcopy(network, {id(x): x for x in tensors})
+    for layer in copy.modules():
+        layer.__class__ = PACKED.get(type(layer), type(layer))
+    return copy
+
+
+def packed_size(network: nn.Module) -> int:
+    """Bytes that the copy of a network keeps when every layer but the temporal ones has run."""
+    temporal = {layer for module in network.modules() if isinstance(module, Temporal) for layer in module.modules()}
+    layers = (layer for layer in network.modules() if isinstance(layer, (Linear, Conv2d)) and layer not in temporal)
+    return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
