@@ -55,7 +55,7 @@ class Args:
     recipe: Literal["official", "paper"] = "official"
     """Of the method."""
     repeats: int = 3
-    """Of the whole job; the table shows medians."""
+    """Of the whole job, the unit after each; the table shows medians of the quotients."""
     out: Path | None = None
     """JSON file for all figures."""
 
@@ -143,16 +143,16 @@ def main(args: Args) -> None:
     unet = UNet(CONFIG.unet).eval().requires_grad_(False)
     unet.to(getattr(torch, args.dtype)).to(memory_format=torch.channels_last)
     config = MethodConfig.official() if args.recipe == "official" else MethodConfig.paper()
-    jobs, peaks = [], []
-    units: list[float] = []
-    for _ in range(args.repeats):
-        jobs.append(job(unet, config, cpu_seconds))
-        peaks.append(peak_rss() - imports)
+    jobs = [job(unet, config, cpu_seconds)]
+    memory = peak_rss() - imports
     forward = peer()
-    forward()
-    units = [cpu_seconds(forward)[0] for _ in range(5)]
+    # in turns, so that a machine that slows down slows both down
+    units = [unit_seconds(forward)]
+    for _ in range(args.repeats - 1):
+        jobs.append(job(unet, config, cpu_seconds))
+        units.append(unit_seconds(forward))
     unit = statistics.median(units)
-    parts = {name: statistics.median(j[name] for j in jobs) / unit for name in PUBLISHED}
+    parts = {name: statistics.median(j[name] / u for j, u in zip(jobs, units, strict=True)) for name in PUBLISHED}
     parts_flops, whole = job(unet, config, flops), flops(forward)[0]
     counts = {name: parts_flops[name] / whole for name in PUBLISHED}
     print(f"U = {unit:.2f} s, {whole / 1e9:.1f} GFLOP; {args.dtype}, recipe {args.recipe}")
@@ -160,13 +160,19 @@ def main(args: Args) -> None:
     for name, value in {**parts, "together": sum(parts.values())}.items():
         published = PUBLISHED.get(name, sum(PUBLISHED.values()))
         print(f"{name:14} {value:8.1f} U {counts.get(name, sum(counts.values())):6.1f} U {published:20} U")
-    print(f"memory above the imports: {peaks[0] / 1e9:.2f} GB   published code 0.97 GB")
+    print(f"memory above the imports: {memory / 1e9:.3f} GB   published code 0.97 GB")
     if args.out:
-        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "flops": counts, "memory_bytes": peaks[0]}
+        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "flops": counts, "memory_bytes": memory}
         data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(args.out) as temporary:
             temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def unit_seconds(forward: Callable[[], Any]) -> float:
+    """CPU time of one forward of the peer, the median of five."""
+    forward()
+    return statistics.median(cpu_seconds(forward)[0] for _ in range(5))
 
 
 def peak_rss() -> int:

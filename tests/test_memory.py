@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,29 @@ def measured(low_memory: bool, frames: int) -> int:
         [sys.executable, "-c", MEASURE, *args], capture_output=True, text=True, check=True, env=ENVIRONMENT
     )
     return int(done.stdout)
+
+
+LEFT = """
+import torch
+from anyi2v.machine import give_back
+resident = lambda: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS:"))
+small = [torch.ones(16384) for _ in range(4096)]
+last = torch.ones(1024)
+del small
+kept = resident()
+give_back()
+print(kept - resident(), last.sum().item())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="only glibc keeps what was freed"
+)
+def test_freed_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, check=True)
+    freed, alive = map(float, done.stdout.split())
+    assert freed > 0.9 * 4096 * 16384 * 4
+    assert alive == 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc/self/status")

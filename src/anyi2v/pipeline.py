@@ -16,6 +16,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
 from anyi2v.inversion_cache import cache_key, cached
+from anyi2v.machine import give_back
 from anyi2v.media import MAX_FPS, check_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
@@ -339,6 +340,7 @@ def _decoded(
     backbone: Backbone, z: Float[Tensor, "1 f c h w"], stages: Stages, low_memory: bool
 ) -> Float[Tensor, "f 3 hh ww"]:
     """The video; asked for NaN before the clamp, which makes ones of infinities."""
+    give_back()  # the decoder's tensors are larger than what is left of the denoising, and would lie beside it
     with stages.stage("decode"):
         video = (backbone.vae.decode(z[0], chunk=1 if low_memory else 8) / 2 + 0.5).cpu()
     if not all_finite(video):
