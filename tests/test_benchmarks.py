@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from anyi2v.backbone import attention
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.feed_forward import FeedForward
-from anyi2v.backbone.layers import Conv2d
+from anyi2v.backbone.layers import Conv2d, linear
 from anyi2v.cli_bench import BenchPeers, BenchStages
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from benchmarks import measure, peers, scaling, stages
+from benchmarks.medium_profile import attention_marked, seconds_of
 
 
 def test_spread_is_the_median_and_the_quartiles() -> None:
@@ -147,3 +149,22 @@ def test_stages_write_table_figures_and_plot(tmp_path: Path) -> None:
     assert all(len(row["seconds"]) >= 3 for row in found["rows"])
     assert (tmp_path / "stages.png").stat().st_size > 1000
     assert "share of matmul peak" in (tmp_path / "stages.md").read_text()
+
+
+def test_the_profile_tells_products_from_attention() -> None:
+    x, weight = torch.randn(512, 256), torch.randn(256, 256)
+    plain = attention.attend
+
+    def work() -> Tensor:
+        y = linear(x, weight).view(2, 256, 256)
+        return attention.attend(y, y, y, 8)
+
+    with attention_marked():
+        products, result = seconds_of("products")(work)
+        attended, _ = seconds_of("attention")(work)
+    assert attention.attend is plain
+    torch.testing.assert_close(result, work())
+    assert products > 0
+    assert attended > 0
+    assert seconds_of("attention")(lambda: linear(x, weight))[0] == 0
+    assert seconds_of("products")(lambda: x + 1)[0] == 0
