@@ -1,5 +1,8 @@
 """Layers as oneDNN computes them equal PyTorch's own, forwards and backwards, with weights frozen or not."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -238,3 +241,26 @@ def test_the_backward_pass_keeps_the_input_at_most(
     large = {t.untyped_storage().data_ptr() for t in kept if t.numel() >= x.numel()}
     assert kept
     assert large - parameters == ({x.untyped_storage().data_ptr()} if keeps_input else set())
+
+
+OLD = """
+import torch
+from anyi2v.backbone import layers
+from anyi2v.backbone.packed import packed
+assert not layers.computes(torch.bfloat16)
+network = torch.nn.ModuleList([layers.Linear(256, 256), layers.Conv2d(64, 64, 3, padding=1)]).bfloat16()
+network.requires_grad_(False)
+assert packed(network) is network
+for layer, x in zip(network, (torch.randn(256, 256), torch.randn(2, 64, 16, 16))):
+    x = x.bfloat16().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    assert gradient.isfinite().all()
+print("computed")
+"""
+
+
+def test_bfloat16_on_processors_that_onednn_has_no_kernels_for() -> None:
+    """Simulated by the newest instructions that oneDNN may use; it knows bfloat16 from AVX-512 on."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "computed\n", done.stderr

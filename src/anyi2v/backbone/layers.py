@@ -6,6 +6,7 @@ reaches all of it. These layers also keep less for the backward pass: with froze
 needs no activations.
 """
 
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -62,11 +63,19 @@ def convolve(
 
 def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
     """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, parameters frozen."""
-    own = x.device.type == "cpu" and x.dtype == weight.dtype in (torch.float32, torch.bfloat16)
-    if not own or transformed() or not torch.backends.mkldnn.is_available():  # a compiler cannot trace the last
+    own = x.device.type == "cpu" and x.dtype == weight.dtype
+    if not own or transformed() or not computes(x.dtype):  # a compiler cannot trace the last
         return False
     trained = any(p is not None and p.requires_grad for p in (weight, *parameters))
     return not (trained and torch.is_grad_enabled())
+
+
+@cache
+def computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and computes with such numbers on this processor; bfloat16 asks for AVX-512."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def transformed() -> bool:
