@@ -23,7 +23,7 @@ from anyi2v.backbone.unet import UNet
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, sampling_pairs
 from anyi2v.files import atomic
-from anyi2v.machine import describe
+from anyi2v.machine import describe, give_back
 from anyi2v.method.crops import make_crops
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.injection import Injection
@@ -120,6 +120,7 @@ def job(unet: UNet, config: MethodConfig, measure: Measure) -> dict[str, float]:
     )
     for i, (t, at, to) in enumerate(sampling_pairs(schedule, config.steps)):
         if i < config.optimise_steps:
+            give_back()  # as the pipeline does
             spent, result = measure(
                 lambda z=z, t=t: optimise_latents(unet, z, t, positive, injection, crops, config, generator=generator)
             )

@@ -301,6 +301,7 @@ def _denoise(
     with stages.bar("optimisation", iterations) as inner, stages.bar("denoising", config.steps) as outer:
         for i, (t, at, to) in enumerate(sampling_pairs(backbone.config.schedule, config.steps)):
             if crops and i < config.optimise_steps and config.iterations:
+                give_back()  # gaps that the guided pass before has left are too small for this one's tensors
                 with stages.stage("optimisation"):
                     z, losses, done.masks = optimise_latents(
                         unet,
