@@ -28,17 +28,6 @@ def test_scale_of_one_or_less_makes_one_conditional_pass(scale: float) -> None:
 
 
 @torch.no_grad()
-def test_what_comes_before_the_text_is_computed_once_unless_a_tap_watches() -> None:
-    z, t, negative, positive = job()
-    batches = []
-    hook = UNET.conv_in.register_forward_pre_hook(lambda module, args: batches.append(len(args[0]) // z.shape[1]))
-    predict_noise(UNET, z, t, negative, positive, 2.0)
-    predict_noise(UNET, z, t, negative, positive, 2.0, tap=lambda name, x: x)
-    hook.remove()
-    assert batches == [1, 2]
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("scale", [2.0, 8.0])
 def test_guidance_is_uncond_plus_scale_times_the_difference(scale: float) -> None:
     z, t, negative, positive = job()

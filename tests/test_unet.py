@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.backbone.call import Call
-from anyi2v.backbone.config import BackboneConfig, FactorisedConfig, MotionConfig, RotaryConfig, UNetConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.unet import UNet, points
@@ -82,38 +82,6 @@ def test_batch_entries_do_not_meet_and_may_have_their_own_timesteps() -> None:
     both = UNET(z, torch.tensor([5, 700]), text)
     for b, t in enumerate((5, 700)):
         torch.testing.assert_close(both[b : b + 1], UNET(z[b : b + 1], t, text[b : b + 1]))
-
-
-SHARING = (
-    TINY,
-    replace(TINY, linear_projection=True),
-    replace(TINY, attention=(False, True, False)),
-    replace(TINY, attention=(False, False, False)),
-    replace(TINY, norm_over="clip", temporal=RotaryConfig(heads=2, rotary_dims=4)),
-    replace(TINY, head_dim=4, temporal=FactorisedConfig(head_dim=4, groups=4, stem_heads=3, stem_head_dim=4)),
-)
-
-
-@torch.no_grad()
-@given(st.sampled_from(SHARING), st.integers(1, 2), st.integers(2, 3), st.sampled_from([None, 2]))
-@settings(max_examples=20, deadline=None)
-def test_several_texts_for_the_same_latents(config: UNetConfig, batch: int, texts: int, window: int | None) -> None:
-    unet = tiny_unet(config)
-    z, _, _ = inputs(batch)
-    _, _, text = inputs(texts * batch)
-    timesteps, entered = torch.arange(3, 3 + 400 * batch, 400), list[int]()
-    hook = unet.conv_in.register_forward_pre_hook(lambda _, args: entered.append(len(args[0])))
-    together = unet(z, timesteps, text, fps=8.0, window=window)
-    assert entered == [batch * z.shape[1]]
-    hook.remove()
-    for group, found in zip(text.split(batch), together.split(batch), strict=True):
-        torch.testing.assert_close(found, unet(z, timesteps, group, fps=8.0, window=window))
-
-
-def test_texts_that_do_not_fit_the_latents_are_refused() -> None:
-    z, t, _ = inputs(batch=2)
-    with pytest.raises(InputError, match="3 texts for 2 latents"):
-        UNET(z, t, inputs(batch=3)[2])
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ def _peak_of_optimisation(backbone: Backbone, method: MethodConfig, frames: int,
 def _peak_of_denoising(backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool) -> int:
     z, t, text = _inputs(backbone, 1 if low_memory or method.guidance_scale <= 1 else 2, frames, grid)
     with _Meter() as meter:
-        backbone.unet(z[:1], t[:1], text, fps=float(backbone.config.fps), window=method.window)
+        backbone.unet(z, t, text, fps=float(backbone.config.fps), window=method.window)
     return meter.peak
 
 

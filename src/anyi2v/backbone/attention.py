@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
-from anyi2v.backbone.call import Call, repeated
+from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
@@ -112,9 +112,9 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "t f h w c"]:
+    def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
         """Mixes the tokens of each frame, the text, and (if the slot is filled) the frames."""
-        x = repeated(x + self_attention(self.attn1, self.name, self.norm1(x), call), call.text)
+        x = x + self_attention(self.attn1, self.name, self.norm1(x), call)
         x = x + cross_attention(self.attn2, f"{self.name}.cross", self.norm2(x), call)
         x = self.temporal(x, call)
         return self.ff(x, self.norm3)
@@ -135,8 +135,8 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = Linear(channels, channels) if self.linear else Conv2d(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "m c h w"]:
-        """Folded feature maps in and out, for each text."""
+    def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
+        """Folded feature maps in and out."""
         normed = normalise(self.norm, x)
         if not self.linear:
             normed = self.proj_in(normed)
@@ -146,10 +146,8 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
         if self.linear:
-            made = rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
-        else:
-            made = self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
-        return repeated(x, made) + made
+            return x + rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
+        return x + self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
 
 
 def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:

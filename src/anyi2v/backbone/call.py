@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -19,10 +18,9 @@ class Call:
     the unfolded tensor.
     """
 
-    embedding: Float[Tensor, "t e"]
-    """Time embedding, of each text."""
-    text: Float[Tensor, "t l d"]
-    """As many as latents, or several times as many; then what comes before the first of them is computed once."""
+    embedding: Float[Tensor, "b e"]
+    """Time embedding."""
+    text: Float[Tensor, "b l d"]
     frames: int
     temporal: bool | frozenset[str]
     """True or False for all temporal layers, or the names of those that are on."""
@@ -54,9 +52,3 @@ class Call:
         else:
             out = layer(*inputs, self)
         return self.at_map(name, out)
-
-
-def repeated(x: Tensor, like: Tensor) -> Tensor:
-    """What was computed before the first text, once for each text, as `like` is; the batch comes first in both."""
-    # a cat, unlike repeat, keeps the channels last
-    return x if len(x) == len(like) else torch.cat([x] * (len(like) // len(x)))

@@ -72,23 +72,21 @@ class UNet(nn.Module):
         self,
         z: Float[Tensor, "b f c h w"],
         timesteps: int | Int[Tensor, " b"],
-        text: Float[Tensor, "t l d"],
+        text: Float[Tensor, "b l d"],
         *,
         fps: float | None = None,
         temporal: bool | Collection[str] = True,
         window: int | None = None,
         tap: Tap = no_tap,
         checkpoint: bool = False,
-        deep: Float[Tensor, "t f e h w"] | None = None,
-    ) -> Float[Tensor, "t f c h w"]:
+        deep: Float[Tensor, "b f e h w"] | None = None,
+    ) -> Float[Tensor, "b f c h w"]:
         """The noise prediction for `z`, in the dtype of `z`.
 
         Args:
             z: noisy latents of `f` frames; any height and width, unless the configuration asks for even grids.
             timesteps: training timesteps, one for all or one per batch entry.
-            text: states of the text tower, for each latent; or several times as many, t = k b, of which each b in turn
-                are for all latents. The layers before the first attention to the text then run once, and hook points
-                there are offered with a batch of b.
+            text: states of the text tower.
             fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
             temporal: False passes every temporal layer by (each frame is an image of its own); a
                 collection of names (see `temporal_names`) leaves only those on.
@@ -100,20 +98,17 @@ class UNet(nn.Module):
                 (DeepCache, Ma et al. 2024, section 3.2).
 
         Raises:
-            InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, a
-                grid that cannot be halved as often as it must, or texts that do not fit the latents.
+            InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, or
+                a grid that cannot be halved as often as it must.
             HookError: a name in `temporal` is not a temporal layer.
         """
         self._check(z, temporal, window)
-        if len(text) % len(z):
-            raise InputError(f"{len(text)} texts for {len(z)} latents; give one to each, or several to all")
         embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(len(z)))
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
             embedding = embedding + self.fps_embedding(torch.tensor([fps], device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
-        embedding = embedding.repeat(len(text) // len(z), 1)
         call = Call(embedding, text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
         plain = tap is no_tap and not checkpoint and deep is None
         predict = self._compiled if self._compiled and plain else UNet._predict
@@ -128,8 +123,8 @@ class UNet(nn.Module):
         self._compiled = torch.compile(UNet._predict, *args, **options)
 
     def _predict(
-        self, z: Float[Tensor, "b f c h w"], call: Call, deep: Float[Tensor, "t f e h w"] | None
-    ) -> Float[Tensor, "t f c h w"]:
+        self, z: Float[Tensor, "b f c h w"], call: Call, deep: Float[Tensor, "b f e h w"] | None
+    ) -> Float[Tensor, "b f c h w"]:
         x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
         x = run_slot(self.stem_temporal, "stem_temporal", x, call)
         skips = [x]
@@ -144,7 +139,7 @@ class UNet(nn.Module):
         for block in up_blocks:
             x = block(x, skips, call)
         x = group_norm_silu(self.conv_norm_out, x, self.config.norm_over, call.frames)
-        return call.at_map("noise", self.conv_out(x)).unflatten(0, (-1, z.shape[1])).to(z.dtype)
+        return call.at_map("noise", self.conv_out(x)).unflatten(0, z.shape[:2]).to(z.dtype)
 
     def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:
         frames, (height, width) = z.shape[1], z.shape[-2:]

@@ -50,7 +50,5 @@ def predict_noise(
         uncond = predict("uncond", z, negative, tap)
         cond = predict("cond", z, positive, chain(injection, tap))
         return guided(uncond, cond, scale)
-    # what comes before the first text is the same for both
-    shared = z if tap is no_tap else torch.cat([z, z])
-    uncond, cond = predict("both", shared, torch.cat([negative, positive]), tap).chunk(2)
+    uncond, cond = predict("both", torch.cat([z, z]), torch.cat([negative, positive]), tap).chunk(2)
     return guided(uncond, cond, scale)
