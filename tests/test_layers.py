@@ -247,7 +247,7 @@ OLD = """
 import torch
 from anyi2v.backbone import layers
 from anyi2v.backbone.packed import packed
-assert not layers.computes(torch.bfloat16)
+assert not layers.onednn_computes(torch.bfloat16)
 network = torch.nn.ModuleList([layers.Linear(256, 256), layers.Conv2d(64, 64, 3, padding=1)]).bfloat16()
 network.requires_grad_(False)
 assert packed(network) is network

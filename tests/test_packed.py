@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from anyi2v.backbone.layers import Conv2d, Linear, computes
+from anyi2v.backbone.layers import Conv2d, Linear, onednn_computes
 from anyi2v.backbone.packed import PackedConv2d, PackedLinear, packed, packed_size
 from anyi2v.backbone.unet import UNet, points, record
 from anyi2v.config import MethodConfig
@@ -19,8 +19,8 @@ from anyi2v.taps import Replace
 
 from .networks import HIDDENS, SHORT, TINY, inputs, tiny_backbone, tiny_unet
 
-onednn = pytest.mark.skipif(not computes(torch.float32), reason="PyTorch without oneDNN")
-ERROR = {dtype: e for dtype, e in ((torch.float32, 1e-5), (torch.bfloat16, 0.04)) if computes(dtype)}
+onednn = pytest.mark.skipif(not onednn_computes(torch.float32), reason="PyTorch without oneDNN")
+ERROR = {dtype: e for dtype, e in ((torch.float32, 1e-5), (torch.bfloat16, 0.04)) if onednn_computes(dtype)}
 """Relative to the largest number; other orders of summation, each layer of bfloat16 rounding by 2^-9."""
 
 
@@ -70,6 +70,7 @@ def test_hook_points_of_the_copy_see_and_change_the_same() -> None:
         ours, theirs = (record(u, HIDDENS, z, t, text, temporal=False, edit=halved) for u in (unet, packed(unet)))
     assert ours.keys() == theirs.keys()
     for name in ours:
+        # float32 sums in another order, through a dozen layers
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
@@ -98,10 +99,10 @@ def test_inversion_of_many_passes_takes_the_copy_and_gives_the_same(monkeypatch:
     def features(until: int, low_memory: bool) -> dict[str, Tensor]:
         return inversion.invert(unet, z, text, schedule, HIDDENS, until=until, low_memory=low_memory)
 
-    features(inversion.MANY - 1, low_memory=False)
-    plain = features(inversion.MANY, low_memory=True)
+    features(inversion.PACK_FROM - 1, low_memory=False)
+    plain = features(inversion.PACK_FROM, low_memory=True)
     assert not made
-    quick = features(inversion.MANY, low_memory=False)
+    quick = features(inversion.PACK_FROM, low_memory=False)
     assert len(made) == 1
     for name in HIDDENS:
         # rounding grows over the passes
@@ -114,7 +115,7 @@ def test_the_copy_is_predicted_where_it_is_made() -> None:
     def passes(method: MethodConfig, low_memory: bool) -> dict[str, int]:
         return predict(config, method, frames=4, height=16, width=16, low_memory=low_memory).passes
 
-    many = replace(SHORT, inversion_timestep=inversion.MANY, optimise_steps=0)
+    many = replace(SHORT, inversion_timestep=inversion.PACK_FROM, optimise_steps=0)
     extra = packed_size(UNet(config.unet))
     needed = passes(many, low_memory=False)
     assert extra < needed["inversion"] < extra + needed["denoising"]

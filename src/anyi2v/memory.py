@@ -23,7 +23,7 @@ from anyi2v.backbone.unet import record
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
-from anyi2v.method.inversion import MANY
+from anyi2v.method.inversion import PACK_FROM
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def predict(
         }
         if method.optimise_steps and method.iterations:
             passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory)
-        if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= MANY:
+        if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
         return Prediction(sum(map(size_of, backbone.networks.values())), passes)
 

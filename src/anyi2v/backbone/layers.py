@@ -64,14 +64,14 @@ def convolve(
 def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
     """Whether the layer is one that this module computes in its own way: on a CPU with oneDNN, parameters frozen."""
     own = x.device.type == "cpu" and x.dtype == weight.dtype
-    if not own or transformed() or not computes(x.dtype):  # a compiler cannot trace the last
+    if not own or transformed() or not onednn_computes(x.dtype):  # a compiler cannot trace the last
         return False
     trained = any(p is not None and p.requires_grad for p in (weight, *parameters))
     return not (trained and torch.is_grad_enabled())
 
 
 @cache
-def computes(dtype: torch.dtype) -> bool:
+def onednn_computes(dtype: torch.dtype) -> bool:
     """Whether oneDNN is there and computes with such numbers on this processor; bfloat16 asks for AVX-512."""
     if not torch.backends.mkldnn.is_available():
         return False

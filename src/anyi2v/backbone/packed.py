@@ -16,7 +16,7 @@ from anyi2v.backbone.slots import Temporal
 
 Network = TypeVar("Network", bound=nn.Module)
 
-FEW = 4
+LEAST_ROWS = 4
 """Rows below which a product is PyTorch's own."""
 
 
@@ -28,7 +28,7 @@ class PackedLinear(Linear):
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """x W^T + b."""
         rows = input.numel() // input.shape[-1]
-        if rows < FEW:
+        if rows < LEAST_ROWS:
             return super().forward(input)
         if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)

@@ -14,7 +14,7 @@ from anyi2v.diffusion import add_noise, inversion_pairs, level, transport
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer
 from anyi2v.taps import Pass, Taps, no_taps
 
-MANY = 64
+PACK_FROM = 64
 """Passes from which on packing the weights gains time; it takes that of 5 passes and saves a sixth of each."""
 
 
@@ -62,7 +62,7 @@ def invert(
     """
     names = tuple(names)
     steps, z = inversion_pairs(schedule, until=until, stride=stride), latent
-    if len(steps) >= MANY and not low_memory:
+    if len(steps) >= PACK_FROM and not low_memory:
         unet = packed(unet)
     for t, at, to in steps:
         here = Pass("inversion", t)
