@@ -55,18 +55,21 @@ def test_fused_attention_equals_its_definition(
     keys=st.integers(1, 40),
     heads=st.sampled_from([1, 2, 3]),
     scores=st.sampled_from([1, 2000, 2**19]),
+    safe=st.sampled_from([0.0, 32.0]),
     half=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_attention_in_parts_equals_its_definition(
-    batch: int, queries: int, keys: int, heads: int, scores: int, half: bool, seed: int
+    batch: int, queries: int, keys: int, heads: int, scores: int, safe: float, half: bool, seed: int
 ) -> None:
+    """With the largest score subtracted, and without."""
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.bfloat16 if half else torch.float32
     given = [torch.randn(batch, n, heads * 4, generator=generator).to(dtype) for n in (queries, keys, keys)]
     ours, exact = ([x.to(kind).requires_grad_() for x in given] for kind in (dtype, torch.float64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SCORES", scores)
+        patch.setattr(module, "SAFE", safe)
         query, key, value = ours
         found = in_parts(query, key, value, heads)
         query, key, value = exact

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.layers import transformed
+from anyi2v.backbone.layers import has_values, transformed
 
 VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
@@ -19,6 +19,8 @@ SCORES = 2**19
 """Scores that are held at once, 2 MiB: they stay in a core's cache."""
 MANY = 2**17
 """Scores from which on they are computed in parts."""
+SAFE = 32.0
+"""Exponents, to the base 2, up to which powers can be added up and weigh values as they are, in float32."""
 HALVED = (2, 4, 8, 16, 32)
 """Numbers of keys whose largest score is found by halving: PyTorch's maximum of few takes seven times as long."""
 
@@ -112,17 +114,20 @@ def _forward(
     """The attention; writes into `log_total` the logarithm to the base 2 of what each query's powers add up to."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
+    # the largest is subtracted only where powers could overflow: both take a sixth of the time
+    safe = has_values(query) and scale * _longest(query, heads) * _longest(key, heads) <= SAFE
     for rows, columns in _parts(query, key, heads):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
         powers = _product(k, q, buffer)
-        top = _maximum(powers)
-        total = powers.sub_(top).exp2_().sum(1, keepdim=True)
+        top = None if safe else _maximum(powers)
+        total = (powers if top is None else powers.sub_(top)).exp2_().sum(1, keepdim=True)
         o = torch.bmm(v.transpose(1, 2), powers).div_(total)
         _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
         if log_total is not None:
-            log_total[rows, :, :, columns] = total.log2_().add_(top).unflatten(0, (-1, heads))
+            level = total.log2_() if top is None else total.log2_().add_(top)
+            log_total[rows, :, :, columns] = level.unflatten(0, (-1, heads))
     return out
 
 
@@ -192,6 +197,11 @@ def _place(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n heads d l"
 def _scale(query: Tensor, heads: int) -> float:
     """Of the exponents: powers of two take a quarter of the time of powers of e."""
     return (query.shape[-1] // heads) ** -0.5 / math.log(2)
+
+
+def _longest(x: Float[Tensor, "n l c"], heads: int) -> float:
+    """Norm of the longest vector of a head: no score is larger than two of them multiplied (Cauchy-Schwarz)."""
+    return torch.linalg.vector_norm(x.unflatten(-1, (heads, -1)), dim=-1, dtype=torch.float32).max().item()
 
 
 def _maximum(scores: Float[Tensor, "n m l"]) -> Float[Tensor, "n 1 l"]:
