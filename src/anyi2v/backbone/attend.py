@@ -121,13 +121,15 @@ def _forward(
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
         powers = _product(k, q, buffer)
-        top = None if safe else _maximum(powers)
-        total = (powers if top is None else powers.sub_(top)).exp2_().sum(1, keepdim=True)
+        top: Tensor | float = 0.0
+        if not safe:
+            top = _maximum(powers)
+            powers.sub_(top)
+        total = powers.exp2_().sum(1, keepdim=True)
         o = torch.bmm(v.transpose(1, 2), powers).div_(total)
         _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
         if log_total is not None:
-            level = total.log2_() if top is None else total.log2_().add_(top)
-            log_total[rows, :, :, columns] = level.unflatten(0, (-1, heads))
+            log_total[rows, :, :, columns] = total.log2_().add_(top).unflatten(0, (-1, heads))
     return out
 
 
