@@ -55,14 +55,14 @@ def test_fused_attention_equals_its_definition(
     keys=st.integers(1, 40),
     heads=st.sampled_from([1, 2, 3]),
     scores=st.sampled_from([1, 2000, 2**19]),
-    safe=st.sampled_from([0.0, 32.0]),
+    safe=st.sampled_from([0.5, 2.0**60]),
     half=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_attention_in_parts_equals_its_definition(
     batch: int, queries: int, keys: int, heads: int, scores: int, safe: float, half: bool, seed: int
 ) -> None:
-    """With the largest score subtracted, and without."""
+    """With the largest score subtracted (no sum of powers lies between 2 and 1/2), and without."""
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.bfloat16 if half else torch.float32
     given = [torch.randn(batch, n, heads * 4, generator=generator).to(dtype) for n in (queries, keys, keys)]
@@ -86,16 +86,21 @@ def test_attention_in_parts_equals_its_definition(
 def test_many_scores_of_narrow_heads_are_done_in_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.dtype] = []
     monkeypatch.setattr(module, "in_parts", lambda q, k, v, heads: calls.append(q.dtype) or q)
-    for count, width in ((512, 8), (512, 16), (8, 8)):  # heads too wide, too few scores
+    for count, width in ((512, 8), (512, 17), (8, 8)):  # heads too wide, too few scores
         x = torch.zeros(count, 16, 2 * width, dtype=dtype)
         attend(x, x, x, 2)
     assert calls == ([] if dtype == torch.float64 else [dtype])
 
 
-@pytest.mark.parametrize("size", [1.0, 100.0])
-def test_scores_of_any_size_have_finite_powers(size: float) -> None:
+@pytest.mark.parametrize("sign", [0, 1, -1])
+@pytest.mark.parametrize("size", [1.0, 10.0, 100.0])
+def test_scores_of_any_size_have_finite_powers(size: float, sign: int) -> None:
+    """Of both signs, or all positive, whose powers overflow, or all negative, whose powers vanish."""
     generator = torch.Generator().manual_seed(0)
-    query, key, value = ((size * torch.randn(2, 20, 8, generator=generator)).requires_grad_() for _ in range(3))
+    query, key, value = (size * torch.randn(2, 20, 8, generator=generator) for _ in range(3))
+    if sign:
+        query, key = query.abs(), sign * key.abs()
+    query, key, value = (x.requires_grad_() for x in (query, key, value))
     found = in_parts(query, key, value, 2)
     exact = weigh(probabilities(query.double(), key.double(), 2), value.double())
     # scores of 40 000 are rounded by 2e-3 in float32, and so are the weights

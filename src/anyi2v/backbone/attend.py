@@ -14,13 +14,14 @@ from anyi2v.backbone.layers import has_values, transformed
 VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
 SMALL_HEAD = 8
-"""Width of a head up to which products and powers take less time than the kernel, which is made for 64."""
+"""Width of a head up to which products and powers take less time than the kernel, which is made for 64; twice as much
+where no gradient is wanted."""
 SCORES = 2**19
 """Scores that are held at once, 2 MiB: they stay in a core's cache."""
 MANY = 2**17
 """Scores from which on they are computed in parts."""
-SAFE = 32.0
-"""Exponents, to the base 2, up to which powers can be added up and weigh values as they are, in float32."""
+SAFE = 2.0**60
+"""Largest sum of powers, and one over the smallest, with which they weigh values as they are, in float32."""
 HALVED = (2, 4, 8, 16, 32)
 """Numbers of keys whose largest score is found by halving: PyTorch's maximum of few takes seven times as long."""
 
@@ -40,7 +41,8 @@ def attend(
     if query.device.type != "cpu" or transformed():
         return fused(query, key, value, heads)
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
-    narrow = head <= SMALL_HEAD and query.ndim == 3 and (half or query.dtype == torch.float32)
+    widest = SMALL_HEAD if query.requires_grad else 2 * SMALL_HEAD
+    narrow = head <= widest and query.ndim == 3 and (half or query.dtype == torch.float32)
     if narrow and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
         return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
@@ -114,18 +116,16 @@ def _forward(
     """The attention; writes into `log_total` the logarithm to the base 2 of what each query's powers add up to."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
-    # the largest is subtracted only where powers could overflow: both take a sixth of the time
-    safe = has_values(query) and scale * _longest(query, heads) * _longest(key, heads) <= SAFE
     for rows, columns in _parts(query, key, heads):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
-        powers = _product(k, q, buffer)
-        top: Tensor | float = 0.0
-        if not safe:
+        powers, top = _product(k, q, buffer).exp2_(), torch.zeros(())
+        total = powers.sum(1, keepdim=True)
+        if not _safe(total):  # rare; to subtract the largest score always would take a sixth of the time
+            powers = _product(k, q, buffer)
             top = _maximum(powers)
-            powers.sub_(top)
-        total = powers.exp2_().sum(1, keepdim=True)
+            total = powers.sub_(top).exp2_().sum(1, keepdim=True)
         o = torch.bmm(v.transpose(1, 2), powers).div_(total)
         _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
         if log_total is not None:
@@ -201,9 +201,12 @@ def _scale(query: Tensor, heads: int) -> float:
     return (query.shape[-1] // heads) ** -0.5 / math.log(2)
 
 
-def _longest(x: Float[Tensor, "n l c"], heads: int) -> float:
-    """Norm of the longest vector of a head: no score is larger than two of them multiplied (Cauchy-Schwarz)."""
-    return torch.linalg.vector_norm(x.unflatten(-1, (heads, -1)), dim=-1, dtype=torch.float32).max().item()
+def _safe(total: Float[Tensor, "n 1 l"]) -> bool:
+    """Whether the powers have neither overflown nor vanished."""
+    if not has_values(total):
+        return True
+    low, high = total.aminmax()
+    return low.item() >= 1 / SAFE and high.item() <= SAFE
 
 
 def _maximum(scores: Float[Tensor, "n m l"]) -> Float[Tensor, "n 1 l"]:
