@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anyi2v.backbone.attention import TransformerBlock
 from anyi2v.backbone.layers import Conv2d, Linear, onednn_computes
 from anyi2v.backbone.packed import PackedConv2d, PackedLinear, packed, packed_size
 from anyi2v.backbone.unet import UNet, points, record
@@ -37,9 +38,25 @@ def test_the_copy_computes_the_same(dtype: torch.dtype, height: int, width: int)
     copy = packed(unet)
     assert any(isinstance(layer, PackedLinear) for layer in copy.modules())
     with torch.no_grad():
-        for timestep in (t, 7):  # the second pass takes the weights that the first has packed
-            wanted, found = (u(z, timestep, text, temporal=False) for u in (unet, copy))
+        # the second pass takes packed weights and what the first made of the text, the third has another text
+        for timestep, words in ((t, text), (7, text), (7, text.flip(1) + 1)):
+            wanted, found = (u(z, timestep, words, temporal=False) for u in (unet, copy))
             assert (wanted - found).abs().max() <= ERROR[dtype] * wanted.abs().max()
+
+
+@onednn
+def test_a_text_is_projected_once() -> None:
+    unet, z, t, text = image(torch.float32)
+    copy = packed(unet)
+    layers = [layer for layer in copy.modules() if isinstance(layer, PackedLinear)]
+    with torch.no_grad():
+        copy(z, t, text, temporal=False)
+        first = [layer.last for layer in layers if layer.last is not None]
+        copy(z, 7, text, temporal=False)
+    assert [layer.last for layer in layers if layer.last is not None] == first
+    # a key and a value in every transformer
+    assert len(first) == 2 * sum(isinstance(module, TransformerBlock) for module in unet.modules())
+    assert all(given is text for given, _ in first)
 
 
 @onednn

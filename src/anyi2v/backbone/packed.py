@@ -24,9 +24,18 @@ class PackedLinear(Linear):
     """A linear layer that packs its weights in its first pass."""
 
     packed: Tensor | None = None
+    last: tuple[Tensor, Tensor] | None = None
+    """The last text, and what the layer made of it."""
 
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """x W^T + b."""
+        if input.ndim != 3:  # tokens of images, `b f h w c`
+            return self._product(input)
+        if self.last is None or self.last[0] is not input:  # a text is the same tensor in every pass
+            self.last = input, self._product(input)
+        return self.last[1]
+
+    def _product(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         rows = input.numel() // input.shape[-1]
         if rows < LEAST_ROWS:
             return super().forward(input)
@@ -56,7 +65,7 @@ def packed(network: Network) -> Network:
     """The copy, or the network itself where oneDNN does not compute its layers.
 
     For passes without gradients, in the network's dtype, of inputs that keep their size. What happens to the
-    parameters after the first pass does not reach the copy.
+    parameters after the first pass does not reach the copy, nor what is done to the text in place.
     """
     tensors = (*network.parameters(), *network.buffers())
     if not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):

@@ -62,6 +62,7 @@ def invert(
     """
     names = tuple(names)
     steps, z = inversion_pairs(schedule, until=until, stride=stride), latent
+    text = text.to(unet.dtype)  # once: a packed network knows it again
     if len(steps) >= PACK_FROM and not low_memory:
         unet = packed(unet)
     for t, at, to in steps:
