@@ -151,9 +151,8 @@ def _backward(
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         g = _heads(gradient[rows, columns], heads)
-        # one column more in the product divides by the sum
-        level = log_total[rows, :, :, columns].flatten(0, 1).transpose(1, 2)
-        weights = _product(F.pad(k, (0, 1), value=1), torch.cat([q, -level], -1), buffers[0]).exp2_()
+        level = log_total[rows, :, :, columns].flatten(0, 1)
+        weights = _product(k, q, buffers[0]).sub_(level).exp2_()
         change = _product(v, g, buffers[1]).mul_(weights)
         change.addcmul_(weights, change.sum(1, keepdim=True), value=-1)
         parts = (
