@@ -1,9 +1,12 @@
 """The whole method on a medium network, in units of one diffusers forward: `python -m benchmarks.medium_job`.
 
 One unit U is the CPU time of one forward of diffusers' UNetMotionModel with the same configuration (batch 2, 16
-frames), measured in the same process after our parts. The published code needs 67 U: inversion 10, optimisation
-27, guided steps 30. Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in
-those of the same forward, say what it would take at diffusers' speed: what is below that is our network's.
+frames), measured in the same process. The published code needs 67 U: inversion 10, optimisation 27, guided steps 30.
+Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in those of the same
+forward, say what it would take at diffusers' speed: what is below that is our network's.
+
+Each repetition has a process of its own, in turns with the job first and with the unit first: what one has left in the
+C library's allocator changes the time of the other, that of the unit by a tenth.
 """
 
 import json
@@ -11,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +58,8 @@ class Args:
     """Of our network; diffusers' is always float32."""
     recipe: Literal["official", "paper"] = "official"
     """Of the method."""
-    repeats: int = 3
-    """Of the whole job, the unit after each; the table shows medians of the quotients."""
+    repeats: int = 4
+    """Of the whole job; the table shows medians of the quotients, and their range."""
     out: Path | None = None
     """JSON file for all figures."""
 
@@ -138,36 +142,51 @@ def job(unet: UNet, config: MethodConfig, measure: Measure) -> dict[str, float]:
 
 def main(args: Args) -> None:
     """Measures, prints the parts in U, writes the file."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    imports = peak_rss()
-    unet = UNet(CONFIG.unet).eval().requires_grad_(False)
-    unet.to(getattr(torch, args.dtype)).to(memory_format=torch.channels_last)
-    config = MethodConfig.official() if args.recipe == "official" else MethodConfig.paper()
-    jobs = [job(unet, config, cpu_seconds)]
-    memory = peak_rss() - imports
-    forward = peer()
-    # in turns, so that a machine that slows down slows both down
-    units = [unit_seconds(forward)]
-    for _ in range(args.repeats - 1):
-        jobs.append(job(unet, config, cpu_seconds))
-        units.append(unit_seconds(forward))
-    unit = statistics.median(units)
-    parts = {name: statistics.median(j[name] / u for j, u in zip(jobs, units, strict=True)) for name in PUBLISHED}
-    parts_flops, whole = job(unet, config, flops), flops(forward)[0]
+    runs = []
+    for i in range(args.repeats):
+        with get_context("spawn").Pool(1) as fresh:
+            runs.append(run := fresh.apply(measured, (args.dtype, args.recipe, i % 2 == 0)))
+        order = "the job first" if run["job_first"] else "the unit first"
+        total = sum(run["job"].values())
+        print(f"run {i + 1} of {args.repeats}, {order}: {total:.1f} s, U {run['unit']:.2f} s", flush=True)
+    quotients = {name: [run["job"][name] / run["unit"] for run in runs] for name in PUBLISHED}
+    quotients["together"] = [sum(run["job"].values()) / run["unit"] for run in runs]
+    unet, config = network(args.dtype), getattr(MethodConfig, args.recipe)()
+    parts_flops, whole = job(unet, config, flops), flops(peer())[0]
     counts = {name: parts_flops[name] / whole for name in PUBLISHED}
-    print(f"U = {unit:.2f} s, {whole / 1e9:.1f} GFLOP; {args.dtype}, recipe {args.recipe}")
-    print(f"{'':14} {'CPU time':>10} {'FLOPs':>8} {'published code, time':>22}")
-    for name, value in {**parts, "together": sum(parts.values())}.items():
-        published = PUBLISHED.get(name, sum(PUBLISHED.values()))
-        print(f"{name:14} {value:8.1f} U {counts.get(name, sum(counts.values())):6.1f} U {published:20} U")
+    counts["together"] = sum(counts.values())
+    published = {**PUBLISHED, "together": sum(PUBLISHED.values())}
+    print(f"1 U of FLOPs = {whole / 1e9:.1f} GFLOP; {args.dtype}, recipe {args.recipe}")
+    print(f"{'':14} {'CPU time':>10} {'range':>18} {'FLOPs':>8} {'published code, time':>22}")
+    for name, values in quotients.items():
+        between = f"{min(values):.1f} to {max(values):.1f} U"
+        time = f"{statistics.median(values):8.1f} U {between:>18}"
+        print(f"{name:14} {time} {counts[name]:6.1f} U {published[name]:20} U")
+    memory = max(run["memory"] for run in runs if run["job_first"])
     print(f"memory above the imports: {memory / 1e9:.3f} GB   published code 0.97 GB")
     if args.out:
-        figures = {"unit_seconds": units, "jobs": jobs, "parts": parts, "flops": counts, "memory_bytes": memory}
+        figures = {"runs": runs, "quotients": quotients, "flops": counts, "memory_bytes": memory}
         data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(args.out) as temporary:
             temporary.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def measured(dtype: str, recipe: str, job_first: bool) -> dict[str, Any]:
+    """One job and one unit in seconds, and the memory above the imports in bytes if the job comes first."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    imports = peak_rss()
+    unit = None if job_first else unit_seconds(peer())
+    parts = job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
+    memory = peak_rss() - imports if job_first else None
+    return {"job_first": job_first, "job": parts, "unit": unit or unit_seconds(peer()), "memory": memory}
+
+
+def network(dtype: str) -> UNet:
+    """Ours, with random weights."""
+    unet = UNet(CONFIG.unet).eval().requires_grad_(False)
+    return unet.to(getattr(torch, dtype)).to(memory_format=torch.channels_last)
 
 
 def unit_seconds(forward: Callable[[], Any]) -> float:
