@@ -86,10 +86,11 @@ def test_attention_in_parts_equals_its_definition(
 def test_many_scores_of_narrow_heads_are_done_in_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.dtype] = []
     monkeypatch.setattr(module, "in_parts", lambda q, k, v, heads: calls.append(q.dtype) or q)
-    for count, width in ((512, 8), (512, 17), (8, 8)):  # heads too wide, too few scores
-        x = torch.zeros(count, 16, 2 * width, dtype=dtype)
+    # the last three: heads too wide, too wide for so many keys, too few scores
+    for count, keys, width in ((512, 16, 8), (512, 16, 16), (512, 32, 8), (512, 16, 17), (512, 32, 16), (8, 16, 8)):
+        x = torch.zeros(count, keys, 2 * width, dtype=dtype)
         attend(x, x, x, 2)
-    assert calls == ([] if dtype == torch.float64 else [dtype])
+    assert calls == ([] if dtype == torch.float64 else 3 * [dtype])
 
 
 @pytest.mark.parametrize("sign", [0, 1, -1])

@@ -15,7 +15,7 @@ VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
 SMALL_HEAD = 8
 """Width of a head up to which products and powers take less time than the kernel, which is made for 64; twice as much
-where no gradient is wanted."""
+for sequences within a vector of which no gradient is wanted."""
 SCORES = 2**19
 """Scores that are held at once, 2 MiB: they stay in a core's cache."""
 MANY = 2**17
@@ -41,7 +41,7 @@ def attend(
     if query.device.type != "cpu" or transformed():
         return fused(query, key, value, heads)
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
-    widest = SMALL_HEAD if query.requires_grad else 2 * SMALL_HEAD
+    widest = SMALL_HEAD if query.requires_grad or key.shape[-2] > VECTOR else 2 * SMALL_HEAD
     narrow = head <= widest and query.ndim == 3 and (half or query.dtype == torch.float32)
     if narrow and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
         return in_parts(query, key, value, heads)
