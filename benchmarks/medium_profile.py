@@ -16,12 +16,11 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from anyi2v.backbone import attention, temporal
-from anyi2v.backbone.unet import UNet
 from anyi2v.config import MethodConfig
 from anyi2v.files import atomic
 from anyi2v.machine import describe
 from benchmarks.measure import flops, matmul_peak
-from benchmarks.medium_job import CONFIG, PUBLISHED, cpu_seconds, job, peer, unit_seconds
+from benchmarks.medium_job import PUBLISHED, cpu_seconds, job, network, peer, unit_seconds
 
 PRODUCTS = (
     "mkldnn::_linear_pointwise",
@@ -86,8 +85,7 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype, whole = getattr(torch, args.dtype), MethodConfig.official()
-    unet = UNet(CONFIG.unet).eval().requires_grad_(False)
-    unet.to(dtype).to(memory_format=torch.channels_last)
+    unet = network(args.dtype)
     short = replace(whole, **SHORT)
     scale = {
         "inversion": whole.inversion_timestep / short.inversion_timestep,
