@@ -15,7 +15,7 @@ from anyi2v.backbone.layers import Conv2d, linear
 from anyi2v.cli_bench import BenchPeers, BenchStages
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
-from benchmarks import measure, peers, scaling, stages
+from benchmarks import gpu_job, measure, peers, scaling, stages
 from benchmarks.medium_profile import attention_marked, seconds_of
 
 
@@ -168,3 +168,33 @@ def test_the_profile_tells_products_from_attention() -> None:
     assert attended > 0
     assert seconds_of("attention")(lambda: linear(x, weight))[0] == 0
     assert seconds_of("products")(lambda: x + 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_bias_TNT", "products"),
+        ("sm90_xmma_dgrad_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64", "products"),
+        ("sm90_xmma_syr2k_l_f32f32_f32f32_f32_nt_n_tilesize128x128x8", "eigenvectors"),
+        ("void laed2_par<stedc_params_<float2, float, 8, 1024, 128> >(int)", "eigenvectors"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26", "attention"),
+        ("_attend_backward", "attention"),
+        ("_norm_apply", "rest"),
+        ("void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<c10::BFloat16> >", "rest"),
+    ],
+)
+def test_kernels_are_told_apart_by_their_names(kernel: str, kind: str) -> None:
+    assert gpu_job.kind_of(kernel) == kind
+
+
+def test_the_report_of_a_gpu_adds_up() -> None:
+    """An iteration counts, its PCA is a part of it."""
+    run = {"seconds": 3.0, "stages": {"inversion": 1.0, "decode": 2.0}, "memory": 2**31, "reserved": 2**32}
+    once = {"call": 0.5, "products": 0.2, "attention": 0.1, "eigenvectors": 0.0, "rest": 0.05}
+    rows = [
+        {"part": part, "count": 10, "flops": 4e12, "kernels": once}
+        for part in ("guided step", "optimisation: PCA", "optimisation: one whole iteration")
+    ]
+    text = gpu_job.report({**run, "seconds": 9.0}, [run, {**run, "seconds": 4.0}, run], run, rows, 8e14)
+    assert "| together | 3.00 | 3.00 to 4.00 | 3.00 | 9.00 |" in text
+    assert "| together |  | 80 | 0.10 | 4.00 | 2.00 | 0.00 | 1.00 | 10.00 |" in text

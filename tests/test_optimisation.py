@@ -9,7 +9,7 @@ from torch import Tensor
 from anyi2v.errors import NumericsError
 from anyi2v.method.alignment import align, feature_map, reduce
 from anyi2v.method.crops import make_crops
-from anyi2v.method.optimisation import alignment_gradient, optimise_latents
+from anyi2v.method.optimisation import alignment_gradient, graphed_reader, optimise_latents
 from anyi2v.taps import Recorder, no_tap
 from anyi2v.tracks import Track, Tracks
 
@@ -117,3 +117,39 @@ def test_a_gradient_that_is_not_finite_is_reported_with_its_place() -> None:
     z, t, text = job()
     with pytest.raises(NumericsError, match=r"gradient .* timestep 301, iteration 0: frames 1, 2, 3 of the latents"):
         optimise_latents(UNET, z, t, text, edit, CROPS, SHORT)
+
+
+def test_a_reader_of_the_same_pass_changes_nothing() -> None:
+    """On a GPU that is a graph (tests/test_gpu.py); on a CPU there is none."""
+    z, t, text = job()
+    assert graphed_reader(UNET, z, text, no_tap, SHORT) is None
+    seen = []
+
+    def reader(z: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+        recorder = Recorder(QUERIES)
+        UNET(z, timesteps, text, tap=recorder)
+        seen.append(timesteps.item())
+        return tuple(recorder.seen[name] for name in QUERIES)
+
+    ours = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
+    for a, b in zip(ours, alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT), strict=True):
+        assert torch.equal(a, b)
+    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
+    assert torch.equal(done.latents, optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT).latents)
+    assert seen == [t] * (1 + SHORT.iterations)
+
+
+def test_a_reader_is_left_out_where_taps_watch() -> None:
+    z, t, text = job()
+
+    def reader(*_: Tensor) -> tuple[Tensor, ...]:
+        raise AssertionError("a recorded pass cannot be watched")
+
+    names: set[str] = set()
+
+    def tap(name: str, x: Tensor) -> Tensor:
+        names.add(name)
+        return x
+
+    optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT, taps=lambda _: tap, reader=reader)
+    assert set(QUERIES) <= names

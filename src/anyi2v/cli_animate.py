@@ -58,7 +58,7 @@ class Animate(ConditionFlags):
     repeat: Path | None = None
     """run.json of an earlier run: its values are the defaults, its condition.png lies beside it."""
     seed: int = 0
-    """Of the initial noise; equal seed, device and threads give equal bytes."""
+    """Of the initial noise; equal seed, device and threads give equal bytes, but for rounding on a GPU."""
     frames: int | None = None
     """Frames of the video; None: the backbone's."""
     fps: int | None = None

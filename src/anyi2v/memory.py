@@ -24,6 +24,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
 from anyi2v.method.inversion import PACK_FROM
+from anyi2v.method.optimisation import GRAPH_FROM
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def predict(
         }
         if method.optimise_steps and method.iterations:
             passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory)
+            iterations = min(method.optimise_steps, method.steps) * method.iterations
+            if torch.device(device).type == "cuda" and not low_memory and iterations >= GRAPH_FROM:
+                passes["denoising"] += passes["optimisation"]  # which a graph keeps for the next iteration
         if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
         return Prediction(sum(map(size_of, backbone.networks.values())), passes)

@@ -1,5 +1,6 @@
 """One job from start to video: encode, invert, optimise and denoise, decode."""
 
+import gc
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.unet import points
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
@@ -25,7 +27,7 @@ from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer,
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.method.noise import carried
-from anyi2v.method.optimisation import optimise_latents
+from anyi2v.method.optimisation import GRAPH_FROM, graphed_reader, optimise_latents
 from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
@@ -103,7 +105,8 @@ def animate(
         tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
             video's frames. Without objects, the first frame is controlled and the motion is free.
         config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
-        seed: of the initial noise; equal seed and device give equal bytes.
+        seed: of the initial noise; equal seed and device give equal bytes. On a GPU, where attention's backward pass
+            adds up in an order of its own each time, only with `torch.use_deterministic_algorithms(True)`.
         frames: by default the backbone's.
         fps: frames per second of the video, by default the backbone's; where the UNet embeds the frame rate, what it
             is told in every pass.
@@ -296,11 +299,20 @@ def _denoise(
     taps: Taps,
     low_memory: bool,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
-    unet, done, deep = backbone.unet, _Optimisation(), dict[str, Tensor]()
-    iterations = min(config.optimise_steps, config.steps) * config.iterations if crops else 0
+    unet, done, deep, reader = backbone.unet, _Optimisation(), dict[str, Tensor](), None
+    steps = min(config.optimise_steps, config.steps) if crops and config.iterations else 0
+    iterations = steps * config.iterations
+    if iterations >= GRAPH_FROM and not low_memory and taps is no_taps:
+        with stages.stage("optimisation"):
+            reader = graphed_reader(unet, z, positive, injection, config, fps)
     with stages.bar("optimisation", iterations) as inner, stages.bar("denoising", config.steps) as outer:
         for i, (t, at, to) in enumerate(sampling_pairs(backbone.config.schedule, config.steps)):
-            if crops and i < config.optimise_steps and config.iterations:
+            if i == steps:
+                unet = graphed(unet)
+                if reader is not None:
+                    reader = None
+                    gc.collect()  # cycles hold it, and gigabytes
+            if crops and i < steps:
                 give_back()  # gaps that the guided pass before has left are too small for this one's tensors
                 with stages.stage("optimisation"):
                     z, losses, done.masks = optimise_latents(
@@ -316,6 +328,7 @@ def _denoise(
                         step=i,
                         taps=taps,
                         checkpoint=low_memory,
+                        reader=reader,
                         report=inner.update,
                     )
                 done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]

@@ -10,7 +10,7 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
-from anyi2v.backbone.layers import Conv2d, Linear, linear
+from anyi2v.backbone.layers import Conv2d, LayerNorm, Linear, linear
 from anyi2v.backbone.packed import PackedLinear
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
@@ -104,12 +104,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, name: str, channels: int, heads: int, context_dim: int, temporal: Slot):
         super().__init__()
         self.name = name
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
         self.attn1 = Attention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = LayerNorm(channels)
         self.attn2 = Attention(channels, heads, context_dim)
         self.temporal = temporal
-        self.norm3 = nn.LayerNorm(channels)
+        self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
     def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import FEW, SMALL, Linear, linear, on_cpu, product, product_times
+from anyi2v.backbone.layers import FEW, SMALL, Linear, linear, on_cpu, on_gpu, product, product_times
 from anyi2v.backbone.packed import PackedLinear
 
 CACHE = 2 * 2**20
@@ -46,7 +46,12 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """`c` channels in, `d = out_channels` out."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        both = self.proj(x)
+        if on_gpu(both):
+            from anyi2v.backbone.kernels.geglu import geglu
+
+            return geglu(both)
+        value, gate = both.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 

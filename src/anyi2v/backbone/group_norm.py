@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import NormOver
-from anyi2v.backbone.layers import on_cpu, transformed
+from anyi2v.backbone.layers import on_cpu, on_gpu, transformed
 
 MANY = 2**17
 """Numbers from which on vectors over all channels take less time than PyTorch's kernel."""
@@ -21,6 +21,8 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
     """GroupNorm with statistics per frame, or over all frames of a clip together."""
     if over == "frame" or frames == 1:
         return normalise(norm, x)
+    if on_gpu(x, norm.weight, norm.bias):
+        return _on_gpu(norm, x, frames)
     clip = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
     return rearrange(normalise(norm, clip), "b c f h w -> (b f) c h w")
 
@@ -28,6 +30,8 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
 def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
     """silu(group_norm(x)); with frozen weights in float32 on a CPU, the backward pass keeps `x` only."""
     assert norm.weight is not None
+    if on_gpu(x, norm.weight, norm.bias):
+        return _on_gpu(norm, x, frames if over == "clip" else 1, silu=True)
     frozen = over == "frame" and x.requires_grad and x.dtype == torch.float32 and channels_last(x)
     if frozen and on_cpu(x, norm.weight, norm.bias):
         return _NormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
@@ -36,6 +40,8 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormO
 
 def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
     """GroupNorm, whatever the strides of `x` are."""
+    if x.ndim == 4 and on_gpu(x, norm.weight, norm.bias):
+        return _on_gpu(norm, x)
     half = x.dtype == torch.bfloat16
     if x.device.type != "cpu" or not (half or x.dtype == torch.float32) or transformed():
         return norm(x)
@@ -46,6 +52,16 @@ def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "
     # with the channels last, PyTorch's CPU kernel takes thirty times as long in bfloat16
     x = norm(x.contiguous())
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _on_gpu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], together: int = 1, silu: bool = False) -> Tensor:
+    """By a kernel of ours, over so many maps together; the result has its channels last."""
+    from anyi2v.backbone.kernels.group_norm import group_norm
+
+    cells = x.permute(0, 2, 3, 1)
+    maps = cells.reshape(len(x) // together, -1, x.shape[1])
+    out = group_norm(maps, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    return out.view(cells.shape).permute(0, 3, 1, 2)
 
 
 def channels_last(x: Tensor) -> bool:

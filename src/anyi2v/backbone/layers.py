@@ -3,10 +3,11 @@
 The arithmetic is that of `torch.nn`; what differs is who does it. In float32 PyTorch gives products to MKL, which on
 AMD's processors reaches half of the machine's speed, and convolutions of a single image to a loop around MKL; oneDNN
 reaches all of it. These layers also keep less for the backward pass: with frozen weights the gradient of a linear map
-needs no activations.
+needs no activations. On a GPU frozen layers are those of `anyi2v.backbone.kernels`, where there is one.
 """
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.grad import conv2d_input
 
 
 class Linear(nn.Linear):
@@ -23,6 +23,21 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """x W^T + b."""
         return linear(input, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` over one axis; on a GPU by a kernel of ours, for few channels in a third of the time."""
+
+    def forward(self, input: Float[Tensor, "*n c"], shift: Float[Tensor, "f c"] | None = None) -> Float[Tensor, "*n c"]:
+        """The normed tokens, `b f ... c` if there is a shift for each frame."""
+        if on_gpu(input, self.weight, self.bias):
+            from anyi2v.backbone.kernels.layer_norm import layer_norm
+
+            return layer_norm(input, self.weight, self.bias, self.eps, shift)
+        normed = super().forward(input)
+        if shift is None:
+            return normed
+        return normed + shift.view(1, len(shift), *[1] * (input.ndim - 3), -1).to(input.dtype)
 
 
 class Conv2d(nn.Conv2d):
@@ -35,6 +50,8 @@ class Conv2d(nn.Conv2d):
         return convolve(input, self.weight, self.bias, stride, padding)
 
 
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels for GPUs compute with."""
 SMALL = 2**21
 """Products of numbers below which a layer is PyTorch's own: oneDNN takes 20 microseconds to begin."""
 FEW = 16
@@ -53,6 +70,11 @@ def convolve(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
     """The convolution of `x`, padded with zeros."""
+    if on_gpu(x, weight, bias):
+        if weight.shape[-1] == stride == 1 and padding == 0:  # as a product the bias costs no pass over the maps
+            return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        if x.requires_grad:  # PyTorch's own would keep `x` for the gradient of the weights
+            return _Convolution.apply(x, weight, bias, stride, padding)
     least = 4 * SMALL if x.dtype == torch.float32 else SMALL  # in float32 PyTorch's own begins sooner
     if x.numel() * weight.numel() < least * x.shape[1] or not on_cpu(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, padding)
@@ -66,8 +88,24 @@ def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
     own = x.device.type == "cpu" and x.dtype == weight.dtype
     if not own or transformed() or not onednn_computes(x.dtype):  # a compiler cannot trace the last
         return False
-    trained = any(p is not None and p.requires_grad for p in (weight, *parameters))
-    return not (trained and torch.is_grad_enabled())
+    return frozen(weight, *parameters)
+
+
+def on_gpu(x: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether kernels of ours compute a layer: on a GPU for which Triton is there, parameters frozen."""
+    own = x.device.type == "cuda" and all(p is None or p.dtype == x.dtype for p in parameters)
+    return own and x.dtype in KERNEL_DTYPES and not transformed() and frozen(*parameters) and has_triton()
+
+
+def frozen(*parameters: Tensor | None) -> bool:
+    """Whether no gradient can be wanted of any of them."""
+    return not (torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters))
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is with PyTorch's packages for Linux and NVIDIA's or AMD's GPUs."""
+    return find_spec("triton") is not None
 
 
 @cache
@@ -114,6 +152,8 @@ def _convolution(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
     kernel = weight.shape[-1]
+    if x.device.type != "cpu":
+        return F.conv2d(x, weight, bias, stride, padding)
     if _is_projection(weight, stride, padding):
         return linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     if x.shape[0] * x.shape[2] * x.shape[3] <= weight.shape[0]:
@@ -136,6 +176,11 @@ def _is_projection(weight: Float[Tensor, "d c k k"], stride: int, padding: int) 
     A shortcut to another width is none: each has a form of its own, and as a convolution oneDNN keeps 0.06 MB for it.
     """
     return weight.shape[-1] == stride == 1 and padding == 0 and weight.shape[0] == weight.shape[1]
+
+
+def _layout(x: Float[Tensor, "d c k k"]) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class _Linear(torch.autograd.Function):
@@ -167,5 +212,10 @@ class _Convolution(torch.autograd.Function):
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         else:
-            back = conv2d_input(ctx.shape, weight, gradient, ctx.stride, ctx.padding)
+            # only its shape counts, yet PyTorch would copy it if it did not lie like the weights
+            like = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=_layout(weight))
+            strides, paddings = (ctx.stride, ctx.stride), (ctx.padding, ctx.padding)
+            back = torch.ops.aten.convolution_backward(
+                gradient, like, weight, None, strides, paddings, (1, 1), False, (0, 0), 1, (True, False, False)
+            )[0]
         return back, None, None, None, None

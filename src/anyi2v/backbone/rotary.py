@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anyi2v.backbone.attention import Attention, weigh
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import RotaryConfig
+from anyi2v.backbone.layers import LayerNorm
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 
 
@@ -36,9 +37,10 @@ class RotaryAttention(Temporal):
     def __init__(self, site: Site, config: RotaryConfig):
         super().__init__(site.name)
         self.config = config
-        self.norm = nn.LayerNorm(site.channels)
+        self.norm = LayerNorm(site.channels)
         self.attn = Attention(site.channels, config.heads)
         self.relative_bias = nn.Embedding(config.buckets, config.heads)
+        self._tables: dict[tuple[int, torch.device], Tensor] = {}
         for parameter in self.attn.to_out.parameters():
             nn.init.zeros_(parameter)
 
@@ -61,8 +63,11 @@ class RotaryAttention(Temporal):
 
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
         """What is added to the score of query frame i and key frame j."""
-        table = buckets(frames, self.config.buckets, self.config.max_distance)
-        return self.relative_bias(table.to(self.relative_bias.weight.device)).permute(2, 0, 1)
+        device = self.relative_bias.weight.device
+        if (frames, device) not in self._tables:  # made on the CPU: on a GPU rounding could fall into another bucket
+            table = buckets(frames, self.config.buckets, self.config.max_distance)
+            self._tables[frames, device] = table.to(device)
+        return self.relative_bias(self._tables[frames, device]).permute(2, 0, 1)
 
 
 def rotate(x: Float[Tensor, "*n f heads c"], dims: int) -> Float[Tensor, "*n f heads c"]:

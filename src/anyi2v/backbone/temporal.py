@@ -13,9 +13,12 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import group_norm
-from anyi2v.backbone.layers import Linear
+from anyi2v.backbone.layers import LayerNorm, Linear, on_gpu
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.taps import wants
+
+MOST_FRAMES = 32
+"""Longest sequences that the kernel for GPUs holds in its registers."""
 
 
 class MotionModules(Design):
@@ -94,9 +97,9 @@ class MotionBlock(nn.Module):
         super().__init__()
         self.name = name
         self.attention_blocks = nn.ModuleList([Attention(channels, heads) for _ in range(attentions)])
-        self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(attentions)])
+        self.norms = nn.ModuleList([LayerNorm(channels) for _ in range(attentions)])
         self.ff = FeedForward(channels)
-        self.ff_norm = nn.LayerNorm(channels)
+        self.ff_norm = LayerNorm(channels)
         table = None if positions is None else position_table(positions, channels)
         self.register_buffer("positions", table, persistent=False)
 
@@ -104,9 +107,7 @@ class MotionBlock(nn.Module):
         """Each position of the map is a sequence of frames."""
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
-            normed = norm(x)
-            if self.positions is not None:
-                normed = normed + self.positions[: call.frames, None, None].to(x.dtype)
+            normed = norm(x, None if self.positions is None else self.positions[: call.frames])
             x = x + temporal_attention(attn, f"{self.name}.{i}", normed, call)
         return self.ff(x, self.ff_norm)
 
@@ -124,6 +125,11 @@ def temporal_attention(
     if wants(call.tap, f"{name}.probs"):
         out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
         return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
+    if x.shape[1] <= MOST_FRAMES and on_gpu(query):
+        from anyi2v.backbone.kernels.over_frames import attend_over_frames
+
+        q, k, v = (rearrange(t, "b h w f c -> b f (h w) c") for t in (query, key, value))
+        return attn.to_out(attend_over_frames(q, k, v, attn.heads).view(x.shape))
     # clip by clip, so that positions become one axis without a copy; with more axes the fused kernel is not used
     query, key, value = (rearrange(t, "b h w f c -> b (h w) f c") for t in (query, key, value))
     clips = [attend(q, k, v, attn.heads) for q, k, v in zip(query, key, value, strict=True)]

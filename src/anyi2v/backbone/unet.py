@@ -107,7 +107,7 @@ class UNet(nn.Module):
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
-            embedding = embedding + self.fps_embedding(torch.tensor([fps], device=z.device))
+            embedding = embedding + self.fps_embedding(torch.full((1,), fps, device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
         call = Call(embedding, text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
         plain = tap is no_tap and not checkpoint and deep is None

@@ -1,6 +1,6 @@
 """Section 3.2: features of the condition image, from its DDIM inversion with the temporal layers off."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -8,12 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.config import ScheduleConfig
+from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.packed import packed
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import add_noise, inversion_pairs, level, transport
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer
 from anyi2v.taps import Pass, Taps, no_taps
 
+ASK_EVERY = 16
+"""Passes after which the latents are asked whether they are finite: a GPU would stand still after each."""
 PACK_FROM = 64
 """Passes from which on packing the weights gains time; it takes that of 5 passes and saves a sixth of each."""
 
@@ -65,15 +68,19 @@ def invert(
     text = text.to(unet.dtype)  # once: a packed network knows it again
     if len(steps) >= PACK_FROM and not low_memory:
         unet = packed(unet)
+    unet = graphed(unet)
+    unasked: list[tuple[Pass, Tensor, Tensor]] = []
     for t, at, to in steps:
         here = Pass("inversion", t)
+        if len(unasked) == ASK_EVERY or t == until:
+            _check_latents(unasked, unet, text, fps, taps)
+            unasked = []
         if t == until:
             features = record(unet, names, z, t, text, fps=fps, temporal=False, edit=taps(here))
             report(1)
             return _checked(features, unet, z, text, fps, here, taps)
         before, z = z, transport(z, unet(z, t, text, fps=fps, temporal=False, tap=taps(here)), at, to)
-        if not all_finite(z):
-            raise failure("the latent", here, culprit=_culprit(unet, before, text, fps, here, taps), dtype=unet.dtype)
+        unasked.append((here, before, z))
         report(1)
     raise AssertionError("the schedule ends at `until`")
 
@@ -99,6 +106,16 @@ def noise_directly(
     here = Pass("inversion", until)
     features = record(unet, tuple(names), z, until, text, fps=fps, temporal=False, edit=taps(here))
     return _checked(features, unet, z, text, fps, here, taps)
+
+
+def _check_latents(
+    passes: Sequence[tuple[Pass, Tensor, Tensor]], unet: UNet, text: Tensor, fps: float | None, taps: Taps
+) -> None:
+    """Raises NumericsError for the first pass, of those with the latents before and after, that made one not finite."""
+    if all_finite(*(after for *_, after in passes)):
+        return
+    here, before, _ = next(made for made in passes if not all_finite(made[2]))
+    raise failure("the latent", here, culprit=_culprit(unet, before, text, fps, here, taps), dtype=unet.dtype)
 
 
 def _checked(

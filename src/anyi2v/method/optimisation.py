@@ -1,11 +1,12 @@
 """Section 3.3: the latent is optimised so that later frames' features follow frame 1's inside the boxes."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyi2v.backbone.unet import UNet, record
@@ -15,7 +16,12 @@ from anyi2v.method.alignment import Alignment, align, feature_map, reduce
 from anyi2v.method.crops import Crops
 from anyi2v.method.guard import all_finite, bad_errors, bad_map, failure, first_bad_layer, frames_text
 from anyi2v.method.inversion import no_report
-from anyi2v.taps import Pass, Tap, Taps, chain, no_taps
+from anyi2v.taps import Pass, Tap, Taps, chain, no_tap, no_taps
+
+GRAPH_FROM = 8
+"""Iterations of a job from which on a GPU gains time by recording a pass and replaying it."""
+Reader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""The aligned features, in the order of `config.align`, of latents, timesteps and text."""
 
 
 class Optimised(NamedTuple):
@@ -39,21 +45,23 @@ def alignment_gradient(
     fps: float | None = None,
     at: Pass | None = None,
     checkpoint: bool = False,
+    reader: Reader | None = None,
 ) -> tuple[Float[Tensor, "1 f c h w"], Float[Tensor, ""], Float[Tensor, "l o f y x"]]:
     """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
 
     The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed. `at` is
     its place in the job, for messages. With `checkpoint`, layers are computed again on the way back instead of kept.
+    `reader` is `graphed_reader` of the same arguments, and then makes the pass.
 
     Raises:
         NumericsError: an aligned feature, the loss or its gradient is not finite.
     """
     at = at or Pass("optimisation", timestep)
     z = z.detach().requires_grad_()
-    seen = record(
-        unet, config.align, z, timestep, text, fps=fps, window=config.window, edit=injection, checkpoint=checkpoint
-    )
-    found = {name: feature_map(name, seen[name]) for name in config.align}
+    if reader is None:
+        reader = partial(_read, unet, injection, config, fps, checkpoint)
+    seen = reader(z, torch.full((1,), timestep, device=z.device), text)
+    found = {name: feature_map(name, x) for name, x in zip(config.align, seen, strict=True)}
     if not all_finite(*found.values()):
         # before the PCA, whose eigenvalue solver would fail without naming a cause
         again = partial(unet, z.detach(), timestep, text, fps=fps, window=config.window)
@@ -64,6 +72,46 @@ def alignment_gradient(
     if not all_finite(made.loss, gradient):
         raise _loss_failure(made, gradient, at, config, crops, unet.dtype)
     return gradient, made.loss.detach(), made.masks
+
+
+def graphed_reader(
+    unet: UNet,
+    z: Float[Tensor, "1 f c h w"],
+    text: Float[Tensor, "1 n d"],
+    injection: Tap,
+    config: MethodConfig,
+    fps: float | None = None,
+) -> Reader | None:
+    """The pass to the aligned features and back as CUDA graphs, for latents like `z`; None unless these are on a GPU.
+
+    Started kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
+    allocated as long as the reader lives. To record takes as long as two iterations.
+    """
+    if z.device.type != "cuda":
+        return None
+    read = partial(_read, unet, injection, config, fps, False)
+    samples = (z.detach().clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=z.device), text.clone())
+    with warnings.catch_warnings():
+        # the first pass runs on a stream of its own, as it has to
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+        graphs = torch.cuda.make_graphed_callables(read, samples, num_warmup_iters=1)
+    return cast(Reader, graphs)
+
+
+def _read(
+    unet: UNet,
+    injection: Tap,
+    config: MethodConfig,
+    fps: float | None,
+    checkpoint: bool,
+    z: Float[Tensor, "1 f c h w"],
+    timesteps: Int[Tensor, " 1"],
+    text: Float[Tensor, "1 n d"],
+) -> tuple[Tensor, ...]:
+    seen = record(
+        unet, config.align, z, timesteps, text, fps=fps, window=config.window, edit=injection, checkpoint=checkpoint
+    )
+    return tuple(seen[name] for name in config.align)
 
 
 def align_maps(
@@ -100,12 +148,14 @@ def optimise_latents(
     step: int | None = None,
     taps: Taps = no_taps,
     checkpoint: bool = False,
+    reader: Reader | None = None,
     report: Callable[[int], object] = no_report,
 ) -> Optimised:
     """`config.iterations` AdamW steps on the latents of one timestep.
 
     `step` is the denoising step that they belong to; `taps` gives the tap of each pass, which acts after the
     injection. With `checkpoint`, layers are computed again on the way back, which takes time and saves memory.
+    A `reader`, see `graphed_reader`, is used where `taps` do not watch.
 
     Raises:
         NumericsError: an aligned feature, the loss, its gradient or the updated latents are not finite.
@@ -115,9 +165,20 @@ def optimise_latents(
     optimiser = _adamw(z, config)
     for iteration in range(config.iterations):
         at = Pass("optimisation", timestep, step, iteration)
-        edit = chain(injection, taps(at))
+        watch = taps(at)
         gradient, loss, masks = alignment_gradient(
-            unet, z, timestep, text, edit, crops, config, generator, fps, at, checkpoint
+            unet,
+            z,
+            timestep,
+            text,
+            chain(injection, watch),
+            crops,
+            config,
+            generator,
+            fps,
+            at,
+            checkpoint,
+            reader if watch is no_tap else None,
         )
         losses.append(loss.item())
         if config.optimiser_state == "iteration":

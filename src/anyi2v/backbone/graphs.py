@@ -1,0 +1,67 @@
+"""CUDA graphs: a GPU repeats the kernels of a pass without being told each of them anew.
+
+A pass of a single image has a thousand kernels of some microseconds each; to start one from Python takes longer.
+"""
+
+from copy import copy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.backbone.call import Call
+from anyi2v.backbone.unet import UNet
+
+
+class _Recorded(NamedTuple):
+    """A graph, and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    z: Tensor
+    call: Call
+    noise: Tensor
+
+
+class Graphs:
+    """Computes what a UNet predicts: at the first input of a form as ever, from the second on with a recorded graph."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[Any, _Recorded | None] = {}
+
+    def __call__(self, unet: UNet, z: Float[Tensor, "b f c h w"], call: Call, deep: None) -> Float[Tensor, "b f c h w"]:
+        """As `UNet._predict`; under autograd it is that."""
+        if torch.is_grad_enabled():
+            return UNet._predict(unet, z, call, deep)
+        form = (z.shape, z.dtype, call.embedding.dtype, call.text.shape, call.temporal, call.window)
+        if form not in self.recorded:  # libraries and kernels get ready in this pass, which a graph must not record
+            self.recorded[form] = None
+            return UNet._predict(unet, z, call, deep)
+        known = self.recorded[form]
+        if known is None:
+            known = self.recorded[form] = _record(unet, z, call)
+        for there, here in ((known.z, z), (known.call.embedding, call.embedding), (known.call.text, call.text)):
+            there.copy_(here)
+        known.graph.replay()
+        return known.noise.clone()
+
+
+def _record(unet: UNet, z: Tensor, call: Call) -> _Recorded:
+    z, call = z.clone(), replace(call, embedding=call.embedding.clone(), text=call.text.clone())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        noise = UNet._predict(unet, z, call, None)
+    return _Recorded(graph, z, call, noise)
+
+
+def graphed(unet: UNet) -> UNet:
+    """A network on the same parameters that records its passes; the network itself off NVIDIA's GPUs, or if compiled.
+
+    For passes that nothing watches, without gradients. The graphs and their memory live as long as it does.
+    """
+    if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None:
+        return unet
+    twin = copy(unet)
+    twin._compiled = Graphs()
+    return twin
