@@ -80,11 +80,13 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     c, unet, generator = backbone.config, backbone.unet, torch.Generator().manual_seed(0)
     frames = c.frames if frames is None else frames
     height, width = c.height // c.vae.factor, c.width // c.vae.factor
-    image = torch.rand(1, 3, c.height, c.width, generator=generator)
-    z = torch.randn(1, frames, c.vae.latent_channels, height, width, generator=generator)
-    negative, positive = torch.randn(2, c.text.length, c.unet.context_dim, generator=generator).split(1)
+    image = torch.rand(1, 3, c.height, c.width, generator=generator).to(backbone.device)
+    z = torch.randn(1, frames, c.vae.latent_channels, height, width, generator=generator).to(backbone.device)
+    text = torch.randn(2, c.text.length, c.unet.context_dim, generator=generator).to(backbone.device)
+    negative, positive = text.split(1)
     tracks = Tracks(c.width, c.height, tuple(boxes(i, (c.width, c.height)) for i in range(objects))).resample(frames)
     crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box)
+    crops = crops.to(backbone.device)
     names = (*config.inject_hidden, *config.inject_query)
     seen = record(unet, names, z[:, :1], 201, positive, fps=c.fps, temporal=False)
     injection = Injection(
