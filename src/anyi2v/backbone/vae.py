@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
-        return self.conv_out(group_norm_silu(self.conv_norm_out, x, "frame", 1))
+        return self.conv_out(norm_silu(self.conv_norm_out, x))
 
 
 class Decoder(nn.Module):
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(group_norm_silu(self.conv_norm_out, x, "frame", 1))
+        return self.conv_out(norm_silu(self.conv_norm_out, x))
 
 
 class Level(nn.Module):
@@ -163,9 +163,14 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
         """Keeps the resolution."""
-        hidden = self.conv1(group_norm_silu(self.norm1, x, "frame", 1))
-        hidden = self.conv2(group_norm_silu(self.norm2, hidden, "frame", 1))
+        hidden = self.conv1(norm_silu(self.norm1, x))
+        hidden = self.conv2(norm_silu(self.norm2, hidden))
         return self.conv_shortcut(x) + hidden
+
+
+def norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """silu(norm(x)); of maps as large as these PyTorch's own takes less time on a CPU than the UNet's."""
+    return F.silu(norm(x)) if x.device.type == "cpu" else group_norm_silu(norm, x, "frame", 1)
 
 
 class Attention(nn.Module):

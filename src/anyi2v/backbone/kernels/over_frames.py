@@ -18,7 +18,7 @@ def attend_over_frames(
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     if query.requires_grad or key.requires_grad or value.requires_grad:
         return _OverFrames.apply(query, key, value, heads)
-    return _forward(query, key, value, heads)
+    return _run(query, key, value, heads)[0]
 
 
 class _OverFrames(torch.autograd.Function):
@@ -28,41 +28,46 @@ class _OverFrames(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.heads = heads
-        return _forward(query, key, value, heads)
+        return _run(query, key, value, heads)[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value = ctx.saved_tensors
-        back = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
-        _run(_attend_backward, ctx.heads, query, key, value, gradient.contiguous(), *back)
-        return *back, None
+        return *_run(query, key, value, ctx.heads, gradient.contiguous()), None
 
 
-def _forward(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    _run(_attend, heads, query, key, value, out)
-    return out
-
-
-def _run(kernel: Any, heads: int, query: Float[Tensor, "b f p c"], *others: Float[Tensor, "b f p c"]) -> None:
+def _run(
+    query: Float[Tensor, "b f p c"],
+    key: Float[Tensor, "b f p c"],
+    value: Float[Tensor, "b f p c"],
+    heads: int,
+    gradient: Float[Tensor, "b f p c"] | None = None,
+) -> list[Float[Tensor, "b f p c"]]:
+    """The attention; with its gradient, those of query, key and value."""
     clips, frames, places, channels = query.shape
     width = channels // heads
     columns = max(16, triton.next_power_of_2(width))
-    strides = (stride for x in (query, *others[:2]) for stride in x.stride()[:3])
+    out = [torch.empty_like(query, memory_format=torch.contiguous_format) for _ in range(1 if gradient is None else 3)]
+    back = [query, out[0], out[0], out[0]] if gradient is None else [gradient, *out]
     launch(
-        kernel,
+        _attend,
         (clips * places, heads),
         query,
-        *others,
-        *strides,
+        key,
+        value,
+        out[0],
+        *back,
+        *(stride for x in (query, key, value) for stride in x.stride()[:3]),
         frames,
         places,
         width**-0.5,
+        BACK=gradient is not None,
         WIDTH=width,
         FRAMES=max(16, triton.next_power_of_2(frames)),
         COLUMNS=columns,
         num_warps=max(1, min(4, columns // 64)),
     )
+    return out
 
 
 @triton.jit
@@ -72,40 +77,6 @@ def _attend(
     key,
     value,
     out,
-    q_clip,
-    q_frame,
-    q_place,
-    k_clip,
-    k_frame,
-    k_place,
-    v_clip,
-    v_frame,
-    v_place,
-    frames,
-    places,
-    scale,
-    WIDTH: tl.constexpr,
-    FRAMES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    clip, place = tl.program_id(0).to(tl.int64) // places, tl.program_id(0).to(tl.int64) % places
-    frame, column = tl.arange(0, FRAMES), tl.arange(0, COLUMNS)
-    mask, channel = (frame < frames)[:, None] & (column < WIDTH)[None, :], tl.program_id(1) * WIDTH + column
-    q = tl.load(query + clip * q_clip + place * q_place + frame[:, None] * q_frame + channel[None, :], mask, 0.0)
-    k = tl.load(key + clip * k_clip + place * k_place + frame[:, None] * k_frame + channel[None, :], mask, 0.0)
-    v = tl.load(value + clip * v_clip + place * v_place + frame[:, None] * v_frame + channel[None, :], mask, 0.0)
-    weights = _weights(q, k, scale, frame < frames)
-    o = tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-    at = ((clip * frames + frame) * places + place)[:, None] * (tl.num_programs(1) * WIDTH) + channel[None, :]
-    tl.store(out + at, o, mask)
-
-
-@triton.jit
-@no_type_check
-def _attend_backward(
-    query,
-    key,
-    value,
     gradient,
     q_back,
     k_back,
@@ -122,10 +93,12 @@ def _attend_backward(
     frames,
     places,
     scale,
+    BACK: tl.constexpr,
     WIDTH: tl.constexpr,
     FRAMES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """One head at one place: forwards into `out`, backwards into the other three."""
     clip, place = tl.program_id(0).to(tl.int64) // places, tl.program_id(0).to(tl.int64) % places
     frame, column = tl.arange(0, FRAMES), tl.arange(0, COLUMNS)
     mask, channel = (frame < frames)[:, None] & (column < WIDTH)[None, :], tl.program_id(1) * WIDTH + column
@@ -133,15 +106,17 @@ def _attend_backward(
     k = tl.load(key + clip * k_clip + place * k_place + frame[:, None] * k_frame + channel[None, :], mask, 0.0)
     v = tl.load(value + clip * v_clip + place * v_place + frame[:, None] * v_frame + channel[None, :], mask, 0.0)
     at = ((clip * frames + frame) * places + place)[:, None] * (tl.num_programs(1) * WIDTH) + channel[None, :]
-    g = tl.load(gradient + at, mask, 0.0)
     weights = _weights(q, k, scale, frame < frames)
     rounded = weights.to(v.dtype)
-    tl.store(v_back + at, tl.dot(tl.trans(rounded), g, input_precision="ieee"), mask)
-    slope = tl.dot(g, tl.trans(v), input_precision="ieee")
-    scores = weights * (slope - tl.sum(weights * slope, 1)[:, None]) * scale
-    scores = scores.to(v.dtype)
-    tl.store(q_back + at, tl.dot(scores, k, input_precision="ieee"), mask)
-    tl.store(k_back + at, tl.dot(tl.trans(scores), q, input_precision="ieee"), mask)
+    if BACK:
+        g = tl.load(gradient + at, mask, 0.0)
+        tl.store(v_back + at, tl.dot(tl.trans(rounded), g, input_precision="ieee"), mask)
+        slope = tl.dot(g, tl.trans(v), input_precision="ieee")
+        scores = (weights * (slope - tl.sum(weights * slope, 1)[:, None]) * scale).to(v.dtype)
+        tl.store(q_back + at, tl.dot(scores, k, input_precision="ieee"), mask)
+        tl.store(k_back + at, tl.dot(tl.trans(scores), q, input_precision="ieee"), mask)
+    else:
+        tl.store(out + at, tl.dot(rounded, v, input_precision="ieee"), mask)
 
 
 @triton.jit
