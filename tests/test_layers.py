@@ -264,3 +264,23 @@ def test_bfloat16_on_processors_that_onednn_has_no_kernels_for() -> None:
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout == "computed\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "compiler", "capability", "runs"),
+    [
+        (True, True, (9, 0), True),
+        (False, True, (9, 0), False),
+        (True, False, (9, 0), False),
+        (True, True, (6, 1), False),
+    ],
+)
+def test_kernels_for_gpus_are_left_out_where_triton_cannot_make_them(
+    installed: bool, compiler: bool, capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It calls a C compiler, which the images that many run on lack."""
+    monkeypatch.setattr(layers, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(layers.shutil, "which", lambda _: "/bin/cc" if compiler else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert layers.triton_runs.__wrapped__(torch.device("cuda:0")) is runs

@@ -6,6 +6,8 @@ reaches all of it. These layers also keep less for the backward pass: with froze
 needs no activations. On a GPU frozen layers are those of `anyi2v.backbone.kernels`, where there is one.
 """
 
+import os
+import shutil
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -52,6 +54,8 @@ class Conv2d(nn.Conv2d):
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels for GPUs compute with."""
+OLDEST = (7, 0)
+"""Compute capability from which on Triton, as torch.compile calls it, makes kernels for a GPU."""
 SMALL = 2**21
 """Products of numbers below which a layer is PyTorch's own: oneDNN takes 20 microseconds to begin."""
 FEW = 16
@@ -94,7 +98,7 @@ def on_cpu(x: Tensor, weight: Tensor, *parameters: Tensor | None) -> bool:
 def on_gpu(x: Tensor, *parameters: Tensor | None) -> bool:
     """Whether kernels of ours compute a layer: on a GPU for which Triton is there, parameters frozen."""
     own = x.device.type == "cuda" and all(p is None or p.dtype == x.dtype for p in parameters)
-    return own and x.dtype in KERNEL_DTYPES and not transformed() and frozen(*parameters) and has_triton()
+    return own and x.dtype in KERNEL_DTYPES and not transformed() and frozen(*parameters) and triton_runs(x.device)
 
 
 def frozen(*parameters: Tensor | None) -> bool:
@@ -103,9 +107,12 @@ def frozen(*parameters: Tensor | None) -> bool:
 
 
 @cache
-def has_triton() -> bool:
-    """Whether Triton is installed, as it is with PyTorch's packages for Linux and NVIDIA's or AMD's GPUs."""
-    return find_spec("triton") is not None
+def triton_runs(device: torch.device) -> bool:
+    """Whether Triton makes kernels for this GPU: is installed, finds the C compiler that it calls, knows its like."""
+    compilers = (os.environ.get("CC", "gcc"), "gcc", "clang")
+    if find_spec("triton") is None or not any(map(shutil.which, compilers)):
+        return False
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= OLDEST
 
 
 @cache
