@@ -219,8 +219,10 @@ class _Convolution(torch.autograd.Function):
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         else:
-            # only its shape counts, yet PyTorch would copy it if it did not lie like the weights
-            like = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=_layout(weight))
+            like = gradient  # only its shape counts, yet PyTorch would copy it if it did not lie like the weights
+            if gradient.shape != ctx.shape:
+                kind = {"dtype": gradient.dtype, "device": gradient.device}
+                like = torch.empty(ctx.shape, **kind, memory_format=_layout(weight))
             strides, paddings = (ctx.stride, ctx.stride), (ctx.padding, ctx.padding)
             back = torch.ops.aten.convolution_backward(
                 gradient, like, weight, None, strides, paddings, (1, 1), False, (0, 0), 1, (True, False, False)
