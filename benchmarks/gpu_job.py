@@ -20,30 +20,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from anyi2v.backbone.checkpoint import Backbone, build
-from anyi2v.backbone.config import (
-    BackboneConfig,
-    FactorisedConfig,
-    MotionConfig,
-    RotaryConfig,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from anyi2v.backbone.config import BackboneConfig
 from anyi2v.config import MethodConfig
 from anyi2v.memory import predict
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Tracks
 from benchmarks.measure import flops, table, write
 from benchmarks.stages import boxes, counts, parts
-from weights_converters.videocrafter import TEXT
 
-FAMILIES = {
-    "animatediff": UNetConfig(temporal=MotionConfig()),
-    "lavie": UNetConfig(temporal=RotaryConfig(), norm_over="clip"),
-    "videocrafter2": UNetConfig(
-        temporal=FactorisedConfig(), context_dim=1024, head_dim=64, linear_projection=True, fps_embedding=True
-    ),
-}
 KINDS = (
     ("attention", re.compile(r"sdpa|flash|fmha|_attend")),
     ("eigenvectors", re.compile(r"sytrd|stedc|laed|syr2k|ormtr|larft|syevd")),
@@ -59,8 +43,6 @@ class Args:
 
     out: Path | None = None
     """Folder for the figures."""
-    family: Literal["animatediff", "lavie", "videocrafter2"] = "animatediff"
-    """Whose architecture."""
     recipe: Literal["official", "paper"] = "official"
     """Of the method."""
     size: int = 512
@@ -69,41 +51,36 @@ class Args:
     """Of the video."""
     repeats: int = 3
     """Of the job."""
-    device: str = "cuda"
-    """Which GPU."""
 
 
 def backbone(args: Args) -> Backbone:
     """Random weights that keep the size of signals: of variance 1 / inputs."""
-    unet, text = FAMILIES[args.family], TEXT if args.family == "videocrafter2" else TextConfig()
-    config = BackboneConfig(
-        name=args.family, unet=unet, vae=VAEConfig(), text=text, height=args.size, width=args.size, frames=args.frames
-    )
-    with torch.device(args.device):
+    config = BackboneConfig(name="animatediff", height=args.size, width=args.size, frames=args.frames)
+    with torch.device("cuda"):
         made = build(config)
         for network in made.networks.values():
             for parameter in network.eval().requires_grad_(False).parameters():
                 if parameter.ndim > 1:
                     nn.init.normal_(parameter, std=math.prod(parameter.shape[1:]) ** -0.5)
-    return made.to(args.device, torch.bfloat16)
+    return made.to("cuda", torch.bfloat16)
 
 
 def job(made: Backbone, config: MethodConfig, low_memory: bool) -> dict[str, Any]:
     """Seconds of a job and of its stages; the largest memory of tensors, and with the allocator's gaps, in bytes."""
-    c, device = made.config, made.device
+    c = made.config
     image = torch.rand(3, c.height, c.width, generator=torch.Generator().manual_seed(0))
     tracks = Tracks(c.width, c.height, (boxes(0, (c.width, c.height)),))
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
     start = time.perf_counter()
     result = animate(made, image, "a thing", tracks, config=config, low_memory=low_memory)
     assert result.video.isfinite().all()
     return {
         "seconds": time.perf_counter() - start,
         "stages": result.timings,
-        "memory": torch.cuda.max_memory_allocated(device),
-        "reserved": torch.cuda.max_memory_reserved(device),
+        "memory": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
     }
 
 
@@ -129,16 +106,16 @@ def kind_of(kernel: str) -> str:
     return next((kind for kind, pattern in KINDS if pattern.search(kernel)), "rest")
 
 
-def matmul_peak(device: str) -> float:
+def matmul_peak() -> float:
     """FLOP/s of a large product in bfloat16, the best of some."""
-    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times = []
     for _ in range(20):
         start.record()
         torch.mm(a, b)
         end.record()
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize()
         times.append(start.elapsed_time(end) / 1000)
     return 2 * 8192**3 / min(times)
 
@@ -148,19 +125,19 @@ def main(args: Args) -> None:
     made, config = backbone(args), getattr(MethodConfig, args.recipe)()
     for low_memory in (False, True):
         size = {"frames": args.frames, "height": args.size, "width": args.size}
-        needed = predict(made.config, config, **size, dtype=torch.bfloat16, device=args.device, low_memory=low_memory)
+        needed = predict(made.config, config, **size, dtype=torch.bfloat16, device="cuda", low_memory=low_memory)
         print(f"predicted{' in low-memory mode' if low_memory else ''}: {needed}")
     first, jobs = job(made, config, False), [job(made, config, False) for _ in range(args.repeats)]
     frugal = [job(made, config, True) for _ in range(2)][1]
-    peak, rows = matmul_peak(args.device), []
+    peak, rows = matmul_peak(), []
     for name, (piece, count) in parts(made, config, None, 1).items():
         if counts(name) or name.endswith("PCA"):
             rows.append({"part": name, "count": count, "flops": flops(piece)[0], "kernels": kernels(piece)})
     print(text := report(first, jobs, frugal, rows, peak))
     if args.out:
         figures = {"first": first, "jobs": jobs, "low_memory": frugal, "matmul_peak": peak, "parts": rows}
-        write(args.out, args.family, {"video": [args.frames, args.size, args.size], "recipe": args.recipe, **figures})
-        (args.out / f"{args.family}.md").write_text(text + "\n", encoding="utf-8")
+        write(args.out, "animatediff", {"video": [args.frames, args.size, args.size], "recipe": args.recipe, **figures})
+        (args.out / "animatediff.md").write_text(text + "\n", encoding="utf-8")
 
 
 def report(

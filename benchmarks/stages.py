@@ -85,8 +85,7 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     text = torch.randn(2, c.text.length, c.unet.context_dim, generator=generator).to(backbone.device)
     negative, positive = text.split(1)
     tracks = Tracks(c.width, c.height, tuple(boxes(i, (c.width, c.height)) for i in range(objects))).resample(frames)
-    crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box)
-    crops = crops.to(backbone.device)
+    crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box).to(backbone.device)
     names = (*config.inject_hidden, *config.inject_query)
     seen = record(unet, names, z[:, :1], 201, positive, fps=c.fps, temporal=False)
     injection = Injection(

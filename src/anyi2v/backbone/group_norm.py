@@ -22,7 +22,7 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
     if over == "frame" or frames == 1:
         return normalise(norm, x)
     if on_gpu(x, norm.weight, norm.bias):
-        return _on_gpu(norm, x, frames)
+        return _by_kernel(norm, x, frames)
     clip = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
     return rearrange(normalise(norm, clip), "b c f h w -> (b f) c h w")
 
@@ -31,7 +31,7 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormO
     """silu(group_norm(x)); with frozen weights in float32 on a CPU, the backward pass keeps `x` only."""
     assert norm.weight is not None
     if on_gpu(x, norm.weight, norm.bias):
-        return _on_gpu(norm, x, frames if over == "clip" else 1, silu=True)
+        return _by_kernel(norm, x, frames if over == "clip" else 1, silu=True)
     frozen = over == "frame" and x.requires_grad and x.dtype == torch.float32 and channels_last(x)
     if frozen and on_cpu(x, norm.weight, norm.bias):
         return _NormSilu.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
@@ -41,7 +41,7 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormO
 def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
     """GroupNorm, whatever the strides of `x` are."""
     if x.ndim == 4 and on_gpu(x, norm.weight, norm.bias):
-        return _on_gpu(norm, x)
+        return _by_kernel(norm, x)
     half = x.dtype == torch.bfloat16
     if x.device.type != "cpu" or not (half or x.dtype == torch.float32) or transformed():
         return norm(x)
@@ -54,8 +54,8 @@ def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def _on_gpu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], together: int = 1, silu: bool = False) -> Tensor:
-    """By a kernel of ours, over so many maps together; the result has its channels last."""
+def _by_kernel(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], together: int = 1, silu: bool = False) -> Tensor:
+    """On a GPU, with statistics over so many maps together; the result has its channels last."""
     from anyi2v.backbone.kernels.group_norm import group_norm
 
     cells = x.permute(0, 2, 3, 1)

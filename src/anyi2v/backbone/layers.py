@@ -28,7 +28,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """`torch.nn.LayerNorm` over one axis; on a GPU by a kernel of ours, for few channels in a third of the time."""
+    """`torch.nn.LayerNorm` over one axis; on a GPU by a kernel of ours."""
 
     def forward(self, input: Float[Tensor, "*n c"], shift: Float[Tensor, "f c"] | None = None) -> Float[Tensor, "*n c"]:
         """The normed tokens, `b f ... c` if there is a shift for each frame."""
