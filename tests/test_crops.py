@@ -204,8 +204,16 @@ def test_maps_of_any_resolution_are_cut(size: tuple[int, int]) -> None:
     torch.testing.assert_close(cut(x, crops.maps(*size).now)[0, 0], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_matrices_are_made_once() -> None:
+    crops = crops_of((A_BOX,))
+    assert crops.maps(3, 5) is crops.maps(3, 5)
+    assert crops.maps(5, 3) is not crops.maps(3, 5)
+
+
 def test_crops_move_to_a_device_as_a_whole() -> None:
-    crops = crops_of((A_BOX,)).to(torch.device("meta"))
+    here = crops_of((A_BOX,))
+    here.maps(4, 6)
+    crops = here.to(torch.device("meta"))
     tensors = (crops.valid, *crops.first_cell, *crops.points, *crops.offsets)
     assert all(tensor.device.type == "meta" for tensor in tensors)
     maps = crops.maps(4, 6)

@@ -57,6 +57,49 @@ UNETS = {"rotary": random_unet(ROTARY), "factorised": random_unet(FACTORISED)}
 CONVOLUTIONS = {name for name in UNETS["factorised"].temporal_names if ".resnets." in name}
 
 
+class Everything:
+    """A tap that notes the batch of every hook point, costly ones too if asked to."""
+
+    def __init__(self, costly: bool):
+        self.costly = costly
+        self.batches: dict[str, int] = {}
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        self.batches[name] = len(x)
+        return x
+
+    def wants(self, name: str) -> bool:
+        return self.costly
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "unet",
+    [
+        random_unet(TINY),
+        random_unet(dataclasses.replace(TINY, attention=(False, True, True))),
+        random_unet(dataclasses.replace(TINY, attention=(False, False, False))),
+        *UNETS.values(),
+    ],
+    ids=["motion", "text from the second level on", "text in the middle only", *UNETS],
+)
+def test_one_clip_serves_several_texts(unet: UNet) -> None:
+    """What comes before the first text is computed once, whether taps watch or not."""
+    z, t, _ = inputs()
+    text = torch.randn(3, 5, TINY.context_dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    out = unet(z, t, text, fps=8)
+    torch.testing.assert_close(out, unet(z.expand(3, *z.shape[1:]), t, text, fps=8))
+    for costly in (False, True):
+        tap = Everything(costly)
+        watched = unet(z, t, text, fps=8, tap=tap)
+        torch.testing.assert_close(watched, out)
+        assert costly or torch.equal(watched, out)
+        names, batches = list(tap.batches), list(tap.batches.values())
+        begin = next(i for i, name in enumerate(names) if name.endswith(".cross.key"))
+        assert batches == [1] * begin + [3] * (len(names) - begin)
+        assert names[begin - 1].endswith(".cross.query")
+
+
 def inputs(frames: int = 4, seed: int = 0) -> tuple[Tensor, int, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(1, frames, 4, 8, 12, generator=generator, dtype=torch.float64)

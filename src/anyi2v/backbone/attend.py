@@ -33,8 +33,8 @@ def attend(
 
     With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
     not fill its vectors cost twice the time. So many short sequences, as over the frames of a clip, are put side by
-    side, each seeing its own keys only, and long ones that end within a vector get hidden keys. Narrow heads are
-    computed without the kernel.
+    side, each seeing its own keys only, and where there are many queries, long ones that end within a vector get
+    hidden keys. Narrow heads are computed without the kernel.
     """
     if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
         return value.expand_as(query)
@@ -57,7 +57,7 @@ def attend(
         q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
         return fused(q, k, v, heads, mask[None, None]).reshape(query.shape)
     missing = -key.shape[-2] % VECTOR
-    if not missing or key.shape[-2] <= VECTOR:
+    if not missing or min(query.shape[-2], key.shape[-2]) <= VECTOR:
         return fused(query, key, value, heads)
     mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
     mask[key.shape[-2] :] = -torch.inf
@@ -120,7 +120,7 @@ def _forward(
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
-        powers, top = _product(k, q, buffer).exp2_(), torch.zeros(())
+        powers, top = _product(k, q, buffer).exp2_(), None
         total = powers.sum(1, keepdim=True)
         if not _safe(total):  # rare; to subtract the largest score always would take a sixth of the time
             powers = _product(k, q, buffer)
@@ -129,7 +129,8 @@ def _forward(
         o = torch.bmm(v.transpose(1, 2), powers).div_(total)
         _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
         if log_total is not None:
-            log_total[rows, :, :, columns] = total.log2_().add_(top).unflatten(0, (-1, heads))
+            level = total.log2_() if top is None else total.log2_().add_(top)
+            log_total[rows, :, :, columns] = level.unflatten(0, (-1, heads))
     return out
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
-from anyi2v.backbone.call import Call
+from anyi2v.backbone.call import Call, for_all
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
@@ -84,17 +84,18 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
     return attn.to_out(out)
 
 
-def cross_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call) -> Tensor:
-    """Attention to the text tokens, whose keys and values all frames share."""
+def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], call: Call) -> Tensor:
+    """Attention to the text tokens, whose keys and values all frames share; one clip may attend to several texts."""
     query = call.at(name, "query", attn.to_q(x))
     key = call.at(name, "key", attn.to_k(call.text))
     value = call.at(name, "value", attn.to_v(call.text))
+    query = query.expand(len(key), *query.shape[1:])
     if wants(call.tap, f"{name}.probs"):
         q = rearrange(query, "b f h w c -> b f (h w) c")
         k, v = (t[:, None].expand(-1, q.shape[1], -1, -1) for t in (key, value))
         out = weigh(call.at(name, "probs", probabilities(q, k, attn.heads)), v).view_as(query)
     else:
-        out = attend(query.flatten(1, 3), key, value, attn.heads).view_as(query)
+        out = attend(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query)
     return attn.to_out(out)
 
 
@@ -112,7 +113,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
+    def forward(self, x: Float[Tensor, "#b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
         """Mixes the tokens of each frame, the text, and (if the slot is filled) the frames."""
         x = x + self_attention(self.attn1, self.name, self.norm1(x), call)
         x = x + cross_attention(self.attn2, f"{self.name}.cross", self.norm2(x), call)
@@ -135,8 +136,8 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = Linear(channels, channels) if self.linear else Conv2d(channels, channels, 1)
 
-    def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
-        """Folded feature maps in and out."""
+    def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "m c h w"]:
+        """Folded feature maps in and out, as many as there are texts."""
         normed = normalise(self.norm, x)
         if not self.linear:
             normed = self.proj_in(normed)
@@ -146,8 +147,10 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
         if self.linear:
-            return x + rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
-        return x + self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
+            out = rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
+        else:
+            out = self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
+        return for_all(len(out), x) + out
 
 
 def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attention import SpatialTransformer
-from anyi2v.backbone.call import Call
+from anyi2v.backbone.call import Call, for_all
 from anyi2v.backbone.config import NormOver, UNetConfig
 from anyi2v.backbone.group_norm import group_norm_silu
 from anyi2v.backbone.layers import Conv2d, Linear
@@ -30,9 +30,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n d h w"]:
         """Shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
-        hidden = self.conv1(group_norm_silu(self.norm1, x, self.norm_over, call.frames))
-        time = self.time_emb_proj(F.silu(call.embedding))
-        hidden = hidden + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]
+        hidden = group_norm_silu(self.norm1, x, self.norm_over, call.frames)
+        time = self.time_emb_proj(call.embedding)
+        if len(time) == 1:  # as part of the bias it costs no pass over the maps
+            hidden = self.conv1(hidden, time[0])
+        else:
+            hidden = self.conv1(hidden) + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]
         hidden = self.conv2(group_norm_silu(self.norm2, hidden, self.norm_over, call.frames))
         hidden = call.at_map(f"{self.name}.hidden", hidden)
         return self.temporal(self.conv_shortcut(x) + hidden, call)
@@ -58,7 +61,7 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], like: Float[Tensor, "n d h2 w2"], call: Call
+        self, x: Float[Tensor, "n c h w"], like: Float[Tensor, "m d h2 w2"], call: Call
     ) -> Float[Tensor, "n c h2 w2"]:
         """Enlarges `x` to the grid of `like`, also where the grid is odd."""
         return self.conv(F.interpolate(x, size=like.shape[-2:], mode="nearest"))
@@ -130,7 +133,7 @@ class UpBlock(Block):
     def forward(self, x: Tensor, skips: list[Tensor], call: Call) -> Tensor:
         """Takes its skip connections off the end of `skips`."""
         for j in range(len(self.resnets)):
-            x = self.layer(j, torch.cat([x, skips.pop()], dim=1), call)
+            x = self.layer(j, torch.cat([x, for_all(len(x), skips.pop())], dim=1), call)
         for upsample in self.upsamplers:
             x = call.run(upsample, f"{self.name}.upsamplers.0", x, skips[-1])
         return x

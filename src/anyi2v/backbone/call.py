@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,8 +19,8 @@ class Call:
     the unfolded tensor.
     """
 
-    embedding: Float[Tensor, "b e"]
-    """Time embedding."""
+    embedding: Float[Tensor, "#b e"]
+    """SiLU of the time embedding, as every ResBlock projects it; one row where the whole batch has one timestep."""
     text: Float[Tensor, "b l d"]
     frames: int
     temporal: bool | frozenset[str]
@@ -52,3 +53,8 @@ class Call:
         else:
             out = layer(*inputs, self)
         return self.at_map(name, out)
+
+
+def for_all(maps: int, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "maps c h w"]:
+    """The folded maps of one clip once for each of the batch; those of all as they are."""
+    return x if len(x) == maps else torch.cat([x] * (maps // len(x)))

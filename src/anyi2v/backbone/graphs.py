@@ -30,11 +30,14 @@ class Graphs:
     def __init__(self) -> None:
         self.recorded: dict[Any, _Recorded | None] = {}
 
-    def __call__(self, unet: UNet, z: Float[Tensor, "b f c h w"], call: Call, deep: None) -> Float[Tensor, "b f c h w"]:
+    def __call__(
+        self, unet: UNet, z: Float[Tensor, "#b f c h w"], call: Call, deep: None
+    ) -> Float[Tensor, "b f c h w"]:
         """As `UNet._predict`; under autograd it is that."""
         if torch.is_grad_enabled():
             return UNet._predict(unet, z, call, deep)
-        form = (z.shape, z.dtype, call.embedding.dtype, call.text.shape, call.temporal, call.window)
+        embedding = call.embedding.shape, call.embedding.dtype
+        form = (z.shape, z.dtype, embedding, call.text.shape, call.temporal, call.window)
         if form not in self.recorded:  # libraries and kernels get ready in this pass, which a graph must not record
             self.recorded[form] = None
             return UNet._predict(unet, z, call, deep)

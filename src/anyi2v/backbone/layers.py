@@ -45,11 +45,16 @@ class LayerNorm(nn.LayerNorm):
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` without groups and dilation, with `convolve`."""
 
-    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """The convolution, padded with zeros."""
+    def forward(self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None) -> Tensor:
+        """The convolution, padded with zeros, plus the bias and the shift: `n d h2 w2`."""
         stride, padding = self.stride[0], self.padding[0]
         assert isinstance(padding, int)
-        return convolve(input, self.weight, self.bias, stride, padding)
+        return convolve(input, self.weight, shifted(self.bias, shift), stride, padding)
+
+
+def shifted(bias: Float[Tensor, " d"] | None, shift: Float[Tensor, " d"] | None) -> Float[Tensor, " d"] | None:
+    """Their sum, as far as they are there."""
+    return shift if bias is None else bias if shift is None else bias + shift
 
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -135,10 +140,15 @@ def product(
     """x W^T + b, or gelu of it, by oneDNN, as torch.compile has it done; F.linear always takes MKL for float32."""
     if has_values(x):
         if bias is None:  # oneDNN keeps 0.7 MB of code for every form of product that it has met
-            bias = x.new_zeros(weight.shape[0])
+            bias = _no_bias(weight.shape[0], x.dtype)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
     made = F.linear(x, weight, bias)
     return F.gelu(made) if then == "gelu" else made
+
+
+@cache
+def _no_bias(channels: int, dtype: torch.dtype) -> Float[Tensor, " d"]:
+    return torch.zeros(channels, dtype=dtype, device="cpu")
 
 
 def product_times(
@@ -175,6 +185,22 @@ def _convolution(
         strides, paddings = (stride, stride), (padding, padding)
         return torch.mkldnn_convolution(x, weight, bias, paddings, strides, (1, 1), 1)
     return F.conv2d(x, weight, bias, stride, padding)
+
+
+def _spread(
+    gradient: Float[Tensor, "n d h2 w2"], weight: Float[Tensor, "d c k k"], shape: torch.Size, stride: int, padding: int
+) -> Float[Tensor, "n c h w"]:
+    """The convolution's gradient for small maps: a product, of which each tap goes to the pixels that it came from."""
+    (n, c, height, width), kernel = shape, weight.shape[-1]
+    around = linear(gradient.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1).T).unflatten(
+        -1, (kernel, kernel, c)
+    )
+    padded = gradient.new_zeros(n, height + 2 * padding, width + 2 * padding, c)
+    rows, columns = stride * gradient.shape[2], stride * gradient.shape[3]
+    for y in range(kernel):
+        for x in range(kernel):
+            padded[:, y : y + rows : stride, x : x + columns : stride] += around[..., y, x, :]
+    return padded[:, padding : padding + height, padding : padding + width].permute(0, 3, 1, 2)
 
 
 def _is_projection(weight: Float[Tensor, "d c k k"], stride: int, padding: int) -> bool:
@@ -218,6 +244,8 @@ class _Convolution(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
+        elif gradient.device.type == "cpu" and 2 * gradient.numel() <= weight.shape[0] ** 2:
+            back = _spread(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
         else:
             like = gradient  # only its shape counts, yet PyTorch would copy it if it did not lie like the weights
             if gradient.shape != ctx.shape:

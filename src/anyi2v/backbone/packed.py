@@ -4,14 +4,14 @@ To bring them into that order takes longer than a product of few rows. The copy 
 keeps those of the layers that run once more. Source: freezing in torch.compile, which computes by the same operators.
 """
 
-from copy import deepcopy
-from typing import TypeVar
+from copy import copy
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import Conv2d, Linear, has_values, on_cpu
+from anyi2v.backbone.layers import Conv2d, Linear, has_values, on_cpu, shifted
 from anyi2v.backbone.slots import Temporal
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -49,12 +49,19 @@ class PackedConv2d(Conv2d):
 
     packed: Tensor | None = None
 
-    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """The convolution, padded with zeros."""
+    def forward(self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None) -> Tensor:
+        """The convolution, padded with zeros, plus the bias and the shift: `n d h2 w2`."""
         geometry = (self.padding, self.stride, self.dilation, self.groups)
+        bias = shifted(self.bias, shift)
+        if self.kernel_size == self.stride == (1, 1):  # as a product it takes two thirds of the time
+            weight, cells = self.weight.detach()[:, :, 0, 0], input.permute(0, 2, 3, 1)
+            if self.packed is None:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, cells.numel() // cells.shape[-1])
+            made = torch.ops.mkldnn._linear_pointwise(cells, self.packed, bias, "none", [], "none")
+            return made.permute(0, 3, 1, 2)
         if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *geometry, input.shape)
-        return torch.ops.mkldnn._convolution_pointwise(input, self.packed, self.bias, *geometry, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(input, self.packed, bias, *geometry, "none", [], "")
 
 
 PACKED: dict[type[nn.Module], type[nn.Module]] = {Linear: PackedLinear, Conv2d: PackedConv2d}
@@ -70,10 +77,15 @@ def packed(network: Network) -> Network:
     tensors = (*network.parameters(), *network.buffers())
     if not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):
         return network
-    copy = deepcopy(network, {id(x): x for x in tensors})
-    for layer in copy.modules():
-        layer.__class__ = PACKED.get(type(layer), type(layer))
-    return copy
+    return cast(Network, _twin(network))
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """The same module on the same tensors, with layers that pack; a deep copy takes as long as two passes."""
+    made = copy(module)
+    made.__class__ = PACKED.get(type(module), type(module))
+    made._modules = {name: layer and _twin(layer) for name, layer in module._modules.items()}
+    return made
 
 
 def packed_size(network: nn.Module) -> int:

@@ -70,8 +70,8 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        z: Float[Tensor, "b f c h w"],
-        timesteps: int | Int[Tensor, " b"],
+        z: Float[Tensor, "#b f c h w"],
+        timesteps: int | Int[Tensor, " #b"],
         text: Float[Tensor, "b l d"],
         *,
         fps: float | None = None,
@@ -84,9 +84,11 @@ class UNet(nn.Module):
         """The noise prediction for `z`, in the dtype of `z`.
 
         Args:
-            z: noisy latents of `f` frames; any height and width, unless the configuration asks for even grids.
+            z: noisy latents of `f` frames; any height and width, unless the configuration asks for even grids. One clip
+                serves several texts: what comes before the first of them is then computed once, and its hook points
+                show a batch of one.
             timesteps: training timesteps, one for all or one per batch entry.
-            text: states of the text tower.
+            text: states of the text tower, one for each prediction.
             fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
             temporal: False passes every temporal layer by (each frame is an image of its own); a
                 collection of names (see `temporal_names`) leaves only those on.
@@ -103,13 +105,14 @@ class UNet(nn.Module):
             HookError: a name in `temporal` is not a temporal layer.
         """
         self._check(z, temporal, window)
-        embedding = self.time_embedding(torch.as_tensor(timesteps, device=z.device).expand(len(z)))
+        timesteps = torch.as_tensor(timesteps, device=z.device).view(-1)
+        embedding = self.time_embedding(timesteps if len(timesteps) == 1 else timesteps.expand(len(z)))
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
             embedding = embedding + self.fps_embedding(torch.full((1,), fps, device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
-        call = Call(embedding, text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
+        call = Call(F.silu(embedding), text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
         plain = tap is no_tap and not checkpoint and deep is None
         predict = self._compiled if self._compiled and plain else UNet._predict
         return predict(self, z, call, deep)
@@ -123,7 +126,7 @@ class UNet(nn.Module):
         self._compiled = torch.compile(UNet._predict, *args, **options)
 
     def _predict(
-        self, z: Float[Tensor, "b f c h w"], call: Call, deep: Float[Tensor, "b f e h w"] | None
+        self, z: Float[Tensor, "#b f c h w"], call: Call, deep: Float[Tensor, "b f e h w"] | None
     ) -> Float[Tensor, "b f c h w"]:
         x = call.at_map("conv_in", self.conv_in(z.to(self.dtype).flatten(0, 1)))
         x = run_slot(self.stem_temporal, "stem_temporal", x, call)
@@ -139,7 +142,7 @@ class UNet(nn.Module):
         for block in up_blocks:
             x = block(x, skips, call)
         x = group_norm_silu(self.conv_norm_out, x, self.config.norm_over, call.frames)
-        return call.at_map("noise", self.conv_out(x)).unflatten(0, z.shape[:2]).to(z.dtype)
+        return call.at_map("noise", self.conv_out(x)).unflatten(0, (-1, call.frames)).to(z.dtype)
 
     def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:
         frames, (height, width) = z.shape[1], z.shape[-2:]

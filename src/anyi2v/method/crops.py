@@ -9,7 +9,7 @@ A crop holds the part of a box that is visible, padded at its end to the size co
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -64,6 +64,8 @@ class Crops:
     """The users' masks of frame 1's crops; only those of `has_given` count."""
     has_given: Bool[Tensor, " o"]
     """Which objects have a mask by the user."""
+    _maps: dict[tuple[int, int], Maps] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `maps` has made."""
 
     def to(self, device: torch.device) -> "Crops":
         """The same crops with their tensors on `device`."""
@@ -73,7 +75,12 @@ class Crops:
         return replace(self, first_cell=first_cell, points=points, offsets=offsets, **alone)
 
     def maps(self, height: int, width: int) -> Maps:
-        """The matrices for feature maps of `height` x `width` cells, on the device of the crops."""
+        """The matrices for feature maps of `height` x `width` cells, on the device of the crops; made once."""
+        if (height, width) not in self._maps:
+            self._maps[height, width] = self._make_maps(height, width)
+        return self._maps[height, width]
+
+    def _make_maps(self, height: int, width: int) -> Maps:
         axes = [self._matrices(axis, source) for axis, source in enumerate((height, width))]
         now, first, points = ((rows, cols) for rows, cols in zip(*axes, strict=True))
         return Maps(now, first, points)

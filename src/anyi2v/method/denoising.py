@@ -30,7 +30,8 @@ def predict_noise(
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
     they are one batch, unless `together` is False, which saves memory. `tap` acts after the injection, on both
-    passes: on the unconditional one first, or on a batch whose second entry is the conditional one. `fps` and
+    passes: on the unconditional one first, or on a batch whose second entry is the conditional one (of one clip, a
+    batch of one before the first text, see `UNet.forward`). `fps` and
     `window` are told to the UNet in both passes. A pass whose features below the finest level are in `deep` takes
     them over, another one puts its own there (see `UNet.forward`).
     """
@@ -50,5 +51,6 @@ def predict_noise(
         uncond = predict("uncond", z, negative, tap)
         cond = predict("cond", z, positive, chain(injection, tap))
         return guided(uncond, cond, scale)
-    uncond, cond = predict("both", torch.cat([z, z]), torch.cat([negative, positive]), tap).chunk(2)
+    both = z if len(z) == 1 else torch.cat([z, z])
+    uncond, cond = predict("both", both, torch.cat([negative, positive]), tap).chunk(2)
     return guided(uncond, cond, scale)
