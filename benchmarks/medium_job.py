@@ -5,8 +5,10 @@ frames), measured in the same process. The published code needs 67 U: inversion 
 Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in those of the same
 forward, say what it would take at diffusers' speed: what is below that is our network's.
 
-Each repetition has a process of its own, in turns with the job first and with the unit first: what one has left in the
-C library's allocator changes the time of the other, that of the unit by a tenth.
+Each repetition has a process of its own, in which the unit comes first: it is what diffusers takes by itself, however
+often it is repeated. After the job it takes a tenth less, since the job leaves the C library's allocator in a state in
+which memory is seldom asked for anew; the job in such units is shown too. Memory is measured in one more process, in
+which nothing else runs.
 """
 
 import json
@@ -142,15 +144,16 @@ def job(unet: UNet, config: MethodConfig, measure: Measure) -> dict[str, float]:
 
 def main(args: Args) -> None:
     """Measures, prints the parts in U, writes the file."""
-    runs = []
+    memory, runs = in_a_process(memory_of, args.dtype, args.recipe), []
     for i in range(args.repeats):
-        with get_context("spawn").Pool(1) as fresh:
-            runs.append(run := fresh.apply(measured, (args.dtype, args.recipe, i % 2 == 0)))
-        order = "the job first" if run["job_first"] else "the unit first"
+        runs.append(run := in_a_process(measured, args.dtype, args.recipe))
         total = sum(run["job"].values())
-        print(f"run {i + 1} of {args.repeats}, {order}: {total:.1f} s, U {run['unit']:.2f} s", flush=True)
+        units = f"U {run['unit']:.2f} s, after the job {run['unit_after']:.2f} s"
+        print(f"run {i + 1} of {args.repeats}: {total:.1f} s, {units}", flush=True)
     quotients = {name: [run["job"][name] / run["unit"] for run in runs] for name in PUBLISHED}
-    quotients["together"] = [sum(run["job"].values()) / run["unit"] for run in runs]
+    quotients["together"], late = (
+        [sum(run["job"].values()) / run[unit] for run in runs] for unit in ("unit", "unit_after")
+    )
     unet, config = network(args.dtype), getattr(MethodConfig, args.recipe)()
     parts_flops, whole = job(unet, config, flops), flops(peer())[0]
     counts = {name: parts_flops[name] / whole for name in PUBLISHED}
@@ -162,9 +165,10 @@ def main(args: Args) -> None:
         between = f"{min(values):.1f} to {max(values):.1f} U"
         time = f"{statistics.median(values):8.1f} U {between:>18}"
         print(f"{name:14} {time} {counts[name]:6.1f} U {published[name]:20} U")
-    memory = max(run["memory"] for run in runs if run["job_first"])
+    print(f"together, in units after the job: {statistics.median(late):.1f} U, {min(late):.1f} to {max(late):.1f} U")
     print(f"memory above the imports: {memory / 1e9:.3f} GB   published code 0.97 GB")
     if args.out:
+        quotients["together, in units after the job"] = late
         figures = {"runs": runs, "quotients": quotients, "flops": counts, "memory_bytes": memory}
         data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -172,15 +176,27 @@ def main(args: Args) -> None:
             temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
-def measured(dtype: str, recipe: str, job_first: bool) -> dict[str, Any]:
-    """One job and one unit in seconds, and the memory above the imports in bytes if the job comes first."""
-    torch.set_num_threads(1)
+def in_a_process(work: Callable[..., Any], dtype: str, recipe: str) -> Any:
+    """What `work` returns in a process of its own, with one thread."""
+    with get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as fresh:
+        return fresh.apply(work, (dtype, recipe))
+
+
+def measured(dtype: str, recipe: str) -> dict[str, Any]:
+    """Seconds of the unit, of the parts of one job, and of the unit after it."""
+    torch.manual_seed(0)
+    forward = peer()
+    unit = unit_seconds(forward)
+    parts = job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
+    return {"job": parts, "unit": unit, "unit_after": unit_seconds(forward)}
+
+
+def memory_of(dtype: str, recipe: str) -> int:
+    """Bytes that one job takes above the imports."""
     torch.manual_seed(0)
     imports = peak_rss()
-    unit = None if job_first else unit_seconds(peer())
-    parts = job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
-    memory = peak_rss() - imports if job_first else None
-    return {"job_first": job_first, "job": parts, "unit": unit or unit_seconds(peer()), "memory": memory}
+    job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
+    return peak_rss() - imports
 
 
 def network(dtype: str) -> UNet:
@@ -190,9 +206,9 @@ def network(dtype: str) -> UNet:
 
 
 def unit_seconds(forward: Callable[[], Any]) -> float:
-    """CPU time of one forward of the peer, the median of five."""
+    """CPU time of one forward of the peer, the median of nine."""
     forward()
-    return statistics.median(cpu_seconds(forward)[0] for _ in range(5))
+    return statistics.median(cpu_seconds(forward)[0] for _ in range(9))
 
 
 def peak_rss() -> int:

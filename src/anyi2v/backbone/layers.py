@@ -45,8 +45,10 @@ class LayerNorm(nn.LayerNorm):
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` without groups and dilation, with `convolve`."""
 
-    def forward(self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None) -> Tensor:
-        """The convolution, padded with zeros, plus the bias and the shift: `n d h2 w2`."""
+    def forward(
+        self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None
+    ) -> Float[Tensor, "n d h2 w2"]:
+        """The convolution, padded with zeros; the shift is added to the bias."""
         stride, padding = self.stride[0], self.padding[0]
         assert isinstance(padding, int)
         return convolve(input, self.weight, shifted(self.bias, shift), stride, padding)
@@ -148,6 +150,7 @@ def product(
 
 @cache
 def _no_bias(channels: int, dtype: torch.dtype) -> Float[Tensor, " d"]:
+    """Zeros that nobody changes, made once."""
     return torch.zeros(channels, dtype=dtype, device="cpu")
 
 
@@ -190,16 +193,14 @@ def _convolution(
 def _spread(
     gradient: Float[Tensor, "n d h2 w2"], weight: Float[Tensor, "d c k k"], shape: torch.Size, stride: int, padding: int
 ) -> Float[Tensor, "n c h w"]:
-    """The convolution's gradient for small maps: a product, of which each tap goes to the pixels that it came from."""
-    (n, c, height, width), kernel = shape, weight.shape[-1]
-    around = linear(gradient.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1).T).unflatten(
-        -1, (kernel, kernel, c)
-    )
+    """The convolution's gradient as a product, of which each tap is added to the pixels that it has looked at."""
+    (n, c, height, width), (h2, w2), kernel = shape, gradient.shape[2:], weight.shape[-1]
+    around = linear(gradient.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1).T)  # n h2 w2 (k k c)
+    taps = around.unflatten(-1, (kernel, kernel, c))
     padded = gradient.new_zeros(n, height + 2 * padding, width + 2 * padding, c)
-    rows, columns = stride * gradient.shape[2], stride * gradient.shape[3]
     for y in range(kernel):
         for x in range(kernel):
-            padded[:, y : y + rows : stride, x : x + columns : stride] += around[..., y, x, :]
+            padded[:, y : y + stride * h2 : stride, x : x + stride * w2 : stride] += taps[..., y, x, :]
     return padded[:, padding : padding + height, padding : padding + width].permute(0, 3, 1, 2)
 
 
@@ -245,6 +246,7 @@ class _Convolution(torch.autograd.Function):
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         elif gradient.device.type == "cpu" and 2 * gradient.numel() <= weight.shape[0] ** 2:
+            # half as many pixels as channels: as in `_convolution`, to order the weights would take longer
             back = _spread(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
         else:
             like = gradient  # only its shape counts, yet PyTorch would copy it if it did not lie like the weights

@@ -49,8 +49,10 @@ class PackedConv2d(Conv2d):
 
     packed: Tensor | None = None
 
-    def forward(self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None) -> Tensor:
-        """The convolution, padded with zeros, plus the bias and the shift: `n d h2 w2`."""
+    def forward(
+        self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None
+    ) -> Float[Tensor, "n d h2 w2"]:
+        """The convolution, padded with zeros; the shift is added to the bias."""
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         bias = shifted(self.bias, shift)
         if self.kernel_size == self.stride == (1, 1):  # as a product it takes two thirds of the time

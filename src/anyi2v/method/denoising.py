@@ -30,10 +30,10 @@ def predict_noise(
     A scale of 1 or less needs no unconditional pass, and none is made. With injection the two passes are
     separate, because the conditional one shares frame 1's keys and values and so computes less; without it
     they are one batch, unless `together` is False, which saves memory. `tap` acts after the injection, on both
-    passes: on the unconditional one first, or on a batch whose second entry is the conditional one (of one clip, a
-    batch of one before the first text, see `UNet.forward`). `fps` and
-    `window` are told to the UNet in both passes. A pass whose features below the finest level are in `deep` takes
-    them over, another one puts its own there (see `UNet.forward`).
+    passes: on the unconditional one first, or on a batch whose second entry is the conditional one (until the
+    first text both are one entry, see `UNet.forward`). `fps` and `window` are told to the UNet in both passes. A
+    pass whose features below the finest level are in `deep` takes them over, another one puts its own there (see
+    `UNet.forward`).
     """
 
     def predict(kind: str, z: Tensor, text: Tensor, tap: Tap) -> Tensor:
