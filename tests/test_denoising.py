@@ -20,7 +20,7 @@ def job() -> tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]:
 def test_scale_of_one_or_less_makes_one_conditional_pass(scale: float) -> None:
     z, t, negative, positive = job()
     batches = []
-    hook = UNET.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    hook = UNET.register_forward_pre_hook(lambda module, args: batches.append(len(args[2])))
     out = predict_noise(UNET, z, t, negative, positive, scale)
     hook.remove()
     assert batches == [1]
