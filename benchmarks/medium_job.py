@@ -5,10 +5,9 @@ frames), measured in the same process. The published code needs 67 U: inversion 
 Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in those of the same
 forward, say what it would take at diffusers' speed: what is below that is our network's.
 
-Each repetition has a process of its own, in which the unit comes first: it is what diffusers takes by itself, however
-often it is repeated. After the job it takes a tenth less, since the job leaves the C library's allocator in a state in
-which memory is seldom asked for anew; the job in such units is shown too. Memory is measured in one more process, in
-which nothing else runs.
+Each repetition has a process of its own, in which the unit comes first. After the job it mostly takes a tenth less: the
+job leaves the C library's allocator in a state in which memory is seldom asked for anew. The job in such units is shown
+too. Memory is measured in one more process, in which nothing else runs.
 """
 
 import json

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attend import attend
-from anyi2v.backbone.call import Call, for_all
+from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
@@ -150,7 +150,7 @@ class SpatialTransformer(nn.Module):
             out = rearrange(self.proj_out(tokens), "b f h w c -> (b f) c h w")
         else:
             out = self.proj_out(rearrange(tokens, "b f h w c -> (b f) c h w"))
-        return for_all(len(out), x) + out
+        return repeat_clip(x, len(out)) + out
 
 
 def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:

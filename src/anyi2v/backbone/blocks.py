@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.attention import SpatialTransformer
-from anyi2v.backbone.call import Call, for_all
+from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import NormOver, UNetConfig
 from anyi2v.backbone.group_norm import group_norm_silu
 from anyi2v.backbone.layers import Conv2d, Linear
@@ -133,7 +133,7 @@ class UpBlock(Block):
     def forward(self, x: Tensor, skips: list[Tensor], call: Call) -> Tensor:
         """Takes its skip connections off the end of `skips`."""
         for j in range(len(self.resnets)):
-            x = self.layer(j, torch.cat([x, for_all(len(x), skips.pop())], dim=1), call)
+            x = self.layer(j, torch.cat([x, repeat_clip(skips.pop(), len(x))], dim=1), call)
         for upsample in self.upsamplers:
             x = call.run(upsample, f"{self.name}.upsamplers.0", x, skips[-1])
         return x

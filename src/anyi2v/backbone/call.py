@@ -55,6 +55,6 @@ class Call:
         return self.at_map(name, out)
 
 
-def for_all(maps: int, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "maps c h w"]:
-    """The folded maps of one clip once for each of the batch; those of all as they are."""
+def repeat_clip(x: Float[Tensor, "n c h w"], maps: int) -> Float[Tensor, "maps c h w"]:
+    """The folded maps of one clip, repeated for the whole batch of `maps`; those of a whole batch as they are."""
     return x if len(x) == maps else torch.cat([x] * (maps // len(x)))

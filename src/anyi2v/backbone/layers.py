@@ -190,10 +190,10 @@ def _convolution(
     return F.conv2d(x, weight, bias, stride, padding)
 
 
-def _spread(
+def _fold(
     gradient: Float[Tensor, "n d h2 w2"], weight: Float[Tensor, "d c k k"], shape: torch.Size, stride: int, padding: int
 ) -> Float[Tensor, "n c h w"]:
-    """The convolution's gradient as a product, of which each tap is added to the pixels that it has looked at."""
+    """The convolution's gradient as a product, whose taps are summed where they overlap (col2im, channels last)."""
     (n, c, height, width), (h2, w2), kernel = shape, gradient.shape[2:], weight.shape[-1]
     around = linear(gradient.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1).T)  # n h2 w2 (k k c)
     taps = around.unflatten(-1, (kernel, kernel, c))
@@ -246,8 +246,8 @@ class _Convolution(torch.autograd.Function):
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         elif gradient.device.type == "cpu" and 2 * gradient.numel() <= weight.shape[0] ** 2:
-            # half as many pixels as channels: as in `_convolution`, to order the weights would take longer
-            back = _spread(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
+            # at most half as many pixels as channels: as in `_convolution`, to order the weights would take longer
+            back = _fold(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
         else:
             like = gradient  # only its shape counts, yet PyTorch would copy it if it did not lie like the weights
             if gradient.shape != ctx.shape:
