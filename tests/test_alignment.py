@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anyi2v.errors import HookError
 from anyi2v.method.alignment import _anchors, align, cut, feature_map, reduce
@@ -121,6 +122,31 @@ def test_every_combination_of_options_is_finite_and_each_option_matters() -> Non
     for i, values in enumerate(OPTIONS.values()):
         for value in values[1:]:
             assert losses[(*default[:i], value, *default[i + 1 :])] != losses[default], value
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU, or bring numbers to it."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "_linalg_eigh")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket._qualified_op_name.removeprefix("aten::") not in self.WAITS, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_for_nothing_between_pca_and_gradient() -> None:
+    xs = [x.requires_grad_() for x in features()]
+    crops, maps = make(A, B)
+    crops.shared_maps  # noqa: B018 - once in a job, as the maps
+    with NoHost(), pytest.raises(AssertionError, match="eigh"):
+        reduce(xs[0], 2)
+    with NoHost(), pytest.raises(AssertionError, match="lift_fresh"):
+        torch.tensor([1.0])
+    for values in itertools.product(*OPTIONS.values()):
+        with NoHost():
+            loss = align(xs, crops, maps, **dict(zip(OPTIONS, values, strict=True))).loss
+            gradients = torch.autograd.grad(loss, xs)
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_each_object_has_its_own_first_frame_mask() -> None:

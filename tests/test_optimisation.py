@@ -1,10 +1,12 @@
 """The inner optimisation of the latents."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anyi2v.errors import NumericsError
 from anyi2v.method.alignment import align, feature_map, reduce
@@ -35,13 +37,13 @@ def optimise(**changes: object) -> tuple[Tensor, Tensor, list[float]]:
 
 def test_truncated_gradient_equals_that_of_the_whole_pass() -> None:
     z, t, text = job()
-    gradient, loss, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    gradient, made = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
     recorder = Recorder(QUERIES)
     whole = z.clone().requires_grad_()
     UNET(whole, t, text, tap=recorder)
     features = [reduce(feature_map(name, recorder.seen[name]), SHORT.pca_dim) for name in QUERIES]
     expected = align(features, CROPS, [CROPS.maps(*x.shape[1:3]) for x in features]).loss
-    assert torch.equal(loss, expected.detach())
+    assert torch.equal(made.loss, expected.detach())
     assert torch.equal(gradient, torch.autograd.grad(expected, whole)[0])
 
 
@@ -52,7 +54,7 @@ def test_loss_falls() -> None:
 
 def test_first_update_is_a_step_against_the_gradients_sign() -> None:
     z, t, text = job()
-    gradient, _, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    gradient, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
     _, moved, _ = optimise(iterations=1, lr=0.01, weight_decay=0.1)
     expected = z * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
     # AdamW divides two rounded moments; at the smallest gradients its eps counts
@@ -94,7 +96,7 @@ def test_masks_are_those_of_the_last_iteration_and_progress_is_told() -> None:
     done = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=3), report=reports.append)
     assert reports == [1, 1, 1]
     before = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=2)).latents
-    assert torch.equal(done.masks, alignment_gradient(UNET, before, t, text, no_tap, CROPS, SHORT)[2])
+    assert torch.equal(done.masks, alignment_gradient(UNET, before, t, text, no_tap, CROPS, SHORT)[1].masks)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -107,6 +109,24 @@ def test_features_that_are_not_finite_are_reported_by_name(value: float, changes
     place = r"stage optimisation, step 7 \(timestep 301\), iteration 0: layer up_blocks\.1\.attentions\.0\.query, .*"
     with pytest.raises(NumericsError, match=place + r"object 1 \('a'\); first in layer conv_in, frame 2;"):
         optimise_latents(UNET, z, t, text, no_tap, CROPS, config, generator=generator, step=7)
+
+
+class Questions(TorchDispatchMode):
+    """Counts how often the host asks whether something is so, for which it has to wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_an_iteration_asks_twice_whether_all_is_finite(iterations: int) -> None:
+    """The features before the PCA, which could not do without, and the rest after the update."""
+    with Questions() as questions:
+        optimise(iterations=iterations)
+    assert questions.count == 2 * iterations
 
 
 def test_a_gradient_that_is_not_finite_is_reported_with_its_place() -> None:
@@ -131,8 +151,10 @@ def test_a_reader_of_the_same_pass_changes_nothing() -> None:
         seen.append(timesteps.item())
         return tuple(recorder.seen[name] for name in QUERIES)
 
-    ours = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
-    for a, b in zip(ours, alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT), strict=True):
+    gradient, made = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
+    expected = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    assert torch.equal(gradient, expected[0])
+    for a, b in zip(made, expected[1], strict=True):
         assert torch.equal(a, b)
     done = optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
     assert torch.equal(done.latents, optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT).latents)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.errors import InputError
-from anyi2v.numerics.resize import bicubic_matrix
+from anyi2v.numerics.resize import bicubic_matrix, bilinear_matrix
 
 # float32 weights multiplied in another order: 16 products of values up to 4, after up to two resamplings.
 assert_near = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
@@ -35,9 +36,17 @@ def test_matrices_equal_interpolate(h: int, w: int, to_h: int, to_w: int, seed: 
     assert_near(apply(bicubic_matrix(h, to_h), bicubic_matrix(w, to_w), x), resize(x, to_h, to_w))
 
 
-@given(SIDES, SIDES)
-def test_constants_stay(source: int, target: int) -> None:
-    matrix = bicubic_matrix(source, target)
+@given(SIDES, SIDES, SIDES, SIDES, SEEDS)
+def test_bilinear_matrices_equal_interpolate(h: int, w: int, to_h: int, to_w: int, seed: int) -> None:
+    x = feature(seed, h, w)
+    expected = F.interpolate(x.movedim(-1, 0)[None], size=(to_h, to_w), mode="bilinear")[0].movedim(0, -1)
+    assert_near(apply(bilinear_matrix(h, to_h), bilinear_matrix(w, to_w), x), expected)
+
+
+@pytest.mark.parametrize("make", [bicubic_matrix, bilinear_matrix])
+@given(source=SIDES, target=SIDES)
+def test_constants_stay(make: Callable[[int, int], Tensor], source: int, target: int) -> None:
+    matrix = make(source, target)
     assert matrix.shape == (target, source)
     torch.testing.assert_close(matrix.sum(1), torch.ones(target))
 

@@ -12,7 +12,7 @@ import torch
 
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.diffusion import ddim_step, sampling_pairs
-from anyi2v.method.crops import make_crops, visible
+from anyi2v.method.crops import make_crops
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import no_tap
@@ -78,8 +78,8 @@ def test_optimisation_iterations_equal_the_recorded_ones(case: Case, root: Path)
             expected = case.tensors[f"step{step:02d}.opt{iteration}.masks_flat"]
             ours = []
             for f in range(frames):
-                for o, boxes in enumerate(crops.boxes):
-                    rows, cols = (visible(s, n) for s, n in zip(boxes[f], crops.lattice, strict=True))
+                for o in range(len(crops.boxes)):
+                    rows, cols = crops.seen(o, f)
                     crop = done.masks[:, o, f, : rows[1] - rows[0], : cols[1] - cols[0]]
                     ours.append(crop.movedim(0, -1).flatten())
             equal = torch.cat(ours) == expected.flatten()

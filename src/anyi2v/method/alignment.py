@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.errors import HookError
-from anyi2v.method.crops import Crops, Maps, visible
+from anyi2v.method.crops import Crops, Maps
 from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.numerics.pca import fit, project
 from anyi2v.taps import is_layer
@@ -126,7 +126,7 @@ def _anchors(
         rows, cols = maps.points
         points = torch.einsum("okh,okw,hwm->okm", rows, cols, first)
         return points[:, None].expand(-1, reference.shape[1], -1, -1)
-    sizes = [torch.tensor(_visible_sizes(crops, axis), device=first.device)[..., None] for axis in (0, 1)]
+    sizes = (crops.valid.any(axis).sum(-1, keepdim=True) for axis in (-1, -2))
     y, x = (
         torch.minimum(offset[:, None], (size - 1).clamp(min=0))
         for offset, size in zip(crops.offsets, sizes, strict=True)
@@ -134,11 +134,6 @@ def _anchors(
     o = torch.arange(y.shape[0], device=first.device)[:, None, None]
     f = torch.arange(y.shape[1], device=first.device)[None, :, None]
     return reference[o, f, y, x]
-
-
-def _visible_sizes(crops: Crops, axis: int) -> list[list[int]]:
-    spans = [[visible(box[axis], crops.lattice[axis]) for box in boxes] for boxes in crops.boxes]
-    return [[high - low for low, high in track] for track in spans]
 
 
 def _weights(

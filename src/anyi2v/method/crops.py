@@ -8,8 +8,10 @@ whole, and all objects and frames are cut in one operation.
 A crop holds the part of a box that is visible, padded at its end to the size common to all crops.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -18,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anyi2v.errors import InputError
-from anyi2v.numerics.resize import bicubic_matrix
+from anyi2v.numerics.resize import bicubic_matrix, bilinear_matrix
 from anyi2v.tracks import Track, Tracks
 
 Span = tuple[int, int]
@@ -73,6 +75,31 @@ class Crops:
         first_cell, points, offsets = ((rows.to(device), cols.to(device)) for rows, cols in pairs)
         alone = {name: getattr(self, name).to(device) for name in ("valid", "given", "has_given")}
         return replace(self, first_cell=first_cell, points=points, offsets=offsets, **alone)
+
+    @cached_property
+    def shared_maps(self) -> tuple[Float[Tensor, "o f y s"], Float[Tensor, "o f x t"]]:
+        """Matrices that make of object 1's crop in frame 1, padded, each crop's first mask in the published code.
+
+        There it is resized in place: frames outer, objects inner, each visible crop of another shape than the mask
+        left by the crop before has it resampled bilinearly, once more and for good. Rows act on y, columns on x.
+        """
+        objects, frames, *lengths = self.valid.shape
+        out = [torch.zeros(objects, frames, length, length) for length in lengths]
+        current = [torch.eye(high - low, length) for (low, high), length in zip(self.seen(0, 0), lengths, strict=True)]
+        for f, o in itertools.product(range(frames), range(objects)):
+            sizes = [high - low for low, high in self.seen(o, f)]
+            if 0 in sizes:
+                continue
+            for axis, size in enumerate(sizes):
+                current[axis] = bilinear_matrix(len(current[axis]), size) @ current[axis]
+                out[axis][o, f, :size] = current[axis]
+        rows, cols = out
+        return rows.to(self.valid.device), cols.to(self.valid.device)
+
+    def seen(self, o: int, f: int) -> tuple[Span, Span]:
+        """Rows and columns that are seen of object o's box in frame f."""
+        rows, cols = (visible(span, size) for span, size in zip(self.boxes[o][f], self.lattice, strict=True))
+        return rows, cols
 
     def maps(self, height: int, width: int) -> Maps:
         """The matrices for feature maps of `height` x `width` cells, on the device of the crops; made once."""
@@ -160,8 +187,8 @@ def paste(values: Float[Tensor, "o f y x"], crops: Crops) -> Float[Tensor, "o f 
     """Puts crops back at their places on an empty lattice."""
     canvas = values.new_zeros(*values.shape[:2], *crops.lattice)
     for o, object_boxes in enumerate(crops.boxes):
-        for f, box in enumerate(object_boxes):
-            (top, bottom), (left, right) = (visible(s, n) for s, n in zip(box, crops.lattice, strict=True))
+        for f in range(len(object_boxes)):
+            (top, bottom), (left, right) = crops.seen(o, f)
             canvas[o, f, top:bottom, left:right] = values[o, f, : bottom - top, : right - left]
     return canvas
 

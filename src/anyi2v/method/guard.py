@@ -1,7 +1,8 @@
 """NaN and infinity: found in the step where they appear, and reported with their place.
 
-A job asks once per pass of the UNet whether its results are finite, which waits for the device once. Only when
-they are not is the pass repeated with a tap that looks for the first layer, so that a healthy job pays nothing.
+A job waits for the device when it asks whether its results are finite: once in a guided step, twice in an
+iteration of the optimisation, once in several passes of the inversion. Only when they are not is the pass
+repeated with a tap that looks for the first layer, so that a healthy job pays nothing.
 
 What a later layer swallows does not reach a result: PyTorch's fused attention on CPUs makes finite values of NaN
 queries when there are fewer than 16 keys. Queries that are recorded or aligned are therefore asked themselves.

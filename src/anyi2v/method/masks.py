@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.method.crops import Crops, visible
+from anyi2v.method.crops import Crops
 from anyi2v.numerics.kmeans import two_means_1d
 
 
@@ -56,22 +56,9 @@ def first_frame_masks(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Te
 
 
 def shared_first_mask(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Float[Tensor, "l o f y x"]:
-    """The published code's M_1: the first object's mask serves all objects, resized in place.
+    """The published code's M_1: the first object's mask serves all objects, resized in place (`Crops.shared_maps`).
 
-    Frames outer, objects inner, each visible crop of another shape than the mask left by the crop before has
-    it resampled bilinearly, once more and for good, so its values become soft.
+    Resampled bilinearly again and again, its values become soft.
     """
-    shape = [visible(s, n) for s, n in zip(crops.boxes[0][0], crops.lattice, strict=True)]
-    (top, bottom), (left, right) = shape
-    current = masks[:, 0, 0, : bottom - top, : right - left].float()
-    out = torch.zeros(masks.shape, dtype=torch.float32, device=masks.device)
-    for f in range(masks.shape[2]):
-        for o, boxes in enumerate(crops.boxes):
-            (top, bottom), (left, right) = (visible(s, n) for s, n in zip(boxes[f], crops.lattice, strict=True))
-            size = (bottom - top, right - left)
-            if 0 in size:
-                continue
-            if current.shape[-2:] != size:
-                current = F.interpolate(current[None], size=size, mode="bilinear")[0]
-            out[:, o, f, : size[0], : size[1]] = current
-    return out
+    rows, cols = crops.shared_maps
+    return torch.einsum("ofys,lst,ofxt->lofyx", rows, masks[:, 0, 0].float(), cols)

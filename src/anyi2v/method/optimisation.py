@@ -46,15 +46,16 @@ def alignment_gradient(
     at: Pass | None = None,
     checkpoint: bool = False,
     reader: Reader | None = None,
-) -> tuple[Float[Tensor, "1 f c h w"], Float[Tensor, ""], Float[Tensor, "l o f y x"]]:
-    """Gradient of the alignment loss with respect to `z`, the loss, and the masks.
+) -> tuple[Float[Tensor, "1 f c h w"], Alignment]:
+    """Gradient of the alignment loss with respect to `z`, and the alignment, without its graph.
 
-    The pass uses the conditional text and ends at the last aligned point; nothing beyond it is computed. `at` is
-    its place in the job, for messages. With `checkpoint`, layers are computed again on the way back instead of kept.
-    `reader` is `graphed_reader` of the same arguments, and then makes the pass.
+    Whether the gradient is finite is not asked, as the host would have to wait for a GPU. The pass uses the
+    conditional text and ends at the last aligned point; nothing beyond it is computed. `at` is its place in the job,
+    for messages. With `checkpoint`, layers are computed again on the way back instead of kept. `reader` is
+    `graphed_reader` of the same arguments, and then makes the pass.
 
     Raises:
-        NumericsError: an aligned feature, the loss or its gradient is not finite.
+        NumericsError: an aligned feature is not finite.
     """
     at = at or Pass("optimisation", timestep)
     z = z.detach().requires_grad_()
@@ -69,9 +70,7 @@ def alignment_gradient(
         raise failure("an aligned feature", at, culprit=f"{bad_map(found, crops)}; {first}", dtype=unet.dtype)
     made = align_maps(list(found.values()), crops, config, generator)
     (gradient,) = torch.autograd.grad(made.loss, z)
-    if not all_finite(made.loss, gradient):
-        raise _loss_failure(made, gradient, at, config, crops, unet.dtype)
-    return gradient, made.loss.detach(), made.masks
+    return gradient, made._replace(loss=made.loss.detach())
 
 
 def graphed_reader(
@@ -160,13 +159,14 @@ def optimise_latents(
     Raises:
         NumericsError: an aligned feature, the loss, its gradient or the updated latents are not finite.
     """
-    losses, masks = [], torch.empty(0)
+    losses: list[Tensor] = []
+    masks = torch.empty(0)
     z = z.detach().clone()
     optimiser = _adamw(z, config)
     for iteration in range(config.iterations):
         at = Pass("optimisation", timestep, step, iteration)
         watch = taps(at)
-        gradient, loss, masks = alignment_gradient(
+        gradient, made = alignment_gradient(
             unet,
             z,
             timestep,
@@ -180,7 +180,8 @@ def optimise_latents(
             checkpoint,
             reader if watch is no_tap else None,
         )
-        losses.append(loss.item())
+        losses.append(made.loss)
+        masks = made.masks
         if config.optimiser_state == "iteration":
             optimiser = _adamw(z, config)
         before = z.clone()
@@ -188,19 +189,21 @@ def optimise_latents(
         optimiser.step()
         if config.remove_update_mean:
             z -= (z - before).mean(dim=(-2, -1), keepdim=True)
-        if not all_finite(z):
-            raise failure("the updated latents", at, culprit=f"lr={config.lr:g}", dtype=unet.dtype)
+        if not all_finite(made.loss, gradient, z):
+            raise _update_failure(made, gradient, at, config, crops, unet.dtype)
         report(1)
-    return Optimised(z, losses, masks)
+    return Optimised(z, [loss.item() for loss in losses], masks)
 
 
-def _loss_failure(
+def _update_failure(
     made: Alignment, gradient: Tensor, at: Pass, config: MethodConfig, crops: Crops, dtype: torch.dtype
 ) -> NumericsError:
     if not all_finite(made.loss):
         return failure("the alignment loss", at, culprit=bad_errors(made.errors, config.align, crops), dtype=dtype)
-    bad = frames_text(~gradient[0].isfinite().flatten(1).all(-1))
-    return failure("the gradient of the alignment loss", at, culprit=f"{bad} of the latents", dtype=dtype)
+    if not all_finite(gradient):
+        bad = frames_text(~gradient[0].isfinite().flatten(1).all(-1))
+        return failure("the gradient of the alignment loss", at, culprit=f"{bad} of the latents", dtype=dtype)
+    return failure("the updated latents", at, culprit=f"lr={config.lr:g}", dtype=dtype)
 
 
 def _adamw(z: Tensor, config: MethodConfig) -> torch.optim.Optimizer:

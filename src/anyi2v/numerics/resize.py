@@ -1,4 +1,4 @@
-"""Bicubic resampling as small matrices, one per axis.
+"""Bicubic and bilinear resampling as small matrices, one per axis.
 
 Resizing a map, cropping a box and resizing the crop are linear and separable. Written as matrices they
 multiply into one, and `torch.einsum("yh,xw,hwc->yxc", rows, cols, feature)` does all of it without ever
@@ -21,8 +21,17 @@ def bicubic_matrix(source: int, target: int) -> Float[Tensor, "target source"]:
 
     Raises InputError for sizes below 1.
     """
+    return _matrix(source, target, "bicubic")
+
+
+def bilinear_matrix(source: int, target: int) -> Float[Tensor, "target source"]:
+    """As `bicubic_matrix`, for `mode="bilinear"`: weights are between zero and one."""
+    return _matrix(source, target, "bilinear")
+
+
+def _matrix(source: int, target: int, mode: str) -> Float[Tensor, "target source"]:
     if source < 1 or target < 1:
         raise InputError(f"cannot resize {source} cells to {target}; both sizes have to be at least 1")
     # unit vectors as channels of a one-cell-wide image, so that only one axis is resampled
     unit = torch.eye(source, dtype=torch.float32, device="cpu").view(1, source, source, 1)
-    return F.interpolate(unit, size=(target, 1), mode="bicubic")[0, :, :, 0].T
+    return F.interpolate(unit, size=(target, 1), mode=mode)[0, :, :, 0].T
