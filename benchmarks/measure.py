@@ -29,7 +29,8 @@ class Spread(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        median, low, high = (f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in self)
+        return f"{median} [{low}, {high}]"
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -10,10 +10,9 @@ job leaves the C library's allocator in a state in which memory is seldom asked 
 too. Memory is measured in one more process, in which nothing else runs.
 """
 
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,8 +26,7 @@ from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNe
 from anyi2v.backbone.unet import UNet
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, sampling_pairs
-from anyi2v.files import atomic
-from anyi2v.machine import describe, give_back
+from anyi2v.machine import give_back
 from anyi2v.method.crops import make_crops
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.injection import Injection
@@ -36,7 +34,7 @@ from anyi2v.method.inversion import invert
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.taps import no_tap
 from anyi2v.tracks import Track, Tracks
-from benchmarks.measure import flops
+from benchmarks.measure import flops, table, write
 
 CONFIG = BackboneConfig(
     name="medium",
@@ -62,7 +60,7 @@ class Args:
     repeats: int = 4
     """Of the whole job; the table shows medians of the quotients, and their range."""
     out: Path | None = None
-    """JSON file for all figures."""
+    """JSON file for all figures; the table and a plot are written beside it."""
 
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -158,21 +156,45 @@ def main(args: Args) -> None:
     counts = {name: parts_flops[name] / whole for name in PUBLISHED}
     counts["together"] = sum(counts.values())
     published = {**PUBLISHED, "together": sum(PUBLISHED.values())}
-    print(f"1 U of FLOPs = {whole / 1e9:.1f} GFLOP; {args.dtype}, recipe {args.recipe}")
-    print(f"{'':14} {'CPU time':>10} {'range':>18} {'FLOPs':>8} {'published code, time':>22}")
-    for name, values in quotients.items():
-        between = f"{min(values):.1f} to {max(values):.1f} U"
-        time = f"{statistics.median(values):8.1f} U {between:>18}"
-        print(f"{name:14} {time} {counts[name]:6.1f} U {published[name]:20} U")
-    print(f"together, in units after the job: {statistics.median(late):.1f} U, {min(late):.1f} to {max(late):.1f} U")
-    print(f"memory above the imports: {memory / 1e9:.3f} GB   published code 0.97 GB")
+    lines = [
+        [name, f"{counts[name]:.1f} U", *in_units(values), f"{published[name]} U"] for name, values in quotients.items()
+    ]
+    lines.append(["together, in units after the job", "", *in_units(late), ""])
+    lines.append(["memory above the imports", "", f"{memory / 1e9:.3f} GB", "", "0.97 GB"])
+    head = ["", "FLOPs", f"ours, {args.dtype}", "range", "published code"]
+    text = f"{table(head, lines)}\n\n1 U of FLOPs = {whole / 1e9:.1f} GFLOP; recipe {args.recipe}."
+    print(text)
     if args.out:
         quotients["together, in units after the job"] = late
         figures = {"runs": runs, "quotients": quotients, "flops": counts, "memory_bytes": memory}
-        data = {"machine": describe(), "dtype": args.dtype, "recipe": args.recipe, **figures}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(args.out) as temporary:
-            temporary.write_text(json.dumps(data, indent=1) + "\n")
+        write(args.out.parent, args.out.stem, {"dtype": args.dtype, "recipe": args.recipe, **figures})
+        args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+        ours = {name: statistics.median(quotients[name]) for name in PUBLISHED}
+        bars = {"published code": PUBLISHED, "FLOPs at diffusers' speed": counts, f"ours, {args.dtype}": ours}
+        plot(bars, args.out.with_suffix(".png"))
+
+
+def in_units(values: list[float]) -> list[str]:
+    """Median and range of some quotients."""
+    return [f"{statistics.median(values):.1f} U", f"{min(values):.1f} to {max(values):.1f} U"]
+
+
+def plot(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """A bar for each way to do the job, of its parts in U."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.5 * len(bars) + 1.2), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    left = [0.0] * len(bars)
+    for name in PUBLISHED:
+        widths = [parts[name] for parts in bars.values()]
+        drawn = axes.barh(list(bars), widths, left=left, label=name)
+        axes.bar_label(drawn, fmt="%.1f", label_type="center", color="white")
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlabel="U, forwards of diffusers' network")
+    figure.legend(loc="outside upper center", ncols=len(PUBLISHED))
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def in_a_process(work: Callable[..., Any], dtype: str, recipe: str) -> Any:

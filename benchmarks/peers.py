@@ -8,6 +8,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +99,7 @@ def main(args: BenchPeers) -> None:
     print(text.splitlines()[-1])
     write(args.out, "peers", {"matmul_peak": {str(k): v for k, v in peaks.items()}, "rows": rows})
     (args.out / "peers.md").write_text(text + "\n", encoding="utf-8")
+    plot(rows, args.out / "peers.png")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -118,6 +120,31 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     return (
         table(head, lines) + f"\n\nUNet forwards: geometric mean {mean:.2f}, least {min(ratios, default=math.nan):.2f}"
     )
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """How many times as fast ours are, with quartiles; one colour per number of threads."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    counts = sorted({row["threads"] for row in rows})
+    figure = Figure(figsize=(8, 0.35 * len(names) + 1), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for i, count in enumerate(counts):
+        shown = [row for row in rows if row["threads"] == count]
+        found = [ratio(row, "theirs", "ours") for row in shown]
+        at = [names.index(row["name"]) + 0.3 * (i - (len(counts) - 1) / 2) for row in shown]
+        error = [[r.median - r.low for r in found], [r.high - r.median for r in found]]
+        axes.errorbar([r.median for r in found], at, xerr=error, fmt="o", label=f"{count} thread{'s' * (count > 1)}")
+    axes.axvline(1, color="0.7")
+    axes.set(xscale="log", xlabel="times as fast as the peer", yticks=range(len(names)), yticklabels=names)
+    ticks = [tick for tick in (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    axes.grid(color="0.9")
+    axes.legend()
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def check(pair: Pair) -> None:

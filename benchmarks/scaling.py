@@ -9,21 +9,22 @@ import torch
 from anyi2v.cli_bench import BenchScaling
 from anyi2v.config import MethodConfig
 from benchmarks.measure import Spread, ratio, seconds, spread, table, threads, write
-from benchmarks.stages import parts, prepare
+from benchmarks.stages import job, parts, prepare
 
 FRAMES = (8, 16, 32)
 OBJECTS = (1, 2, 4, 8)
 SIZES = (1.0, 1.5, 2.0)
 """Factors on the backbone's edges."""
+STEPS = (8, 16, 32)
+"""Of denoising; the inversion and the optimisation of the first ones stay as they are."""
 
-
-ITERATION, STEP = "optimisation: one whole iteration", "guided step"
+ITERATION, STEP, JOB = "optimisation: one whole iteration", "guided step", "job"
 
 
 def main(args: BenchScaling) -> None:
     """Each axis by itself, its values in turns."""
     with threads(args.threads):
-        found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels")}
+        found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels", "steps")}
     print(text := report(found))
     write(args.out, "scaling", {"backbone": args.backbone, "dtype": args.dtype, "axes": found})
     (args.out / "scaling.md").write_text(text + "\n", encoding="utf-8")
@@ -36,6 +37,9 @@ def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[floa
     config = MethodConfig.from_dict(backbone.config.method)
     c = backbone.config
     values: dict[str, dict[str, Any]] = {}
+    if axis == "steps":
+        work = {str(n): job(backbone, replace(config, steps=n), None, 1) for n in STEPS}
+        return {JOB: seconds(work, budget=args.budget)}
     match axis:
         case "frames":
             limit = backbone.unet.design.max_frames or max(FRAMES)
@@ -59,7 +63,7 @@ def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[floa
 
 
 def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """Seconds and the ratio to the first value of each axis; per frame or per pixel where that is what grows."""
+    """Seconds and the ratio to the first value of each axis; also per frame, pixel or step where that is what grows."""
     lines = []
     for axis, by_part in found.items():
         for part, times in by_part.items():
@@ -72,7 +76,7 @@ def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
                 lines.append(
                     [axis, part.split(": ")[-1], label, once, str(grown), "" if axis == "objects" else str(per)]
                 )
-    head = ["axis", "part", "value", "ms", "times the first", "times the first, per frame or pixel"]
+    head = ["axis", "part", "value", "ms", "times the first", "times the first, per frame, pixel or step"]
     return table(head, lines)
 
 
@@ -81,7 +85,7 @@ def amount(axis: str, label: str) -> float:
     if axis == "pixels":
         width, height = label.split("x")
         return float(width) * float(height)
-    return float(label) if axis == "frames" else 1.0
+    return float(label) if axis in ("frames", "steps") else 1.0
 
 
 def plot(found: dict[str, dict[str, dict[str, list[float]]]], path: Path) -> None:

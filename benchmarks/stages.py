@@ -1,10 +1,11 @@
-"""Where the time of one job goes: `anyi2v bench stages`. The parts of every stage, measured one by one.
+"""Where the time of one job goes: `anyi2v bench stages`. The parts of every stage, measured one by one, and the whole.
 
 FLOPs are those of matrix products and convolutions; their share of the machine's measured matmul peak says how far
 from arithmetic's limit a part is.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNe
 from anyi2v.backbone.unet import record
 from anyi2v.cli_bench import BenchStages
 from anyi2v.config import MethodConfig
-from anyi2v.method.alignment import align, feature_map, reduce
+from anyi2v.method.alignment import compare, cut_all, feature_map, reduce, weigh
 from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.injection import Injection
+from anyi2v.method.optimisation import align_maps
+from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 from benchmarks.measure import flops, matmul_peak, seconds, spread, table, threads, write
 
@@ -34,13 +37,15 @@ MEDIUM = BackboneConfig(
 )
 """A sixteenth of Stable Diffusion's width, at the size of `benchmarks.medium_job`."""
 
+PROMPT = "a a a a"
+"""Of words that every text tower here knows."""
 
 Parts = Mapping[str, tuple[Callable[[], object], int]]
 """Pieces of work, and how often a job does each."""
 
 
 def main(args: BenchStages) -> None:
-    """All parts in turns."""
+    """Part after part, then the job."""
     dtype, rows = getattr(torch, args.dtype), []
     backbone = prepare(args.backbone, dtype)
     config = MethodConfig.from_dict(backbone.config.method)
@@ -49,8 +54,10 @@ def main(args: BenchStages) -> None:
         for name, (piece, count) in parts(backbone, config, args.frames, args.objects).items():
             (found,) = seconds({name: piece}, budget=args.budget).values()
             rows.append({"part": name, "count": count, "seconds": found, "flops": flops(piece)[0]})
-    print(text := report(rows, peak))
-    write(args.out, "stages", {"backbone": args.backbone, "dtype": args.dtype, "matmul_peak": peak, "rows": rows})
+        (whole,) = seconds({"job": job(backbone, config, args.frames, args.objects)}, budget=args.budget).values()
+    print(text := report(rows, peak, whole))
+    figures = {"backbone": args.backbone, "dtype": args.dtype, "matmul_peak": peak, "rows": rows, "job": whole}
+    write(args.out, "stages", figures)
     (args.out / "stages.md").write_text(text + "\n", encoding="utf-8")
     plot(rows, args.out / "stages.png")
 
@@ -73,6 +80,14 @@ def boxes(number: int, size: tuple[int, int]) -> Track:
     x, y = 0.05 + 0.25 * (number % 3), 0.05 + 0.3 * (number // 3)
     first = (x * width, y * height, (x + 0.2) * width, (y + 0.2) * height)
     return Track(f"object {number + 1}", (first, (first[0] + width / 3, first[1], first[2] + width / 3, first[3])))
+
+
+def job(backbone: Backbone, config: MethodConfig, frames: int | None, objects: int) -> Callable[[], object]:
+    """One job from image to video, of a prompt of four words."""
+    c = backbone.config
+    image = torch.rand(3, c.height, c.width, generator=torch.Generator().manual_seed(0))
+    tracks = Tracks(c.width, c.height, tuple(boxes(i, (c.width, c.height)) for i in range(objects)))
+    return lambda: animate(backbone, image, PROMPT, tracks, config=config, frames=frames)
 
 
 def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects: int) -> Parts:
@@ -109,7 +124,7 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     passes = (config.inversion_timestep - 1) // config.inversion_stride + 1
     found: dict[str, tuple[Callable[[], object], int]] = {
         "VAE encode": (torch.no_grad()(lambda: backbone.vae.encode(2 * image - 1)), 1),
-        "text": (lambda: backbone.encode_text([" ".join("a" for _ in range(4))] * 2), 1),
+        "text": (lambda: backbone.encode_text([PROMPT] * 2), 1),
         "inversion, one call": (invert_once, passes),
         "guided step with injection": (lambda: guide(injection), min(config.inject_steps, steps)),
         "guided step": (guide, plain),
@@ -124,49 +139,42 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
 def optimisation(
     backbone: Backbone, config: MethodConfig, z: Tensor, text: Tensor, injection: Injection, crops: Crops
 ) -> dict[str, Callable[[], object]]:
-    """The parts of one iteration: forward, PCA, masks and loss, and the whole, whose rest is the backward pass."""
-    unet, fps = backbone.unet, backbone.config.fps
+    """The parts of one iteration, and the whole."""
+    unet, fps, generator = backbone.unet, backbone.config.fps, torch.Generator().manual_seed(0)
 
-    def forward() -> list[Tensor]:
-        seen = record(unet, config.align, z.detach().requires_grad_(), 501, text, fps=fps, edit=injection)
+    def forward(start: Tensor) -> list[Tensor]:
+        seen = record(unet, config.align, start, 501, text, fps=fps, edit=injection)
         return [feature_map(name, seen[name]) for name in config.align]
 
-    features = [x.detach() for x in forward()]
-    solver, generator = config.pca_solver, torch.Generator().manual_seed(0)
-    reduced = [reduce(x, config.pca_dim, solver=solver, generator=generator) for x in features]
-    maps = [crops.maps(*x.shape[1:3]) for x in reduced]
-
-    def loss(reduced: list[Tensor], mask: Any = config.mask) -> Tensor:
-        return align(
-            reduced,
-            crops,
-            maps,
-            mask=mask,
-            clustering=config.clustering,
-            first_frame_mask=config.first_frame_mask,
-            anchors=config.anchors,
-            normalise=config.normalise,
-        )[0]
+    def leaf() -> Tensor:
+        return z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
 
     def whole() -> Tensor:
-        start = z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
-        seen = record(unet, config.align, start, 501, text, fps=fps, edit=injection)
-        found = [
-            reduce(feature_map(name, seen[name]), config.pca_dim, solver=solver, generator=generator)
-            for name in config.align
-        ]
-        return torch.autograd.grad(loss(found), start)[0]
+        made = align_maps(forward(start := leaf()), crops, config, generator)
+        return torch.autograd.grad(made.loss, start)[0]
 
+    @cache
+    def kept() -> tuple[Tensor, Tensor]:
+        made = align_maps(forward(start := leaf()), crops, config, generator)
+        return made.loss, start
+
+    features = [x.detach() for x in forward(leaf())]
+    reduced = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
+    maps = [crops.maps(*x.shape[1:3]) for x in reduced]
+    now, first = cut_all(reduced, maps)
+    options: Any = {name: getattr(config, name) for name in ("mask", "clustering", "first_frame_mask", "anchors")}
+    weights = weigh(reduced, now, first, crops, maps, **options)
     return {
-        "forward": forward,
-        "PCA": lambda: [reduce(x, config.pca_dim, solver=solver, generator=generator) for x in features],
-        "loss": lambda: loss(reduced, "none"),
-        "loss with masks": lambda: loss(reduced),
+        "forward": lambda: forward(leaf()),
+        "PCA": lambda: [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features],
+        "masks": lambda: weigh(reduced, now, first, crops, maps, **options),
+        "loss": lambda: compare(*cut_all(reduced, maps), weights, normalise=config.normalise),
+        "backward": lambda: torch.autograd.grad(*kept(), retain_graph=True)[0],
         "one whole iteration": whole,
     }
 
 
-def report(rows: list[dict[str, Any]], peak: float) -> str:
+def report(rows: list[dict[str, Any]], peak: float, job: list[float]) -> str:
     """A line per part; the sum leaves out the parts of an iteration, which its whole contains."""
     whole = sum(spread(row["seconds"]).median * row["count"] for row in rows if counts(row["part"]))
     lines = []
@@ -174,11 +182,14 @@ def report(rows: list[dict[str, Any]], peak: float) -> str:
         once = spread(row["seconds"])
         total = once.median * row["count"]
         share = f"{row['flops'] / once.median / peak:.0%}" if row["flops"] else ""
-        job = f"{total / whole:.0%}" if counts(row["part"]) else ""
+        part_of_job = f"{total / whole:.0%}" if counts(row["part"]) else ""
         milliseconds = str(spread([1000 * s for s in row["seconds"]]))
-        lines.append([row["part"], milliseconds, str(row["count"]), f"{total:.2f}", job, share])
+        lines.append([row["part"], milliseconds, str(row["count"]), f"{total:.2f}", part_of_job, share])
     head = ["part", "ms, once", "times", "s in a job", "share of the job", "share of matmul peak"]
-    return table(head, lines) + f"\n\nOne job: {whole:.1f} s; matmul peak {peak / 1e9:.0f} GFLOP/s."
+    note = (
+        f"One job: {whole:.1f} s by its parts, {spread(job)} s from end to end; matmul peak {peak / 1e9:.0f} GFLOP/s."
+    )
+    return f"{table(head, lines)}\n\n{note}"
 
 
 def counts(part: str) -> bool:

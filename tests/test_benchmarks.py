@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from anyi2v.backbone.layers import Conv2d, linear
 from anyi2v.cli_bench import BenchPeers, BenchStages
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
+from anyi2v.media import load_image
+from anyi2v.pipeline import Result
 from benchmarks import gpu_job, measure, peers, scaling, stages
 from benchmarks.medium_profile import attention_marked, seconds_of
 
@@ -23,6 +26,7 @@ def test_spread_is_the_median_and_the_quartiles() -> None:
     assert measure.spread([3.0]) == (3, 3, 3)
     assert measure.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3, 2, 4)
     assert str(measure.spread([1.0, 2.0, 3.0])) == "2 [1.5, 2.5]"
+    assert str(measure.spread([0.0123456, 12.3456, 12345.6])) == "12.3 [6.18, 6179]"
 
 
 def test_pieces_are_measured_in_turns() -> None:
@@ -65,6 +69,20 @@ def test_every_part_of_a_job_runs_and_is_counted_as_often_as_a_job_does_it(mediu
     assert counts["inversion, one call"] == (config.inversion_timestep - 1) // config.inversion_stride + 1
     assert counts["guided step"] + counts["guided step with injection"] == config.steps
     assert counts[scaling.ITERATION] == config.optimise_steps * config.iterations
+    whole = found[scaling.ITERATION][0]()
+    assert isinstance(whole, Tensor)
+    for _ in range(2):  # the graph is kept from one measurement to the next
+        assert torch.equal(found["optimisation: backward"][0](), whole)  # type: ignore[arg-type]
+
+
+def test_the_job_of_the_benchmarks_has_the_steps_and_frames_asked_for(medium: Backbone) -> None:
+    config = replace(MethodConfig.paper(), steps=2, optimise_steps=1, iterations=1, inversion_timestep=2)
+    made = stages.job(medium, config, 2, 2)()
+    assert isinstance(made, Result)
+    assert made.config == config
+    assert made.video.shape[0] == 2
+    assert len(made.tracks.objects) == 2
+    assert len(made.losses) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -93,19 +111,20 @@ def test_the_sum_of_a_job_leaves_out_what_its_iteration_contains() -> None:
         {"part": "optimisation: forward", "count": 5, "seconds": [100.0], "flops": 0.0},
         {"part": "optimisation: one whole iteration", "count": 2, "seconds": [1.0], "flops": 0.0},
     ]
-    text = stages.report(rows, peak=4.0)
-    assert "One job: 8.0 s" in text
+    text = stages.report(rows, peak=4.0, job=[9.0])
+    assert "One job: 8.0 s by its parts, 9 [9, 9] s from end to end" in text
     assert "75%" in text
     assert "50%" in text  # 4 FLOP in 2 s of 4 FLOP/s
 
 
-def test_scaling_is_told_per_frame_and_per_pixel() -> None:
+def test_scaling_is_told_per_frame_pixel_and_step() -> None:
     part = "guided step"
     text = scaling.report(
         {
             "frames": {part: {"8": [1.0], "32": [6.0]}},
             "pixels": {part: {"64x64": [1.0], "128x64": [3.0]}},
             "objects": {part: {"1": [1.0], "8": [1.1]}},
+            "steps": {"job": {"8": [1.0], "32": [3.0]}},
         }
     )
     rows = {tuple(cells[:3]): cells for cells in (line[2:-2].split(" | ") for line in text.splitlines())}
@@ -113,6 +132,7 @@ def test_scaling_is_told_per_frame_and_per_pixel() -> None:
     assert value["frames", part, "32"][-2:] == ["6", "1.5"]
     assert value["pixels", part, "128x64"][-2:] == ["3", "1.5"]
     assert value["objects", part, "8"][-2] == "1.1"
+    assert value["steps", "job", "32"][-2:] == ["3", "0.75"]
 
 
 def test_peers_must_compute_the_same() -> None:
@@ -138,6 +158,7 @@ def test_a_row_beside_its_peer(tmp_path: Path) -> None:
     (row,) = found["rows"]
     assert len(row["ours"]) == len(row["theirs"]) >= 3
     assert "unet tiny" in (tmp_path / "peers.md").read_text()
+    assert load_image(tmp_path / "peers.png").shape[0] == 3
     with pytest.raises(InputError, match="no row begins with 'unheard'"):
         peers.main(BenchPeers(threads=(1,), only="unheard", out=tmp_path))
 

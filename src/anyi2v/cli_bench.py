@@ -183,7 +183,7 @@ class BenchStages:
 
 @dataclass(frozen=True)
 class BenchScaling:
-    """Measure how one iteration of the optimisation and one guided step grow.
+    """Measure how an iteration of the optimisation, a guided step, and with more steps a job grow.
 
     Examples:
     $ anyi2v bench scaling
@@ -225,7 +225,7 @@ class BenchPeers:
     budget: float = 4.0
     """Seconds for each row, about."""
     out: Path = Path("runs/peers")
-    """Folder for peers.json and peers.md."""
+    """Folder for peers.json, peers.md and peers.png."""
 
     def run(self) -> None:
         """Measures, prints the table, writes the files."""

@@ -32,6 +32,17 @@ class Alignment(NamedTuple):
     """What each layer, object and frame adds to the loss, before the division by the overlap; no gradient."""
 
 
+class Weights(NamedTuple):
+    """What the cells of the crops are weighed with; no gradient."""
+
+    masks: Float[Tensor, "l o f y x"]
+    """M_j of every layer, object and frame."""
+    similarities: Float[Tensor, "l o f y x"]
+    """S_j of every layer, object and frame."""
+    products: Float[Tensor, "l o f y x"]
+    """M_1 M_j, with frame 1 itself left out, which is compared with nothing."""
+
+
 def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
     """A recorded tensor of a single clip as a map with channels last, in float32.
 
@@ -91,23 +102,85 @@ def align(
         crops: the boxes.
         maps: `crops.maps(h, w)` for the size of each feature map.
     """
+    now, first = cut_all(features, maps)
+    weights = weigh(
+        features,
+        now,
+        first,
+        crops,
+        maps,
+        mask=mask,
+        clustering=clustering,
+        first_frame_mask=first_frame_mask,
+        anchors=anchors,
+    )
+    return compare(now, first, weights, normalise=normalise)
+
+
+def cut_all(
+    features: Sequence[Float[Tensor, "f _ _ _"]], maps: Sequence[Maps]
+) -> tuple[list[Float[Tensor, "o f y x m"]], list[Float[Tensor, "o f y x m"]]]:
+    """The crops of every layer, and what each is compared with: frame 1's, resized to it, without gradient."""
     now = [cut(x, m.now) for x, m in zip(features, maps, strict=True)]
     first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
-    with torch.no_grad():
-        points = [
-            _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
-        ]
-        similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
-        masks, weights = _weights(similarities, crops, mask, clustering, first_frame_mask)
-    squares = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights, strict=True)]
+    return now, first
+
+
+@torch.no_grad()
+def weigh(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    now: Sequence[Float[Tensor, "o f y x m"]],
+    first: Sequence[Float[Tensor, "o f y x m"]],
+    crops: Crops,
+    maps: Sequence[Maps],
+    *,
+    mask: Mask = "dynamic",
+    clustering: Clustering = "per_frame",
+    first_frame_mask: FirstFrameMask = "per_object",
+    anchors: Anchors = "attached",
+) -> Weights:
+    """Section 3.4: the masks of all crops, and what they weigh the cells with; see `align` and `cut_all`."""
+    points = [
+        _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
+    ]
+    similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
+    clustered = crops.valid.expand_as(similarities)
+    if mask != "none":
+        clustered = foreground(similarities, crops.valid, clustering)
+    masks = with_given(clustered, crops)
+    carried = first_frame_masks(masks, crops)
+    if mask == "none":  # but a mask by the user counts in all frames
+        masks = torch.where(crops.has_given[:, None, None, None], carried, clustered)
+    elif mask == "static":
+        masks = carried
+    if first_frame_mask == "shared":
+        carried = shared_first_mask(masks, crops)
+        # the published loop leaves out frame 1 of the first object only; the others add to the overlap
+        kept = torch.ones_like(carried)
+        kept[:, 0, 0] = 0
+    else:
+        kept = torch.ones_like(carried, dtype=torch.float32)
+        kept[:, :, 0] = 0
+    return Weights(masks.float(), similarities, masks.float() * carried * kept)
+
+
+def compare(
+    now: Sequence[Float[Tensor, "o f y x m"]],
+    first: Sequence[Float[Tensor, "o f y x m"]],
+    weights: Weights,
+    *,
+    normalise: Normalise = "per_object",
+) -> Alignment:
+    """Eq. 3 and 8 of crops, see `cut_all`, and their weights, see `weigh`."""
+    squares = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights.products, strict=True)]
     difference = torch.stack(squares)
     error = difference.sum(dim=(0, 2, 3, 4))
-    overlap = weights.sum(dim=(0, 2, 3, 4))
+    overlap = weights.products.sum(dim=(0, 2, 3, 4))
     if normalise == "all_objects":
         error, overlap = error.sum(), overlap.sum()
     # an object without overlap has no error either: its loss is zero, not 0/0
     loss = (error / torch.where(overlap > 0, overlap, 1.0)).sum()
-    return Alignment(loss, masks, similarities, difference.detach().sum(dim=(3, 4)))
+    return Alignment(loss, weights.masks, weights.similarities, difference.detach().sum(dim=(3, 4)))
 
 
 def _anchors(
@@ -134,31 +207,3 @@ def _anchors(
     o = torch.arange(y.shape[0], device=first.device)[:, None, None]
     f = torch.arange(y.shape[1], device=first.device)[None, :, None]
     return reference[o, f, y, x]
-
-
-def _weights(
-    similarities: Float[Tensor, "l o f y x"],
-    crops: Crops,
-    mask: Mask,
-    clustering: Clustering,
-    first_frame_mask: FirstFrameMask,
-) -> tuple[Float[Tensor, "l o f y x"], Float[Tensor, "l o f y x"]]:
-    """The masks M_j, and M_1 M_j with frame 1 itself left out, which is compared with nothing."""
-    clustered = crops.valid.expand_as(similarities)
-    if mask != "none":
-        clustered = foreground(similarities, crops.valid, clustering)
-    masks = with_given(clustered, crops)
-    carried = first_frame_masks(masks, crops)
-    if mask == "none":  # but a mask by the user counts in all frames
-        masks = torch.where(crops.has_given[:, None, None, None], carried, clustered)
-    elif mask == "static":
-        masks = carried
-    if first_frame_mask == "shared":
-        first = shared_first_mask(masks, crops)
-        # the published loop leaves out frame 1 of the first object only; the others add to the overlap
-        kept = torch.ones_like(first)
-        kept[:, 0, 0] = 0
-    else:
-        first, kept = carried.float(), torch.ones_like(carried, dtype=torch.float32)
-        kept[:, :, 0] = 0
-    return masks.float(), masks.float() * first * kept
