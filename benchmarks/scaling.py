@@ -1,4 +1,4 @@
-"""How the cost grows with frames, objects, pixels and steps: `anyi2v bench scaling`."""
+"""How the cost grows with frames, objects, pixels, steps and images: `anyi2v bench scaling`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from anyi2v.cli_bench import BenchScaling
 from anyi2v.config import MethodConfig
 from benchmarks.measure import Spread, ratio, seconds, spread, table, threads, write
-from benchmarks.stages import job, parts, prepare
+from benchmarks.stages import inversion, job, parts, prepare
 
 FRAMES = (8, 16, 32)
 OBJECTS = (1, 2, 4, 8)
@@ -18,13 +18,16 @@ SIZES = (1.0, 1.5, 2.0)
 STEPS = (8, 16, 32)
 """Of denoising; the inversion and the optimisation of the first ones stay as they are."""
 
-ITERATION, STEP, JOB = "optimisation: one whole iteration", "guided step", "job"
+IMAGES = (1, 2, 4, 8)
+"""Inverted as one batch."""
+
+ITERATION, STEP, JOB, CALL = "optimisation: one whole iteration", "guided step", "job", "inversion, one call"
 
 
 def main(args: BenchScaling) -> None:
     """Each axis by itself, its values in turns."""
     with threads(args.threads):
-        found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels", "steps")}
+        found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels", "steps", "images")}
     print(text := report(found))
     write(args.out, "scaling", {"backbone": args.backbone, "dtype": args.dtype, "axes": found})
     (args.out / "scaling.md").write_text(text + "\n", encoding="utf-8")
@@ -40,6 +43,8 @@ def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[floa
     if axis == "steps":
         work = {str(n): job(backbone, replace(config, steps=n), None, 1) for n in STEPS}
         return {JOB: seconds(work, budget=args.budget)}
+    if axis == "images":
+        return {CALL: seconds({str(n): inversion(backbone, n) for n in IMAGES}, budget=args.budget)}
     match axis:
         case "frames":
             limit = backbone.unet.design.max_frames or max(FRAMES)
@@ -63,7 +68,7 @@ def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[floa
 
 
 def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """Seconds and the ratio to the first value of each axis; also per frame, pixel or step where that is what grows."""
+    """Seconds and the ratio to the first value of each axis; also per frame, pixel, step or image."""
     lines = []
     for axis, by_part in found.items():
         for part, times in by_part.items():
@@ -76,7 +81,7 @@ def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
                 lines.append(
                     [axis, part.split(": ")[-1], label, once, str(grown), "" if axis == "objects" else str(per)]
                 )
-    head = ["axis", "part", "value", "ms", "times the first", "times the first, per frame, pixel or step"]
+    head = ["axis", "part", "value", "ms", "times the first", "times the first, per frame, pixel, step or image"]
     return table(head, lines)
 
 
@@ -85,7 +90,7 @@ def amount(axis: str, label: str) -> float:
     if axis == "pixels":
         width, height = label.split("x")
         return float(width) * float(height)
-    return float(label) if axis in ("frames", "steps") else 1.0
+    return 1.0 if axis == "objects" else float(label)
 
 
 def plot(found: dict[str, dict[str, dict[str, list[float]]]], path: Path) -> None:

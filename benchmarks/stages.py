@@ -113,10 +113,6 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     )
     plain, scale, steps = config.steps - config.inject_steps, config.guidance_scale, config.steps
 
-    @torch.no_grad()
-    def invert_once() -> Tensor:
-        return unet(z[:, :1], 101, positive, fps=c.fps, temporal=False)
-
     def guide(tap: Any = None) -> Tensor:
         extra = () if tap is None else (tap,)
         return predict_noise(unet, z, 501, negative, positive, scale, *extra, fps=c.fps)
@@ -125,7 +121,7 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     found: dict[str, tuple[Callable[[], object], int]] = {
         "VAE encode": (torch.no_grad()(lambda: backbone.vae.encode(2 * image - 1)), 1),
         "text": (lambda: backbone.encode_text([PROMPT] * 2), 1),
-        "inversion, one call": (invert_once, passes),
+        "inversion, one call": (inversion(backbone, 1), passes),
         "guided step with injection": (lambda: guide(injection), min(config.inject_steps, steps)),
         "guided step": (guide, plain),
         "VAE decode": (torch.no_grad()(lambda: backbone.vae.decode(z[0])), 1),
@@ -134,6 +130,15 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     for name, piece in optimisation(backbone, config, z, positive, injection, crops).items():
         found[f"optimisation: {name}"] = (piece, iterations)
     return found
+
+
+def inversion(backbone: Backbone, images: int) -> Callable[[], object]:
+    """One call of the inversion of a batch of images."""
+    c, generator = backbone.config, torch.Generator().manual_seed(0)
+    size = (c.vae.latent_channels, c.height // c.vae.factor, c.width // c.vae.factor)
+    z = torch.randn(images, 1, *size, generator=generator).to(backbone.device)
+    text = torch.randn(images, c.text.length, c.unet.context_dim, generator=generator).to(backbone.device)
+    return torch.no_grad()(lambda: backbone.unet(z, 101, text, fps=c.fps, temporal=False))
 
 
 def optimisation(

@@ -117,7 +117,7 @@ def test_the_sum_of_a_job_leaves_out_what_its_iteration_contains() -> None:
     assert "50%" in text  # 4 FLOP in 2 s of 4 FLOP/s
 
 
-def test_scaling_is_told_per_frame_pixel_and_step() -> None:
+def test_scaling_is_told_per_frame_pixel_step_and_image() -> None:
     part = "guided step"
     text = scaling.report(
         {
@@ -125,6 +125,7 @@ def test_scaling_is_told_per_frame_pixel_and_step() -> None:
             "pixels": {part: {"64x64": [1.0], "128x64": [3.0]}},
             "objects": {part: {"1": [1.0], "8": [1.1]}},
             "steps": {"job": {"8": [1.0], "32": [3.0]}},
+            "images": {"call": {"1": [2.0], "8": [8.0]}},
         }
     )
     rows = {tuple(cells[:3]): cells for cells in (line[2:-2].split(" | ") for line in text.splitlines())}
@@ -133,6 +134,7 @@ def test_scaling_is_told_per_frame_pixel_and_step() -> None:
     assert value["pixels", part, "128x64"][-2:] == ["3", "1.5"]
     assert value["objects", part, "8"][-2] == "1.1"
     assert value["steps", "job", "32"][-2:] == ["3", "0.75"]
+    assert value["images", "call", "8"][-2:] == ["4", "0.5"]
 
 
 def test_peers_must_compute_the_same() -> None:

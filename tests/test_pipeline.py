@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
@@ -16,7 +18,7 @@ from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.config import MethodConfig
 from anyi2v.errors import AnyI2VError, HookError, InputError, NumericsError
-from anyi2v.pipeline import Result, animate
+from anyi2v.pipeline import Result, animate, invert_images
 from anyi2v.tracks import Track, Tracks
 
 from .networks import HIDDENS, SHORT, tiny_backbone
@@ -81,6 +83,49 @@ def test_features_of_an_earlier_job_spare_the_inversion() -> None:
     again = run(TWO, features=plain().features)
     assert torch.equal(again.video, run(TWO).video)
     assert "inversion" not in again.timings
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(1, 4), st.sampled_from([(16, 16), (16, 24)]), st.booleans())
+def test_a_batch_of_inversions_equals_single_ones(count: int, size: tuple[int, int], low_memory: bool) -> None:
+    images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+    prompts = [("a red ball", "a blue ball")[i % 2] for i in range(count)]
+    batch = invert_images(BACKBONE, images, prompts, config=SHORT, low_memory=low_memory)
+    assert len(batch) == count
+    for one, prompt, features in zip(images, prompts, batch, strict=True):
+        single = animate(BACKBONE, one, prompt, ONE, config=SHORT, low_memory=low_memory).features
+        assert features.keys() == single.keys()
+        for name, x in features.items():
+            # float32 through a few passes of some fifty layers, with sums in other orders
+            torch.testing.assert_close(x, single[name], rtol=0, atol=1e-4 * single[name].abs().max().item())
+
+
+def test_a_batch_of_inversions_serves_jobs() -> None:
+    config = replace(SHORT, optimise_steps=0)  # whose first updates go by the signs of the gradient
+    features = invert_images(BACKBONE, [image(), 1 - image()], ["a red ball", "a ball"], config=config)
+    ours, other = (run(config=config, features=found) for found in features)
+    assert "inversion" not in ours.timings
+    torch.testing.assert_close(ours.video, run(config=config).video, rtol=0, atol=1e-4)
+    assert not torch.allclose(other.video, ours.video, rtol=0, atol=1e-2)
+    without = replace(SHORT, inject_hidden=(), inject_query=())
+    assert invert_images(BACKBONE, [image()] * 2, ["a ball"] * 2, config=without) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "changes", "message"),
+    [
+        ([], [], {}, "0 images and 0 prompts"),
+        ([image()], ["a ball"] * 2, {}, "1 images and 2 prompts; each image needs its prompt"),
+        ([image(), image(16, 24)], ["a ball"] * 2, {}, "image 2 is 24x16 pixels, image 1 16x16"),
+        ([image(), image(17)], ["a ball"] * 2, {}, "17"),
+        ([image()], ["a ball"], {"inversion": "noise"}, "inversion='noise' inverts nothing"),
+    ],
+)
+def test_what_is_no_batch_is_refused(
+    images: list[Tensor], prompts: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with patch.object(BACKBONE, "encode_text", side_effect=AssertionError), pytest.raises(InputError, match=message):
+        invert_images(BACKBONE, images, prompts, config=replace(SHORT, **changes))
 
 
 def test_masks_lie_in_their_boxes() -> None:

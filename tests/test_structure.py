@@ -18,7 +18,7 @@ FLOORS = (
     ("conditions",),
     ("backbone",),
     ("method",),
-    ("plots", "feature_pictures"),
+    ("plots", "feature_pictures", "condition_features"),
     ("pipeline", "memory"),
     ("report_page",),
     ("report",),

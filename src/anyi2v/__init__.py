@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anyi2v.config import MethodConfig
     from anyi2v.errors import AnyI2VError
     from anyi2v.media import load_image, write_video
-    from anyi2v.pipeline import Result, animate
+    from anyi2v.pipeline import Result, animate, invert_images
     from anyi2v.tracks import Track, Tracks, load_tracks
 
 _HOMES = {
@@ -24,6 +24,7 @@ _HOMES = {
     "Tracks": "tracks",
     "UNet": "backbone.unet",
     "animate": "pipeline",
+    "invert_images": "pipeline",
     "load": "backbone.checkpoint",
     "load_image": "media",
     "load_tracks": "tracks",
@@ -43,6 +44,7 @@ __all__ = [
     "Tracks",
     "UNet",
     "animate",
+    "invert_images",
     "load",
     "load_image",
     "load_tracks",

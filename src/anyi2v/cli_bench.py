@@ -183,7 +183,7 @@ class BenchStages:
 
 @dataclass(frozen=True)
 class BenchScaling:
-    """Measure how an iteration of the optimisation, a guided step, and with more steps a job grow.
+    """Measure how iterations, guided steps, inversions and jobs grow with frames, objects, pixels, images, steps.
 
     Examples:
     $ anyi2v bench scaling

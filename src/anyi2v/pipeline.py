@@ -1,8 +1,8 @@
 """One job from start to video: encode, invert, optimise and denoise, decode."""
 
 import gc
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from torch import Tensor
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.unet import points
+from anyi2v.condition_features import condition_features, injects
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
-from anyi2v.inversion_cache import cache_key, cached
 from anyi2v.machine import give_back
 from anyi2v.media import MAX_FPS, check_image, write_video
 from anyi2v.method.alignment import feature_map
@@ -25,7 +25,6 @@ from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
 from anyi2v.method.injection import Injection, check_injectable
-from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.method.noise import carried
 from anyi2v.method.optimisation import GRAPH_FROM, graphed_reader, optimise_latents
 from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
@@ -112,7 +111,7 @@ def animate(
             is told in every pass.
         negative_prompt: for the unconditional pass.
         features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
-            example with other tracks; spares the inversion.
+            example with other tracks, or from `invert_images`; spares the inversion.
         cache: a folder where such features are kept and looked up by everything that they depend on; see
             `anyi2v.inversion_cache`. Not used while `taps` watch.
         low_memory: layers are computed again on the way back of the optimisation, the passes of the guidance come one
@@ -149,7 +148,9 @@ def animate(
     z = torch.randn(shape, generator=generator)
     z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
     if features is None:
-        features = _features(backbone, image, positive, config, fps, stages, generator, taps, cache, low_memory)
+        features = condition_features(
+            backbone, image[None], positive, config, fps, stages, generator, taps, cache, low_memory
+        )
     elif not all_finite(*features.values()):
         raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
@@ -170,6 +171,58 @@ def animate(
         fps=fps,
         features=dict(features),
     )
+
+
+def invert_images(
+    backbone: Backbone,
+    images: Sequence[Float[Tensor, "3 h w"]],
+    prompts: Sequence[str],
+    *,
+    config: MethodConfig | None = None,
+    fps: int | None = None,
+    low_memory: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Tensor]]:
+    """The `features` of several independent jobs, inverted as one batch.
+
+    A single image leaves a GPU mostly idle, and a CPU takes about twice the time for it alone than for one of eight
+    (docs/performance.md). The features equal those of single jobs but for the order of sums.
+
+    Args:
+        backbone, config, fps, low_memory, progress: as for `animate`.
+        images: condition images of one size.
+        prompts: one per image.
+
+    Raises:
+        InputError, HookError: before any work, if something about a job is not usable, or the jobs are no batch.
+        NumericsError: a value became NaN or infinite.
+    """
+    config = config or MethodConfig.from_dict(backbone.config.method)
+    fps = backbone.config.fps if fps is None else fps
+    if not len(images) == len(prompts) > 0:
+        raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs its prompt")
+    if config.inversion == "noise":
+        raise InputError("inversion='noise' inverts nothing: it draws from the seed of each job")
+    for number, image in enumerate(images, 1):
+        check_job(backbone, image, config, 1, fps)
+        if image.shape != images[0].shape:
+            sizes = (f"{shape[2]}x{shape[1]}" for shape in (image.shape, images[0].shape))
+            raise InputError(f"image {number} is {' pixels, image 1 '.join(sizes)}; a batch needs images of one size")
+    with torch.no_grad():
+        text = backbone.encode_text(list(prompts)).float()
+    found = condition_features(
+        backbone,
+        torch.stack([*images]),
+        text,
+        config,
+        fps,
+        Stages(progress=progress, device=backbone.device),
+        torch.Generator(),
+        no_taps,
+        None,
+        low_memory,
+    )
+    return [{name: x[i : i + 1].clone() for name, x in found.items()} for i in range(len(images))]
 
 
 def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0) -> None:
@@ -206,74 +259,8 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
     sampling_pairs(backbone.config.schedule, config.steps)
 
 
-def _features(
-    backbone: Backbone,
-    image: Float[Tensor, "3 h w"],
-    text: Float[Tensor, "1 l d"],
-    config: MethodConfig,
-    fps: int,
-    stages: Stages,
-    generator: torch.Generator,
-    taps: Taps,
-    cache: Path | None,
-    low_memory: bool,
-) -> dict[str, Tensor]:
-    """The features that the injection needs, by inversion; none if nothing is injected."""
-    if not _injects(config):
-        return {}
-    with stages.stage("encode"), torch.no_grad():
-        latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
-    if not all_finite(latent):
-        raise failure("the latent of the condition image", "encode", dtype=backbone.unet.dtype)
-    schedule, until, stride = backbone.config.schedule, config.inversion_timestep, config.inversion_stride
-    names = (*config.inject_hidden, *config.inject_query)
-    latent = latent[:, None]
-    if config.inversion == "noise":
-        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
-        with stages.stage("inversion"):
-            return noise_directly(
-                backbone.unet, latent, text, schedule, names, until=until, noise=noise, fps=fps, taps=taps
-            )
-    passes = len(inversion_timesteps(schedule, until=until, stride=stride))
-
-    def inverted() -> dict[str, Tensor]:
-        with stages.bar("inversion", passes) as bar:
-            return invert(
-                backbone.unet,
-                latent,
-                text,
-                schedule,
-                names,
-                until=until,
-                stride=stride,
-                fps=fps,
-                taps=taps,
-                low_memory=low_memory,
-                report=bar.update,
-            )
-
-    with stages.stage("inversion"):
-        if cache is None or taps is not no_taps:
-            return inverted()
-        settings = {
-            "schedule": asdict(schedule),
-            "until": until,
-            "stride": stride,
-            "names": sorted(names),
-            "fps": fps,
-            "dtype": str(backbone.dtype),
-            "device": backbone.device.type,
-        }
-        key = cache_key(settings, {"latent": latent, "text": text}, backbone.unet)
-        return cached(cache, key, names, inverted, device=backbone.device)
-
-
-def _injects(config: MethodConfig) -> bool:
-    return bool(config.inject_hidden or config.inject_query) and config.inject_steps + config.optimise_steps > 0
-
-
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    if not _injects(config):
+    if not injects(config):
         return no_tap
     return Injection(
         features,

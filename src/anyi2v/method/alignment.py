@@ -119,7 +119,7 @@ def align(
 
 def cut_all(
     features: Sequence[Float[Tensor, "f _ _ _"]], maps: Sequence[Maps]
-) -> tuple[list[Float[Tensor, "o f y x m"]], list[Float[Tensor, "o f y x m"]]]:
+) -> tuple[list[Float[Tensor, "o f y x _"]], list[Float[Tensor, "o f y x _"]]]:
     """The crops of every layer, and what each is compared with: frame 1's, resized to it, without gradient."""
     now = [cut(x, m.now) for x, m in zip(features, maps, strict=True)]
     first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
@@ -129,8 +129,8 @@ def cut_all(
 @torch.no_grad()
 def weigh(
     features: Sequence[Float[Tensor, "f _ _ _"]],
-    now: Sequence[Float[Tensor, "o f y x m"]],
-    first: Sequence[Float[Tensor, "o f y x m"]],
+    now: Sequence[Float[Tensor, "o f y x _"]],
+    first: Sequence[Float[Tensor, "o f y x _"]],
     crops: Crops,
     maps: Sequence[Maps],
     *,
@@ -165,8 +165,8 @@ def weigh(
 
 
 def compare(
-    now: Sequence[Float[Tensor, "o f y x m"]],
-    first: Sequence[Float[Tensor, "o f y x m"]],
+    now: Sequence[Float[Tensor, "o f y x _"]],
+    first: Sequence[Float[Tensor, "o f y x _"]],
     weights: Weights,
     *,
     normalise: Normalise = "per_object",
