@@ -340,9 +340,10 @@ def test_cached_inversion_gives_the_same_video_and_is_skipped(tmp_path: Path) ->
     animate(backbone, image, "a blue ball", tracks, config=SHORT, cache=tmp_path)
     animate(backbone, 1 - image, "a red ball", tracks, config=SHORT, cache=tmp_path)
     animate(backbone, image, "a red ball", tracks, config=replace(SHORT, inversion_timestep=3), cache=tmp_path)
+    animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path, low_memory=True)
     backbone.unet.conv_in.weight[0, 0, 0, 0] += 0.1
     animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_approximations_of_late_steps_make_fewer_and_shorter_passes() -> None:

@@ -83,6 +83,7 @@ def condition_features(
             "fps": fps,
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,
+            "low_memory": low_memory,  # reads the weights in another order: other rounding
         }
         key = cache_key(settings, {"latent": latent, "text": text}, backbone.unet)
         return cached(cache, key, names, inverted, device=backbone.device)
