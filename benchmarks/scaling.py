@@ -102,7 +102,7 @@ def plot(found: dict[str, dict[str, dict[str, list[float]]]], path: Path) -> Non
         for part, times in by_part.items():
             at = [float(label) if axis != "pixels" else amount(axis, label) for label in times]
             axes.plot(at, [spread(t).median for t in times.values()], marker="o", label=part.split(": ")[-1])
-        axes.set(xlabel=axis, ylabel="seconds", ylim=(0, 1.1 * axes.get_ylim()[1]))
+        axes.set(xlabel=axis, ylabel="seconds", ylim=(0, 1.3 * axes.get_ylim()[1]))
         axes.grid(color="0.9")
         axes.legend()
     figure.savefig(path, format="png", metadata={"Software": None})

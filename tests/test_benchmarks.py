@@ -36,6 +36,11 @@ def test_pieces_are_measured_in_turns() -> None:
     assert {name: len(times) for name, times in found.items()} == {"a": 4, "b": 4}
 
 
+def test_short_pieces_are_not_measured_more_often_than_tells_something() -> None:
+    (found,) = measure.seconds({"a": lambda: None}, budget=60).values()
+    assert len(found) == measure.MOST
+
+
 def test_ratio_is_taken_from_round_to_round() -> None:
     assert measure.ratio({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, "a", "b").median == 3
 
