@@ -17,7 +17,6 @@ SIZES = (1.0, 1.5, 2.0)
 """Factors on the backbone's edges."""
 STEPS = (8, 16, 32)
 """Of denoising; the inversion and the optimisation of the first ones stay as they are."""
-
 IMAGES = (1, 2, 4, 8)
 """Inverted as one batch."""
 
@@ -40,12 +39,12 @@ def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[floa
     config = MethodConfig.from_dict(backbone.config.method)
     c = backbone.config
     values: dict[str, dict[str, Any]] = {}
-    if axis == "steps":
-        work = {str(n): job(backbone, replace(config, steps=n), None, 1) for n in STEPS}
-        return {JOB: seconds(work, budget=args.budget)}
-    if axis == "images":
-        return {CALL: seconds({str(n): inversion(backbone, n) for n in IMAGES}, budget=args.budget)}
     match axis:
+        case "steps":
+            jobs = {str(n): job(backbone, replace(config, steps=n), None, 1) for n in STEPS}
+            return {JOB: seconds(jobs, budget=args.budget)}
+        case "images":
+            return {CALL: seconds({str(n): inversion(backbone, n) for n in IMAGES}, budget=args.budget)}
         case "frames":
             limit = backbone.unet.design.max_frames or max(FRAMES)
             values = {str(n): {"frames": n, "objects": 1} for n in FRAMES if n <= limit}

@@ -154,15 +154,11 @@ def optimisation(
     def leaf() -> Tensor:
         return z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
 
-    def whole() -> Tensor:
-        made = align_maps(forward(start := leaf()), crops, config, generator)
-        return torch.autograd.grad(made.loss, start)[0]
-
-    @cache
-    def kept() -> tuple[Tensor, Tensor]:
+    def loss_of_leaf() -> tuple[Tensor, Tensor]:
         made = align_maps(forward(start := leaf()), crops, config, generator)
         return made.loss, start
 
+    kept = cache(loss_of_leaf)
     features = [x.detach() for x in forward(leaf())]
     reduced = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
     maps = [crops.maps(*x.shape[1:3]) for x in reduced]
@@ -175,7 +171,7 @@ def optimisation(
         "masks": lambda: weigh(reduced, now, first, crops, maps, **options),
         "loss": lambda: compare(*cut_all(reduced, maps), weights, normalise=config.normalise),
         "backward": lambda: torch.autograd.grad(*kept(), retain_graph=True)[0],
-        "one whole iteration": whole,
+        "one whole iteration": lambda: torch.autograd.grad(*loss_of_leaf())[0],
     }
 
 
