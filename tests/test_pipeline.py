@@ -117,7 +117,7 @@ def test_a_batch_of_inversions_serves_jobs() -> None:
         ([], [], {}, "0 images and 0 prompts"),
         ([image()], ["a ball"] * 2, {}, "1 images and 2 prompts; each image needs its prompt"),
         ([image(), image(16, 24)], ["a ball"] * 2, {}, "image 2 is 24x16 pixels, image 1 16x16"),
-        ([image(), image(17)], ["a ball"] * 2, {}, "17"),
+        ([image(), image(17)], ["a ball"] * 2, {}, "16x17 px; both must be multiples of 2"),
         ([image()], ["a ball"], {"inversion": "noise"}, "inversion='noise' inverts nothing"),
     ],
 )

@@ -206,8 +206,8 @@ def invert_images(
     for number, image in enumerate(images, 1):
         check_job(backbone, image, config, 1, fps)
         if image.shape != images[0].shape:
-            sizes = (f"{shape[2]}x{shape[1]}" for shape in (image.shape, images[0].shape))
-            raise InputError(f"image {number} is {' pixels, image 1 '.join(sizes)}; a batch needs images of one size")
+            size, first = (f"{x.shape[2]}x{x.shape[1]}" for x in (image, images[0]))
+            raise InputError(f"image {number} is {size} pixels, image 1 {first}; a batch needs images of one size")
     with torch.no_grad():
         text = backbone.encode_text(list(prompts)).float()
     found = condition_features(

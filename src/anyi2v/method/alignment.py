@@ -134,12 +134,15 @@ def weigh(
     crops: Crops,
     maps: Sequence[Maps],
     *,
-    mask: Mask = "dynamic",
-    clustering: Clustering = "per_frame",
-    first_frame_mask: FirstFrameMask = "per_object",
-    anchors: Anchors = "attached",
+    mask: Mask,
+    clustering: Clustering,
+    first_frame_mask: FirstFrameMask,
+    anchors: Anchors,
 ) -> Weights:
-    """Section 3.4: the masks of all crops, and what they weigh the cells with; see `align` and `cut_all`."""
+    """Section 3.4: the masks of all crops, and what they weigh the cells with.
+
+    `now` and `first` are from `cut_all`; all else is as for `align`.
+    """
     points = [
         _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
     ]
