@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import typing
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from anyi2v.backbone.checkpoint import build, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.cli_animate import REPEATED
 from anyi2v.config import RECIPES, MethodConfig
+from anyi2v.errors import AnyI2VWarning
 from anyi2v.media import load_image
 from anyi2v.tracks import Track, Tracks, save_tracks
 
@@ -374,3 +376,19 @@ def test_a_pipe_that_breaks_inside_a_job_is_not_hidden(monkeypatch: pytest.Monke
     monkeypatch.setattr(cli, "parse", lambda args: Job())
     with pytest.raises(BrokenPipeError):
         cli.main([])
+
+
+def test_our_warnings_are_one_line_on_stderr_and_others_stay_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Command:
+        def run(self) -> None:
+            warnings.warn("two\nlines", AnyI2VWarning, stacklevel=1)
+            warnings.warn("from elsewhere", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "parse", lambda args: Command())
+    shown: list[type[Warning]] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, category, *_: shown.append(category))
+    assert cli.main([]) == 0
+    assert capsys.readouterr().err == "anyi2v: warning: two lines\n"
+    assert shown == [UserWarning]

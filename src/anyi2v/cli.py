@@ -7,8 +7,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,7 @@ from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling
 from anyi2v.cli_condition import Condition
 from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.conversion import Convert
-from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,10 @@ def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str
 def main(args: Sequence[str] | None = None) -> int:
     """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something."""
     try:
-        parse(sys.argv[1:] if args is None else args).run()
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_print_warning, warnings.showwarning)
+            warnings.simplefilter("always", AnyI2VWarning)
+            parse(sys.argv[1:] if args is None else args).run()
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_left():
@@ -194,6 +199,14 @@ def _reader_left() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
+
+
+def _print_warning(usual: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    """Prints our own warnings on one line, without the source location; others as Python `usual`ly does."""
+    if issubclass(category, AnyI2VWarning):
+        print("anyi2v: warning: " + " ".join(str(message).split()), file=sys.stderr)
+    else:
+        usual(message, category, *rest)
 
 
 def _refused(message: str) -> int:

@@ -36,6 +36,13 @@ class ResourceError(AnyI2VError, RuntimeError):
     """Memory, disk or a device does not suffice."""
 
 
+class AnyI2VWarning(UserWarning):
+    """Something that is allowed, but is probably not what was meant; issued through `warnings.warn`.
+
+    The command line prints one line per warning on stderr.
+    """
+
+
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The `count` known names most like `name`, as text for an error message."""
     return ", ".join(get_close_matches(name, list(known), n=count, cutoff=0.0))

@@ -20,7 +20,7 @@ from torch import Tensor
 from anyi2v.backbone.foreign import read_tensors
 from anyi2v.backbone.header import guess
 from anyi2v.backbone.lora_names import Side, Site, flatten, parse, sites
-from anyi2v.errors import CheckpointError, InputError
+from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
 
 Lora = tuple[str | Path, float]
 """A LoRA file and its weight: 0 is without, 1 as trained."""
@@ -111,7 +111,7 @@ def read_lora(
         )
         if strict:
             raise CheckpointError(text)
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
     _check(path, tensors, modules, twice)
     declared = _declared(path, metadata)
     deltas: dict[str, list[Delta]] = {}
