@@ -87,7 +87,7 @@ def select(
     """
     there = sorted({layer for name in known if (layer := _layer(name))})
     if not layers:
-        used = (*config.inject_hidden, *config.inject_query, *config.align)
+        used = (*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align)
         layers = sorted({layer for name in used if (layer := _layer(name))}) or there
     if not steps:
         last = min(config.optimise_steps, config.steps) - 1

@@ -251,8 +251,8 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
             f"example window={min(limit, backbone.config.frames)}"
         )
     known = points(backbone.unet)
-    check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
-    check_injectable(config.inject_hidden, config.inject_query)
+    check_names((*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align), known)
+    check_injectable(config.inject_hidden, config.inject_query, config.share_kv)
     for name in config.align:
         feature_map(name, torch.empty(known[name]))
     inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
@@ -260,7 +260,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
 
 
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    if not injects(config):
+    if not (injects(config) or config.share_kv):
         return no_tap
     return Injection(
         features,
