@@ -18,6 +18,7 @@ from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.config import MethodConfig
 from anyi2v.errors import AnyI2VError, HookError, InputError, NumericsError
+from anyi2v.method.noise import stream
 from anyi2v.pipeline import Result, animate, invert_images
 from anyi2v.tracks import Track, Tracks
 
@@ -83,6 +84,36 @@ def test_features_of_an_earlier_job_spare_the_inversion() -> None:
     again = run(TWO, features=plain().features)
     assert torch.equal(again.video, run(TWO).video)
     assert "inversion" not in again.timings
+
+
+@pytest.mark.parametrize("solver", ["exact", "lowrank"])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("inversion", ["ddim", "noise"])
+def test_what_is_drawn_does_not_depend_on_what_is_given(
+    inversion: str, eta: float, solver: str, tmp_path: Path
+) -> None:
+    """Features of an earlier job, a cache and taps leave the noise of everything else as it is."""
+    config = replace(SHORT, inversion=inversion, eta=eta, pca_solver=solver)  # type: ignore[arg-type]
+    first = run(config=config)
+    watched: list[str] = []
+
+    def watch(name: str, x: Tensor) -> Tensor:
+        watched.append(name)
+        return x
+
+    ways: tuple[dict[str, Any], ...] = ({"features": first.features}, {"cache": tmp_path}, {"taps": lambda at: watch})
+    for way in ways:
+        assert torch.equal(run(config=config, **way).video, first.video), way
+    assert watched
+
+
+def test_randomness_of_one_purpose_is_another_purposes_own() -> None:
+    drawn = [torch.randn(64, generator=stream(0, purpose)) for purpose in ("inversion", "pca", "eta")]
+    drawn += [torch.randn(64, generator=g) for g in (torch.Generator().manual_seed(0), stream(1, "eta"))]
+    assert torch.corrcoef(torch.stack(drawn)).triu(1).abs().max() < 0.5
+    assert torch.equal(drawn[0], torch.randn(64, generator=stream(0, "inversion")))
+    for seed in (-(2**63), 2**64 - 1):
+        stream(seed, "eta")
 
 
 @settings(deadline=None, max_examples=10)
