@@ -25,10 +25,10 @@ from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.workers import START, worker_backbone
+from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
-from anyi2v.report import sha256
+from anyi2v.record import sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -181,7 +181,7 @@ def measure_backbone(
 
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
     errors: dict[str, list[float]] = {}
-    with get_context(START).Pool(processes) as pool:
+    with get_context(START).Pool(processes, initializer=quiet) as pool:
         work = [(name, dtype, seed + i) for i in range(cases)]
         clips = each(_sample, work, "clips")
         for way, (until, stride) in ways.items():
