@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
     ("errors", "timing", "machine", "versions"),
-    ("backbone.config",),
-    ("files", "taps", "config", "conversion", "backbone.header"),
+    ("backbone.config", "files"),
+    ("taps", "config", "conversion", "backbone.header"),
     ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),
     ("fit",),
     ("media", "raster"),

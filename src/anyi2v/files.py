@@ -94,6 +94,8 @@ def check_place(folder: str | Path) -> None:
     """
     folder = expanded(folder)
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(folder)  # the whole may be too long
         there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
         with tempfile.TemporaryFile(dir=there):
             pass

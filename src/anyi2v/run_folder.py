@@ -64,6 +64,16 @@ def check_out(out: Path, *, overwrite: bool) -> None:
             raise InputError(f"{out / name} is a folder, but a run has a file of this name; move it away")
 
 
+def check_file(out: Path, *inputs: Path | None) -> None:
+    """Raises InputError if writing file `out` would replace one of `inputs`, or a part of a run."""
+    out = expanded(out)
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
+            raise InputError(f"--out {out} is also what is read; give another name")
+    if out.name in RUN_FILES and (out.parent / RECORD).is_file():
+        raise InputError(f"--out {out} would replace a part of the run in its folder; give another name")
+
+
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """While the body runs, no other process may write to the folder; it is made, and kept if there is something in it.

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
@@ -162,10 +163,14 @@ def measure_backbone(
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
     strides of 20. What is finished is kept in file `kept`, where an interrupted run goes on.
+
+    Raises InputError if `kept` is another file.
     """
     config = worker_backbone(name, dtype).config
     run = json.dumps([sha256(resolve(name)), str(dtype), PLAIN.to_dict()])
     finished = read_json(kept) if kept.exists() else {}
+    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
+        raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
 
     def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
         """The results of jobs in their order."""
