@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from anyi2v.backbone import foreign as files_of_others
 from anyi2v.backbone.checkpoint import load, state
@@ -299,10 +299,23 @@ def test_what_is_wrong_is_counted_and_named_and_nothing_is_written(
     out = tmp_path / "out" / "x.safetensors"
     if existed:
         out.parent.mkdir()
-        out.write_text("before")
+        save_file({}, out, metadata={"anyi2v": "of before"})
+    before = [path.read_bytes() for path in out.parent.glob("*")]
     with pytest.raises(CheckpointError, match=message):
         convert(foreign.options(base, out))
-    assert not out.parent.exists() or [p.read_text() for p in out.parent.iterdir()] == ["before"] * existed
+    assert [path.read_bytes() for path in out.parent.glob("*")] == before
+    assert len(before) == existed
+
+
+def test_a_file_that_is_no_backbone_of_ours_is_not_replaced(tmp_path: Path) -> None:
+    base = foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
+    out = foreign.write({"lora": torch.zeros(1)}, tmp_path / "x.safetensors")
+    before = out.read_bytes()
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"x\.safetensors is there, and no backbone of ours"):
+            convert(foreign.options(base, out))
+        assert out.read_bytes() == before
+        out.write_bytes(before := b"no weights at all")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
 """The cache of inversion features: equal to computing, safe against damage, bounded."""
 
+import copy
 import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from anyi2v.backbone.checkpoint import Backbone, build
+from anyi2v.condition_features import condition_features
+from anyi2v.errors import AnyI2VWarning
 from anyi2v.inversion_cache import cache_key, cached, checksum, fingerprint
+from anyi2v.taps import no_taps
+from anyi2v.timing import Stages
+
+from .networks import SHORT, tiny_backbone
 
 CPU = torch.device("cpu")
+BACKBONE = tiny_backbone()
 
 
 def features(seed: int = 0) -> dict[str, Tensor]:
@@ -34,6 +47,14 @@ def fetch(folder: Path, compute: Counter, key: str = "k", **options: int) -> dic
     return cached(folder, key, features(), compute, device=CPU, **options)
 
 
+def entry(folder: Path, key: str) -> Path:
+    return folder / "anyi2v-inversions" / f"{key}.features.safetensors"
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.name.split(".")[0] for path in (folder / "anyi2v-inversions").iterdir()}
+
+
 def test_second_fetch_reads_the_same_bits(tmp_path: Path) -> None:
     compute = Counter()
     first, second = fetch(tmp_path, compute), fetch(tmp_path, compute)
@@ -44,7 +65,7 @@ def test_second_fetch_reads_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "other", "foreign"])
 def test_damaged_entries_are_made_anew(tmp_path: Path, damage: str) -> None:
     fetch(tmp_path, Counter())
-    path = tmp_path / "k.safetensors"
+    path = entry(tmp_path, "k")
     raw = bytearray(path.read_bytes())
     match damage:
         case "cut":
@@ -56,7 +77,7 @@ def test_damaged_entries_are_made_anew(tmp_path: Path, damage: str) -> None:
             path.write_bytes(b"")
         case "other":  # a whole file, of other tensors
             cached(tmp_path, "other", ["x"], lambda: {"x": torch.ones(2)}, device=CPU)
-            os.replace(tmp_path / "other.safetensors", path)
+            os.replace(entry(tmp_path, "other"), path)
         case "foreign":
             path.write_bytes(b"not a cache entry at all")
     compute = Counter()
@@ -69,16 +90,141 @@ def test_damaged_entries_are_made_anew(tmp_path: Path, damage: str) -> None:
 
 def test_the_folder_is_bounded_and_keeps_what_was_used_last(tmp_path: Path) -> None:
     fetch(tmp_path, Counter(), "0")
-    size = (tmp_path / "0.safetensors").stat().st_size
+    size = entry(tmp_path, "0").stat().st_size
     for key in range(1, 4):
         fetch(tmp_path, Counter(), str(key))
-        os.utime(tmp_path / f"{key}.safetensors", (key, key))
-    os.utime(tmp_path / "0.safetensors", (9, 9))
+        os.utime(entry(tmp_path, str(key)), (key, key))
+    os.utime(entry(tmp_path, "0"), (9, 9))
     fetch(tmp_path, Counter(), "4", limit=3 * size)
-    assert {path.stem for path in tmp_path.iterdir()} == {"0", "3", "4"}
+    assert kept(tmp_path) == {"0", "3", "4"}
     # the newest stays even where nothing fits
     fetch(tmp_path, Counter(), "5", limit=1)
-    assert {path.stem for path in tmp_path.iterdir()} == {"5"}
+    assert kept(tmp_path) == {"5"}
+
+
+def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
+    """A user's checkpoint lies in the folder, or even among the entries, and is the oldest and largest by far."""
+    inside = tmp_path / "anyi2v-inversions"
+    inside.mkdir()
+    others = [tmp_path / "model.safetensors", tmp_path / "x.features.safetensors", inside / "model.safetensors"]
+    for path in others:
+        path.write_bytes(bytes(10**6))
+        os.utime(path, (1, 1))
+    for key in "abc":
+        fetch(tmp_path, Counter(), key, limit=1)
+    assert all(path.stat().st_size == 10**6 for path in others)
+    assert kept(tmp_path) == {"c", "model"}
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    inside = tmp_path / "anyi2v-inversions"
+    inside.mkdir()
+    for name, age in ((".anyi2v-old.safetensors", 90_000), (".anyi2v-new.safetensors", 60)):
+        (inside / name).touch()
+        os.utime(inside / name, (time.time() - age,) * 2)
+    fetch(tmp_path, Counter())
+    assert {path.name for path in inside.iterdir()} == {".anyi2v-new.safetensors", "k.features.safetensors"}
+
+
+def test_an_entry_that_cannot_be_stored_costs_no_job(tmp_path: Path) -> None:
+    (tmp_path / "anyi2v-inversions").touch()  # a file where the folder should be
+    with pytest.warns(AnyI2VWarning, match=r"the inverted image is not kept in .*anyi2v-inversions: cannot write"):
+        found = fetch(tmp_path, Counter())
+    assert checksum(found) == checksum(features())
+
+
+def inverted_key(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> str:
+    """The key of the entry that a job looks up; `changes` are of its backbone, image, text, config or fps."""
+    seen: list[str] = []
+
+    def looked_up(folder: Path, key: str, *_: Any, **__: Any) -> dict[str, Tensor]:
+        seen.append(key)
+        return {}
+
+    monkeypatch.setattr("anyi2v.condition_features.cached", looked_up)
+    generator = torch.Generator().manual_seed(0)
+    values: dict[str, Any] = {
+        "backbone": BACKBONE,
+        "image": torch.rand(1, 3, 16, 16, generator=generator),
+        "text": torch.randn(1, 6, 8, generator=generator),
+        "config": SHORT,
+        "fps": 8,
+        "low_memory": False,
+    } | changes
+    condition_features(
+        values["backbone"],
+        values["image"],
+        values["text"],
+        values["config"],
+        values["fps"],
+        Stages(progress=False, device=CPU),
+        torch.Generator(),
+        no_taps,
+        folder,
+        values["low_memory"],
+    )
+    return seen[0]
+
+
+def other_heads() -> Backbone:
+    """The same weights in another architecture: no tensor has another shape."""
+    config = replace(BACKBONE.config, unet=replace(BACKBONE.config.unet, heads=4))
+    other = build(config)
+    for name, network in other.networks.items():
+        network.load_state_dict(BACKBONE.networks[name].state_dict())
+    return other
+
+
+def other_schedule() -> Backbone:
+    changed = copy.copy(BACKBONE)
+    changed.config = replace(BACKBONE.config, schedule=replace(BACKBONE.config.schedule, final_alpha_one=False))
+    return changed
+
+
+CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
+    "stride": lambda: {"config": replace(SHORT, inversion_stride=2)},
+    "until": lambda: {"config": replace(SHORT, inversion_timestep=4)},
+    "fps": lambda: {"fps": 9},
+    "names": lambda: {"config": replace(SHORT, inject_query=SHORT.inject_query[:1])},
+    "schedule": lambda: {"backbone": other_schedule()},
+    "heads": lambda: {"backbone": other_heads()},
+    "weights": lambda: {"backbone": tiny_backbone(seed=1)},
+    "low memory": lambda: {"low_memory": True},
+    "dtype": lambda: {"backbone": tiny_backbone().to("cpu", torch.float64)},
+    "image": lambda: {"image": torch.zeros(1, 3, 16, 16)},
+    "text": lambda: {"text": torch.zeros(1, 6, 8)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_everything_that_decides_the_features_is_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    before = inverted_key(monkeypatch, tmp_path)
+    assert inverted_key(monkeypatch, tmp_path, **CHANGES[change]()) != before
+    assert inverted_key(monkeypatch, tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("anyi2v.inversion_cache.code_digest", lambda: "other"),
+        ("anyi2v.condition_features.processor", lambda device: "other"),
+        ("torch.get_num_threads", lambda: 7),
+        ("torch.__version__", "1.0"),
+    ],
+)
+def test_the_code_and_what_computes_are_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    before = inverted_key(monkeypatch, tmp_path)
+    monkeypatch.setattr(name, value)
+    assert inverted_key(monkeypatch, tmp_path) != before
+
+
+def test_what_does_not_decide_the_features_is_not_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SHORT, lr=0.5, steps=3, inject_hidden=SHORT.inject_hidden[::-1], mask="none")
+    assert inverted_key(monkeypatch, tmp_path, config=config) == inverted_key(monkeypatch, tmp_path)
 
 
 @given(st.integers(0, 200), st.floats(-1000, 1000, width=16), st.sampled_from([torch.float32, torch.float16]))

@@ -9,7 +9,8 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.media import load_image
 from anyi2v.pipeline import LossRecord, Result
-from anyi2v.report import check_out, write_run
+from anyi2v.report import write_run
+from anyi2v.run_folder import check_out
 from anyi2v.tracks import Track, Tracks, load_tracks
 
 TRACKS = Tracks(16, 16, (Track("a", ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
@@ -87,7 +88,7 @@ def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_pa
         write_run(out, result(), CONDITION, backbone=backbone)
     write_run(out, dataclasses.replace(result(), seed=4), CONDITION, backbone=backbone, overwrite=True)
     assert json.loads((out / "run.json").read_text())["seed"] == 4
-    assert not (out / "note.txt").exists()
+    assert (out / "note.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}
     with pytest.raises(InputError, match="holds other things than a run"):
         check_out(tmp_path, overwrite=True)

@@ -16,7 +16,8 @@ from anyi2v.errors import InputError
 from anyi2v.media import load_image
 from anyi2v.pipeline import LossRecord
 from anyi2v.report import write_run
-from anyi2v.report_page import GALLERY, loss_curve, write_page
+from anyi2v.report_page import curve, write_page
+from anyi2v.run_folder import GALLERY
 from anyi2v.tracks import Track, Tracks
 
 from .test_report import CONDITION, result
@@ -34,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracks = Tracks(16, 16, (Track(EVIL, ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
     config = MethodConfig(lr=0.5, align=("<script>",))
     job = replace(result(), prompt=EVIL, negative_prompt=EVIL, tracks=tracks, config=config)
-    write_run(folder / "run", job, CONDITION, backbone=str(weights), device="<i>cpu</i>")
+    write_run(folder / "run", job, CONDITION, backbone=str(weights), dtype="<i>float</i>")
     gallery = folder / "run" / GALLERY
     gallery.parent.mkdir()
     shutil.copy(folder / "run" / "loss.png", gallery.parent / "a.png")
@@ -76,7 +77,7 @@ class Reader(HTMLParser):
 def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
     assert reader.links
-    assert all(re.match(r"data:(image/png|video/mp4);base64,[A-Za-z0-9+/=]+$", link) for link in reader.links)
+    assert all(re.match(r"data:(image/png|image/gif|video/mp4);base64,[A-Za-z0-9+/=]+$", link) for link in reader.links)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(reader.tags)
     assert not [name for name in reader.names if name.startswith("on")]
     page = (run / "report.html").read_text()
@@ -87,7 +88,7 @@ def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
 def test_every_text_is_shown_as_it_is(run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
     assert reader.text.count(EVIL) == 8  # title, prompt, negative prompt, object, and four in the gallery
-    assert "<i>cpu</i>" in reader.text
+    assert "<i>float</i>" in reader.text
     assert "<b>.safetensors" in reader.text
     assert reader.tags.count("i") == len(result().timings)  # the bars
 
@@ -123,14 +124,57 @@ def test_a_part_that_is_missing_is_named_and_the_page_stays(tmp_path: Path, run:
     assert (folder / "report.html").read_bytes() == before
 
 
+def test_a_run_without_mp4_shows_the_gif_and_says_why(tmp_path: Path, run: Path) -> None:
+    weights = run.parent / "<b>.safetensors"
+    why = dict.fromkeys(("video.mp4", "side_by_side.mp4"), f"no encoder {EVIL}")
+    write_run(tmp_path / "out", result(), CONDITION, backbone=str(weights), impossible=why)
+    assert not list((tmp_path / "out").glob("*.mp4"))
+    reader = Reader((tmp_path / "out" / "report.html").read_text())
+    assert "video" not in reader.tags
+    assert [link[:15] for link in reader.links].count("data:image/gif;") == 2
+    assert reader.text.count(EVIL) == 2
+
+
+def test_whatever_a_record_holds_is_text_on_the_page(tmp_path: Path, run: Path) -> None:
+    """A record may come from elsewhere: every string in it, and strings in place of numbers."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    data = json.loads((folder / "run.json").read_text())
+    shown = 0
+    for loss in data["losses"]:
+        loss["step"] = loss["iteration"] = EVIL
+        shown += 1
+    for group in ("versions", "backbone", "timings", "failed_outputs"):
+        data[group] = {f"{EVIL}{key}": value for key, value in data[group].items()} | data[group]
+    data["failed_outputs"] = {EVIL: EVIL}
+    data |= {"seed": EVIL, "fps": EVIL, "frames": EVIL, "dtype": EVIL, "threads": EVIL, "device": EVIL}
+    (folder / "run.json").write_text(json.dumps(data))
+    reader = Reader(write_page(folder).read_text())
+    assert not {"script", "iframe", "object"} & set(reader.tags)
+    assert all(link.startswith("data:") for link in reader.links)
+    assert reader.text.count(EVIL) > 2 * shown
+    # what is put into the style sheet, or computed with, must be a number
+    for change in ({"width": "1; } body { display: none"}, {"losses": [{"step": 0, "iteration": 0, "loss": EVIL}]}):
+        (folder / "run.json").write_text(json.dumps(data | change))
+        with pytest.raises(InputError, match=r"run\.json is not the record of a run: ValueError"):
+            write_page(folder)
+
+
 def test_the_curve_rises_where_the_loss_does() -> None:
-    losses = [vars(LossRecord(0, 9, k, loss)) for k, loss in enumerate((1.0, 4.0, 2.0))]
-    spots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', loss_curve(losses))
-    x, y = ([float(spot[axis]) for spot in spots] for axis in (0, 1))
+    losses = [vars(LossRecord(step, 9, k, loss)) for step, k, loss in ((0, 0, 1.0), (0, 1, 4.0), (1, 0, 2.0))]
+    values = curve(losses)
+    assert [(step["name"], len(step["spots"])) for step in values["steps"]] == [(0, 2), (1, 1)]
+    x, y = ([spot[axis] for step in values["steps"] for spot in step["spots"]] for axis in "xy")
     assert x == sorted(x)
     assert y[1] < y[2] < y[0]
-    zeros = [vars(LossRecord(0, 9, 0, 0.0))]
-    assert "nan" not in loss_curve(zeros)
+    zeros = curve([vars(LossRecord(0, 9, 0, 0.0))])
+    assert zeros["steps"][0]["spots"][0]["y"] == zeros["bottom"]
+
+
+def test_every_update_of_the_latents_is_a_spot_on_the_page(run: Path) -> None:
+    text = (run / "report.html").read_text()
+    assert len(re.findall(r'<circle cx="[\d.]+" cy="[\d.]+"', text)) == len(result().losses) == 6
+    assert len(re.findall(r'<polyline points="[\d., ]+"', text)) == 2
+    assert text.count("<rect ") == 1  # every other step is shaded
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
-    ("errors", "timing", "machine"),
-    ("backbone.config",),
-    ("files", "taps", "config", "conversion", "backbone.header"),
-    ("tracks", "diffusion", "numerics", "inversion_cache"),
+    ("errors", "timing", "machine", "versions"),
+    ("backbone.config", "files"),
+    ("taps", "config", "conversion", "backbone.header"),
+    ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),
     ("fit",),
     ("media", "raster"),
     ("geometry",),
@@ -20,8 +20,8 @@ FLOORS = (
     ("method",),
     ("plots", "feature_pictures", "condition_features"),
     ("pipeline", "memory"),
-    ("report_page",),
-    ("report",),
+    ("record", "report_page"),
+    ("report", "sweep"),
     ("inspection",),
     ("micro",),
     ("cli_condition", "cli_tracks"),

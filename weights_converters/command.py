@@ -14,10 +14,11 @@ from torch import Tensor
 
 from anyi2v.backbone.checkpoint import build, state, write
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
+from anyi2v.backbone.header import read_header
 from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
-from anyi2v.files import check_place, read_json
+from anyi2v.files import check_place, read_json, with_home
 from anyi2v.media import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import diffusers_layout as layout
@@ -83,6 +84,7 @@ def convert(options: Convert) -> str:
             values do not fit into the dtype, NaN and infinity among them.
         ResourceError: the disk is too full, or the place cannot be written.
     """
+    options = with_home(options)
     out = _check_out(options)
     config, parts = assemble(options, out)
     shapes = shapes_of(config)
@@ -115,7 +117,17 @@ def _check_out(options: Convert) -> Path:
     sources = (options.base, options.motion_module, options.vae, options.text)
     if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):
         raise InputError(f"--out {out} is also a source; choose another name")
+    if out.exists() and "anyi2v" not in _metadata(out):
+        raise InputError(f"--out {out} is there, and no backbone of ours; move it away, or choose another name")
     return out
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Of a .safetensors file; nothing if it is none."""
+    try:
+        return read_header(path).metadata
+    except (CheckpointError, OSError):
+        return {}
 
 
 def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Part]]:

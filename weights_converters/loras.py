@@ -8,6 +8,7 @@ from pathlib import Path
 from anyi2v.backbone.lora import Delta, read_lora
 from anyi2v.conversion import Convert
 from anyi2v.errors import InputError
+from anyi2v.files import expanded
 from weights_converters.detect import Kind, read
 from weights_converters.sources import Source, open_source
 
@@ -46,7 +47,7 @@ def read_loras(options: Convert) -> list[LoraFile]:
                 raise InputError(
                     f"--{option.replace('_', '-')} {text}: write FILE, or FILE:WEIGHT with a finite weight"
                 )
-            source = open_source(Path(name))
+            source = open_source(expanded(name))
             read(source.path, source.shapes, source.metadata, kinds, f"--{option.replace('_', '-')}")
             found.append(LoraFile(source.path, number, source))
     return found

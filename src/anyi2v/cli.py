@@ -24,6 +24,7 @@ from anyi2v.cli_condition import Condition
 from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
+from anyi2v.files import expanded, with_home
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Demo:
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     overwrite: bool = False
-    """Replace a former demo in the folder."""
+    """Replace the files of a former demo in the folder; others stay."""
 
     def run(self) -> None:
         """Runs the demo."""
@@ -75,7 +76,7 @@ class Inspect:
 
     def run(self) -> None:
         """Draws the run, or prints the checkpoint's configuration and parameter counts."""
-        if Path(self.what).is_dir():
+        if os.path.isdir(expanded(self.what)):
             if self.points:
                 raise InputError(f"--points is for checkpoints, but {self.what} is a folder")
             self._run()
@@ -85,9 +86,16 @@ class Inspect:
             self._checkpoint()
 
     def _run(self) -> None:
-        folder = Path(self.what)
-        if not (folder / "run.json").is_file():
+        from anyi2v.run_folder import RECORD, claimed, recover
+
+        folder = expanded(self.what)
+        recover(folder)
+        if not (folder / RECORD).is_file():
             raise InputError(f"folder {folder} holds no run: there is no run.json in it")
+        with claimed(folder):
+            self._draw(folder)
+
+    def _draw(self, folder: Path) -> None:
         job = repeated(folder / "run.json")
         from anyi2v.inspection import Recording, select, write_inspection
 
@@ -171,12 +179,12 @@ def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something."""
+    """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something, or 130 on Ctrl-C."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_print_warning, warnings.showwarning)
             warnings.simplefilter("always", AnyI2VWarning)
-            parse(sys.argv[1:] if args is None else args).run()
+            with_home(parse(sys.argv[1:] if args is None else args)).run()
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_left():
@@ -188,6 +196,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return _refused(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("anyi2v: interrupted; what was being written is not there, what was finished is", file=sys.stderr)
+        return 130  # as shells count a process that Ctrl-C has ended
     return 0
 
 

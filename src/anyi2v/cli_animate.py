@@ -1,7 +1,9 @@
 """`anyi2v animate`: its flags, their defaults, and what it does. Free of torch until it runs."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -9,19 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from anyi2v.backbone.header import read_config, resolve
+from anyi2v.backbone.header import read_config
 from anyi2v.cli_condition import ConditionFlags
 from anyi2v.config import MethodConfig, recipe
-from anyi2v.errors import InputError
-from anyi2v.files import check_place, read_json
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.files import check_place, expanded, read_json
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from anyi2v.backbone.checkpoint import Backbone
+    from anyi2v.backbone.config import BackboneConfig
     from anyi2v.pipeline import Result
     from anyi2v.taps import Taps
+    from anyi2v.tracks import Tracks
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -43,7 +47,7 @@ class Animate(ConditionFlags):
 
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What the video shows. Needed unless --repeat is given. May be repeated: then each prompt has a run of its own in
-    a folder below --out, and those that are there already are not made again."""
+    a folder below --out, and those that are there already, with all settings equal, are not made again."""
     truncate_prompt: bool = False
     """Cut prompts that are too long for the text tower, instead of refusing them; what is cut is printed."""
     tracks: Path | None = None
@@ -56,7 +60,8 @@ class Animate(ConditionFlags):
     recipe: Literal["paper", "official"] = "paper"
     """Preset of all --method flags: the paper's equations, or the published code."""
     repeat: Path | None = None
-    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it."""
+    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it. Both must be as they
+    were written; other versions are said."""
     seed: int = 0
     """Of the initial noise; equal seed, device and threads give equal bytes, but for rounding on a GPU."""
     frames: int | None = None
@@ -75,9 +80,10 @@ class Animate(ConditionFlags):
     low_memory: bool = False
     """Take less memory and more time. Chosen by itself where the job would not fit otherwise."""
     cache: Path | None = None
-    """Folder where inverted images are kept: other tracks on the same image and prompt then need no inversion."""
+    """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: other tracks on the same image and
+    prompt then need no inversion."""
     overwrite: bool = False
-    """Replace a former run in the folder."""
+    """Replace the files of a former run in the folder; others stay."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """Settings of the method. Where two ways are named, the first is the paper's."""
 
@@ -85,46 +91,108 @@ class Animate(ConditionFlags):
         """Computes and writes the runs; prints where they are and how long they took."""
         if (self.image is None and not self.layer) or not self.prompt:
             raise InputError("animate needs --image and --prompt, or --repeat run.json")
+        if len(self.prompt) == 1:
+            self._run_one()
+        else:
+            self._run_sweep()
+
+    def _run_one(self) -> None:
+        from anyi2v.run_folder import check_out, claimed
+
+        check_out(self.out, overwrite=self.overwrite)  # before anything is made
+        with claimed(self.out):
+            check_out(self.out, overwrite=self.overwrite)  # another process may have been faster
+            self._write([self.out], self.prompt)
+
+    def _run_sweep(self) -> None:
+        from anyi2v.run_folder import claimed
+        from anyi2v.sweep import check_sweep, sweep_folders, write_sweep
+
+        folders = sweep_folders(self.out, self.prompt)
+        check = partial(check_sweep, self.out, self._wanted(folders), overwrite=self.overwrite)
+        check()
+        with ExitStack() as claims:
+            claims.enter_context(claimed(self.out))
+            missing = check()
+            for folder in missing:
+                claims.enter_context(claimed(folder))
+            self._write(missing, [folders[folder] for folder in missing])
+            print(f"all prompts beside each other: {write_sweep(self.out, self.prompt)}")
+
+    def _write(self, folders: Sequence[Path], prompts: Sequence[str]) -> None:
+        """Computes and writes a run per prompt."""
         from anyi2v import report
         from anyi2v.taps import no_taps
 
-        if len(self.prompt) == 1:
-            report.check_out(self.out, overwrite=self.overwrite)
-            folders = {self.out: self.prompt[0]}
-        else:
-            folders = report.check_sweep(self.out, self.prompt, overwrite=self.overwrite)
-        for out, (backbone, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
+        impossible = report.impossible_outputs() if folders else {}
+        for out, (backbone, image, result) in zip(folders, self.results(prompts, no_taps), strict=True):
             dtype = str(backbone.dtype).removeprefix("torch.")
-            flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype}
+            flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype, "impossible": impossible}
             report.write_run(out, result, image, **flags, overwrite=self.overwrite)
+            video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(result.timings.values())
-            print(f"{out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
-        if len(self.prompt) > 1:
-            print(f"all prompts beside each other: {report.write_sweep(self.out, self.prompt)}")
+            print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+
+    def _wanted(self, folders: Mapping[Path, str]) -> "dict[Path, dict[str, Any]]":
+        """For each run of a sweep what its record must say to be the one that is asked for."""
+        from anyi2v.record import inputs
+
+        config = read_config(self.backbone)
+        image, tracks = self._inputs(config)
+        same = {name: getattr(self, name) for name in ("device", "low_memory", "threads")}
+        if self.dtype != "auto":
+            same["dtype"] = self.dtype
+        # what is not asked for may be as it was
+        same = {name: value for name, value in same.items() if value not in (None, False)}
+        return {
+            folder: same
+            | inputs(
+                backbone=self.backbone,
+                image=image,
+                tracks=tracks,
+                prompt=self._fitting(prompt),
+                negative_prompt=self.negative_prompt,
+                seed=self.seed,
+                frames=config.frames if self.frames is None else self.frames,
+                fps=config.fps if self.fps is None else self.fps,
+                config=self.method,
+            )
+            for folder, prompt in folders.items()
+        }
+
+    def _inputs(self, config: "BackboneConfig") -> "tuple[Tensor, Tracks]":
+        """The condition at the video's size, and the tracks over it."""
+        from anyi2v import media
+        from anyi2v.conditions import load_condition
+
+        image, fit = load_condition(**self.condition(config))
+        return image, media.load_placed(self.tracks, fit)
 
     def results(self, prompts: Sequence[str], taps: "Taps") -> "Iterator[tuple[Backbone, Tensor, Result]]":
         """For each prompt the networks, the image at the video's size, and the result of the job watched by `taps`."""
         if not prompts:
             return
 
-        from anyi2v import media
         from anyi2v.backbone.checkpoint import load
         from anyi2v.backbone.text import tokenize
-        from anyi2v.conditions import load_condition
         from anyi2v.pipeline import animate
+        from anyi2v.record import check_repeat
 
-        if self.repeat:
-            _check_backbone(self.repeat, self.backbone)
         if self.cache:
             check_place(self.cache)
         _prepare_torch(self.device, self.threads)
+        if self.repeat:
+            files: dict[str, Any] = {name: getattr(self, name) for name in ("backbone", "image", "tracks")}
+            check_repeat(self.repeat, **files, device=self.device)
         config = read_config(self.backbone)
         prompts = [self._fitting(prompt) for prompt in prompts]
         tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
-        image, fit = load_condition(**self.condition(config))
-        tracks = media.load_placed(self.tracks, fit)
+        image, tracks = self._inputs(config)
         dtype = network_dtype(self.dtype, self.device)
         low_memory = self._low_memory(image, dtype)
+        if self.repeat and low_memory and not self.low_memory:
+            text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
+            warnings.warn(text, AnyI2VWarning, stacklevel=2)
         backbone = load(self.backbone, device=self.device, dtype=dtype)
         for prompt in prompts:
             result = animate(
@@ -244,27 +312,23 @@ REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "devi
 
 
 def repeated(path: Path) -> Animate:
-    """The flags of the run that `path` records; raises InputError naming what is unusable."""
+    """The flags of the run that `path` records; raises InputError naming what is unusable.
+
+    A run whose process was killed while it was put in place is put in place first.
+    """
+    from anyi2v.run_folder import CONDITION, recover
+
+    path = expanded(path)
+    recover(path.parent)
     data = read_json(path)
     try:
         prompt = (str(data["prompt"]),)
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
+        values["low_memory"] = bool(data.get("low_memory", False))
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the record of a run: {error!r}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    image = path.with_name("condition.png")
+    image = path.with_name(CONDITION)
     return Animate(image=image, prompt=prompt, tracks=path, repeat=path, backbone=backbone, method=method, **values)
-
-
-def _check_backbone(path: Path, backbone: str) -> None:
-    """Raises InputError if run `path` used this backbone, but its file was another one then."""
-    from anyi2v.report import sha256
-
-    former = read_json(path)["backbone"]
-    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
-        raise InputError(
-            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
-            f"{former['sha256']}); find that one, or start a new run without --repeat"
-        )

@@ -91,12 +91,16 @@ class Condition(ConditionFlags):
         from anyi2v.conditions import load_condition
         from anyi2v.media import load_placed, write_image
         from anyi2v.plots import draw_tracks
+        from anyi2v.run_folder import check_file
 
-        image, fit = load_condition(**self.condition(read_config(self.backbone)))
+        condition, drawn = self.condition(read_config(self.backbone)), self.out.with_name(f"{self.out.stem}-tracks.png")
+        inputs = [path for layer in condition["layers"] for path in (layer.path, layer.mask)]
+        for out in (self.out, *([drawn] if self.tracks else [])):
+            check_file(out, *inputs, self.tracks)
+        image, fit = load_condition(**condition)
         tracks = load_placed(self.tracks, fit)
         write_image(self.out, image)
         print(f"{self.out}: {fit}")
         if tracks.objects:
-            drawn = self.out.with_name(f"{self.out.stem}-tracks.png")
             write_image(drawn, draw_tracks(image, tracks))
             print(f"{drawn}: the same with boxes and paths")

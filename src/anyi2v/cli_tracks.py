@@ -30,9 +30,11 @@ class TracksShow:
         """Writes the picture."""
         from anyi2v.media import load_image, write_image
         from anyi2v.plots import draw_tracks
+        from anyi2v.run_folder import check_file
         from anyi2v.tracks import read_tracks
         from anyi2v.tracks.review import summary
 
+        check_file(self.out, self.file, self.image)
         image = load_image(self.image)
         kind, tracks = read_tracks(self.file, size=(image.shape[2], image.shape[1]), box_size=self.box_size)
         write_image(self.out, draw_tracks(image, tracks))
@@ -63,10 +65,12 @@ class TracksConvert:
 
     def run(self) -> None:
         """Writes the file; prints what the format could not take."""
+        from anyi2v.run_folder import check_file
         from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
         from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
         from anyi2v.tracks.review import summary
 
+        check_file(self.out, self.file)
         kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
         if self.frames is not None:
             tracks = tracks.resample(self.frames)

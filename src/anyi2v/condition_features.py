@@ -15,6 +15,7 @@ from anyi2v.method.guard import all_finite, failure
 from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.taps import Taps, no_taps
 from anyi2v.timing import Stages
+from anyi2v.versions import processor
 
 
 def injects(config: MethodConfig) -> bool:
@@ -84,6 +85,9 @@ def condition_features(
             "dtype": str(backbone.dtype),
             "device": backbone.device.type,
             "low_memory": low_memory,  # reads the weights in another order: other rounding
+            "unet": asdict(backbone.config.unet),  # its heads and norm groups, which no weight's shape tells
+            "threads": torch.get_num_threads(),  # they and the processor decide how sums are rounded
+            "processor": processor(backbone.device),
         }
         key = cache_key(settings, {"latent": latent, "text": text}, backbone.unet)
         return cached(cache, key, names, inverted, device=backbone.device)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyi2v.errors import InputError
+from anyi2v.files import expanded
 
 GEOMETRY_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".xyz", ".npy")
 
@@ -43,7 +44,7 @@ def load_geometry(path: str | Path, *, up: Literal["y", "z"] = "y") -> Geometry:
 
     Raises InputError naming the file if it is missing, broken, too large, empty, or if trimesh is not installed.
     """
-    path = Path(path)
+    path = expanded(path)
     suffix = path.suffix.lower()
     if suffix not in GEOMETRY_SUFFIXES:
         raise InputError(f"cannot read {path}: suffix {suffix!r} is none of {', '.join(GEOMETRY_SUFFIXES)}")

@@ -6,9 +6,7 @@
 
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.feature_pictures import attention_map, colours, heat
-from anyi2v.files import atomic, read_json
+from anyi2v.files import expanded, read_json
 from anyi2v.media import write_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import paste
@@ -31,7 +29,8 @@ from anyi2v.method.noise import stream
 from anyi2v.method.optimisation import align_maps
 from anyi2v.pipeline import Result, job_crops, video_masks
 from anyi2v.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
-from anyi2v.report_page import GALLERY, RECORD, write_page
+from anyi2v.report_page import page
+from anyi2v.run_folder import GALLERY, PAGE, RECORD, claimed, staged
 from anyi2v.taps import Pass, Tap, no_tap
 
 LAYER = re.compile(r"up_blocks\.(\d+)\.(?:attentions|resnets)\.(\d+)\b")
@@ -43,7 +42,7 @@ ERROR_GAIN = 4
 WAYS = ("condition", "autoencoder", "inversion and back")
 
 Section = dict[str, Any]
-"""Of the gallery, see `report_page.GALLERY`."""
+"""Of the gallery, see `run_folder.GALLERY`."""
 
 
 @dataclass(frozen=True)
@@ -168,10 +167,11 @@ def write_inspection(
         result: of the repetition.
         recording: its taps.
     """
-    target = folder.resolve() / Path(GALLERY).parent
-    with atomic(target) as inside:
+    folder = expanded(folder).resolve()
+    with claimed(folder), staged(folder) as new:
+        inside = (new / GALLERY).parent
         inside.mkdir()
-        same = _faithful(target.parent, inside, result)
+        same = _faithful(folder, inside, result)
         sections = [
             _features(inside, backbone, result, recording),
             _similarities(inside, backbone, result, recording),
@@ -180,13 +180,9 @@ def write_inspection(
         ]
         sections = [section for section in sections if section["pictures"]]
         sections[0]["text"] += " " + same
-        text = json.dumps({"sections": sections}, indent=1) + "\n"
-        (inside / Path(GALLERY).name).write_text(text, encoding="utf-8")
-        former = inside.with_name(inside.name + ".former")
-        if target.exists():
-            os.replace(target, former)
-    shutil.rmtree(former, ignore_errors=True)
-    return write_page(target.parent)
+        (new / GALLERY).write_text(json.dumps({"sections": sections}, indent=1) + "\n", encoding="utf-8")
+        (new / PAGE).write_text(page(folder, new / GALLERY), encoding="utf-8")
+    return folder / PAGE
 
 
 def _faithful(folder: Path, inside: Path, result: Result) -> str:

@@ -2,12 +2,15 @@
 
 An entry's name is a digest of everything that the features depend on, the weights themselves included. Entries are
 written whole or not at all and checked when read, so that processes may share a folder; a damaged one is made anew.
+They lie in a folder of their own, `FOLDER`, below the one that is given: no other file is ever looked at or removed.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anyi2v.files import atomic
+from anyi2v.errors import AnyI2VWarning, ResourceError
+from anyi2v.files import OURS, atomic, expanded
+from anyi2v.versions import code_digest
+
+FOLDER, SUFFIX = "anyi2v-inversions", ".features.safetensors"
+"""Where entries lie, below the folder that is given, and how their names end."""
 
 LIMIT = 4 * 2**30
 """Bytes that a folder may hold; the entries of one 512 x 512 image on SD-1.5 take 40 MB."""
@@ -35,21 +43,29 @@ def cached(
     """The tensors of entry `key`, on `device`; computed and stored if there is none, or a damaged one.
 
     Args:
-        folder: made if missing.
+        folder: made if missing; the entries are in its folder `FOLDER`.
         key: from `cache_key`.
         names: of the tensors that the entry must have.
         compute: makes them.
         device: where they shall be.
         limit: bytes; the entries that were not used for longest are removed beyond it.
+
+    Warns if the entry cannot be stored: the tensors are returned all the same.
     """
-    path = folder / f"{key}.safetensors"
+    folder = expanded(folder) / FOLDER
+    path = folder / f"{key}{SUFFIX}"
     found = _read(path, set(names))
     if found is None:
         found = compute()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"checksum": checksum(tensors)})
-        _shrink(folder, limit)
+        try:
+            with atomic(path) as temporary:
+                save_file(tensors, temporary, metadata={"checksum": checksum(tensors)})
+            _shrink(folder, limit)
+            _clear(folder)
+        except (OSError, SafetensorError, ResourceError) as error:  # the job needs the tensors, not the entry
+            text = f"the inverted image is not kept in {folder}: {error}"
+            warnings.warn(text, AnyI2VWarning, stacklevel=2)
     else:
         with contextlib.suppress(OSError):
             os.utime(path)  # used now
@@ -57,12 +73,13 @@ def cached(
 
 
 def cache_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """A digest of plain settings, of the bytes of tensors, and of a network's weights."""
+    """A digest of plain settings, of the bytes of tensors, of a network's weights, and of the code that computes."""
     parts = {
         "settings": dict(settings),
         "tensors": checksum(tensors),
         "network": fingerprint(network),
         "torch": torch.__version__,
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -109,7 +126,7 @@ def _read(path: Path, names: set[str]) -> dict[str, Tensor] | None:
 def _shrink(folder: Path, limit: int) -> None:
     """Removes the entries that were not used for longest; another process may do the same at the same time."""
     entries = []
-    for path in folder.glob("*.safetensors"):
+    for path in folder.glob(f"*{SUFFIX}"):
         with contextlib.suppress(OSError):
             stat = path.stat()
             entries.append((stat.st_mtime_ns, stat.st_size, path))
@@ -119,3 +136,11 @@ def _shrink(folder: Path, limit: int) -> None:
             return
         path.unlink(missing_ok=True)
         total -= size
+
+
+def _clear(folder: Path) -> None:
+    """Removes what processes that were killed a day ago or earlier have left half written."""
+    for path in folder.glob(f"{OURS}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                path.unlink()

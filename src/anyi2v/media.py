@@ -1,5 +1,8 @@
 """Images and videos in and out. In memory: float32 in [0, 1], images `[3 h w]`, videos `[f 3 h w]`."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -10,8 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from anyi2v.errors import InputError, NumericsError
-from anyi2v.files import atomic
+from anyi2v.errors import InputError, NumericsError, ResourceError
+from anyi2v.files import atomic, expanded
 from anyi2v.fit import Fit, fit_image
 from anyi2v.tracks import Tracks, load_tracks
 
@@ -39,7 +42,7 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
     known range.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(expanded(path)) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise InputError(
                     f"image {path} has {file.width}x{file.height} px; at most {MOST_PIXELS} in all are read; reduce it"
@@ -147,8 +150,9 @@ def write_video(path: str | Path, video: Float[Tensor, "f 3 h w"], *, fps: float
     Raises:
         InputError: unknown suffix, no frames, odd size for .mp4, fps or enlarge out of range.
         NumericsError: NaN or infinite values.
+        ResourceError: the place cannot be written; or there is no ffmpeg that can write an .mp4.
     """
-    path = Path(path)
+    path = expanded(path)
     suffix = path.suffix.lower()
     if suffix not in VIDEO_SUFFIXES:
         raise InputError(f"cannot write {path}: suffix {suffix!r} is none of {', '.join(VIDEO_SUFFIXES)}")
@@ -168,7 +172,10 @@ def write_video(path: str | Path, video: Float[Tensor, "f 3 h w"], *, fps: float
         elif suffix == ".gif":
             _write_gif(temporary, frames, fps)
         else:
-            _write_mp4(temporary, frames, fps)
+            try:
+                _write_mp4(temporary, frames, fps)
+            except ResourceError as error:
+                raise ResourceError(f"cannot write {path}: {error}") from error
 
 
 def _write_gif(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> None:
@@ -184,15 +191,43 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         )
     # one thread and no encoder version in the file: equal frames give equal bytes on every machine
     exact = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
-    iio.imwrite(
-        path,
-        frames,
-        plugin="FFMPEG",
-        fps=fps,
-        codec="libx264",
-        pixelformat="yuv420p",
-        quality=7,  # crf 15: visually lossless
-        macro_block_size=1,
-        output_params=["-preset", "medium", "-movflags", "+faststart", *exact],
-        ffmpeg_log_level="error",
+    try:
+        iio.imwrite(
+            path,
+            frames,
+            plugin="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            pixelformat="yuv420p",
+            quality=7,  # crf 15: visually lossless
+            macro_block_size=1,
+            output_params=["-preset", "medium", "-movflags", "+faststart", *exact],
+            ffmpeg_log_level="error",
+        )
+    except Exception as error:  # the program is missing, ends early, lacks the encoder: of any class
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise
+        raise ResourceError(f"ffmpeg cannot write an mp4: {_ffmpeg_words(error)}") from error
+
+
+def _ffmpeg_words(error: Exception) -> str:
+    """What went wrong, and the way out, in one sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # the plugin's message has its own words, the command, and last what the program has printed
+    said = lines[-1] if lines else type(error).__name__
+    return (
+        f"{said[:200]}. An ffmpeg with libx264 comes with pip install 'imageio[ffmpeg]'; the variable "
+        "IMAGEIO_FFMPEG_EXE names another one; a .gif needs none"
     )
+
+
+def mp4_problem() -> str | None:
+    """Why no .mp4 can be written on this machine, in words, or None; a clip of two small frames is encoded to know."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_mp4(Path(folder) / "probe.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    except ResourceError as error:
+        return str(error)
+    except OSError:  # there is no place to try it; the run's folder is another one
+        return None
+    return None

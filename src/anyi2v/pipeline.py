@@ -64,6 +64,10 @@ class Result:
     fps: int
     features: dict[str, Tensor]
     """What the inversion recorded by hook point; `animate` can take it again."""
+    features_given: bool = False
+    """Whether they were an argument of `animate`."""
+    low_memory: bool = False
+    """As `animate` was asked; it decides how the results are rounded."""
 
     def save(self, path: str | Path) -> None:
         """Writes the video: mp4, GIF or npz by the ending of `path`."""
@@ -145,6 +149,7 @@ def animate(
     if not all_finite(states):
         raise failure("the states of the prompt", "text", dtype=backbone.unet.dtype)
     negative, positive = states.split(1)
+    given = features is not None
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
@@ -170,6 +175,8 @@ def animate(
         seed=seed,
         fps=fps,
         features=dict(features),
+        features_given=given,
+        low_memory=low_memory,
     )
 
 

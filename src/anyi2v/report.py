@@ -1,25 +1,18 @@
 """A run's folder: the video, pictures of it, and the record from which it can be repeated."""
 
-import dataclasses
-import hashlib
 import json
-import os
-import re
-import shutil
-from collections.abc import Sequence
-from importlib.metadata import version
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.header import SHIPPED, resolve
-from anyi2v.errors import InputError
-from anyi2v.files import atomic, check_place, read_json
-from anyi2v.media import from_bytes, write_image, write_video
+from anyi2v.errors import AnyI2VWarning, ResourceError
+from anyi2v.files import atomic, expanded
+from anyi2v.media import mp4_problem, to_bytes, write_image, write_video
 from anyi2v.pipeline import Result
 from anyi2v.plots import (
     contact_sheet,
@@ -30,59 +23,21 @@ from anyi2v.plots import (
     overlay_masks,
     side_by_side,
 )
-from anyi2v.report_page import CONDITION, RECORD, write_page
+from anyi2v.record import record
+from anyi2v.report_page import write_page
+from anyi2v.run_folder import CONDITION, PAGE, RECORD, check_out, claimed, staged
+
+VIDEOS = ("video.gif", "video.mp4")
+"""One of them must be there: a run without its video is none."""
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises InputError if a run may not be written to folder `out`, ResourceError if it cannot; asked before any work.
-
-    `overwrite` allows to replace a former run, but no other folder.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder")
-    check_place(out)
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / RECORD).is_file():
-        raise InputError(f"folder {out} holds other things than a run; give a new or empty one")
-    if not overwrite:
-        raise InputError(f"folder {out} holds a run; use --overwrite to replace it, or give another")
-
-
-def check_sweep(out: Path, prompts: Sequence[str], *, overwrite: bool) -> dict[Path, str]:
-    """The folders below `out` that are still to be made, and their prompts.
-
-    Raises InputError for a prompt that is there twice, and as `check_out` for a folder that holds something else
-    than a finished run of its prompt.
-    """
-    if len(set(prompts)) < len(prompts):
-        twice = next(prompt for prompt in prompts if list(prompts).count(prompt) > 1)
-        raise InputError(f"prompt {twice!r} is there twice; each prompt has a folder of its own")
-    if out.is_file() or (out / RECORD).exists():
-        raise InputError(f"{out} is a file or a run; several prompts need a folder for their runs")
-    missing = {}
-    for folder, prompt in sweep_folders(out, prompts).items():
-        finished = (folder / RECORD).is_file() and read_json(folder / RECORD).get("prompt") == prompt
-        if overwrite or not finished:
-            check_out(folder, overwrite=overwrite)
-            missing[folder] = prompt
-    return missing
-
-
-def sweep_folders(out: Path, prompts: Sequence[str]) -> dict[Path, str]:
-    """A folder per prompt, named by number and words."""
-    slugs = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt" for prompt in prompts)
-    return {out / f"{i:02}-{slug}": prompt for i, (slug, prompt) in enumerate(zip(slugs, prompts, strict=True), 1)}
-
-
-def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
-    """The videos of all prompts below each other in one picture; returns its path."""
-    rows = {}
-    for folder, prompt in sweep_folders(out, prompts).items():
-        frames = iio.imread(folder / "video.mp4", plugin="FFMPEG")
-        rows[prompt] = torch.stack([from_bytes(frame) for frame in frames])
-    write_image(out / "prompts.png", contact_sheet(rows))
-    return out / "prompts.png"
+def impossible_outputs() -> dict[str, str]:
+    """The files that no run can have on this machine, and why; asked before a job, and warned of in one line."""
+    problem = mp4_problem()
+    if problem is None:
+        return {}
+    warnings.warn(f"no .mp4 files will be written, the GIFs will be: {problem}", AnyI2VWarning, stacklevel=2)
+    return dict.fromkeys(("video.mp4", "side_by_side.mp4"), problem)
 
 
 def write_run(
@@ -94,13 +49,18 @@ def write_run(
     device: str = "cpu",
     dtype: str = "float32",
     overwrite: bool = False,
+    impossible: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes folder `out`, whole or not at all.
+    """Writes a run's files into folder `out`, all at once (`anyi2v.run_folder`).
 
     video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths,
     if there are objects), masks.png (if there are masks), loss.png,
     condition.png (8 bit: give an image of `from_bytes(to_bytes(x))` to be able to repeat the run exactly),
     run.json (`record`), and report.html, which shows all of it on one page.
+
+    A file that cannot be written costs no other: a warning says why, and so does `failed_outputs` in run.json. Without
+    condition.png, run.json or any video there is no run, and `out` stays as it is.
 
     Args:
         out: the folder; see `check_out`, whose errors are raised.
@@ -110,74 +70,76 @@ def write_run(
         device: the run's, for the record.
         dtype: of the networks, for the record.
         overwrite: replace a former run.
+        impossible: of `impossible_outputs`: not tried, and not warned of again.
+        more: further inputs of the run for the record, as plain data.
+
+    Raises:
+        NumericsError: the video or the condition has NaN or infinite values.
+        ResourceError: the run cannot be written; or another process is writing to the folder.
     """
-    out = out.resolve()
+    out = expanded(out)
+    to_bytes(result.video), to_bytes(condition)
+    data = record(result, condition, backbone=backbone, device=device, dtype=dtype, more=more)
     check_out(out, overwrite=overwrite)
-    with atomic(out) as folder:
-        folder.mkdir()
+    with claimed(out), staged(out) as folder:
         write_image(folder / CONDITION, condition)
-        _write_videos(folder, result, condition)
-        _write_pictures(folder, result, condition)
-        data = record(result, backbone=backbone, device=device, dtype=dtype)
-        (folder / RECORD).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        write_page(folder)
-        former = folder.with_name(folder.name + ".former")
-        if out.exists():
-            os.replace(out, former)
-    shutil.rmtree(former, ignore_errors=True)
+        _write_record(folder, data)  # while there is room for it
+        failed = dict(impossible or {})
+        for name, write in _outputs(result, condition).items():
+            if name not in failed:
+                _try(write, folder / name, out, failed)
+        if all(name in failed for name in VIDEOS):
+            raise ResourceError(f"no video can be written to {out}: {failed['video.gif']}")
+        _write_record(folder, {**data, "failed_outputs": failed})
+        _try(lambda path: write_page(path.parent), folder / PAGE, out, failed)
+        if PAGE in failed:
+            _write_record(folder, {**data, "failed_outputs": failed})
 
 
-def record(result: Result, *, backbone: str, device: str, dtype: str) -> dict[str, Any]:
-    """Everything about a run as plain data: inputs, settings, versions, seconds per stage, losses.
-
-    Shipped backbones are named; others are given by their full path. Both have the file's SHA-256.
-    """
-    frames, _, height, width = result.video.shape
-    path = resolve(backbone)
-    return {
-        "versions": {"anyi2v": version("anyi2v"), "torch": torch.__version__},
-        "backbone": {
-            "name": backbone if backbone in SHIPPED else str(path.resolve()),
-            "sha256": sha256(path),
-        },
-        "device": device,
-        "dtype": dtype,
-        "threads": torch.get_num_threads(),
-        "prompt": result.prompt,
-        "negative_prompt": result.negative_prompt,
-        "seed": result.seed,
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "fps": result.fps,
-        "tracks": result.tracks.to_dict(),
-        "method": result.config.to_dict(),
-        "timings": result.timings,
-        "losses": [dataclasses.asdict(loss) for loss in result.losses],
-    }
+def _try(write: Callable[[Path], object], path: Path, out: Path, failed: dict[str, str]) -> None:
+    """Calls `write(path)`; if it raises, `path` is in `failed` with the reason, and a warning has said so."""
+    try:
+        write(path)
+    except Exception as error:  # writers of pictures and videos fail in many ways, and none shall cost the others
+        reason = str(error).replace(str(path.parent), str(out)) or type(error).__name__
+        failed[path.name] = reason
+        text = f"{out / path.name} is not written, the other files are: {reason}"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _write_record(folder: Path, data: Mapping[str, Any]) -> None:
+    with atomic(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_videos(folder: Path, result: Result, condition: Tensor) -> None:
+def _outputs(result: Result, condition: Tensor) -> dict[str, Callable[[Path], object]]:
+    """What writes each picture and video, by its name; the most important first."""
     factor = magnification(*result.video.shape[-2:])
-    compared = side_by_side(condition, result.video, result.tracks)
-    for suffix in ("mp4", "gif"):
-        write_video(folder / f"video.{suffix}", result.video, fps=result.fps, enlarge=factor)
-        write_video(folder / f"side_by_side.{suffix}", compared, fps=result.fps)
+    outputs: dict[str, Callable[[Path], object]] = {}
+    for name in VIDEOS:
+        outputs[name] = partial(write_video, video=result.video, fps=result.fps, enlarge=factor)
+    for name in ("side_by_side.gif", "side_by_side.mp4"):
+        outputs[name] = partial(_write_side_by_side, result=result, condition=condition)
+    if result.tracks.objects:
+        outputs["tracks.png"] = lambda path: write_image(path, draw_tracks(condition, result.tracks))
+    if result.masks:
+        outputs["masks.png"] = lambda path: write_image(
+            path, contact_sheet({"masks": overlay_masks(result.video, result.masks)})
+        )
+    outputs["sheet.png"] = lambda path: write_image(path, contact_sheet(_rows(result, condition)))
+    losses = [(loss.step, loss.iteration, loss.loss) for loss in result.losses]
+    outputs["loss.png"] = partial(loss_curve, losses)
+    return outputs
 
 
-def _write_pictures(folder: Path, result: Result, condition: Tensor) -> None:
+def _write_side_by_side(path: Path, result: Result, condition: Tensor) -> None:
+    write_video(path, side_by_side(condition, result.video, result.tracks), fps=result.fps)
+
+
+def _rows(result: Result, condition: Tensor) -> dict[str, Tensor]:
     rows = {"condition": condition[None], "video": result.video}
     if result.tracks.objects:
-        write_image(folder / "tracks.png", draw_tracks(condition, result.tracks))
         rows["tracks"] = overlay_boxes(result.video, result.tracks)
     if result.masks:
         rows["masks"] = overlay_masks(result.video, result.masks)
-        write_image(folder / "masks.png", contact_sheet({"masks": rows["masks"]}))
-    write_image(folder / "sheet.png", contact_sheet(rows))
-    loss_curve([(loss.step, loss.iteration, loss.loss) for loss in result.losses], folder / "loss.png")
+    return rows

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anyi2v.backbone.header import read_header
 from anyi2v.errors import CheckpointError, InputError
+from anyi2v.files import expanded
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 """Suffixes of what `torch.save` writes."""
@@ -83,7 +84,7 @@ def open_file(path: Path) -> "WeightsFile":
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a weights file, on the CPU and in their own dtype, and its metadata; raises as `open_file`."""
-    file = open_file(Path(path))
+    file = open_file(expanded(path))
     return {key: file.read(key) for key in file.shapes}, file.metadata
 
 

@@ -4,6 +4,7 @@ Layout of such a file: 8 bytes (little-endian) with the length of the header, th
 """
 
 import json
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.errors import CheckpointError, InputError
+from anyi2v.files import expanded
 
 FORMAT = "1"
 """Version of our own layout."""
@@ -41,8 +43,8 @@ def resolve(path_or_name: str | Path) -> Path:
     Raises InputError, listing the shipped names, if it is neither.
     """
     shipped = SHIPPED.get(str(path_or_name))
-    path = Path(path_or_name) if shipped is None else Path(str(files("anyi2v") / shipped))
-    if not path.is_file():
+    path = expanded(path_or_name) if shipped is None else Path(str(files("anyi2v") / shipped))
+    if not os.path.isfile(path):  # which no name is too long for
         raise InputError(
             f"no backbone {str(path_or_name)!r}: there is no such file, and the shipped backbones are "
             f"{', '.join(SHIPPED)}"

@@ -24,9 +24,9 @@ from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.case import Case, Condition
 from anyi2v.micro.cases import conditions, make_case
 from anyi2v.micro.kinds import Kind
-from anyi2v.micro.workers import START, worker_backbone
+from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.pipeline import animate, check_job
-from anyi2v.report import sha256
+from anyi2v.record import sha256
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def check(job: Job) -> None:
 
 def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
     """Runs all jobs, each process one at a time on one thread."""
-    with get_context(START).Pool(processes) as pool:
+    with get_context(START).Pool(processes, initializer=quiet) as pool:
         done = pool.imap_unordered(run_case, work)
         for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):
             pass

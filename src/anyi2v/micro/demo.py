@@ -1,5 +1,6 @@
 """`anyi2v demo`: three condition images of the synthetic world, animated and measured."""
 
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -8,19 +9,24 @@ from tqdm import tqdm
 
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig, recipe
+from anyi2v.errors import InputError
+from anyi2v.files import expanded
 from anyi2v.machine import fast_dtype
 from anyi2v.media import from_bytes, to_bytes, write_image
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import Scores
 from anyi2v.micro.variants import FULL, variants
-from anyi2v.micro.workers import PROCESSES, START, worker_backbone
+from anyi2v.micro.workers import PROCESSES, START, quiet, worker_backbone
 from anyi2v.micro.world import Modality
 from anyi2v.pipeline import Result, animate
 from anyi2v.plots import contact_sheet, overlay_boxes
-from anyi2v.report import check_out, write_run
+from anyi2v.report import impossible_outputs, write_run
+from anyi2v.run_folder import RECORD, check_out, claimed
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
 """Condition and seed: of each modality the median case of `anyi2v bench micro --cases 200` by trajectory error."""
+SHEET = "comparison.png"
+"""The picture that compares all variants, in the demo's folder."""
 Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
 """A backbone and its data type, a case, and a variant."""
 
@@ -44,10 +50,29 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
     Writes one run folder per case (the full method, see `anyi2v.report`), a sheet that compares all variants,
     and prints a table of trajectory error and first-frame IoU.
 
-    Raises InputError for an unknown backbone, or if `out` holds something that may not be replaced.
+    Raises InputError for an unknown backbone, or if `out` holds something that may not be replaced; ResourceError if
+    another process is writing to it.
     """
-    for modality, _ in CASES:
-        check_out(out / modality, overwrite=overwrite)
+    out = expanded(out)
+    _check(out, overwrite=overwrite)
+    with ExitStack() as claims:
+        for folder in (out, *(out / modality for modality, _ in CASES)):
+            claims.enter_context(claimed(folder))
+        _check(out, overwrite=overwrite)  # another process may have been faster
+        _run(out, backbone, overwrite=overwrite, progress=progress)
+
+
+def _check(out: Path, *, overwrite: bool) -> None:
+    """Raises what `run` does about its folder."""
+    folders = [out / modality for modality, _ in CASES]
+    for folder in folders:
+        check_out(folder, overwrite=overwrite)
+    if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in folders):
+        raise InputError(f"{out / SHEET} is there, but no run that it compares; move it away, or give another folder")
+
+
+def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
+    impossible = impossible_outputs()
     configs = variants(recipe("paper", read_config(backbone).method))
     # the variants that take longest first, so that no process waits for the other at the end
     order = sorted(configs, key=lambda name: -configs[name].optimise_steps)
@@ -57,7 +82,7 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
     worker_backbone(backbone, dtype)  # before the workers are forked
     results: dict[tuple[Modality, str], Result] = {}
     with (
-        get_context(START).Pool(PROCESSES) as pool,
+        get_context(START).Pool(PROCESSES, initializer=quiet) as pool,
         tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
     ):
         for (modality, seed, name), result in zip(keys, pool.imap(_animate, jobs), strict=True):
@@ -70,6 +95,7 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
                     backbone=backbone,
                     dtype=str(dtype).removeprefix("torch."),
                     overwrite=overwrite,
+                    impossible=impossible,
                 )
             bar.update()
 
@@ -82,7 +108,7 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
             result = results[modality, name]
             scores[name] += case.scores(result.video)
             rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
-    write_image(out / "comparison.png", contact_sheet(rows, cell=128))
+    write_image(out / SHEET, contact_sheet(rows, cell=128))
     print(table(scores))
     print(f"pictures: {out / 'comparison.png'}; videos: {out}/*/video.mp4")
 

@@ -21,14 +21,15 @@ from tqdm import tqdm
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.workers import START, worker_backbone
+from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
-from anyi2v.report import sha256
+from anyi2v.record import sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -164,10 +165,14 @@ def measure_backbone(
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
     strides of 20. What is finished is kept in file `kept`, where an interrupted run goes on.
+
+    Raises InputError if `kept` is another file.
     """
     config = worker_backbone(name, dtype).config
     run = json.dumps([sha256(resolve(name)), str(dtype), PLAIN.to_dict()])
     finished = read_json(kept) if kept.exists() else {}
+    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
+        raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
 
     def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
         """The results of jobs in their order."""
@@ -183,7 +188,7 @@ def measure_backbone(
 
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
     errors: dict[str, list[float]] = {}
-    with get_context(START).Pool(processes) as pool:
+    with get_context(START).Pool(processes, initializer=quiet) as pool:
         work = [(name, dtype, seed + i) for i in range(cases)]
         clips = each(_sample, work, "clips")
         for way, (until, stride) in ways.items():

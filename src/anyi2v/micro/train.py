@@ -33,6 +33,7 @@ from anyi2v.backbone.config import (
     VAEConfig,
 )
 from anyi2v.backbone.header import read_config
+from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.media import write_image
 from anyi2v.micro.modalities import WORDS
@@ -373,8 +374,14 @@ def worker(rank: int, args: Args) -> None:
 
 
 def main(args: Args) -> Path:
-    """Trains all stages and returns the path of the finished backbone."""
+    """Trains all stages and returns the path of the finished backbone.
+
+    Raises InputError if the folder holds weights of something else, which would be replaced.
+    """
     args.out.mkdir(parents=True, exist_ok=True)
+    weights = [path for pattern in ("*.pt", "*.safetensors") for path in args.out.glob(pattern)]
+    if weights and not (args.out / "record.jsonl").exists():
+        raise InputError(f"{args.out} holds {weights[0].name}, but no record of a training; give another folder")
     # large tensors come and go at every step; without this the allocator gives their pages back each time
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="500000000")
     if args.processes == 1:

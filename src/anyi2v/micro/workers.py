@@ -1,7 +1,9 @@
 """Worker processes of one thread each: on networks this small a second thread gains less than a second job."""
 
+import signal
 import sys
 from functools import cache
+from typing import NoReturn
 
 import torch
 
@@ -20,3 +22,13 @@ def worker_backbone(name: str, dtype: torch.dtype) -> Backbone:
     """
     torch.set_num_threads(1)
     return load(name, dtype=dtype)
+
+
+def quiet() -> None:
+    """For the start of a worker: Ctrl-C is for its parent, which ends it; it then removes what is half written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)

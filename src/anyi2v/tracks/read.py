@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anyi2v.errors import InputError
+from anyi2v.files import expanded
 from anyi2v.tracks import anyi2v_json, arrays, fractions, own, paths
 from anyi2v.tracks.checks import shown
 from anyi2v.tracks.hints import Hints
@@ -59,7 +60,7 @@ def read_tracks(
     path: str | Path, *, size: tuple[int, int] | None = None, box_size: tuple[float, float] | None = None
 ) -> tuple[str, Tracks]:
     """`load_tracks`, and the name of the file's kind."""
-    path = Path(path)
+    path = expanded(path)
     hints = Hints(size, box_size, path.parent)
     try:
         raw = path.read_bytes()

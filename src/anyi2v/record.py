@@ -1,0 +1,198 @@
+"""run.json: everything that decides the bytes of a run, so that it can be repeated, compared and known again."""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.backbone.header import SHIPPED, resolve
+from anyi2v.config import MethodConfig
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.files import expanded, read_json
+from anyi2v.media import load_image, to_bytes
+from anyi2v.pipeline import Result
+from anyi2v.run_folder import CONDITION
+from anyi2v.tracks import Tracks
+from anyi2v.versions import processor, versions
+
+
+def inputs(
+    *,
+    backbone: str,
+    image: Float[Tensor, "3 h w"],
+    tracks: Tracks,
+    prompt: str,
+    negative_prompt: str,
+    seed: int,
+    frames: int,
+    fps: int,
+    config: MethodConfig,
+) -> dict[str, Any]:
+    """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
+
+    Both the record of a run and the question whether a run is already there are made from it. Shipped backbones are
+    named, others are given by their full path.
+
+    Args:
+        backbone: name or path that it was loaded from.
+        image: the condition at the video's size.
+        tracks: in any frame of reference; recorded as `animate` uses them.
+        prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
+    """
+    height, width = image.shape[1:]
+    path = resolve(backbone)
+    used = tracks.scaled(width, height).resample(frames).to_dict()
+    return {
+        "backbone": {"name": backbone if backbone in SHIPPED else str(path.resolve()), "sha256": sha256(path)},
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "frames": frames,
+        "width": width,
+        "height": height,
+        "fps": fps,
+        "checksums": {"condition": image_checksum(image), "tracks": tracks_checksum(used)},
+        "tracks": used,
+        "method": config.to_dict(),
+    }
+
+
+def record(
+    result: Result,
+    condition: Float[Tensor, "3 h w"],
+    *,
+    backbone: str,
+    device: str,
+    dtype: str,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A run as plain data: its `inputs`, how and where it was computed, seconds per stage, losses.
+
+    Args:
+        result: of `animate`.
+        condition: the image that `animate` was given.
+        backbone: name or path that it was loaded from.
+        device: where it was computed.
+        dtype: of the networks.
+        more: further inputs by name, as plain data.
+    """
+    return {
+        "versions": versions(),
+        **inputs(
+            backbone=backbone,
+            image=condition,
+            tracks=result.tracks,
+            prompt=result.prompt,
+            negative_prompt=result.negative_prompt,
+            seed=result.seed,
+            frames=len(result.video),
+            fps=result.fps,
+            config=result.config,
+        ),
+        **(more or {}),
+        "device": device,
+        "processor": processor(device),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "low_memory": result.low_memory,
+        "features": "given" if result.features_given else "computed",
+        "timings": result.timings,
+        "losses": [dataclasses.asdict(loss) for loss in result.losses],
+        "failed_outputs": {},
+    }
+
+
+def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """How the record of a run differs from the `inputs` (and other entries) that are wanted, in words."""
+    found = []
+    for name, here in wanted.items():
+        there = former.get(name)
+        if there == here or name == "tracks":  # their checksum is compared
+            continue
+        if isinstance(here, dict) and isinstance(there, dict):
+            keys = [key for key in here if here[key] != there.get(key)]
+            found += [f"{name} {key}: {_short(there.get(key))}, not {_short(here[key])}" for key in keys]
+        else:
+            found.append(f"{name}: {_short(there)}, not {_short(here)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def check_repeat(path: Path, *, backbone: str, image: Path | None, tracks: Path | None, device: str) -> None:
+    """Finds out whether run `path` can be repeated: by the backbone, condition.png and tracks that it was made with.
+
+    Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
+
+    Args:
+        path: the run's run.json.
+        backbone, image, tracks: what shall be used; another file than the run's is meant so, and not compared.
+        device: where it shall be computed.
+
+    Raises InputError naming the file that is another one now, and the way out.
+    """
+    path = expanded(path)
+    data = read_json(path)
+    former = data["backbone"]
+    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
+        raise InputError(
+            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
+            f"{former['sha256']}); find that one, or start a new run without --repeat"
+        )
+    sums = data.get("checksums", {})
+    condition = path.with_name(CONDITION)
+    if image == condition and "condition" in sums and sums["condition"] != image_checksum(load_image(condition)):
+        raise InputError(
+            f"{condition} is another image than the one that {path} was made with: its pixels do not have the SHA-256 "
+            f"under checksums.condition ({sums['condition'][:12]}...); put the former file back, or give the new one "
+            "by --image under another name"
+        )
+    if tracks == path and "tracks" in sums and sums["tracks"] != tracks_checksum(data.get("tracks")):
+        raise InputError(
+            f"the tracks in {path} are not those of the run: they do not have the SHA-256 under checksums.tracks "
+            f"({sums['tracks'][:12]}...); put the former file back, or give the new ones by --tracks in a file of "
+            "their own"
+        )
+    changes = list(_changes(data, device))
+    if changes:
+        warnings.warn(f"{path} was made with {'; '.join(changes)}: bytes may differ", AnyI2VWarning, stacklevel=2)
+    if data.get("features") == "given":
+        text = f"{path} was made from features of another job, which are not recorded; they are computed now"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
+
+
+def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:
+    """What is another now than when a run was made, of all that is recorded."""
+    former = data.get("versions", {})
+    for name, here in versions().items():
+        if name in former and former[name] != here:
+            yield f"{name} {former[name]} (here {here})"
+    if "processor" in data and data.get("device") == device and data["processor"] != processor(device):
+        yield f"processor {data['processor']} (here {processor(device)})"
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def image_checksum(image: Float[Tensor, "3 h w"]) -> str:
+    """SHA-256 of the size and the pixels in 8 bits, whatever file they are stored in."""
+    height, width = image.shape[1:]
+    return hashlib.sha256(f"{width}x{height}\n".encode() + to_bytes(image).tobytes()).hexdigest()
+
+
+def tracks_checksum(tracks: Any) -> str:
+    """SHA-256 of tracks as plain data, masks included."""
+    return hashlib.sha256(json.dumps(tracks, sort_keys=True).encode()).hexdigest()
