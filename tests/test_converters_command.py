@@ -111,7 +111,9 @@ def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     assert all(torch.equal(tensor, ours[key].half().float()) for key, tensor in state(backbone).items())
     said = capsys.readouterr().out
     assert f"{len(ours)} tensors" in said
-    assert "7 dropped: sinusoids, computed anew" in said
+    assert f"used: {len(spatial(UNET))} tensors for the UNet\n" in said
+    assert "left out: 7 tensors, position tables: they are sinusoids, and recomputed\n" in said
+    assert said.endswith("schedule: from base/scheduler/scheduler_config.json\n")
 
 
 def test_parts_may_be_named_one_by_one(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
