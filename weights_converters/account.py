@@ -23,7 +23,7 @@ def account(parts: Mapping[Name, Part]) -> str:
     for path, group in sources.items():
         used = [f"{len(part.plan.report.renamed)} tensors for {NETWORKS[part.name]}" for part in group]
         lines += [f"from {path} ({group[0].finding}):", f"  used: {', '.join(used)}"]
-        for reason, count in left_out(group).items():
+        for reason, count in left_out(group).most_common():
             other = " (another file gives them)" if reason in OTHERS.values() else ""
             lines.append(f"  left out: {count} {'tensor' if count == 1 else 'tensors'}, {reason}{other}")
     return "\n".join(lines)

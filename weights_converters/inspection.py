@@ -33,11 +33,13 @@ def describe(path: Path) -> str:
         f"  {len(source)} tensors, {parameters(source.shapes):,} numbers, {source.size:,} bytes",
         f"  dtypes: {', '.join(f'{name} ({count})' for name, count in dtypes.most_common())}",
     ]
-    networks = {name: _read(name, path) for name, kinds in KINDS.items() if finding.kind in kinds}
+    networks: dict[Name, Part | str] = {
+        name: _read(name, path) for name, kinds in KINDS.items() if finding.kind in kinds
+    }
     for name, part in networks.items():
         lines += _network(name, part)
     there = [part for part in networks.values() if isinstance(part, Part)]
-    lines += [f"  not needed: {count}, {reason}" for reason, count in left_out(there).items()]
+    lines += [f"  not needed: {count}, {reason}" for reason, count in left_out(there).most_common()]
     if "unet" in networks:
         lines += _settings(path, source)
     if finding.kind in ("lora", "motion_lora", "domain_adapter"):

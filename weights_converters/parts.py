@@ -108,7 +108,11 @@ def find_parts(base: Path, given: Mapping[Name, Path]) -> dict[Name, Part]:
     found: dict[Name, Part] = {"unet": unet}
     for name in FOLDERS:
         if name in given:
-            found[name] = read_part(name, given[name], f"--{name}")
+            found[name] = part = read_part(name, given[name], f"--{name}")
+            if not part.plan.report.renamed:
+                raise CheckpointError(
+                    f"{given[name]} ({part.finding}) holds no {name} that can be read; --{name} needs it"
+                )
         elif name not in found:
             if not _holds(unet, name):
                 raise InputError(f"{base} has no {name}; name one with --{name} FILE or folder")
