@@ -111,7 +111,9 @@ def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     assert all(torch.equal(tensor, ours[key].half().float()) for key, tensor in state(backbone).items())
     said = capsys.readouterr().out
     assert f"{len(ours)} tensors" in said
-    assert "7 dropped: sinusoids, computed anew" in said
+    assert f"used: {len(spatial(UNET))} tensors for the UNet\n" in said
+    assert "left out: 7 tensors, position tables: they are sinusoids, and recomputed\n" in said
+    assert said.endswith("schedule: from base/scheduler/scheduler_config.json\n")
 
 
 def test_parts_may_be_named_one_by_one(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +124,78 @@ def test_parts_may_be_named_one_by_one(pipeline: Path, monkeypatch: pytest.Monke
     config = load(pipeline / "out/tiny.safetensors").config
     assert config.schedule.steps_offset == 0
     assert (config.unet.temporal, config.frames) == (None, 16)
+
+
+@pytest.mark.parametrize("extra", [(), MOTION, ("--motion-module", "motion", "--motion-norm", "frame")])
+@pytest.mark.parametrize("base", ["base", "base/unet"])
+def test_a_pipeline_that_predicts_v_is_refused_with_a_motion_module_and_without(
+    pipeline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    extra: tuple[str, ...],
+    base: str,
+) -> None:
+    """Also where the UNet's folder in it is named."""
+    scheduler = pipeline / "base/scheduler/scheduler_config.json"
+    scheduler.write_text(json.dumps(SD15_SCHEDULER | {"prediction_type": "v_prediction"}))
+    extra = (*extra, "--base", base, *(("--vae", "base/vae", "--text", "base/text_encoder") if base != "base" else ()))
+    assert run(pipeline, monkeypatch, *extra) == 2
+    error = capsys.readouterr().err
+    assert "the UNet predicts 'v_prediction', says prediction_type in base/scheduler/scheduler_config.json" in error
+    scheduler.write_text(json.dumps(SD15_SCHEDULER | {"prediction_type": "epsilon", "steps_offset": 3}))
+    assert run(pipeline, monkeypatch, *extra) == 0
+    animatediff = "frame" in extra
+    assert load(pipeline / "out/tiny.safetensors").config.schedule.steps_offset == (1 if animatediff else 3)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(None, (128, 128)), ([4, 6], (12, 8)), (4, (8, 8))])
+def test_the_size_of_the_latents_is_read(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, size: object, wanted: tuple[int, int]
+) -> None:
+    """Height and width of the latents, where there are two; SD-1.x's 64 where there are none."""
+    (pipeline / "base/unet/config.json").write_text(json.dumps(TINY_UNET | {"sample_size": size}))
+    assert run(pipeline, monkeypatch, *MOTION) == 0
+    config = load(pipeline / "out/tiny.safetensors").config
+    assert (config.width, config.height) == wanted
+
+
+def test_fields_that_nothing_here_knows_are_named_once(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that have no effect, nor those that are switched off."""
+    quiet = {"_class_name": "x", "decay": 0.99, "upcast_attention": True, "new_option": None, "another": False}
+    (pipeline / "base/unet/config.json").write_text(json.dumps(TINY_UNET | quiet | {"twist": 3}))
+    (pipeline / "base/vae/config.json").write_text(json.dumps(TINY_VAE | {"force_upcast": True, "turn": "left"}))
+    assert run(pipeline, monkeypatch) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "anyi2v: warning: base/unet: config.json has twist = 3, which is not known here; it is ignored",
+        "anyi2v: warning: base/vae: config.json has turn = 'left', which is not known here; it is ignored",
+    ]
+
+
+def test_words_that_textual_inversion_added_are_named(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = to_clip_text(TEXT)
+    key = "text_model.embeddings.token_embedding.weight"
+    save_file(
+        {name: x.contiguous() for name, x in (text | {key: torch.zeros(49410, 8)}).items()},
+        pipeline / "base/text_encoder/w.safetensors",
+    )
+    (pipeline / "base/text_encoder/config.json").write_text(json.dumps(TINY_TEXT | {"vocab_size": 49410}))
+    monkeypatch.chdir(pipeline)
+    assert main(["convert", "--base", "base", "--out", "out/tiny.safetensors"]) == 0
+    assert "the text tower has 2 more tokens than CLIP" in capsys.readouterr().err
+
+
+def test_the_text_tower_of_a_whole_clip_is_taken(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CLIP itself is published: with an image tower, projections, and a configuration inside of another."""
+    extras = ("vision_model.post_layernorm.bias", "visual_projection.weight", "text_projection.weight", "logit_scale")
+    tensors = to_clip_text(TEXT) | {key: torch.zeros(2) for key in extras}
+    save_file({k: x.contiguous() for k, x in tensors.items()}, pipeline / "base/text_encoder/w.safetensors")
+    (pipeline / "base/text_encoder/config.json").write_text(json.dumps({"text_config": TINY_TEXT, "hidden_size": 99}))
+    assert run(pipeline, monkeypatch) == 0
+    assert load(pipeline / "out/tiny.safetensors").config.text == CONFIG.text
 
 
 def test_both_ways_to_call_it_are_one(pipeline: Path) -> None:

@@ -21,7 +21,9 @@ def test_a_single_file(tmp_path: Path) -> None:
     assert f"{len(foreign.ldm())} tensors" in lines[1] and f"{path.stat().st_size:,} bytes" in lines[1]
     assert lines[2].startswith("  dtypes: float16 (")
     assert sum(WHOLE in line for line in lines) == 3
-    assert any("2 passed by: moving average" in line for line in lines)
+    assert "  not needed: 2, a moving average from training: the weights themselves are used" in lines
+    assert "  not needed: 1, position ids: they are 0, 1, 2, ..." in lines
+    assert not any(", of the autoencoder" in line for line in lines), "a network of the file itself is not left out"
 
 
 def test_a_motion_module(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_a_network_that_cannot_be_measured_is_said_so(tmp_path: Path) -> None:
 def test_sparsectrl_is_recognised(tmp_path: Path) -> None:
     small = {key: torch.zeros(2) for key in foreign.manifest("ad_sparsectrl_rgb")}
     said = describe(foreign.write(small, tmp_path / "x.ckpt", "controlnet"))
-    assert "SparseCtrl encoder (not supported yet), rgb" in said
+    assert "SparseCtrl encoder (not supported), rgb" in said
 
 
 @pytest.mark.parametrize("name", ["ad_domain_adapter_v3_pattern", "ad_motion_lora_v2_pattern"])

@@ -37,6 +37,75 @@ def test_the_published_file_fills_our_networks(part: str, keys: int) -> None:
     assert len(plan.report.renamed) == keys
 
 
+def exported(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """With the attention of the autoencoder as diffusers' export script of 2023 wrote it: its names, linear layers."""
+    names = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    theirs = {}
+    for key, shape in shapes.items():
+        start, found, end = key.partition("mid.attn_1.")
+        old, _, kind = end.rpartition(".")
+        if found and old in names:
+            key, shape = f"{start}{found}{names[old]}.{kind}", shape[:2]
+        theirs[key] = shape
+    return theirs
+
+
+@pytest.mark.parametrize("prefix", [ldm_layout.VAE_PREFIX, ""])
+def test_the_attention_of_the_autoencoder_has_two_names(prefix: str) -> None:
+    """In a single file and in one of the autoencoder alone."""
+    if prefix:
+        plans = [make_plan(file, ldm_layout.rules(file, "vae")) for file in (FULL, exported(FULL))]
+    else:
+        vae = {k.removeprefix(ldm_layout.VAE_PREFIX): s for k, s in FULL.items() if k.startswith(ldm_layout.VAE_PREFIX)}
+        plans = [make_plan(file, ldm_layout.vae_rules(file)) for file in (vae, exported(vae))]
+    assert exported(FULL).keys() != FULL.keys()
+    assert plans[1].shapes == plans[0].shapes
+    assert not plans[1].unmatched and not plans[1].clashing
+    assert len(plans[1].report.renamed) == 248
+
+
+def test_both_names_of_the_attention_in_one_file_clash() -> None:
+    both = FULL | exported(FULL)
+    assert len(make_plan(both, ldm_layout.rules(both, "vae")).clashing) == 16
+
+
+BAGGAGE = [
+    "embedding_manager.embedder.transformer.text_model.encoder.layers.0.layer_norm2.bias",
+    "denoiser.sigmas",
+    "denoiser.log_sigmas",
+    "model_ema.decay",
+    "model_ema.num_updates",
+    "model_ema.diffusion_modeltime_embed0weight",
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_recipm1_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "posterior_log_variance_clipped",
+    "lvlb_weights",
+    "logvar",
+    "scale_factor",
+    "global_step",
+    "first_stage_model.loss.discriminator.main.0.weight",
+    "first_stage_model.model_ema.decay",
+    "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "cond_stage_model.transformer.vision_model.embeddings.position_ids",
+    "cond_stage_model.transformer.visual_projection.weight",
+    "cond_stage_model.transformer.text_projection.weight",
+    "cond_stage_model.logit_scale",
+]
+
+
+def test_what_training_left_beside_the_networks_is_left_out_for_a_reason() -> None:
+    file = FULL | dict.fromkeys(BAGGAGE, (1,))
+    for part in ("unet", "vae", "text"):
+        plan = make_plan(file, ldm_layout.rules(file, part))
+        assert not plan.unmatched
+        assert all(plan.report.dropped[key] for key in BAGGAGE)
+    unknown = make_plan({**file, "something.else": (1,)}, ldm_layout.rules(file, "unet"))
+    assert unknown.unmatched == ["something.else"]
+
+
 @settings(max_examples=30)
 @given(levels=st.integers(1, 4), layers=st.integers(1, 3), data=st.data())
 def test_the_depth_is_read_off_the_keys(levels: int, layers: int, data: st.DataObject) -> None:

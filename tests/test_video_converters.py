@@ -123,7 +123,7 @@ def videocrafter_file(tensors: Tensors) -> Tensors:
     unet = {f"model.diffusion_model.{key}": x for key, x in to_videocrafter(network(tensors, "unet")).items()}
     extras = {
         "scale_arr": torch.zeros(14),
-        "betas": torch.zeros(10),
+        "betas": torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
         "cond_stage_model.model.logit_scale": torch.zeros(()),
     }
     return {**unet, **vae, **text, **extras, "cond_stage_model.model.text_projection": torch.zeros(8, 8)}

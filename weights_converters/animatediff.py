@@ -34,7 +34,7 @@ UNET = [
 MOTION = UNET[:-1]
 """A file of motion modules alone."""
 
-SPATIAL = Rule(r"(?!.*\.motion_modules\.).*", None, why="not of a motion module")
+SPATIAL = Rule(r"(?!.*\.motion_modules\.).*", None, why="of the UNet around the motion modules: that of --base is used")
 """For taking the motion modules out of a whole UNet, as the published loader does."""
 
 
@@ -91,8 +91,7 @@ def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:
         attentions=len(kwargs["attention_block_types"]),
         norm_over="frame",
     )
-    types = ("down_block_types", "up_block_types")
-    spatial = {**data, **{key: [kind.replace("3D", "2D") for kind in data[key]] for key in types}}
+    spatial = diffusers_layout.in_2d(data)
     config = diffusers_layout.unet_config(spatial, motion)
     inflated = data.get("use_inflated_groupnorm", False)
     return config if inflated else dataclasses.replace(config, norm_over="clip")

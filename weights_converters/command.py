@@ -1,5 +1,6 @@
 """The conversion itself: from the user's files to one checkpoint of ours, tensor by tensor."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import build, state, write
-from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.header import read_header
 from anyi2v.backbone.lora import Delta
 from anyi2v.conversion import Convert
@@ -21,8 +22,9 @@ from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json, with_home
 from anyi2v.media import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
+from weights_converters import base_settings, lavie, videocrafter
 from weights_converters import diffusers_layout as layout
-from weights_converters import lavie, videocrafter
+from weights_converters.account import account
 from weights_converters.detect import Kind
 from weights_converters.keymap import refuse
 from weights_converters.loras import LoraFile, lora_deltas, read_loras
@@ -31,9 +33,9 @@ from weights_converters.parts import (
     Name,
     Part,
     find_parts,
+    frame_size,
     motion_config,
     read_part,
-    sample_size,
     text_config,
     unet_config,
     vae_config,
@@ -101,7 +103,13 @@ def convert(options: Convert) -> str:
     except CheckpointError as error:
         paths = dict.fromkeys(str(part.source.path) for part in parts.values())
         raise CheckpointError(f"{', '.join(paths)}: {error}") from error
-    return f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes\n{_account(parts)}"
+    lines = [f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes", account(parts)]
+    lines.append(f"schedule: {schedule_of(options, parts, config.unet)[1]}")
+    if config.text.penultimate and preset_of(parts).schedule is None:
+        lines.append("text: the layer before the last of the text tower is used, as the base says (clip skip 2)")
+    if config.vae.scale != VAEConfig.scale:
+        lines.append(f"latents: scaled by {config.vae.scale}, as the autoencoder's source says")
+    return "\n".join(lines)
 
 
 def _check_out(options: Convert) -> Path:
@@ -139,28 +147,52 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
     if options.text is not None:
         given["text"] = options.text
     parts = find_parts(options.base, given)
-    unet, vae = unet_config(parts["unet"]), vae_config(parts["vae"])
+    base_settings.check_prediction(options.base, parts["unet"].source)
+    unet, vae, text = unet_config(parts["unet"]), vae_config(parts["vae"]), _text(parts, options)
+    _check_widths(unet, vae, text, parts)
     if options.motion_module is not None:
         if unet.temporal is not None:
             raise InputError(f"{options.base} has temporal layers of its own; leave --motion-module out")
         parts["motion"] = read_part("motion", options.motion_module, "--motion-module")
         unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
-    size = sample_size(parts["unet"]) * vae.factor
-    preset = PRESETS.get(parts["unet"].finding.kind, Preset())
-    motion = unet.temporal if isinstance(unet.temporal, MotionConfig) else None
-    positions = BackboneConfig.frames if motion is None else motion.max_frames
+    width, height = frame_size(parts["unet"], vae.factor)
+    preset = preset_of(parts)
+    positions = unet.temporal.max_frames if isinstance(unet.temporal, MotionConfig) else BackboneConfig.frames
     return BackboneConfig(
         name=options.name or out.stem,
         unet=unet,
         vae=vae,
-        text=text_config(parts["text"], None if options.vocab is None else read_json(options.vocab)),
-        schedule=_schedule(options, preset, motion is not None and motion.norm_over == "frame"),
-        height=round(size * preset.height),
-        width=size,
+        text=text,
+        schedule=schedule_of(options, parts, unet)[0],
+        height=round(height * preset.height),
+        width=width,
         frames=options.frames or min(BackboneConfig.frames, positions),
         fps=options.fps or preset.fps,
         method=dict(preset.method),
     ), parts
+
+
+def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
+    """The text tower, and which of its layers the UNet reads."""
+    text = text_config(parts["text"], None if options.vocab is None else read_json(options.vocab))
+    layout.warn_of_added_words(text, str(parts["text"].source.path))
+    if parts["unet"].finding.kind in ("ldm", "unet") and base_settings.skips_last_layer(parts["unet"].source):
+        return dataclasses.replace(text, penultimate=True)
+    return text
+
+
+def _check_widths(unet: UNetConfig, vae: VAEConfig, text: TextConfig, parts: Mapping[Name, Part]) -> None:
+    """Raises CheckpointError unless the networks can work together."""
+    pairs = [
+        ("text tower", parts["text"], text.width, unet.context_dim),
+        ("autoencoder", parts["vae"], vae.latent_channels, unet.latent_channels),
+    ]
+    for network, part, theirs, needed in pairs:
+        if theirs != needed:
+            raise CheckpointError(
+                f"{part.source.path}: the {network} gives {theirs} channels, but the UNet in "
+                f"{parts['unet'].source.path} takes {needed}; they are of different families"
+            )
 
 
 @dataclass(frozen=True)
@@ -181,21 +213,39 @@ PRESETS: dict[Kind, Preset] = {
 }
 
 
-def _schedule(options: Convert, preset: Preset, animatediff: bool) -> ScheduleConfig:
-    """The schedule that was asked for, that of the family or of AnimateDiff, or that of the base."""
+def preset_of(parts: Mapping[Name, Part]) -> Preset:
+    """The preset of the UNet's family."""
+    return PRESETS.get(parts["unet"].finding.kind, Preset())
+
+
+def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) -> tuple[ScheduleConfig, str]:
+    """The schedule, and where it is from, in words.
+
+    It is the one that was asked for, that of the family or of AnimateDiff, or that of the base, in this order.
+
+    Raises CheckpointError, naming the file, if it is none that is supported.
+    """
+    assert options.base is not None
+    source, preset = parts["unet"].source, preset_of(parts)
     path = options.schedule
     if path is None and preset.schedule is not None:
-        return preset.schedule
-    if path is None and options.base is not None and not animatediff:
-        beside = options.base / "scheduler" / "scheduler_config.json"
-        path = beside if beside.exists() else None
+        base_settings.check_tables(source, preset.schedule)
+        return preset.schedule, "that of the family"
+    if path is None and isinstance(unet.temporal, MotionConfig) and unet.temporal.norm_over == "frame":
+        return ScheduleConfig(), "AnimateDiff's, in place of the base's"
     if path is None:
-        return ScheduleConfig() if animatediff else ScheduleConfig(curve="scaled_linear", final_alpha_one=False)
+        path = base_settings.scheduler_file(options.base)
+    if path is None:
+        return base_settings.file_schedule(source), "that of Stable Diffusion 1.x"
     data = read_json(path)
     try:
-        return layout.schedule_config(data)
+        config = layout.schedule_config(data)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not the configuration of a scheduler ({error!r})") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    unused = layout.unused_settings(data)
+    return config, f"from {path}" + (f"; not used, for the sampler is DDIM: {', '.join(unused)}" if unused else "")
 
 
 def shapes_of(config: BackboneConfig) -> Shapes:
@@ -254,16 +304,3 @@ def check_space(path: Path, size: int) -> None:
             f"{path} needs {needed / 1e9:.2f} GB, but {place} has only {free / 1e9:.2f} GB free; "
             "make room or choose another --out"
         )
-
-
-def _account(parts: Mapping[Name, Part]) -> str:
-    """What became of the tensors of each source."""
-    lines = []
-    for name, part in parts.items():
-        report = part.plan.report
-        reasons: dict[str, Any] = {}
-        for why in report.dropped.values():
-            reasons[why] = reasons.get(why, 0) + 1
-        dropped = "; ".join(f"{count} dropped: {why}" for why, count in reasons.items())
-        lines.append(f"{name:6} {len(report.renamed):4} from {part.source.path} ({part.finding}) {dropped}".rstrip())
-    return "\n".join(lines)

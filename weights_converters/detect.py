@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from anyi2v.errors import CheckpointError
-from weights_converters import animatediff
+from weights_converters import animatediff, relatives
 
 Kind = Literal[
     "ours",
@@ -25,6 +25,8 @@ Kind = Literal[
     "domain_adapter",
     "lora",
     "sparsectrl",
+    "relative",
+    "embedding",
     "unknown",
 ]
 
@@ -43,7 +45,9 @@ WORDS: dict[Kind, str] = {
     "motion_lora": "AnimateDiff motion LoRA",
     "domain_adapter": "AnimateDiff domain adapter, or LoRA of attention processors in the same layout",
     "lora": "LoRA",
-    "sparsectrl": "SparseCtrl encoder (not supported yet)",
+    "sparsectrl": "SparseCtrl encoder (not supported)",
+    "relative": "file of a related project",
+    "embedding": "textual inversion embedding",
     "unknown": "no kind that is known here",
 }
 
@@ -57,6 +61,8 @@ class Finding:
     """Version or naming where the kind has several; for motion modules also the reason why it cannot be told."""
 
     def __str__(self) -> str:
+        if self.kind == "relative":
+            return self.variant
         return WORDS[self.kind] + (f", {self.variant}" if self.variant else "")
 
 
@@ -115,9 +121,7 @@ def _sparsectrl_kind(shapes: Shapes) -> str:
 
 
 def _single_file_family(shapes: Shapes) -> str:
-    sdxl = _any(r"(conditioner\.|model\.diffusion_model\.label_emb\.).*")(shapes)
-    sd2 = _any(r"cond_stage_model\.model\..*")(shapes)
-    family = "SDXL (not supported)" if sdxl else "2.x (not supported)" if sd2 else "1.x"
+    family = "2.x (not supported)" if _any(r"cond_stage_model\.model\..*")(shapes) else "1.x"
     return f"{family}, with moving average" if _any(r"model_ema\..*")(shapes) else family
 
 
@@ -141,8 +145,9 @@ _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ..
     ("domain_adapter", _all(r"(?!unet\.|text_encoder\.).*\.processor\.to_\w+_lora\.(down|up)\.weight"), _plain),
     ("lora", _any(_LORA), _lora_naming),
     ("sparsectrl", _all(r"controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
+    ("relative", lambda shapes: relatives.name_of(shapes) is not None, lambda shapes: relatives.name_of(shapes) or ""),
     ("videocrafter", _any(r"model\.diffusion_model\..*\.temopral_conv\..*"), _videocrafter_version),
-    ("ldm", _any(r"(model\.diffusion_model|cond_stage_model|first_stage_model|conditioner)\..*"), _single_file_family),
+    ("ldm", _any(r"(model\.diffusion_model|cond_stage_model|first_stage_model)\..*"), _single_file_family),
     ("lavie_unet", _all(r".*\.attn_temp\..*", r"conv_in\.weight"), _plain),
     ("animatediff_unet", _all(r".*\.temporal_transformer\..*", r"conv_in\.weight"), _motion_version),
     ("motion_module", _any(r".*\.temporal_transformer\..*"), _motion_version),
@@ -155,5 +160,6 @@ _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ..
         _plain,
     ),
     ("unet", _all(r"conv_in\.weight", r"down_blocks\..*", r"up_blocks\..*", r"time_embedding\..*"), _plain),
+    ("embedding", relatives.is_embedding, _plain),
 )
 """The first kind whose test holds: special ones come before those that they resemble."""

@@ -3,18 +3,22 @@
 A spatial UNet, a MotionAdapter, an AutoencoderKL and a CLIPTextModel, each as they save themselves.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from anyi2v.backbone.config import MotionConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.errors import CheckpointError
+from anyi2v.errors import AnyI2VWarning, CheckpointError
 from weights_converters.keymap import Rule
 
 Json = Mapping[str, Any]
 
-POSITIONS = "sinusoids, computed anew"
+POSITIONS = "position tables: they are sinusoids, and recomputed"
 
-UNET = [Rule(r"(.*)", r"\1")]
+MARKERS = [Rule(r"v_pred|ztsnr|edm_mean|edm_std|edm_vpred\..*", None, why="markers of what the UNet was trained for")]
+"""Tensors that say something by being there; see `base_settings`."""
+
+UNET = [*MARKERS, Rule(r"(.*)", r"\1")]
 """UNet2DConditionModel: our names are its names."""
 
 _MODULE = r"(.*)\.motion_modules\.(\d+)\."
@@ -45,7 +49,7 @@ _LAYER = r"(?:text_model\.)?encoder\.layers\.(\d+)\."
 _OUR_LAYER = r"transformer.resblocks.\1."
 
 TEXT = [
-    Rule(r"(?:text_model\.)?embeddings\.position_ids", None, why="0, 1, 2, ..."),
+    Rule(r"(?:text_model\.)?embeddings\.position_ids", None, why="position ids: they are 0, 1, 2, ..."),
     Rule(r"(?:text_model\.)?embeddings\.token_embedding\.weight", "token_embedding.weight"),
     Rule(r"(?:text_model\.)?embeddings\.position_embedding\.weight", "positional_embedding"),
     Rule(_LAYER + r"self_attn\.q_proj\.(weight|bias)", _OUR_LAYER + r"attn.in_proj_\2", part=0),
@@ -56,8 +60,104 @@ TEXT = [
     Rule(_LAYER + r"mlp\.fc1\.(weight|bias)", _OUR_LAYER + r"mlp.c_fc.\2"),
     Rule(_LAYER + r"mlp\.fc2\.(weight|bias)", _OUR_LAYER + r"mlp.c_proj.\2"),
     Rule(r"(?:text_model\.)?final_layer_norm\.(weight|bias)", r"ln_final.\1"),
+    Rule(
+        r"vision_model\..*|visual_projection\..*|(?:text_model\.)?text_projection(?:\..*)?|logit_scale",
+        None,
+        why="parts of CLIP that SD-1.x does not use",
+    ),
 ]
-"""CLIPTextModel of transformers, with the prefix `text_model.` (before 5.0, and on the hub) or without."""
+"""CLIPTextModel of transformers, with the prefix `text_model.` (before 5.0, and on the hub) or without; CLIPModel."""
+
+
+_UNET: Json = {
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_eps": 1e-5,
+    "act_fn": "silu",
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "use_linear_projection": False,
+    "transformer_layers_per_block": 1,
+    "reverse_transformer_layers_per_block": None,
+    "resnet_time_scale_shift": "default",
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "center_input_sample": False,
+    "num_attention_heads": None,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+    "mid_block_only_cross_attention": None,
+    "cross_attention_norm": None,
+    "attention_type": "default",
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "class_embeddings_concat": False,
+    "projection_class_embeddings_input_dim": None,
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "time_cond_proj_dim": None,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+}
+"""Fields of a UNet2DConditionModel with the only value that is supported."""
+
+_UNET_READ = (
+    *("in_channels", "out_channels", "block_out_channels", "down_block_types", "up_block_types", "layers_per_block"),
+    *("sample_size", "cross_attention_dim", "attention_head_dim", "norm_num_groups"),
+)
+_VAE_READ = (
+    *("down_block_types", "up_block_types", "block_out_channels", "layers_per_block", "latent_channels"),
+    *("norm_num_groups", "scaling_factor"),
+)
+_HARMLESS = (
+    # training, precision and memory, and moving averages
+    *("dropout", "dtype", "torch_dtype", "upcast_attention", "force_upcast", "sample_size"),
+    *("addition_embed_type_num_heads", "decay", "inv_gamma", "min_decay", "optimization_step", "power"),
+    *("update_after_step", "use_ema_warmup"),
+)
+
+
+def warn_of_unknown(data: Json, network: str, place: str) -> None:
+    """Warns of the fields of a config.json that are neither read nor checked.
+
+    Args:
+        data: the fields.
+        network: "unet" or "vae", with the configuration of diffusers.
+        place: names the file.
+    """
+    known = {"unet": {*_UNET_READ, *_UNET}, "vae": {*_VAE_READ, *_VAE}}[network] | set(_HARMLESS)
+    for name, value in data.items():
+        if not name.startswith("_") and name not in known and value not in (None, False):
+            warnings.warn(
+                f"{place}: config.json has {name} = {value!r}, which is not known here; it is ignored",
+                AnyI2VWarning,
+                stacklevel=2,
+            )
+
+
+def _refuse_relatives(data: Json) -> None:
+    """Raises CheckpointError, naming the family, if a UNet2DConditionModel is that of a relative of SD-1.x."""
+    inputs, width = data["in_channels"], data.get("cross_attention_dim")
+    relatives = {
+        "SDXL": data.get("addition_embed_type") == "text_time" or width in (1280, 2048),
+        "Stable Diffusion 2.x": data["block_out_channels"][0] == 320 and width == 1024,
+        "an inpainting model": inputs == 9,
+        "an image-editing model such as InstructPix2Pix": inputs == 8,
+        "a model with depth as an input": inputs == 5,
+        "a latent consistency model whose guidance is an input (time_cond_proj_dim)": bool(
+            data.get("time_cond_proj_dim")
+        ),
+    }
+    for family, holds in relatives.items():
+        if holds and data["block_out_channels"][0] >= 320:
+            raise CheckpointError(f"UNet of {family}, which is not supported; only Stable Diffusion 1.x is")
 
 
 def unet_config(data: Json, motion: MotionConfig | None = None) -> UNetConfig:
@@ -69,31 +169,8 @@ def unet_config(data: Json, motion: MotionConfig | None = None) -> UNetConfig:
     kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
     attention = tuple(_one_of(data["down_block_types"], kinds, "down_block_types"))
     mirrored = ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)]
-    expect(
-        data,
-        "UNet2DConditionModel",
-        {
-            "up_block_types": mirrored,
-            "out_channels": data["in_channels"],
-            "flip_sin_to_cos": True,
-            "freq_shift": 0,
-            "norm_eps": 1e-5,
-            "act_fn": "silu",
-            "downsample_padding": 1,
-            "mid_block_scale_factor": 1,
-            "use_linear_projection": False,
-            "transformer_layers_per_block": 1,
-            "resnet_time_scale_shift": "default",
-            "conv_in_kernel": 3,
-            "conv_out_kernel": 3,
-            "num_attention_heads": None,
-            "class_embed_type": None,
-            "addition_embed_type": None,
-            "time_cond_proj_dim": None,
-            "encoder_hid_dim": None,
-            "only_cross_attention": False,
-        },
-    )
+    _refuse_relatives(data)
+    expect(data, "UNet2DConditionModel", {"up_block_types": mirrored, "out_channels": data["in_channels"], **_UNET})
     return UNetConfig(
         channels=tuple(data["block_out_channels"]),
         attention=attention,
@@ -141,26 +218,35 @@ def motion_config(data: Json, unet: Json) -> MotionConfig:
     )
 
 
+_VAE: Json = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "act_fn": "silu",
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+"""Fields of an AutoencoderKL with the only value that is supported."""
+
+SDXL_SCALE = 0.13025
+
+
 def vae_config(data: Json) -> VAEConfig:
     """From the config of an AutoencoderKL; raises CheckpointError if it is not built like SD-1.x's."""
     levels = len(data["block_out_channels"])
-    expect(
-        data,
-        "AutoencoderKL",
-        {
-            "in_channels": 3,
-            "out_channels": 3,
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
-            "act_fn": "silu",
-            "shift_factor": None,
-            "latents_mean": None,
-            "latents_std": None,
-            "use_quant_conv": True,
-            "use_post_quant_conv": True,
-            "mid_block_add_attention": True,
-        },
-    )
+    blocks = {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    expect(data, "AutoencoderKL", {**blocks, **_VAE})
+    if data.get("scaling_factor") == SDXL_SCALE and data["latent_channels"] == VAEConfig.latent_channels:
+        raise CheckpointError(
+            f"autoencoder of SDXL (scaling_factor {SDXL_SCALE}), whose latents mean nothing to a UNet of SD-1.x; take "
+            "one of SD-1.x, such as sd-vae-ft-mse"
+        )
     return VAEConfig(
         channels=tuple(data["block_out_channels"]),
         layers=data["layers_per_block"],
@@ -196,9 +282,32 @@ def text_config(data: Json, vocabulary: Json | None = None) -> TextConfig:
     )
 
 
+def warn_of_added_words(text: TextConfig, place: str) -> None:
+    """Warns if a text tower has vectors of words that CLIP's tokenizer does not know."""
+    if text.words is None and text.vocab_size > TextConfig.vocab_size:
+        warnings.warn(
+            f"{place}: the text tower has {text.vocab_size - TextConfig.vocab_size} more tokens than CLIP; words that "
+            "textual inversion added to its tokenizer cannot be used in a prompt",
+            AnyI2VWarning,
+            stacklevel=2,
+        )
+
+
 def schedule_config(data: Json) -> ScheduleConfig:
-    """From the config of a DDIM or PNDM scheduler; raises CheckpointError for another noise schedule."""
-    expect(data, "scheduler", {"prediction_type": "epsilon", "clip_sample": False, "trained_betas": None})
+    """From the config of a diffusers scheduler with betas; raises CheckpointError for another noise schedule."""
+    expect(
+        data,
+        "scheduler",
+        {
+            "prediction_type": "epsilon",
+            "clip_sample": False,
+            "thresholding": False,
+            "trained_betas": None,
+            "rescale_betas_zero_snr": False,
+            "snr_shift_scale": 1,
+            "use_flow_sigmas": False,
+        },
+    )
     (curve,) = _one_of([data["beta_schedule"]], {"linear": "linear", "scaled_linear": "scaled_linear"}, "beta_schedule")
     return ScheduleConfig(
         train_steps=data["num_train_timesteps"],
@@ -206,8 +315,20 @@ def schedule_config(data: Json) -> ScheduleConfig:
         beta_end=data["beta_end"],
         curve=curve,
         steps_offset=data.get("steps_offset", 0),
-        final_alpha_one=data.get("set_alpha_to_one", True),
+        # the one scheduler whose default is not True
+        final_alpha_one=data.get("set_alpha_to_one", data.get("_class_name") != "PNDMScheduler"),
     )
+
+
+def unused_settings(data: Json) -> list[str]:
+    """What the config of a scheduler says of its sampler, as "name value": here DDIM with leading timesteps is used."""
+    ours = {
+        "timestep_spacing": "leading",
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+    }
+    return [f"{name} {data[name]!r}" for name, value in ours.items() if data.get(name, value) not in (value, None)]
 
 
 def expect(data: Json, what: str, required: Json) -> None:
@@ -218,6 +339,13 @@ def expect(data: Json, what: str, required: Json) -> None:
     for name, value in required.items():
         if name in data and data[name] != value:
             raise CheckpointError(f"{what}: {name} is {data[name]!r}, but only {value!r} is supported")
+
+
+def in_2d(data: Json) -> dict[str, Any]:
+    """The config of a UNet whose blocks are named 3D, as that of the spatial UNet inside."""
+    lists = {key: [kind.replace("3D", "2D") for kind in data[key]] for key in ("down_block_types", "up_block_types")}
+    middle = data.get("mid_block_type", "UNetMidBlock2DCrossAttn").replace("3D", "2D")
+    return {**data, **lists, "mid_block_type": middle}
 
 
 def _one_of(values: list[str], meaning: Mapping[str, Any], field: str) -> list[Any]:

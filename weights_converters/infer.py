@@ -41,15 +41,18 @@ def unet(shapes: Shapes) -> UNetConfig:
     """A spatial UNet from shapes under our names; raises CheckpointError if they are not those of SD-1.x."""
     stem = _shape(shapes, "conv_in.weight", 4)
     context = {shape[-1] for key, shape in shapes.items() if shape and key.endswith("attn2.to_k.weight")}
+    widest = max(context, default=0)
+    family = {1024: "SD-2.x", 1280: "the refiner of SDXL", 2048: "SDXL"}.get(widest, "another family")
+    inputs = {9: "an inpainting model", 8: "an image-editing model", 7: "an upscaler", 5: "a model with depth"}
     refused = {
-        f"its input has {stem[1]} channels instead of 4: an inpainting or image-editing model": stem[1] > 4,
-        f"its text is {max(context, default=0)} wide instead of 768: SD-2.x or another family": stem[0] == 320
-        and bool(context)
-        and context != {768},
+        f"its input has {stem[1]} channels instead of 4: {inputs.get(stem[1], 'another kind of model')}": stem[1] > 4,
+        f"its text is {widest} wide instead of 768: {family}": stem[0] == 320 and bool(context) and context != {768},
         "its attention projections are linear: SD-2.x or SDXL": any(
             re.fullmatch(r".*attentions\.\d+\.proj_in\.weight", key) and len(shape or ()) == 2
             for key, shape in shapes.items()
         ),
+        "guidance is one of its inputs (cond_proj): a latent consistency model": "time_embedding.cond_proj.weight"
+        in shapes,
     }
     for reason, holds in refused.items():
         if holds:

@@ -7,7 +7,8 @@ from pathlib import Path
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
 from anyi2v.backbone.lora_names import flatten, parse, sites
 from anyi2v.errors import AnyI2VError
-from weights_converters import animatediff, infer, parts
+from weights_converters import animatediff, base_settings, infer, parts
+from weights_converters.account import left_out
 from weights_converters.command import problems, shapes_of, targets_of
 from weights_converters.detect import detect
 from weights_converters.parts import FOLDERS, KINDS, Name, Part, read_part
@@ -32,9 +33,15 @@ def describe(path: Path) -> str:
         f"  {len(source)} tensors, {parameters(source.shapes):,} numbers, {source.size:,} bytes",
         f"  dtypes: {', '.join(f'{name} ({count})' for name, count in dtypes.most_common())}",
     ]
-    for name, kinds in KINDS.items():
-        if finding.kind in kinds:
-            lines += _network(name, path)
+    networks: dict[Name, Part | str] = {
+        name: _read(name, path) for name, kinds in KINDS.items() if finding.kind in kinds
+    }
+    for name, part in networks.items():
+        lines += _network(name, part)
+    there = [part for part in networks.values() if isinstance(part, Part)]
+    lines += [f"  not needed: {count}, {reason}" for reason, count in left_out(there).most_common()]
+    if "unet" in networks:
+        lines += _settings(path, source)
     if finding.kind in ("lora", "motion_lora", "domain_adapter"):
         lines += _lora(source)
     return "\n".join(lines)
@@ -55,22 +62,39 @@ def _lora(source: Source) -> list[str]:
     return [*lines, f"    {len(lost)} that match no weight: {', '.join(lost[:5])}"] if lost else lines
 
 
-def _network(name: Name, path: Path) -> list[str]:
-    """Whether a network is there, and whole."""
+def _read(name: Name, path: Path) -> Part | str:
+    """A network of a file, or why it cannot be read."""
     try:
-        part = read_part(name, path, "--inspect")
-        if not part.plan.report.renamed:
-            return [f"  {name}: not in this file"]
+        return read_part(name, path, "--inspect")
+    except AnyI2VError as error:
+        return str(error)
+
+
+def _network(name: Name, part: Part | str) -> list[str]:
+    """Whether a network is there, and whole."""
+    if isinstance(part, str):
+        return [f"  {name}: {part}"]
+    if not part.plan.report.renamed:
+        return [f"  {name}: not in this file"]
+    try:
         wanted = targets_of(name, shapes_of(_config(part)), whole=name != "motion")
     except AnyI2VError as error:
         return [f"  {name}: {error}"]
     kept = {key: shape for key, shape in part.plan.shapes.items() if shape is not None}
     lines = [f"  {name}: {len(part.plan.report.renamed)} tensors, {parameters(kept):,} parameters"]
-    for reason, count in Counter(part.plan.report.dropped.values()).items():
-        lines.append(f"    {count} passed by: {reason}")
     found = {kind: keys for kind, keys in problems(part, wanted).items() if keys}
     lines += [f"    {len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in found.items()]
     return lines if found else [*lines, "    whole: nothing is missing, nothing is left over"]
+
+
+def _settings(path: Path, source: Source) -> list[str]:
+    """What the files around a UNet say of it that its weights do not show."""
+    try:
+        said = list(base_settings.predictions(path, source))
+        base_settings.check_prediction(path, source)
+    except AnyI2VError as error:
+        return [f"  cannot be converted: {error}"]
+    return [f"  predicts: {value}, says {place}" for place, value in said]
 
 
 def _config(part: Part) -> BackboneConfig:

@@ -36,7 +36,6 @@ METHOD = {"guidance_scale": 7.5, "steps": 50}
 def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     """From the config.json of the UNet; raises CheckpointError for a structure that is not LaVie's."""
     expect(data, "LaVie UNet", {"use_first_frame": False, "use_relative_position": False})
-    types = ("down_block_types", "up_block_types")
-    spatial = {**data, **{key: [kind.replace("3D", "2D") for kind in data[key]] for key in types}}
+    spatial = diffusers_layout.in_2d(data)
     config = diffusers_layout.unet_config(spatial)
     return dataclasses.replace(config, norm_over="clip", temporal=RotaryConfig(heads=config.heads))

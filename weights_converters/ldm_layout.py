@@ -20,17 +20,28 @@ TEXT_PREFIX = "cond_stage_model.transformer."
 LIMIT = 16
 """Levels, or layers per level, of the largest UNet or autoencoder that rules are made for."""
 
+SCHEDULE = r"betas|alphas_cumprod(?:_prev)?|(?:sqrt|log|posterior)_\w+|logvar|lvlb_weights"
+
 JUNK = [
-    Rule(r"model_ema\..*", None, why="moving average of the training; the weights themselves are used"),
+    Rule(r"model_ema\..*", None, why="a moving average from training: the weights themselves are used"),
+    Rule(SCHEDULE, None, why="tables of the noise schedule: they are recomputed"),
+    Rule(r"scale_factor", None, why="the scale of the latents: it is stored as a setting"),
+    Rule(r"denoiser\.(?:log_)?sigmas", None, why="noise levels of another sampler"),
+    Rule(r"embedding_manager\..*", None, why="state of a textual inversion training"),
+    Rule(r"(?:global_step|epoch|iteration)", None, why="a step count from training"),
+    Rule(r"first_stage_model\.(?:loss|model_ema)\..*", None, why="parts of the autoencoder that only training uses"),
     Rule(
-        r"(?:betas|alphas_cumprod(?:_prev)?|(?:sqrt|log|posterior)_\w+|logvar|lvlb_weights|scale_factor)",
+        r"cond_stage_model\.(?:transformer\.)?(?:text_model\.)?"
+        r"(?:logit_scale|text_projection.*|vision_model\..*|visual_projection\..*)",
         None,
-        why="noise schedule, computed anew",
+        why="parts of CLIP that SD-1.x does not use",
     ),
-    Rule(r"first_stage_model\.(?:loss|model_ema)\..*", None, why="training of the autoencoder"),
-    Rule(r"cond_stage_model\.(?:transformer\.)?(?:logit_scale|text_projection.*)", None, why="not used by SD-1.x"),
+    *diffusers_layout.MARKERS,
 ]
 """What single files hold besides the networks."""
+
+OTHERS = {"unet": "of the UNet", "vae": "of the autoencoder", "text": "of the text tower"}
+"""Why the tensors of the other networks are left out of each."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -51,6 +62,7 @@ def unet_rules(keys: Iterable[str]) -> list[Rule]:
     rules = [
         Rule(r"time_embed\.0\.(.*)", r"time_embedding.linear_1.\1"),
         Rule(r"time_embed\.2\.(.*)", r"time_embedding.linear_2.\1"),
+        Rule(r"time_embed(?:ding)?\.cond_proj\.(.*)", r"time_embedding.cond_proj.\1"),
         Rule(r"input_blocks\.0\.0\.(.*)", r"conv_in.\1"),
         Rule(r"out\.0\.(.*)", r"conv_norm_out.\1"),
         Rule(r"out\.2\.(.*)", r"conv_out.\1"),
@@ -98,7 +110,7 @@ def _resnet(source: str, target: str) -> list[Rule]:
 
 
 def _squeeze(weight: Tensor) -> Tensor:
-    """A 1 x 1 convolution as a linear layer; a linear layer stays."""
+    """Turns the weight of a 1 x 1 convolution into that of a linear layer, which itself is left as it is."""
     return weight.flatten(1)
 
 
@@ -106,7 +118,8 @@ def vae_rules(keys: Iterable[str]) -> list[Rule]:
     """Rules for the keys of an autoencoder without their prefix.
 
     Raises CheckpointError beyond `LIMIT` levels. The decoder's levels count from the finest here, from the
-    coarsest in diffusers; its attention consists of 1 x 1 convolutions here.
+    coarsest in diffusers; its attention consists of 1 x 1 convolutions here, or, in files that early scripts of
+    diffusers exported, of linear layers under diffusers' names.
     """
     ups = _numbers(keys, r"decoder\.up\.(\d+)\..*")
     levels = max(ups, default=-1) + 1
@@ -117,7 +130,8 @@ def vae_rules(keys: Iterable[str]) -> list[Rule]:
         rules += _side("decoder.up", f"({levels - 1 - i})", f"decoder.up_blocks.{i}", "upsample")
     attention = r"(encoder|decoder)\.mid\.attn_1\."
     ours = r"\1.mid_block.attentions.0."
-    for old, new in {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": r"to_out.0"}.items():
+    names = {"(?:to_)?q": "to_q", "(?:to_)?k": "to_k", "(?:to_)?v": "to_v", r"(?:proj_out|to_out\.0)": "to_out.0"}
+    for old, new in names.items():
         rules += [
             Rule(rf"{attention}{old}\.weight", rf"{ours}{new}.weight", transform=_squeeze),
             Rule(rf"{attention}{old}\.bias", rf"{ours}{new}.bias"),
@@ -129,7 +143,7 @@ def vae_rules(keys: Iterable[str]) -> list[Rule]:
         Rule(r"(encoder|decoder)\.mid\.block_2\.(.*)", r"\1.mid_block.resnets.1.\2"),
         Rule(r"(encoder|decoder)\.norm_out\.(.*)", r"\1.conv_norm_out.\2"),
         Rule(r"((?:encoder|decoder)\.conv_(?:in|out)\..*|(?:post_)?quant_conv\..*)", r"\1"),
-        Rule(r"(?:loss|model_ema)\..*", None, why="training of the autoencoder"),
+        Rule(r"(?:loss|model_ema)\..*", None, why="parts of the autoencoder that only training uses"),
     ]
 
 
@@ -153,5 +167,5 @@ def rules(keys: Iterable[str], part: str) -> list[Rule]:
         own = unet_rules(inner)
     elif part == "vae":
         own = vae_rules(inner)
-    others = [Rule(re.escape(other) + ".*", None, why="another network") for other in prefixes.values()]
+    others = [Rule(re.escape(other) + ".*", None, why=OTHERS[name]) for name, other in prefixes.items()]
     return [*JUNK, *within(own, prefix, ""), *others]

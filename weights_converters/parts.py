@@ -14,7 +14,7 @@ from typing import Any, Literal
 from anyi2v.backbone.config import MotionConfig, NormOver, TextConfig, UNetConfig, VAEConfig
 from anyi2v.errors import AnyI2VError, CheckpointError, InputError
 from anyi2v.files import read_json
-from weights_converters import animatediff, infer, lavie, ldm_layout, videocrafter
+from weights_converters import animatediff, base_settings, infer, lavie, ldm_layout, videocrafter
 from weights_converters import diffusers_layout as layout
 from weights_converters.detect import Finding, Kind, read
 from weights_converters.keymap import Plan, Rule, make_plan
@@ -57,6 +57,8 @@ def read_part(name: Name, path: Path, option: str) -> Part:
     settings = read_json(path / "config.json") if path.is_dir() else None
     source = open_source(path)
     finding = read(path, source.shapes, source.metadata, KINDS[name], option)
+    if settings is not None and finding.kind in ("unet", "vae"):
+        layout.warn_of_unknown(settings, finding.kind, str(path))
     return make_part(name, source, finding, settings)
 
 
@@ -95,15 +97,22 @@ def rules(name: Name, kind: Kind, source: Source) -> list[Rule]:
 def find_parts(base: Path, given: Mapping[Name, Path]) -> dict[Name, Part]:
     """UNet, autoencoder and text tower from `base`, except those that the user has `given` by themselves.
 
-    Raises as `read_part` does, and InputError if `base` lacks a network.
+    Raises as `read_part` does, CheckpointError if the UNet is of another family, and InputError if `base` lacks a
+    network.
     """
     if any((base / folder).is_dir() for folder in FOLDERS.values()):
-        return {name: read_part(name, given.get(name, base / FOLDERS[name]), f"--{name}") for name in FOLDERS}
+        given = {**{name: base / folder for name, folder in FOLDERS.items() if name != "unet"}, **given}
+        base = base / FOLDERS["unet"]
     unet = read_part("unet", base, "--base")
+    unet_config(unet)  # the family first: that others have no text tower by its name is no help to a user
     found: dict[Name, Part] = {"unet": unet}
     for name in FOLDERS:
         if name in given:
-            found[name] = read_part(name, given[name], f"--{name}")
+            found[name] = part = read_part(name, given[name], f"--{name}")
+            if not part.plan.report.renamed:
+                raise CheckpointError(
+                    f"{given[name]} ({part.finding}) holds no {name} that can be read; --{name} needs it"
+                )
         elif name not in found:
             if not _holds(unet, name):
                 raise InputError(f"{base} has no {name}; name one with --{name} FILE or folder")
@@ -126,21 +135,35 @@ def unet_config(part: Part) -> UNetConfig:
         }.get(part.finding.kind, (infer.unet, layout.unet_config))
         unet = measure(part.plan.shapes) if part.settings is None else read(part.settings)
         infer.check_size(unet)
+        if part.finding.kind == "ldm":
+            base_settings.check_yaml(part.source)
         return unet
 
 
-def sample_size(part: Part) -> int:
-    """Side of the latents that the UNet of a part was trained on; raises CheckpointError for a strange one."""
-    size = (part.settings or {}).get("sample_size", 64)
-    if type(size) is not int or not 0 < size <= infer.LIMITS["length"]:
+def frame_size(part: Part, factor: int) -> tuple[int, int]:
+    """Width and height of the pictures that the UNet of a part was trained on, in pixels.
+
+    Args:
+        part: with a config.json that says so, or metadata that do; else SD-1.x's 64 latents are assumed.
+        factor: pixels per latent.
+
+    Raises CheckpointError for a strange size.
+    """
+    if part.settings is None and (said := base_settings.resolution(part.source)) and not any(x % factor for x in said):
+        return said
+    size: Any = (part.settings or {}).get("sample_size") or 64
+    sides: list[Any] = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    if not all(type(side) is int and 0 < side <= infer.LIMITS["length"] for side in sides):
         raise CheckpointError(f"{part.source.path}: config.json has sample_size {size!r}; it must be a whole number")
-    return size
+    return sides[1] * factor, sides[0] * factor
 
 
 def vae_config(part: Part) -> VAEConfig:
     """The autoencoder of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
         vae = infer.vae(part.plan.shapes) if part.settings is None else layout.vae_config(part.settings)
+        if part.finding.kind in ("ldm", "videocrafter"):
+            vae = dataclasses.replace(vae, scale=base_settings.latent_scale(part.source))
         infer.check_size(vae)
         return vae
 
@@ -149,6 +172,8 @@ def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> Text
     """The text tower of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
         shapes, settings = part.plan.shapes, part.settings
+        if settings is not None and isinstance(settings.get("text_config"), Mapping):
+            settings = settings["text_config"]  # of a whole CLIPModel
         text = infer.text(shapes) if settings is None else layout.text_config(settings, vocabulary)
         if part.finding.kind == "videocrafter":
             text = dataclasses.replace(text, quick_gelu=False, penultimate=True, pad_zero=True)

@@ -22,9 +22,13 @@ METHOD = {"guidance_scale": 12.0, "steps": 50}
 """The published sampler's settings, but for eta = 1: fresh noise at every step would undo the optimised latents."""
 
 _JUNK = [
-    *ldm_layout.JUNK[:-1],
-    Rule(r"(?:scale_arr|ddim_.*)", None, why="noise schedule, computed anew"),
-    Rule(TEXT_PREFIX.replace(".", r"\.") + r"(?:logit_scale|text_projection|attn_mask)", None, why="not used"),
+    *ldm_layout.JUNK,
+    Rule(r"(?:scale_arr|ddim_.*)", None, why="tables of the noise schedule: they are recomputed"),
+    Rule(
+        TEXT_PREFIX.replace(".", r"\.") + r"(?:logit_scale|text_projection|attn_mask|visual\..*)",
+        None,
+        why="parts of CLIP that VideoCrafter does not use",
+    ),
 ]
 
 _TRANSFORMER = {
@@ -110,7 +114,7 @@ def rules(keys: Iterable[str], part: str) -> list[Rule]:
         own = unet_rules(inner)
     elif part == "vae":
         own = ldm_layout.vae_rules(inner)
-    others = [Rule(re.escape(other) + ".*", None, why="another network") for other in prefixes.values()]
+    others = [Rule(re.escape(other) + ".*", None, why=ldm_layout.OTHERS[name]) for name, other in prefixes.items()]
     return [*_JUNK, *within(own, prefix, ""), *others]
 
 

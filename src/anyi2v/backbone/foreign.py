@@ -191,13 +191,31 @@ def _unwrap(path: Path, data: Any) -> dict[str, Tensor]:
         for name in _WRAPPERS:
             if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
                 data = data[name]
+    if isinstance(data, Mapping) and any(isinstance(key, int) for key in data):
+        raise CheckpointError(
+            f"{path} holds tensors by number, as a hypernetwork does (not supported); a dictionary of tensors by name "
+            "is needed"
+        )
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
         raise CheckpointError(f"{path} holds a {type(data).__name__}; a dictionary of tensors by name is needed")
+    if not any(isinstance(value, Tensor) for value in data.values()):
+        data = _nested(data)
     # a LoRA's scale may be a plain number; whatever else is no tensor (a configuration, a step count) is left out
     return {
         key: torch.as_tensor(value)
         for key, value in data.items()
         if isinstance(value, Tensor) or (isinstance(value, int | float) and key.endswith(".alpha"))
+    }
+
+
+def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of dictionaries in a dictionary, by both names, so that a file can at least be recognised."""
+    return {
+        f"{outer}.{inner}": value
+        for outer, table in data.items()
+        if isinstance(table, Mapping)
+        for inner, value in table.items()
+        if isinstance(value, Tensor)
     }
 
 
