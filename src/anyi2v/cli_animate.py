@@ -1,7 +1,8 @@
 """`anyi2v animate`: its flags, their defaults, and what it does. Free of torch until it runs."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.header import read_config, resolve
 from anyi2v.cli_condition import ConditionFlags
 from anyi2v.config import MethodConfig, recipe
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, read_json
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class Animate(ConditionFlags):
     """Folder for video, pictures and run.json."""
     backbone: str = "micro"
     """Name of a shipped backbone, or a converted .safetensors file."""
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """File of textual inversion, whose name (diffusers' token, or the file's name) may then be a word of the prompts.
+    May be repeated."""
     recipe: Literal["paper", "official"] = "paper"
     """Preset of all --method flags: the paper's equations, or the published code."""
     repeat: Path | None = None
@@ -96,7 +101,7 @@ class Animate(ConditionFlags):
         for out, (backbone, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
             dtype = str(backbone.dtype).removeprefix("torch.")
             flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype}
-            report.write_run(out, result, image, **flags, overwrite=self.overwrite)
+            report.write_run(out, result, image, **flags, embeddings=self.embedding, overwrite=self.overwrite)
             total = sum(result.timings.values())
             print(f"{out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
         if len(self.prompt) > 1:
@@ -115,17 +120,19 @@ class Animate(ConditionFlags):
 
         if self.repeat:
             _check_backbone(self.repeat, self.backbone)
+            _check_embeddings(self.repeat, self.embedding)
         if self.cache:
             check_place(self.cache)
         _prepare_torch(self.device, self.threads)
         config = read_config(self.backbone)
-        prompts = [self._fitting(prompt) for prompt in prompts]
-        tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
+        embeddings = self._embeddings(config.text, [*prompts, self.negative_prompt])
+        prompts = [self._fitting(prompt, embeddings) for prompt in prompts]
+        tokenize(config.text, [*prompts, self.negative_prompt], embeddings)  # before any work
         image, fit = load_condition(**self.condition(config))
         tracks = media.load_placed(self.tracks, fit)
         dtype = network_dtype(self.dtype, self.device)
         low_memory = self._low_memory(image, dtype)
-        backbone = load(self.backbone, device=self.device, dtype=dtype)
+        backbone = load(self.backbone, device=self.device, dtype=dtype, embeddings=self.embedding)
         for prompt in prompts:
             result = animate(
                 backbone,
@@ -178,13 +185,25 @@ class Animate(ConditionFlags):
         print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}{chosen}", file=sys.stderr)
         return low_memory
 
-    def _fitting(self, prompt: str) -> str:
+    def _embeddings(self, text: TextConfig, prompts: Sequence[str]) -> "dict[str, Tensor]":
+        """The embeddings of all files; warns of those that no prompt names."""
+        if not self.embedding:
+            return {}
+        from anyi2v.backbone.embeddings import read_embeddings, used
+
+        found = read_embeddings(self.embedding, text)
+        if idle := sorted(found.keys() - used(prompts, found)):
+            names = ", ".join(map(repr, idle))
+            warnings.warn(f"no prompt has the embedding {names}, which changes nothing", AnyI2VWarning, stacklevel=2)
+        return found
+
+    def _fitting(self, prompt: str, embeddings: "Mapping[str, Tensor]") -> str:
         """The prompt, or what the text tower takes of it."""
         if not self.truncate_prompt:
             return prompt
         from anyi2v.backbone.text import shortened
 
-        kept, cut = shortened(read_config(self.backbone).text, prompt)
+        kept, cut = shortened(read_config(self.backbone).text, prompt, embeddings)
         if cut:
             print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
         return kept
@@ -221,6 +240,7 @@ class _Base:
     recipe: str | None = None
     repeat: Path | None = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def animate_defaults(args: Sequence[str]) -> Animate:
@@ -235,9 +255,9 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     name = base.recipe or default.recipe
     if base.repeat is None or base.recipe or backbone != default.backbone:
         default = replace(default, method=recipe(name, read_config(backbone).method))
-    # given prompts are added to the default's, but shall replace it
-    prompt = () if base.prompt else default.prompt
-    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt)
+    # given prompts and embeddings are added to the default's, but shall replace them
+    prompt, embedding = () if base.prompt else default.prompt, () if base.embedding else default.embedding
+    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt, embedding=embedding)
 
 
 REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
@@ -250,6 +270,7 @@ def repeated(path: Path) -> Animate:
         prompt = (str(data["prompt"]),)
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+        values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the record of a run: {error!r}") from error
     except InputError as error:
@@ -268,3 +289,16 @@ def _check_backbone(path: Path, backbone: str) -> None:
             f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
             f"{former['sha256']}); find that one, or start a new run without --repeat"
         )
+
+
+def _check_embeddings(path: Path, embeddings: Sequence[Path]) -> None:
+    """Raises InputError if run `path` used one of these files of embeddings, but it was another one then."""
+    from anyi2v.report import sha256
+
+    former = {Path(entry["name"]): entry["sha256"] for entry in read_json(path).get("embeddings", [])}
+    for file in embeddings:
+        if file in former and file.is_file() and sha256(file) != former[file]:
+            raise InputError(
+                f"embedding {file} is another file than the one that {path} was made with (SHA-256 {former[file]}); "
+                "find that one, or start a new run without --repeat"
+            )

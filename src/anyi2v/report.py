@@ -93,6 +93,7 @@ def write_run(
     backbone: str,
     device: str = "cpu",
     dtype: str = "float32",
+    embeddings: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> None:
     """Writes folder `out`, whole or not at all.
@@ -109,6 +110,7 @@ def write_run(
         backbone: name or path that the backbone was loaded from.
         device: the run's, for the record.
         dtype: of the networks, for the record.
+        embeddings: files of textual inversion that the backbone was loaded with, for the record.
         overwrite: replace a former run.
     """
     out = out.resolve()
@@ -118,7 +120,7 @@ def write_run(
         write_image(folder / CONDITION, condition)
         _write_videos(folder, result, condition)
         _write_pictures(folder, result, condition)
-        data = record(result, backbone=backbone, device=device, dtype=dtype)
+        data = record(result, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
         (folder / RECORD).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         write_page(folder)
         former = folder.with_name(folder.name + ".former")
@@ -127,10 +129,12 @@ def write_run(
     shutil.rmtree(former, ignore_errors=True)
 
 
-def record(result: Result, *, backbone: str, device: str, dtype: str) -> dict[str, Any]:
+def record(
+    result: Result, *, backbone: str, device: str, dtype: str, embeddings: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Everything about a run as plain data: inputs, settings, versions, seconds per stage, losses.
 
-    Shipped backbones are named; others are given by their full path. Both have the file's SHA-256.
+    Shipped backbones are named; others, and embeddings, are given by their full path. All have the file's SHA-256.
     """
     frames, _, height, width = result.video.shape
     path = resolve(backbone)
@@ -140,6 +144,7 @@ def record(result: Result, *, backbone: str, device: str, dtype: str) -> dict[st
             "name": backbone if backbone in SHIPPED else str(path.resolve()),
             "sha256": sha256(path),
         },
+        "embeddings": [{"name": str(file.resolve()), "sha256": sha256(file)} for file in embeddings],
         "device": device,
         "dtype": dtype,
         "threads": torch.get_num_threads(),
