@@ -29,7 +29,8 @@ def warn_of_syntax(prompts: Sequence[str], embeddings: Iterable[str] = ()) -> No
         embeddings: names that are not searched for syntax.
     """
     names = list(embeddings)
-    texts = [" ".join(text for text, _ in split(prompt, names)) for prompt in prompts]
+    shown = {"": "", **{name: "x" if syntax(name) else name for name in names}}
+    texts = ["".join(text + shown[name] for text, name in split(prompt, names)) for prompt in prompts]
     found = list(dict.fromkeys(piece for text in texts for piece in syntax(text)))
     if not found:
         return
