@@ -14,7 +14,7 @@ from torch import Tensor
 import anyi2v
 from anyi2v.backbone.checkpoint import Backbone, load, loras_applied, save, state
 from anyi2v.backbone.lora import Delta, bake, read_lora
-from anyi2v.errors import CheckpointError, InputError
+from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
 from tests import layouts
 from tests.loras import LAYOUTS, Module, example, modules, part, shapes, weights, write
 from tests.networks import tiny_backbone
@@ -160,7 +160,8 @@ def test_a_sum_beyond_half_precision_is_refused_and_undone(tmp_path: Path) -> No
 
 def test_updates_are_computed_in_float32_and_round_once() -> None:
     """In float16 itself 2048 + 1 is 2048, and 300 * 300 overflows."""
-    delta = Delta(torch.full((1, 1), 300.0).half(), torch.full((1, 1), 300.0).half(), 1 / 90000, slice(0, 1))
+    parts = {side: torch.full((1, 1), 300.0).half() for side in ("down", "up")}
+    delta = Delta(parts, scale=1 / 300, weight=1 / 300, rows=slice(0, 1))
     tensor = torch.full((1, 1), 2048.0, dtype=torch.float16)
     assert bake("x", tensor, [delta] * 3, torch.float16).item() == 2052  # 2051 lies between 2050 and 2052, even wins
     assert delta.added_to(tensor).dtype == torch.float16
@@ -198,10 +199,14 @@ def test_keys_that_match_nothing_are_counted_and_named(tmp_path: Path) -> None:
     assert deltas.keys() == {f"{CONV}.weight"}
 
 
-@pytest.mark.parametrize("extra", ["dora_scale", "lora_mid.weight", "hada_w1_a", "lora_magnitude_vector"])
-def test_more_than_plain_lora_is_refused(tmp_path: Path, extra: str) -> None:
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("extra", ["scalar", "lora_E", "lora_B.bias", "rescale", "lokr_t1"])
+def test_a_module_with_a_part_that_is_not_understood_is_never_applied(tmp_path: Path, extra: str, strict: bool) -> None:
+    path = stored(tmp_path, pair(CONV) | {f"{CONV}.{extra}": torch.ones(2, 2)})
     with pytest.raises(CheckpointError, match=f"1 of 3 keys match no weight.*{extra}"):
-        read_lora(stored(tmp_path, pair(CONV) | {f"{CONV}.{extra}": torch.ones(2, 2)}), keys=shapes())
+        read_lora(path, keys=shapes(), strict=strict)
+    with pytest.raises(CheckpointError, match="a module is applied whole"):
+        read_lora(path, keys=shapes(), strict=False)
 
 
 def test_other_weights_are_refused_with_a_guess(tmp_path: Path) -> None:
@@ -259,7 +264,7 @@ def test_an_alpha_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_alpha_is_one_number(tmp_path: Path) -> None:
-    for alpha in (torch.tensor(4), torch.tensor([4.0]), torch.tensor(4.0).half()):
+    for alpha in (torch.tensor(4), torch.tensor([4.0]), torch.tensor(4.0).half(), torch.tensor([[4.0]])):
         path = stored(tmp_path, pair(LINEAR) | {f"{LINEAR}.alpha": alpha})
         (delta,) = read_lora(path, 0.5, keys=shapes())[f"{LINEAR}.weight"]
         assert delta.factor == 0.5 * 4 / 2
@@ -307,8 +312,6 @@ def test_the_alpha_in_the_metadata_of_diffusers_counts(tmp_path: Path, prefix: s
 @pytest.mark.parametrize(
     "text",
     [
-        '{"unet.use_rslora": true}',
-        '{"unet.use_dora": true}',
         "[1]",
         "{",
         '{"lora_alpha": "x"}',
@@ -317,5 +320,55 @@ def test_the_alpha_in_the_metadata_of_diffusers_counts(tmp_path: Path, prefix: s
 )
 def test_metadata_that_is_not_understood_is_refused(tmp_path: Path, text: str) -> None:
     path = stored(tmp_path, pair(CONV), {"lora_adapter_metadata": text})
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*(only plain LoRA|cannot be read)"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: .*cannot be read"):
         read_lora(path, keys=shapes())
+
+
+def test_the_root_of_the_rank_divides_alpha_where_the_metadata_say_so(tmp_path: Path) -> None:
+    config = {"unet.lora_alpha": 8, "unet.use_rslora": True, "text_encoder.use_rslora": False}
+    path = stored(tmp_path, pair(LINEAR, rank=4), {"lora_adapter_metadata": json.dumps(config)})
+    assert read_lora(path, keys=shapes())[f"{LINEAR}.weight"][0].factor == 8 / 2
+
+
+def test_a_dora_without_its_magnitudes_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path, pair(LINEAR), {"lora_adapter_metadata": '{"unet.use_dora": true}'})
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match=r"linear_1 is said to be DoRA.*magnitudes are not in the file"):
+            read_lora(path, keys=shapes(), strict=strict)
+
+
+def test_the_alpha_beside_an_adapter_of_peft_counts(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 16, "r": 2}))
+    tensors = {key.replace("unet.", "base_model.model."): tensor for key, tensor in pair(LINEAR).items()}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    save_file(tensors, tmp_path / "other.safetensors")
+    factors = {
+        name: read_lora(tmp_path / f"{name}.safetensors", 0.5, keys=shapes())[f"{LINEAR}.weight"][0].factor
+        for name in ("adapter_model", "other")
+    }
+    assert factors == {"adapter_model": 4, "other": 0.5}
+
+
+def test_a_lora_beside_embeddings_is_applied_and_the_embeddings_are_named(tmp_path: Path) -> None:
+    extra = {"bundle_emb.my.style.string_to_param.*": torch.ones(2, 8), "bundle_emb.other.clip_l": torch.ones(1, 8)}
+    with pytest.warns(AnyI2VWarning, match=r"brings the embeddings 'my\.style', 'other'.*embeddings="):
+        deltas = read_lora(stored(tmp_path, pair(LINEAR) | extra), keys=shapes())
+    assert deltas.keys() == {f"{LINEAR}.weight"}
+
+
+def test_modules_that_the_backbone_lacks_may_be_left_out_of_loading(tmp_path: Path) -> None:
+    save(tiny_backbone(), tmp_path / "tiny.safetensors")
+    path = stored(tmp_path, pair(LINEAR) | {"unet.nothing.lora_A.weight": torch.ones(1, 1)})
+    with pytest.raises(CheckpointError, match="1 of 3 keys match no weight"):
+        anyi2v.load(tmp_path / "tiny.safetensors", loras=[(path, 1.0)])
+    with pytest.warns(AnyI2VWarning, match=r"1 of 3 keys match no weight.*unet\.nothing"):
+        loaded = anyi2v.load(tmp_path / "tiny.safetensors", loras=[(path, 1.0)], lora_unmatched="warning")
+    backbone = tiny_backbone()
+    with pytest.raises(CheckpointError), anyi2v.loras_applied(backbone, [(path, 1.0)]):
+        pass
+    with (
+        pytest.warns(AnyI2VWarning, match="1 of 3 keys"),
+        anyi2v.loras_applied(backbone, [(path, 1.0)], lora_unmatched="warning"),
+    ):
+        assert raw(backbone) == raw(loaded)
+    assert raw(backbone) == raw(tiny_backbone()) != raw(loaded)

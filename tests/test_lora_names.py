@@ -1,14 +1,16 @@
 """Names of LoRA modules: every one that a published layout has for a weight of ours leads to that weight."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from anyi2v.backbone.checkpoint import build, state
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.backbone.lora_names import Site, flatten, parse, sites
+from anyi2v.backbone.lora_names import Site, flatten, is_lora, parse, sites, unsupported
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -91,15 +93,52 @@ def test_every_key_of_the_domain_adapter_has_its_weight() -> None:
     assert len(found) == len(set(found)) == 256
 
 
-@pytest.mark.parametrize("prefix", ["lora_te_", "text_encoder.", "base_model.model.", "module."])
+@pytest.mark.parametrize("prefix", ["lora_te_", "lora_te1_", "text_encoder.", "base_model.model.", "module."])
 @pytest.mark.parametrize("model", ["text_model.", ""])
 def test_the_three_projections_of_the_text_tower_are_thirds_of_one_weight(prefix: str, model: str) -> None:
     table = sites(full_size(mid=False))
     ours = "text.transformer.resblocks.11.attn.in_proj_weight"
     for i, part in enumerate("qkv"):
-        name = f"{prefix}{model}encoder.layers.11.self_attn.{part}_proj"
-        site = table[flatten(name)]
-        assert (site.key, site.shape, site.rows) == (ours, (768, 768), slice(768 * i, 768 * (i + 1)))
+        for name in (f"{part}_proj", f"to_{part}"):
+            site = table[flatten(f"{prefix}{model}encoder.layers.11.self_attn.{name}")]
+            assert (site.key, site.shape, site.rows) == (ours, (768, 768), slice(768 * i, 768 * (i + 1)))
+
+
+def test_every_module_of_stable_diffusions_own_unet_has_its_weight() -> None:
+    """The published names, each with the diffusers name that the published conversion gives it."""
+    table, shapes = sites(full_size(mid=True)), full_size(mid=True)
+    pairs = json.loads((Path(__file__).parent / "manifests" / "map_ldm_to_diffusers.json").read_text())["unet"]
+    found = []
+    for theirs, ours in pairs.items():
+        if not ours.endswith(".weight") or len(shapes[f"unet.{ours}"]) == 1:
+            continue
+        name = theirs.removeprefix("model.diffusion_model.").removesuffix(".weight")
+        for form in (name, f"diffusion_model.{name}", f"model.diffusion_model.{name}", f"lora_unet_{name}"):
+            assert table[flatten(form)] == Site(f"unet.{ours}", shapes[f"unet.{ours}"]), form
+        found.append(f"unet.{ours}")
+    spatial = [key for key, shape in shapes.items() if key.startswith("unet.") and len(shape) > 1]
+    assert sorted(found) == sorted(key for key in spatial if ".temporals." not in key)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lora_unet_conv_in.oft_blocks", "OFT or BOFT"),
+        ("lora_unet_conv_in.oft_diag", "OFT or BOFT"),
+        ("base_model.model.conv_in.boft_R", "OFT or BOFT"),
+        ("lora_unet_conv_in.a1.weight", "GLoRA"),
+        ("lora_unet_conv_in.diff_b", "full differences"),
+        ("lora_unet_norm.w_norm", "trained norms"),
+        ("base_model.model.conv_in.vera_lambda_b", "VeRA"),
+        ("unet.conv_in.lora_B.bias", "LoRA with biases"),
+        ("unet:0:up", "LoRA in the order of the modules (lora_diffusion)"),
+        ("unet.conv_in.weight", ""),
+        ("lora_unet_conv_in.lora_up.weight", ""),
+    ],
+)
+def test_kinds_that_are_not_computed_have_names(key: str, kind: str) -> None:
+    assert unsupported(key) == kind
+    assert is_lora([key]) == (key != "unet.conv_in.weight")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +150,19 @@ def test_the_three_projections_of_the_text_tower_are_thirds_of_one_weight(prefix
         ("base_model.model.conv_in.lora_B.default.weight", ("base_model.model.conv_in", "up")),
         ("a.attn1.processor.to_out_lora.up.weight", ("a.attn1.processor.to_out", "up")),
         ("text_encoder.a.lora_linear_layer.down.weight", ("text_encoder.a", "down")),
-        ("lora_unet_conv_in.lora_mid.weight", None),
-        ("lora_unet_conv_in.dora_scale", None),
-        ("lora_unet_conv_in.hada_w1_a", None),
-        ("unet.conv_in.lora_magnitude_vector", None),
+        ("text_encoder.a.self_attn.to_q_lora.up.weight", ("text_encoder.a.self_attn.to_q", "up")),
+        ("lora_unet_conv_in.lora_mid.weight", ("lora_unet_conv_in", "mid")),
+        ("lora_unet_conv_in.dora_scale", ("lora_unet_conv_in", "dora_scale")),
+        ("lora_unet_conv_in.hada_w1_a", ("lora_unet_conv_in", "hada_w1_a")),
+        ("lora_unet_conv_in.hada_t2", ("lora_unet_conv_in", "hada_t2")),
+        ("lora_unet_conv_in.lokr_w2", ("lora_unet_conv_in", "lokr_w2")),
+        ("lora_unet_conv_in.lokr_w1_b", ("lora_unet_conv_in", "lokr_w1_b")),
+        ("lora_unet_conv_in.on_input", ("lora_unet_conv_in", "on_input")),
+        ("unet.conv_in.lora_magnitude_vector", ("unet.conv_in", "magnitude")),
+        ("unet.conv_in.lora_magnitude_vector.default.weight", ("unet.conv_in", "magnitude")),
+        ("base_model.model.conv_in.ia3_l", ("base_model.model.conv_in", "ia3_l")),
+        ("lora_unet_conv_in.oft_blocks", None),
+        ("lora_unet_conv_in.diff", None),
         ("conv_in.weight", None),
     ],
 )

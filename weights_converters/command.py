@@ -16,7 +16,7 @@ from torch import Tensor
 from anyi2v.backbone.checkpoint import build, state, write
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.header import read_header
-from anyi2v.backbone.lora import Delta
+from anyi2v.backbone.lora import Delta, added
 from anyi2v.conversion import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json, with_home
@@ -27,7 +27,7 @@ from weights_converters import diffusers_layout as layout
 from weights_converters.account import account
 from weights_converters.detect import Kind
 from weights_converters.keymap import refuse
-from weights_converters.loras import LoraFile, lora_deltas, read_loras
+from weights_converters.loras import LoraFile, lora_deltas, read_loras, weights_by_name
 from weights_converters.parts import (
     MotionWish,
     Name,
@@ -62,11 +62,7 @@ class Tensors(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         part, name = self._homes[key]
         tensor = part.plan.fetch(name, part.source)
-        if key in self._deltas:
-            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        for delta in self._deltas.get(key, ()):
-            tensor = delta.added_to(tensor)
-        return tensor
+        return added(tensor, self._deltas[key]) if key in self._deltas else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
@@ -97,7 +93,7 @@ def convert(options: Convert) -> str:
     check_space(out, sum(map(math.prod, shapes.values())) * dtype.itemsize)
     metadata = {"sources": json.dumps(_hashes(parts, loras)), "converter": f"anyi2v {version('anyi2v')}"}
     if loras:
-        metadata["loras"] = json.dumps({lora.path.name: lora.weight for lora in loras})
+        metadata["loras"] = json.dumps(weights_by_name(loras))
     try:
         write(Tensors(homes, deltas), config, out, dtype=dtype, metadata=metadata, shapes=shapes)
     except CheckpointError as error:

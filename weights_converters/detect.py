@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from anyi2v.backbone.lora_names import is_lora
 from anyi2v.errors import CheckpointError
 from weights_converters import animatediff, relatives
 
@@ -143,7 +144,7 @@ def _motion_version(shapes: Shapes) -> str:
 _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ...] = (
     ("motion_lora", _all(_LORA, r".*motion_modules\..*"), _plain),
     ("domain_adapter", _all(r"(?!unet\.|text_encoder\.).*\.processor\.to_\w+_lora\.(down|up)\.weight"), _plain),
-    ("lora", _any(_LORA), _lora_naming),
+    ("lora", is_lora, _lora_naming),
     ("sparsectrl", _all(r"controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
     ("relative", lambda shapes: relatives.name_of(shapes) is not None, lambda shapes: relatives.name_of(shapes) or ""),
     ("videocrafter", _any(r"model\.diffusion_model\..*\.temopral_conv\..*"), _videocrafter_version),

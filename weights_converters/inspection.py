@@ -2,10 +2,16 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.backbone.lora_names import flatten, parse, sites
+from anyi2v.backbone.embeddings import bundled
+from anyi2v.backbone.lora_family import family
+from anyi2v.backbone.lora_kinds import kind_of, misfit
+from anyi2v.backbone.lora_names import Site, group, parse, sites, unsupported
 from anyi2v.errors import AnyI2VError
 from weights_converters import animatediff, base_settings, infer, parts
 from weights_converters.account import left_out
@@ -48,18 +54,50 @@ def describe(path: Path) -> str:
 
 
 def _lora(source: Source) -> list[str]:
-    """How many weights of SD-1.5 with AnimateDiff v2 (which has all modules) a LoRA changes, and at which ranks."""
+    """How many weights of SD-1.5 with AnimateDiff v2 (which has all modules) a LoRA changes, and what does not fit."""
     unet = dataclasses.replace(UNetConfig(), temporal=MotionConfig(mid=True))
-    table = sites(shapes_of(BackboneConfig(name="inspected", unet=unet)))
-    sides = {key: parse(key) for key in source}
-    found = {key: table.get(flatten(side[0])) for key, side in sides.items() if side}
-    ranks = Counter(source.shapes[key][:1] for key, side in sides.items() if side and side[1] == "down")
-    lost = [key for key in source if found.get(key) is None]
-    lines = [
-        f"  changes {len({site for site in found.values() if site})} weights of SD-1.5 with motion modules",
-        f"  ranks: {', '.join(f'{rank[0]} ({count})' for rank, count in ranks.most_common(5) if rank)}",
-    ]
-    return [*lines, f"    {len(lost)} that match no weight: {', '.join(lost[:5])}"] if lost else lines
+    brought = bundled(source)
+    theirs = {key for keys in brought.values() for key in keys}
+    shapes = {key: source.shapes[key] for key in source if key not in theirs}
+    found = group(shapes, sites(shapes_of(BackboneConfig(name="inspected", unet=unet))))
+    whole = {site: names for site, names in found.modules.items() if kind_of(names)}
+    fitting = [site for site, names in whole.items() if not _misfit(source, site, names)]
+    kinds = Counter(kind_of(names) for site, names in whole.items())
+    ranks = Counter(shapes[key][:1] for key in shapes if (side := parse(key)) and side[1] in ("down", "hada_w1_b"))
+    lines = [f"  changes {len(fitting)} weights of SD-1.5 with motion modules"]
+    if kinds:
+        lines.append(f"  kinds: {', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}")
+    if ranks:
+        lines.append(f"  ranks: {', '.join(f'{rank[0]} ({count})' for rank, count in ranks.most_common(5) if rank)}")
+    made_for = family(shapes, source.metadata)
+    if made_for not in ("", "SD-1.x"):
+        lines.append(f"    made for {made_for}, not for SD-1.x (not supported)")
+    lost = {
+        "of another shape than SD-1.5's": [
+            " + ".join(f"{key} {shapes[key]}" for key in names.values())
+            for site, names in whole.items()
+            if site not in fitting
+        ],
+        "that are no whole module": [" + ".join(x.values()) for site, x in found.modules.items() if site not in whole],
+        "that match no weight": [*found.odd, *found.unmatched],
+        "twice": found.twice,
+    }
+    lines += [f"    {len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in lost.items() if keys]
+    strange = Counter(filter(None, map(unsupported, (*found.odd, *found.unmatched))))
+    lines += [f"    not supported: {kind} ({count} keys)" for kind, count in strange.items()]
+    if brought:
+        lines.append(f"    embeddings in it: {', '.join(brought)}; to use them, give the file as --embedding too")
+    return lines
+
+
+def _misfit(source: Source, site: Site, names: Mapping[str, str]) -> str:
+    """Why a whole module cannot update its weight; empty if it can. Only shapes are looked at."""
+    parts = {
+        side: torch.ones(()) if side == "on_input" else torch.empty(source.shapes[key], device="meta")
+        for side, key in names.items()
+        if side != "alpha"
+    }
+    return misfit(parts, site.shape)
 
 
 def _read(name: Name, path: Path) -> Part | str:

@@ -38,18 +38,41 @@ def read_loras(options: Convert) -> list[LoraFile]:
     found = []
     for option, kinds in KINDS.items():
         for text in getattr(options, option):
-            name, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
-            try:
-                number = float(weight)
-            except ValueError as error:
-                raise InputError(f"--{option.replace('_', '-')} {text}: {weight!r} is no weight") from error
-            if not name or not math.isfinite(number):
-                raise InputError(
-                    f"--{option.replace('_', '-')} {text}: write FILE, or FILE:WEIGHT with a finite weight"
-                )
-            source = open_source(expanded(name))
+            path, number = file_and_weight(text, f"--{option.replace('_', '-')}")
+            source = open_source(path)
             read(source.path, source.shapes, source.metadata, kinds, f"--{option.replace('_', '-')}")
-            found.append(LoraFile(source.path, number, source))
+            found.append(LoraFile(source.files[0].path, number, source))
+    return found
+
+
+def file_and_weight(text: str, option: str) -> tuple[Path, float]:
+    """A file and its weight from FILE or FILE:WEIGHT, where the file's name may hold colons itself.
+
+    The whole text is the file's name if there is such a file, or if what follows the last colon is no number. A drive's
+    letter alone is no name: C:0.7 is not read as a file C of weight 0.7.
+
+    Raises InputError, naming the option, if there is no such file and no finite weight.
+    """
+    name, colon, weight = text.rpartition(":")
+    whole = expanded(text)
+    if not colon or whole.exists():
+        return whole, 1.0
+    try:
+        number = float(weight)
+    except ValueError as error:
+        raise InputError(f"{option} {text}: there is no such file, and {weight!r} is no weight") from error
+    if not name or (len(name) == 1 and name.isalpha()) or not math.isfinite(number):
+        raise InputError(f"{option} {text}: write FILE, or FILE:WEIGHT with a finite weight")
+    return expanded(name), number
+
+
+def weights_by_name(loras: list[LoraFile]) -> dict[str, float]:
+    """The weights of all LoRAs by the names of their files; by the whole paths where two files have one name."""
+    names = [lora.path.name for lora in loras]
+    found: dict[str, float] = {}
+    for lora in loras:
+        name = lora.path.name if names.count(lora.path.name) == 1 else str(lora.path)
+        found[name] = found.get(name, 0.0) + lora.weight  # one file twice adds up
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.cli_condition import ConditionFlags
 from anyi2v.config import MethodConfig, recipe
@@ -57,6 +58,9 @@ class Animate(ConditionFlags):
     """Folder for video, pictures and run.json."""
     backbone: str = "micro"
     """Name of a shipped backbone, or a converted .safetensors file."""
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """File of textual inversion, whose name (diffusers' token, or the file's name) may then be a word of the prompts.
+    May be repeated."""
     recipe: Literal["paper", "official"] = "paper"
     """Preset of all --method flags: the paper's equations, or the published code."""
     repeat: Path | None = None
@@ -128,7 +132,7 @@ class Animate(ConditionFlags):
         for out, (backbone, image, result) in zip(folders, self.results(prompts, no_taps), strict=True):
             dtype = str(backbone.dtype).removeprefix("torch.")
             flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype, "impossible": impossible}
-            report.write_run(out, result, image, **flags, overwrite=self.overwrite)
+            report.write_run(out, result, image, **flags, embeddings=self.embedding, overwrite=self.overwrite)
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(result.timings.values())
             print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
@@ -139,6 +143,7 @@ class Animate(ConditionFlags):
 
         config = read_config(self.backbone)
         image, tracks = self._inputs(config)
+        embeddings = self._embeddings(config.text, [*folders.values(), self.negative_prompt])
         same = {name: getattr(self, name) for name in ("device", "low_memory", "threads")}
         if self.dtype != "auto":
             same["dtype"] = self.dtype
@@ -150,12 +155,13 @@ class Animate(ConditionFlags):
                 backbone=self.backbone,
                 image=image,
                 tracks=tracks,
-                prompt=self._fitting(prompt),
+                prompt=self._fitting(prompt, embeddings),
                 negative_prompt=self.negative_prompt,
                 seed=self.seed,
                 frames=config.frames if self.frames is None else self.frames,
                 fps=config.fps if self.fps is None else self.fps,
                 config=self.method,
+                embeddings=self.embedding,
             )
             for folder, prompt in folders.items()
         }
@@ -183,17 +189,18 @@ class Animate(ConditionFlags):
         _prepare_torch(self.device, self.threads)
         if self.repeat:
             files: dict[str, Any] = {name: getattr(self, name) for name in ("backbone", "image", "tracks")}
-            check_repeat(self.repeat, **files, device=self.device)
+            check_repeat(self.repeat, **files, embeddings=self.embedding, device=self.device)
         config = read_config(self.backbone)
-        prompts = [self._fitting(prompt) for prompt in prompts]
-        tokenize(config.text, [*prompts, self.negative_prompt])  # before any work
+        embeddings = self._embeddings(config.text, [*prompts, self.negative_prompt])
+        prompts = [self._fitting(prompt, embeddings) for prompt in prompts]
+        tokenize(config.text, [*prompts, self.negative_prompt], embeddings)  # before any work
         image, tracks = self._inputs(config)
         dtype = network_dtype(self.dtype, self.device)
         low_memory = self._low_memory(image, dtype)
         if self.repeat and low_memory and not self.low_memory:
             text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
             warnings.warn(text, AnyI2VWarning, stacklevel=2)
-        backbone = load(self.backbone, device=self.device, dtype=dtype)
+        backbone = load(self.backbone, device=self.device, dtype=dtype, embeddings=self.embedding)
         for prompt in prompts:
             result = animate(
                 backbone,
@@ -246,13 +253,25 @@ class Animate(ConditionFlags):
         print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}{chosen}", file=sys.stderr)
         return low_memory
 
-    def _fitting(self, prompt: str) -> str:
+    def _embeddings(self, text: TextConfig, prompts: Sequence[str]) -> "dict[str, Tensor]":
+        """The embeddings of all files; warns of those that no prompt names."""
+        if not self.embedding:
+            return {}
+        from anyi2v.backbone.embeddings import read_embeddings, used
+
+        found = read_embeddings(self.embedding, text)
+        if idle := sorted(found.keys() - used(prompts, found)):
+            names = ", ".join(map(repr, idle))
+            warnings.warn(f"no prompt has the embedding {names}, which changes nothing", AnyI2VWarning, stacklevel=2)
+        return found
+
+    def _fitting(self, prompt: str, embeddings: "Mapping[str, Tensor]") -> str:
         """The prompt, or what the text tower takes of it."""
         if not self.truncate_prompt:
             return prompt
         from anyi2v.backbone.text import shortened
 
-        kept, cut = shortened(read_config(self.backbone).text, prompt)
+        kept, cut = shortened(read_config(self.backbone).text, prompt, embeddings)
         if cut:
             print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
         return kept
@@ -289,6 +308,7 @@ class _Base:
     recipe: str | None = None
     repeat: Path | None = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def animate_defaults(args: Sequence[str]) -> Animate:
@@ -303,9 +323,9 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     name = base.recipe or default.recipe
     if base.repeat is None or base.recipe or backbone != default.backbone:
         default = replace(default, method=recipe(name, read_config(backbone).method))
-    # given prompts are added to the default's, but shall replace it
-    prompt = () if base.prompt else default.prompt
-    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt)
+    # given prompts and embeddings are added to the default's, but shall replace them
+    prompt, embedding = () if base.prompt else default.prompt, () if base.embedding else default.embedding
+    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt, embedding=embedding)
 
 
 REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
@@ -326,6 +346,7 @@ def repeated(path: Path) -> Animate:
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
         values["low_memory"] = bool(data.get("low_memory", False))
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+        values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the record of a run: {error!r}") from error
     except InputError as error:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from anyi2v.errors import InputError
 
 
@@ -26,16 +28,18 @@ class Convert:
     """Autoencoder in place of the base's: file or folder."""
     text: Path | None = None
     """Text tower in place of the base's: file or folder."""
-    lora: tuple[str, ...] = ()
-    """LoRA files to add for good, each as FILE or FILE:WEIGHT; 1 as trained, 0 without."""
-    motion_lora: tuple[str, ...] = ()
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FILE or FILE:WEIGHT of a LoRA to add for good; 1 as trained, 0 without. May be repeated. LoHa, LoKr, DoRA and IA3
+    are LoRAs too."""
+    motion_lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """The same for AnimateDiff's motion LoRAs (camera movements)."""
-    adapter: tuple[str, ...] = ()
+    adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """The same for AnimateDiff's domain adapter (v3)."""
     lora_alpha: Literal["file", "ignored"] = "file"
     """A module's update is scaled by its alpha / rank, or not, as AnimateDiff's loader has it."""
     lora_unmatched: Literal["error", "warning"] = "error"
-    """What a LoRA's keys that match no weight are."""
+    """What a LoRA's keys are whose modules the base does not have. The modules that it has are applied whole, or not
+    at all."""
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Of the stored weights."""
     out: Path | None = None

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def inputs(
     frames: int,
     fps: int,
     config: MethodConfig,
+    embeddings: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
 
@@ -45,12 +46,14 @@ def inputs(
         image: the condition at the video's size.
         tracks: in any frame of reference; recorded as `animate` uses them.
         prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
+        embeddings: files of textual inversion that the backbone was loaded with.
     """
     height, width = image.shape[1:]
     path = resolve(backbone)
     used = tracks.scaled(width, height).resample(frames).to_dict()
     return {
-        "backbone": {"name": backbone if backbone in SHIPPED else str(path.resolve()), "sha256": sha256(path)},
+        "backbone": _file(path) | ({"name": backbone} if backbone in SHIPPED else {}),
+        "embeddings": [_file(path) for path in embeddings],
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "seed": seed,
@@ -64,6 +67,11 @@ def inputs(
     }
 
 
+def _file(path: Path) -> dict[str, str]:
+    path = expanded(path).resolve()
+    return {"name": str(path), "sha256": sha256(path)}
+
+
 def record(
     result: Result,
     condition: Float[Tensor, "3 h w"],
@@ -71,7 +79,7 @@ def record(
     backbone: str,
     device: str,
     dtype: str,
-    more: Mapping[str, Any] | None = None,
+    embeddings: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """A run as plain data: its `inputs`, how and where it was computed, seconds per stage, losses.
 
@@ -81,7 +89,7 @@ def record(
         backbone: name or path that it was loaded from.
         device: where it was computed.
         dtype: of the networks.
-        more: further inputs by name, as plain data.
+        embeddings: files of textual inversion that the backbone was loaded with.
     """
     return {
         "versions": versions(),
@@ -95,8 +103,8 @@ def record(
             frames=len(result.video),
             fps=result.fps,
             config=result.config,
+            embeddings=embeddings,
         ),
-        **(more or {}),
         "device": device,
         "processor": processor(device),
         "dtype": dtype,
@@ -129,26 +137,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
-def check_repeat(path: Path, *, backbone: str, image: Path | None, tracks: Path | None, device: str) -> None:
-    """Finds out whether run `path` can be repeated: by the backbone, condition.png and tracks that it was made with.
+def check_repeat(
+    path: Path, *, backbone: str, image: Path | None, tracks: Path | None, embeddings: Sequence[Path], device: str
+) -> None:
+    """Finds out whether the files that run `path` was made with are still the same: backbone, embeddings, image, tracks.
 
     Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
 
     Args:
         path: the run's run.json.
-        backbone, image, tracks: what shall be used; another file than the run's is meant so, and not compared.
+        backbone, image, tracks, embeddings: files to use now; one that is not the run's is a new wish, not compared.
         device: where it shall be computed.
 
     Raises InputError naming the file that is another one now, and the way out.
     """
     path = expanded(path)
     data = read_json(path)
-    former = data["backbone"]
-    if former["name"] == backbone and former["sha256"] != sha256(resolve(backbone)):
-        raise InputError(
-            f"backbone {backbone} is another file than the one that {path} was made with (SHA-256 "
-            f"{former['sha256']}); find that one, or start a new run without --repeat"
-        )
+    former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
+    files = {f"backbone {backbone}": resolve(backbone)} | {f"embedding {file}": file for file in embeddings}
+    for name, file in files.items():
+        recorded = former.get(name.split(" ", 1)[1])
+        if recorded is not None and file.is_file() and sha256(file) != recorded:
+            raise InputError(
+                f"{name} is another file than the one that {path} was made with (SHA-256 {recorded}); find that one, "
+                "or start a new run without --repeat"
+            )
     sums = data.get("checksums", {})
     condition = path.with_name(CONDITION)
     if image == condition and "condition" in sums and sums["condition"] != image_checksum(load_image(condition)):

@@ -48,9 +48,9 @@ def write_run(
     backbone: str,
     device: str = "cpu",
     dtype: str = "float32",
+    embeddings: Sequence[Path] = (),
     overwrite: bool = False,
     impossible: Mapping[str, str] | None = None,
-    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a run's files into folder `out`, all at once (`anyi2v.run_folder`).
 
@@ -69,9 +69,9 @@ def write_run(
         backbone: name or path that the backbone was loaded from.
         device: the run's, for the record.
         dtype: of the networks, for the record.
+        embeddings: files of textual inversion that the backbone was loaded with, for the record.
         overwrite: replace a former run.
         impossible: of `impossible_outputs`: not tried, and not warned of again.
-        more: further inputs of the run for the record, as plain data.
 
     Raises:
         NumericsError: the video or the condition has NaN or infinite values.
@@ -79,7 +79,7 @@ def write_run(
     """
     out = expanded(out)
     to_bytes(result.video), to_bytes(condition)
-    data = record(result, condition, backbone=backbone, device=device, dtype=dtype, more=more)
+    data = record(result, condition, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
     check_out(out, overwrite=overwrite)
     with claimed(out), staged(out) as folder:
         write_image(folder / CONDITION, condition)

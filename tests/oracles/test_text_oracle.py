@@ -1,5 +1,6 @@
 """Our text tower and token ids against transformers' CLIPTextModel and CLIPTokenizer, all without downloads."""
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyi2v.backbone.config import TextConfig
+from anyi2v.backbone.embeddings import read_embeddings
 from anyi2v.backbone.text import TextTower, tokenize
 from weights_converters.diffusers_layout import TEXT, text_config
 
@@ -79,3 +81,39 @@ def test_token_ids_and_padding_agree(tokenizer: Any, prompt: str) -> None:
 def test_token_ids_of_other_scripts_agree(tokenizer: Any, prompt: str) -> None:
     theirs = tokenizer(prompt, padding="max_length", max_length=77)["input_ids"]
     assert tokenize(TextConfig(), [prompt])[0].tolist() == theirs
+
+
+@pytest.mark.parametrize("form", ["diffusers", "AUTOMATIC1111"])
+@torch.no_grad()
+def test_textual_inversion_agrees(tokenizer: Any, tmp_path: Path, form: str) -> None:
+    """One token of three vectors and one of one, in prompts around other words."""
+    loaders = pytest.importorskip("diffusers.loaders", reason="diffusers, the oracle, is in the extra 'dev'")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {**sizes, "max_position_embeddings": 77, "vocab_size": 49408, "hidden_act": "quick_gelu"}
+    clip = transformers.CLIPTextConfig(**config, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
+    theirs: Any = random_weights(transformers.CLIPTextModel(clip), 0)
+    ours = adopt(TextTower(text_config({**config, "layer_norm_eps": 1e-5})), theirs, TEXT)
+    generator = torch.Generator().manual_seed(0)
+    vectors = {name: torch.randn(count, 16, generator=generator) for name, count in (("<toy>", 3), ("mystyle", 1))}
+    files = []
+    for name, x in vectors.items():
+        # files of the web UI take the name inside for diffusers, and that of the file for us
+        data = {name: x} if form == "diffusers" else {"string_to_param": {"*": x}, "name": name}
+        torch.save(data, tmp_path / f"{name}.bin")
+        files.append(tmp_path / f"{name}.bin")
+
+    class Pipeline(loaders.TextualInversionLoaderMixin):
+        def __init__(self) -> None:
+            self.tokenizer, self.text_encoder = copy.deepcopy(tokenizer), theirs
+            self.components, self.hf_device_map = {}, None
+
+    pipeline = Pipeline()
+    for file in files:
+        pipeline.load_textual_inversion(torch.load(file))
+    found = read_embeddings(files, ours.config)
+    for prompt in ("a photo of <toy>", "a mystyle painting of <toy> and a cat", "a plain cat"):
+        converted = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)
+        their_ids = pipeline.tokenizer(converted, padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
+        expected = theirs(their_ids).last_hidden_state
+        ids = tokenize(ours.config, [prompt], found)
+        assert difference(ours(ids, torch.cat([*found.values()])), expected) <= ROUNDING

@@ -10,9 +10,9 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.embeddings import read_embeddings
 from anyi2v.backbone.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
 from anyi2v.backbone.lora import Lora, bake, read_loras
+from anyi2v.backbone.prompt_syntax import warn_of_syntax
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
@@ -38,6 +40,8 @@ class Backbone:
     unet: UNet
     vae: AutoencoderKL
     text: TextTower
+    embeddings: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
+    """Textual inversion: vectors that stand for words in prompts, from `read_embeddings`; no part of a checkpoint."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -66,8 +70,13 @@ class Backbone:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
-        """States of the prompts' tokens for the UNet; raises InputError as `tokenize` does."""
-        return self.text(tokenize(self.config.text, prompts).to(self.device))
+        """States of the prompts' tokens for the UNet; raises InputError as `tokenize` does.
+
+        Warns of other programs' prompt syntax, which is not interpreted.
+        """
+        ids = tokenize(self.config.text, prompts, self.embeddings).to(self.device)
+        warn_of_syntax(prompts, self.embeddings)
+        return self.text(ids, torch.cat([*self.embeddings.values()]) if self.embeddings else None)
 
 
 def build(config: BackboneConfig) -> Backbone:
@@ -224,6 +233,8 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     loras: Sequence[Lora] = (),
+    lora_unmatched: Literal["error", "warning"] = "error",
+    embeddings: Sequence[str | Path] = (),
 ) -> Backbone:
     """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
 
@@ -232,11 +243,13 @@ def load(
         device: where the networks shall be.
         dtype: of the UNet and the text tower; the autoencoder is always float32.
         loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
+        lora_unmatched: what a LoRA's keys are whose modules the backbone does not have.
+        embeddings: files of textual inversion, whose names may then be words of prompts.
 
     Raises:
         InputError: neither a file nor a shipped name.
         CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
-        Both also for the LoRA files, as `read_lora` does.
+        Both also for the LoRA files, as `read_lora` does, and for those of embeddings, as `read_embeddings` does.
     """
     path = resolve(path_or_name)
     headers = sources(path)
@@ -247,7 +260,8 @@ def load(
     for other, header in headers.items():
         owners |= {key: other for key in header.shapes if key in wanted and key not in owners}
     _check(path, {key: headers[owner].shapes[key] for key, owner in owners.items()}, wanted)
-    deltas = read_loras(loras, keys=wanted)
+    backbone.embeddings = read_embeddings(embeddings, backbone.config.text)
+    deltas = read_loras(loras, keys=wanted, strict=lora_unmatched == "error")
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(safe_open(name, framework="pt", device=str(device))) for name in headers}
         for prefix, network in backbone.networks.items():
@@ -274,7 +288,9 @@ def channels_last(network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def loras_applied(backbone: Backbone, loras: Sequence[Lora]) -> Iterator[None]:
+def loras_applied(
+    backbone: Backbone, loras: Sequence[Lora], *, lora_unmatched: Literal["error", "warning"] = "error"
+) -> Iterator[None]:
     """Adds LoRAs to the weights of `backbone` in place; at the end of the block they are as before, bit by bit.
 
     The touched weights are kept meanwhile, which costs their memory. The backbone may be moved in the block.
@@ -282,11 +298,13 @@ def loras_applied(backbone: Backbone, loras: Sequence[Lora]) -> Iterator[None]:
     Args:
         backbone: networks on any device, in any dtype.
         loras: LoRA files and their weights; several for the same weight add up.
+        lora_unmatched: as in `load`.
 
     Raises InputError and CheckpointError as `read_lora` does; the weights are then unchanged.
     """
     tensors = state(backbone)
-    deltas = read_loras(loras, keys={key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    deltas = read_loras(loras, keys=shapes, strict=lora_unmatched == "error")
     originals = {key: tensors[key].clone() for key in deltas}
     try:
         for key, original in originals.items():

@@ -151,24 +151,35 @@ class PickledFile(WeightsFile):
         self.dtypes = {key: str(tensor.dtype).removeprefix("torch.") for key, tensor in self._handle.items()}
 
     def _open(self) -> dict[str, Tensor]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                data = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._mapped)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(f"{self.path} {_why(str(error))}") from error
-        except Exception as error:  # a damaged pickle program can fail in any way
-            line = str(error).strip().split("\n")[0]
-            raise CheckpointError(
-                f"{self.path} cannot be read as weights of PyTorch ({type(error).__name__}: {line[:200]}); "
-                "it is damaged or something else: get it again"
-            ) from error
-        return _unwrap(self.path, data)
+        return _unwrap(self.path, read_pickle(self.path, mapped=self._mapped))
 
     def _get(self, handle: Any, key: str) -> Tensor:
         if not self._mapped:
             self._taken = -math.inf  # nothing would be won by reading it again
         return handle[key].detach()
+
+
+def read_pickle(path: Path, *, mapped: bool = False) -> Any:
+    """What `torch.save` wrote: tensors and plain data, whatever is around them. No code in it is ever executed.
+
+    Args:
+        path: the file.
+        mapped: tensors are views of the file; needs a file of PyTorch 1.6 or newer.
+
+    Raises CheckpointError if the file is damaged, something else, or carries code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} {_why(str(error))}") from error
+    except Exception as error:  # a damaged pickle program can fail in any way
+        line = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{path} cannot be read as weights of PyTorch ({type(error).__name__}: {line[:200]}); "
+            "it is damaged or something else: get it again"
+        ) from error
 
 
 def _why(message: str) -> str:

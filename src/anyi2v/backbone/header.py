@@ -140,6 +140,10 @@ def read_header(path: Path) -> Header:
 _GUESSES = (
     (("unet.conv_in.", "vae.encoder.", "text.token_embedding."), "a checkpoint of ours"),
     (("lora_down.", "lora_A.", "_lora.down.", ".lora.down."), "a LoRA"),
+    ((".hada_w1_a",), "a LoHa"),
+    ((".lokr_w",), "a LoKr"),
+    ((".on_input", ".ia3_l"), "an IA3"),
+    (("bundle_emb.", "string_to_param", "emb_params", "clip_g"), "an embedding of textual inversion"),
     (("model.diffusion_model.",), "a Stable Diffusion single file (LDM layout)"),
     (("temporal_transformer.",), "AnimateDiff weights"),
     (("motion_modules.",), "a diffusers MotionAdapter"),

@@ -5,13 +5,14 @@ imported where a tower is built or byte-pair tokens are made.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import TextConfig
+from anyi2v.backbone.embeddings import split
 from anyi2v.errors import InputError, closest
 
 
@@ -46,14 +47,14 @@ class TextTower(nn.Module):
         """Of the parameters and of the output."""
         return self.positional_embedding.dtype
 
-    def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+    def forward(self, ids: Int[Tensor, "b l"], extra: Float[Tensor, "n d"] | None = None) -> Float[Tensor, "b l d"]:
         """The state of every token after the last layer norm (transformers' `last_hidden_state`).
 
         With `config.penultimate` the last layer is left out, but not the norm. `l` may be shorter than
-        `config.length`.
+        `config.length`. `extra` has the embeddings of the ids from `config.vocab_size` on.
         """
         length = ids.shape[1]
-        x = self.token_embedding(ids) + self.positional_embedding[:length]
+        x = self._embedded(ids, extra) + self.positional_embedding[:length]
         # made here, not kept: a buffer would stay empty in a tower built on the meta device
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         layers = self.config.layers - self.config.penultimate
@@ -61,21 +62,34 @@ class TextTower(nn.Module):
             x = block(x, attn_mask=causal)
         return self.ln_final(x)
 
+    def _embedded(self, ids: Tensor, extra: Tensor | None) -> Tensor:
+        known = self.config.vocab_size
+        if extra is None:
+            return self.token_embedding(ids)
+        x = self.token_embedding(ids.clamp(max=known - 1))
+        new = ids >= known
+        x[new] = extra.to(x.device, x.dtype)[ids[new] - known]
+        return x
 
-def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
+
+def tokenize(
+    config: TextConfig, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None
+) -> Int[Tensor, "b l"]:
     """Token ids of the prompts: begin, prompt, end, and the end token again up to `config.length`.
 
     That is SD-1.x's padding. With `config.pad_zero` the rest is 0, as open_clip itself does it; the states of
     all padded positions differ between the two.
     With `config.words` the tokens are whole words (lower case, split at white space), else CLIP's byte pairs.
+    The name of one of the `embeddings` stands for as many tokens as it has vectors, whose ids follow those of the
+    vocabulary in the order of the embeddings; see `anyi2v.backbone.embeddings`.
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """
     rows = []
     for prompt in prompts:
-        ids = _ids(config, prompt)
+        ids = _ids(config, prompt, embeddings)
         if len(ids) > config.length:
-            _, cut = shortened(config, prompt)
+            _, cut = shortened(config, prompt, embeddings)
             raise InputError(
                 f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text tower takes "
                 f"at most {config.length}: {_shorten(cut)!r} is too much; shorten it"
@@ -84,16 +98,16 @@ def tokenize(config: TextConfig, prompts: Sequence[str]) -> Int[Tensor, "b l"]:
     return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
 
 
-def shortened(config: TextConfig, prompt: str) -> tuple[str, str]:
+def shortened(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | None = None) -> tuple[str, str]:
     """The longest beginning of whole words that the text tower takes, and the rest of the prompt."""
     words = prompt.split()
-    if len(_ids(config, prompt)) <= config.length:
+    if len(_ids(config, prompt, embeddings)) <= config.length:
         return prompt, ""
-    kept = max(n for n in range(len(words)) if len(_ids(config, " ".join(words[:n]))) <= config.length)
+    kept = max(n for n in range(len(words)) if len(_ids(config, " ".join(words[:n]), embeddings)) <= config.length)
     return " ".join(words[:kept]), " ".join(words[kept:])
 
 
-def _ids(config: TextConfig, prompt: str) -> list[int]:
+def _ids(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | None) -> list[int]:
     """The tokens of one prompt, begin and end included."""
     if any("\ud800" <= letter <= "\udfff" for letter in prompt):
         raise InputError(f"prompt {_shorten(prompt)!r} holds half a letter, which no text has; write it anew")
@@ -101,7 +115,11 @@ def _ids(config: TextConfig, prompt: str) -> list[int]:
         encode, begin, end = _byte_pairs()
     else:
         encode, begin, end = functools.partial(_whole_words, config.words), 1, 2
-    return [begin, *encode(prompt), end]
+    starts, count = {}, config.vocab_size
+    for name, vectors in (embeddings or {}).items():
+        starts[name] = range(count, count := count + len(vectors))
+    pieces = split(prompt, embeddings or {})
+    return [begin, *(token for text, name in pieces for token in (starts[name] if name else encode(text))), end]
 
 
 def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
