@@ -140,7 +140,7 @@ def _short(value: Any) -> str:
 def check_repeat(
     path: Path, *, backbone: str, image: Path | None, tracks: Path | None, embeddings: Sequence[Path], device: str
 ) -> None:
-    """Finds out whether the files that run `path` was made with are still the same: backbone, embeddings, image, tracks.
+    """Checks that a run can be repeated: from the backbone, embeddings, condition and tracks that it was made with.
 
     Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
 
