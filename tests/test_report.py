@@ -120,8 +120,8 @@ def test_checksums_tell_pixels_sizes_boxes_and_masks_apart() -> None:
     assert len({image_checksum(image) for image in images}) == 4
     track = TRACKS.objects[0]
     moved = dataclasses.replace(track, boxes=(*track.boxes[:-1], (3, 1, 7, 5.000001)))
-    masked = dataclasses.replace(track, mask=np.eye(16, dtype=bool))
-    other = dataclasses.replace(track, mask=np.eye(16, dtype=bool)[::-1])
+    masked = dataclasses.replace(track, mask=np.ones((16, 16), dtype=bool))
+    other = dataclasses.replace(track, mask=np.eye(16, dtype=bool) == 0)
     tracks = [Tracks(16, 16, (one,)).to_dict() for one in (track, moved, masked, other)]
     assert len({tracks_checksum(data) for data in tracks}) == 4
     assert tracks_checksum(json.loads(json.dumps(tracks[2]))) == tracks_checksum(tracks[2])

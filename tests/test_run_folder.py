@@ -5,7 +5,9 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -349,3 +351,23 @@ def test_the_probe_of_ffmpeg_is_what_writing_does(monkeypatch: pytest.MonkeyPatc
     assert media.mp4_problem() is None
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent/ffmpeg")
     assert "IMAGEIO_FFMPEG_EXE names another one" in (media.mp4_problem() or "")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_clean_removes_what_make_has_made(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    for name in ("edge", "depth", "segmentation"):
+        (tmp_path / "demo" / name).mkdir(parents=True)
+        for file in RUN_FILES:
+            (tmp_path / "demo" / name / file).touch()
+    (tmp_path / "demo" / "comparison.png").touch()
+    (tmp_path / "demo" / "edge" / "notes.txt").touch()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "mine").touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"Makefile", "demo/edge/notes.txt", ".venv/mine"}
+    (tmp_path / ".venv" / ".installed").touch()
+    (tmp_path / "demo" / "edge" / "notes.txt").unlink()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
