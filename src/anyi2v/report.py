@@ -78,7 +78,8 @@ def write_run(
         ResourceError: the run cannot be written; or another process is writing to the folder.
     """
     out = expanded(out)
-    to_bytes(result.video), to_bytes(condition)
+    for pixels in (result.video, condition):
+        to_bytes(pixels)  # raises before anything is touched
     data = record(result, condition, backbone=backbone, device=device, dtype=dtype, more=more)
     check_out(out, overwrite=overwrite)
     with claimed(out), staged(out) as folder:
