@@ -26,8 +26,14 @@ claims: .venv/.installed        ## the paper's claims on 100 cases, in docs/clai
 	$(BIN)/anyi2v bench micro --cases 100 --ablate all --out runs/claims
 	$(BIN)/python -m benchmarks.claims --ablations runs/claims
 
-clean:
-	rm -rf .venv demo
+# what these targets have made: a .venv with our mark, and of demo/ the files of the demo's runs, by name
+RUN := run.json condition.png report.html video.gif video.mp4 side_by_side.gif side_by_side.mp4 \
+       sheet.png tracks.png masks.png loss.png
+
+clean:                          ## removes the environment and the demo's files; whatever else is in demo stays
+	test ! -e .venv/.installed || rm -rf .venv
+	rm -f demo/comparison.png $(foreach case,edge depth segmentation,$(addprefix demo/$(case)/,$(RUN)))
+	-rmdir demo/edge demo/depth demo/segmentation demo 2>/dev/null
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -35,6 +35,22 @@ def show(*args: str) -> int:
     return cli.main(["condition", "--backbone", "tiny.safetensors", *args, "--out", "c.png"])
 
 
+def test_what_is_read_and_parts_of_runs_are_not_replaced(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    read = "is also what is read"
+    for args, message in (
+        (["photo.png", "--out", "photo.png"], read),
+        (["photo.png", "--layer", "photo.png:mask.png", "--out", "mask.png"], read),
+    ):
+        assert cli.main(["condition", "--backbone", "tiny.safetensors", *args]) == 2
+        assert message in capsys.readouterr().err
+    Path("run.json").touch()
+    assert cli.main(["condition", "--backbone", "tiny.safetensors", "photo.png"]) == 2
+    assert "--out condition.png would replace a part of the run" in capsys.readouterr().err
+    Path("run.json").unlink()
+    assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
 def red(image: torch.Tensor) -> torch.Tensor:
     return (image[0] - image[1] > 0.3).nonzero().float().mean(0)
 

@@ -25,6 +25,15 @@ def run(*args: object) -> int:
     return main(["tracks", *map(str, args)])
 
 
+def test_files_that_are_read_are_not_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    image, tracks = folder / "image.png", folder / "0"
+    assert run("show", tracks, "--image", image, "--out", image) == 2
+    assert run("convert", tracks, "--to", "anyi2v", "--out", tracks) == 2
+    assert capsys.readouterr().err.count("is also what is read; give another name") == 2
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("i", range(len(FILES)), ids=list(FILES))
 def test_every_format_is_checked_shown_and_converted(folder: Path, capsys: pytest.CaptureFixture[str], i: int) -> None:
     title, size = list(FILES)[i], ("--size", *SIZE)

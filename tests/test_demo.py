@@ -1,11 +1,14 @@
 """The demo on the shipped backbone, and the promise that a run's folder repeats the run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from anyi2v import cli
 from anyi2v.micro import demo
+from anyi2v.run_folder import claimed
 
 
 def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
@@ -33,6 +36,19 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
         *("sheet.png", "tracks.png", "masks.png", "loss.png", "condition.png", "run.json", "report.html"),
     }
     assert (tmp_path / "demo" / "comparison.png").exists()
+
+    # a picture that no run belongs to is not the demo's
+    for name in demo.CASES:
+        (tmp_path / "other" / name[0]).mkdir(parents=True)
+    (tmp_path / "other" / "comparison.png").touch()
+    assert cli.main(["demo", "--out", str(tmp_path / "other"), "--overwrite"]) == 2
+    assert "comparison.png is there, but no run that it compares" in capsys.readouterr().err
+    with claimed(tmp_path / "demo" / "edge"):
+        code = "import sys; from anyi2v.cli import main; sys.exit(main(['demo', '--overwrite', '--out', sys.argv[1]]))"
+        command = [sys.executable, "-c", code, str(tmp_path / "demo")]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("anyi2v: error: another process is writing to folder")
 
     again = tmp_path / "again"
     assert cli.main(["animate", "--repeat", str(folder / "run.json"), "--out", str(again)]) == 0

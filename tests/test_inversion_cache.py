@@ -121,7 +121,7 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> No
     inside.mkdir()
     for name, age in ((".anyi2v-old.safetensors", 90_000), (".anyi2v-new.safetensors", 60)):
         (inside / name).touch()
-        os.utime(inside / name, (time.time() - age,) * 2)
+        os.utime(inside / name, (time.time() - age, time.time() - age))
     fetch(tmp_path, Counter())
     assert {path.name for path in inside.iterdir()} == {".anyi2v-new.safetensors", "k.features.safetensors"}
 

@@ -273,6 +273,30 @@ def test_equal_frames_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
+@pytest.mark.parametrize("program", ["/nonexistent/ffmpeg", "without libx264", "half a file"])
+def test_an_ffmpeg_that_cannot_is_an_error_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    if not program.startswith("/"):
+        script = tmp_path / "bin" / "ffmpeg"
+        script.parent.mkdir()
+        real = imageio_ffmpeg.get_ffmpeg_exe()
+        last = "Unknown encoder 'libx264'"
+        # one lacks the encoder; the other writes, loses the file's end as on a full disk, and has a code that none asks
+        job = f'"{real}" "$@"; for f; do :; done; head -c -9 "$f" > "$f.2"; mv "$f.2" "$f"'
+        script.write_text(
+            "#!/bin/sh\n" + (f'echo "{last}" >&2; exit 1' if program.startswith("without") else job) + "\n"
+        )
+        script.chmod(0o755)
+        program = str(script)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    with pytest.raises(ResourceError, match=r"^cannot write .*a\.mp4: ffmpeg cannot write an mp4: ") as caught:
+        write_video(tmp_path / "a.mp4", smooth_video(), fps=8)
+    assert "a .gif needs none" in str(caught.value)
+    assert not list(tmp_path.glob("*.mp4")) and not list(tmp_path.glob(".anyi2v-*"))
+    write_video(tmp_path / "a.gif", smooth_video(), fps=8)
+
+
 @pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
 def test_failure_leaves_the_former_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"a{suffix}"

@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from anyi2v.errors import InputError
 from anyi2v.micro import quality
 from anyi2v.micro.modalities import render
 from anyi2v.micro.quality import (
@@ -135,3 +136,11 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeyp
     figures = measured()  # a clip made twice would find its file
     assert [clip["object_found"] for clip in figures["clips"]] == [7, 8, 9, 10]
     assert figures["reconstruction"] == {way: [7, 8, 9, 10] for way in ("to 201, stride 1", "to 981, stride 20")}
+
+
+def test_a_file_that_is_no_interrupted_measurement_is_not_touched(tmp_path: Path) -> None:
+    kept = tmp_path / "b.partial.json"
+    kept.write_text('{"mine": 1}')
+    with pytest.raises(InputError, match=r"b\.partial\.json is there, and not what an interrupted measurement keeps"):
+        measure_backbone("micro", torch.float32, 1, 7, processes=1, progress=False, kept=kept)
+    assert kept.read_text() == '{"mine": 1}'

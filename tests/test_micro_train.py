@@ -182,3 +182,10 @@ def test_training_goes_on_from_a_finished_backbone(tmp_path: Path) -> None:
     assert train.stages(options) == ("motion",)
     ours, theirs = state(train.initial(options)), load_file(start)
     assert all(torch.equal(tensor, theirs[key].float()) for key, tensor in ours.items())
+
+
+def test_weights_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "micro.safetensors").write_text("mine")
+    with pytest.raises(InputError, match=r"holds micro\.safetensors, but no record of a training"):
+        train.main(args(tmp_path))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

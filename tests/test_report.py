@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.media import load_image
 from anyi2v.pipeline import LossRecord, Result
+from anyi2v.record import differences, image_checksum, tracks_checksum
 from anyi2v.report import write_run
 from anyi2v.run_folder import check_out
 from anyi2v.tracks import Track, Tracks, load_tracks
@@ -94,6 +96,48 @@ def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_pa
         check_out(tmp_path, overwrite=True)
     with pytest.raises(InputError, match="is a file; give a folder"):
         check_out(out / "run.json", overwrite=True)
+
+
+def test_the_record_holds_what_decides_the_bytes(tmp_path: Path, backbone: str) -> None:
+    out = tmp_path / "out"
+    job = dataclasses.replace(result(), low_memory=True, features_given=True)
+    write_run(out, job, CONDITION, backbone=backbone, more={"loras": [["x.safetensors", 0.5]]})
+    data = json.loads((out / "run.json").read_text())
+    assert (data["low_memory"], data["features"], data["loras"]) == (True, "given", [["x.safetensors", 0.5]])
+    assert data["checksums"] == {
+        "condition": image_checksum(load_image(out / "condition.png")),
+        "tracks": tracks_checksum(data["tracks"]),
+    }
+    assert {"anyi2v", "code", "python", "torch", "numpy", "open_clip_torch"} <= data["versions"].keys()
+    assert data["threads"] == torch.get_num_threads() and data["processor"] and data["device"] == "cpu"
+    assert data["failed_outputs"] == {}
+
+
+def test_checksums_tell_pixels_sizes_boxes_and_masks_apart() -> None:
+    one = CONDITION.clone()
+    one[0, 0, 0] = 1 - one[0, 0, 0].round()
+    images = [CONDITION, one, CONDITION[:, :8].reshape(3, 16, 8), CONDITION[:, :8].reshape(3, 8, 16)]
+    assert len({image_checksum(image) for image in images}) == 4
+    track = TRACKS.objects[0]
+    moved = dataclasses.replace(track, boxes=(*track.boxes[:-1], (3, 1, 7, 5.000001)))
+    masked = dataclasses.replace(track, mask=np.ones((16, 16), dtype=bool))
+    other = dataclasses.replace(track, mask=np.eye(16, dtype=bool) == 0)
+    tracks = [Tracks(16, 16, (one,)).to_dict() for one in (track, moved, masked, other)]
+    assert len({tracks_checksum(data) for data in tracks}) == 4
+    assert tracks_checksum(json.loads(json.dumps(tracks[2]))) == tracks_checksum(tracks[2])
+
+
+def test_differences_name_what_is_another() -> None:
+    former = {"seed": 3, "prompt": "a", "backbone": {"name": "x", "sha256": "1"}, "tracks": 1, "method": {"lr": 1}}
+    assert differences(former, former) == []
+    wanted = {"seed": 4, "prompt": "a", "backbone": {"name": "x", "sha256": "2"}, "method": {"lr": 2, "new": True}}
+    assert differences(former, wanted) == [
+        "seed: 3, not 4",
+        'backbone sha256: "1", not "2"',
+        "method lr: 1, not 2",
+        "method new: null, not true",
+    ]
+    assert differences(former, {"loras": ["x"]}) == ['loras: null, not ["x"]']
 
 
 def test_failure_leaves_the_former_run(tmp_path: Path, backbone: str) -> None:

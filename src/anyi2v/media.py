@@ -207,17 +207,38 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
     except Exception as error:  # the program is missing, ends early, lacks the encoder: of any class
         if os.strerror(errno.ENOSPC) in str(error):
             raise
-        raise ResourceError(f"ffmpeg cannot write an mp4: {_ffmpeg_words(error)}") from error
+        raise ResourceError(_ffmpeg_words(str(error) or type(error).__name__)) from error
+    if not _whole(path):  # the plugin does not ask how ffmpeg ended
+        raise ResourceError(_ffmpeg_words("it leaves no whole file, as without libx264 or on a full disk"))
 
 
-def _ffmpeg_words(error: Exception) -> str:
-    """What went wrong, and the way out, in one sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _whole(path: Path) -> bool:
+    """Whether the boxes of an mp4 fill the file to its last byte, pictures (mdat) and their index (moov) among them.
+
+    Each box begins with its length in 4 bytes, in 8 after the kind where those say 1, and its kind in 4 (ISO 14496-12).
+    """
+    if not path.is_file():
+        return False
+    size, start, kinds = path.stat().st_size, 0, set[bytes]()
+    with path.open("rb") as file:
+        while start < size:
+            file.seek(start)
+            length, kind = int.from_bytes(file.read(4)), file.read(4)
+            length = int.from_bytes(file.read(8)) if length == 1 else length
+            if length < 8:
+                return False
+            kinds.add(kind)
+            start += length
+    return start == size and {b"moov", b"mdat"} <= kinds
+
+
+def _ffmpeg_words(said: str) -> str:
+    """What went wrong, and the way out, on one line."""
     # the plugin's message has its own words, the command, and last what the program has printed
-    said = lines[-1] if lines else type(error).__name__
+    last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
     return (
-        f"{said[:200]}. An ffmpeg with libx264 comes with pip install 'imageio[ffmpeg]'; the variable "
-        "IMAGEIO_FFMPEG_EXE names another one; a .gif needs none"
+        f"ffmpeg cannot write an mp4: {''.join(last)[:200]}. An ffmpeg with libx264 comes with "
+        "pip install 'imageio[ffmpeg]'; the variable IMAGEIO_FFMPEG_EXE names another one; a .gif needs none"
     )
 
 

@@ -78,22 +78,24 @@ def write_run(
         ResourceError: the run cannot be written; or another process is writing to the folder.
     """
     out = expanded(out)
-    to_bytes(result.video), to_bytes(condition)
+    for pixels in (result.video, condition):
+        to_bytes(pixels)  # raises before anything is touched
     data = record(result, condition, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
     check_out(out, overwrite=overwrite)
     with claimed(out), staged(out) as folder:
         write_image(folder / CONDITION, condition)
-        _write_record(folder, data)  # while there is room for it
+        _write_record(folder / RECORD, data)  # while there is room; later ones only say more
         failed = dict(impossible or {})
         for name, write in _outputs(result, condition).items():
             if name not in failed:
                 _try(write, folder / name, out, failed)
         if all(name in failed for name in VIDEOS):
             raise ResourceError(f"no video can be written to {out}: {failed['video.gif']}")
-        _write_record(folder, {**data, "failed_outputs": failed})
+        if failed:
+            _try(partial(_write_record, data={**data, "failed_outputs": failed}), folder / RECORD, out, failed)
         _try(lambda path: write_page(path.parent), folder / PAGE, out, failed)
         if PAGE in failed:
-            _write_record(folder, {**data, "failed_outputs": failed})
+            _try(partial(_write_record, data={**data, "failed_outputs": failed}), folder / RECORD, out, failed)
 
 
 def _try(write: Callable[[Path], object], path: Path, out: Path, failed: dict[str, str]) -> None:
@@ -107,8 +109,8 @@ def _try(write: Callable[[Path], object], path: Path, out: Path, failed: dict[st
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
 
 
-def _write_record(folder: Path, data: Mapping[str, Any]) -> None:
-    with atomic(folder / RECORD) as temporary:
+def _write_record(path: Path, data: Mapping[str, Any]) -> None:
+    with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 

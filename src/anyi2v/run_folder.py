@@ -146,6 +146,8 @@ def staged(folder: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         os.rename(new, folder / WHOLE)
+    except ResourceError as error:
+        raise ResourceError(str(error).replace(str(new), str(folder))) from error
     except OSError as error:
         if error.filename is None or Path(error.filename) != new:
             raise
