@@ -91,6 +91,7 @@ class Animate(ConditionFlags):
         if (self.image is None and not self.layer) or not self.prompt:
             raise InputError("animate needs --image and --prompt, or --repeat run.json")
         from anyi2v import report
+        from anyi2v.backbone.embeddings import described
         from anyi2v.taps import no_taps
 
         if len(self.prompt) == 1:
@@ -101,7 +102,8 @@ class Animate(ConditionFlags):
         for out, (backbone, image, result) in zip(folders, self.results(tuple(folders.values()), no_taps), strict=True):
             dtype = str(backbone.dtype).removeprefix("torch.")
             flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype}
-            report.write_run(out, result, image, **flags, embeddings=self.embedding, overwrite=self.overwrite)
+            more = {"embeddings": described(self.embedding)}
+            report.write_run(out, result, image, **flags, more=more, overwrite=self.overwrite)
             total = sum(result.timings.values())
             print(f"{out / 'video.mp4'}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
         if len(self.prompt) > 1:
@@ -293,12 +295,12 @@ def _check_backbone(path: Path, backbone: str) -> None:
 
 def _check_embeddings(path: Path, embeddings: Sequence[Path]) -> None:
     """Raises InputError if run `path` used one of these files of embeddings, but it was another one then."""
-    from anyi2v.report import sha256
+    from anyi2v.backbone.embeddings import described
 
-    former = {Path(entry["name"]): entry["sha256"] for entry in read_json(path).get("embeddings", [])}
-    for file in embeddings:
-        if file in former and file.is_file() and sha256(file) != former[file]:
+    former = {entry["name"]: entry["sha256"] for entry in read_json(path).get("embeddings", [])}
+    for entry in described([file for file in embeddings if file.is_file()]):
+        if former.get(entry["name"], entry["sha256"]) != entry["sha256"]:
             raise InputError(
-                f"embedding {file} is another file than the one that {path} was made with (SHA-256 {former[file]}); "
-                "find that one, or start a new run without --repeat"
+                f"embedding {entry['name']} is another file than the one that {path} was made with (SHA-256 "
+                f"{former[entry['name']]}); find that one, or start a new run without --repeat"
             )

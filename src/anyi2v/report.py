@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,8 @@ def write_run(
     backbone: str,
     device: str = "cpu",
     dtype: str = "float32",
-    embeddings: Sequence[Path] = (),
     overwrite: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes folder `out`, whole or not at all.
 
@@ -110,8 +110,8 @@ def write_run(
         backbone: name or path that the backbone was loaded from.
         device: the run's, for the record.
         dtype: of the networks, for the record.
-        embeddings: files of textual inversion that the backbone was loaded with, for the record.
         overwrite: replace a former run.
+        more: further inputs of the run for the record, as plain data.
     """
     out = out.resolve()
     check_out(out, overwrite=overwrite)
@@ -120,7 +120,7 @@ def write_run(
         write_image(folder / CONDITION, condition)
         _write_videos(folder, result, condition)
         _write_pictures(folder, result, condition)
-        data = record(result, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
+        data = record(result, backbone=backbone, device=device, dtype=dtype, more=more)
         (folder / RECORD).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         write_page(folder)
         former = folder.with_name(folder.name + ".former")
@@ -130,11 +130,11 @@ def write_run(
 
 
 def record(
-    result: Result, *, backbone: str, device: str, dtype: str, embeddings: Sequence[Path] = ()
+    result: Result, *, backbone: str, device: str, dtype: str, more: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Everything about a run as plain data: inputs, settings, versions, seconds per stage, losses.
 
-    Shipped backbones are named; others, and embeddings, are given by their full path. All have the file's SHA-256.
+    Shipped backbones are named; others are given by their full path. Both have the file's SHA-256.
     """
     frames, _, height, width = result.video.shape
     path = resolve(backbone)
@@ -144,7 +144,7 @@ def record(
             "name": backbone if backbone in SHIPPED else str(path.resolve()),
             "sha256": sha256(path),
         },
-        "embeddings": [{"name": str(file.resolve()), "sha256": sha256(file)} for file in embeddings],
+        **(more or {}),
         "device": device,
         "dtype": dtype,
         "threads": torch.get_num_threads(),

@@ -4,6 +4,7 @@ Read are the files of the AUTOMATIC1111 web UI (`string_to_param`, `emb_params`)
 the embeddings that come bundled with LoRAs (`bundle_emb.*`). Pickles never run code.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,8 +58,8 @@ def _read(path: Path) -> dict[str, Any]:
     file = open_file(path)
     if bundles := bundled(file.shapes):
         return {name: file.read(_of_first_tower(path, keys)) for name, keys in bundles.items()}
-    few = len(file.shapes) <= _MOST and all(len(shape) in (1, 2) for shape in file.shapes.values())
-    if not few or is_lora(file.shapes):
+    shapes = {key: shape for key, shape in file.shapes.items() if not key.startswith("string_to_")}
+    if len(shapes) > _MOST or not all(len(shape) in (1, 2) for shape in shapes.values()) or is_lora(shapes):
         raise CheckpointError(f"{path} holds no embeddings of textual inversion; it looks like {guess(file.shapes)}")
     if path.suffix == ".safetensors":
         data: Any = {key: file.read(key) for key in file.shapes}
@@ -68,9 +69,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {path.stem if name == "*" else str(name): vectors for name, vectors in inner.items()}
     if any(_end(key) in (*_FIRST, "clip_g") for key in data):
         return {path.stem: data[_of_first_tower(path, data)]}
-    if not file.shapes:
+    tensors = {key: data[key] for key in shapes if key in data}
+    if not tensors:
         raise CheckpointError(f"{path} holds no embeddings of textual inversion, and no tensors that could be some")
-    return {key: data[key] for key in file.shapes}
+    return tensors
 
 
 def _end(key: str) -> str:
@@ -151,3 +153,13 @@ def used(prompts: Sequence[str], names: Iterable[str]) -> set[str]:
     """Which embeddings occur in any of the prompts."""
     names = list(names)
     return {name for prompt in prompts for _, name in split(prompt, names) if name}
+
+
+def described(paths: Iterable[str | Path]) -> list[dict[str, str]]:
+    """The files of embeddings for the record of a run: full path and SHA-256 of each, in their order."""
+    entries = []
+    for path in map(Path, paths):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries.append({"name": str(path.resolve()), "sha256": digest})
+    return entries
