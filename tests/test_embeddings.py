@@ -92,6 +92,12 @@ def test_every_kind_of_file_gives_its_vectors_under_its_name(tmp_path: Path, wri
     assert found["style"].dtype == torch.float32 and not found["style"].requires_grad
 
 
+def test_tokens_beside_the_vectors_may_be_tensors(tmp_path: Path) -> None:
+    data = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": vectors()}}
+    torch.save(data, tmp_path / "style.pt")
+    assert torch.equal(read_embeddings([tmp_path / "style.pt"], TEXT)["style"], vectors())
+
+
 def test_a_single_vector_may_lie_flat_and_a_file_may_hold_several_names(tmp_path: Path) -> None:
     torch.save({"<cat-toy>": vectors(1)[0], "<other>": vectors(2)}, tmp_path / "x.bin")
     found = read_embeddings([tmp_path / "x.bin"], TEXT)
@@ -136,6 +142,7 @@ def test_other_objects_in_pickles_are_refused(tmp_path: Path) -> None:
     for data, message in (
         ({"string_to_param": {"*": [1.0, 2.0]}}, "'x' is a list, not some vectors"),
         ({"name": "x"}, "holds no embeddings"),
+        ({"inner": {"deeper": torch.ones(1, 8)}}, "holds no embeddings"),
         ([1, 2], "a dictionary of tensors by name is needed"),
     ):
         torch.save(data, path)

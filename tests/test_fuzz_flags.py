@@ -189,6 +189,7 @@ ANIMATE: list[Maker] = [
     one("--repeat", NO_FILES, ["image.png", "tracks.json", "tiny.safetensors"]),
     one("--out", NOWHERE),
     one("--cache", ["text.txt", "image.png/x", "x" * 300]),
+    one("--embedding", NO_FILES, ["image.png", "tiny.safetensors", "run.json"]),
     *[prompt("--prompt")] * 6,
     *[prompt("--negative-prompt")] * 3,
     choices("--recipe", "paper", "official"),

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from anyi2v import cli
 from anyi2v.backbone.checkpoint import load, state
 from anyi2v.errors import CheckpointError, InputError
 from weights_converters.command import convert
+from weights_converters.loras import file_and_weight
 
 from . import foreign
 from .layouts import Tensors
@@ -108,6 +110,104 @@ def test_a_weight_must_be_a_number(tmp_path: Path) -> None:
     for text, message in (("x.safetensors:much", "'much' is no weight"), ("x.safetensors:nan", "finite weight")):
         with pytest.raises(InputError, match=message):
             convert(foreign.options(base, tmp_path / "out.safetensors", lora=(text,)))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "weight"),
+    [
+        ("style.safetensors", "style.safetensors", 1.0),
+        ("style.safetensors:0.7", "style.safetensors", 0.7),
+        ("style.safetensors:-1e-1", "style.safetensors", -0.1),
+        ("a:b.safetensors", "a:b.safetensors", 1.0),
+        ("a:b.safetensors:0.5", "a:b.safetensors", 0.5),
+        ("folder:1/x.safetensors:2", "folder:1/x.safetensors", 2.0),
+        ("name:0.5", "name:0.5", 1.0),
+        ("name:0.5:0.25", "name:0.5", 0.25),
+        (r"C:\files\x.safetensors:0.7", r"C:\files\x.safetensors", 0.7),
+        (r"C:\files\x.safetensors", r"C:\files\x.safetensors", 1.0),
+    ],
+)
+def test_a_name_may_hold_colons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, weight: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    assert file_and_weight(text, "--lora") == (Path(name), weight)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("C:0.7", "write FILE, or FILE:WEIGHT"),
+        (":0.7", "write FILE, or FILE:WEIGHT"),
+        ("x:inf", "finite weight"),
+        ("x:", "'' is no weight"),
+        (r"C:\absent.safetensors", "there is no such file"),
+    ],
+)
+def test_what_is_no_file_and_weight_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"--motion-lora .*{message}"):
+        file_and_weight(text, "--motion-lora")
+
+
+def test_a_weight_that_a_drive_alone_has_needs_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if a file C lies there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "C").write_bytes(b"")
+    with pytest.raises(InputError, match="write FILE"):
+        file_and_weight("C:0.7", "--lora")
+    assert file_and_weight("C", "--lora") == (Path("C"), 1.0)
+
+
+def test_home_is_found_in_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x:1.pt").write_bytes(b"")
+    assert file_and_weight("~/y.pt:0.5", "--lora") == (tmp_path / "y.pt", 0.5)
+    assert file_and_weight("~/x:1.pt", "--lora") == (tmp_path / "x:1.pt", 1.0)
+
+
+def test_a_flag_that_is_given_twice_adds_both() -> None:
+    args = ["convert", "--base", "b", "--lora", "x", "--lora", "y:0.5", "--motion-lora", "m", "--motion-lora", "n"]
+    found = cli.parse(args)
+    assert (found.lora, found.motion_lora, found.adapter) == (("x", "y:0.5"), ("m", "n"), ())
+
+
+def test_loras_of_one_name_are_all_recorded_and_one_file_twice_adds_up(tmp_path: Path) -> None:
+    base, out = foreign.write(foreign.ldm(), tmp_path / "base.safetensors"), tmp_path / "out.safetensors"
+    paths = [tmp_path / folder / "x.safetensors" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        files(path.parent)["lora"].rename(path)
+    asked = (f"{paths[0]}:0.5", f"{paths[1]}:0.25", f"{paths[1]}:0.5")
+    convert(foreign.options(base, out, dtype="fp32", lora=asked))
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["loras"]) == {str(paths[0]): 0.5, str(paths[1]): 0.75}
+    down, up = low_rank(0)
+    before = state(foreign.backbone())[TARGETS["lora"]].double()
+    expected = before + 1.25 * 0.5 * (up.double() @ down.double())
+    assert (load_file(out)[TARGETS["lora"]].double() - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "DoRA", "IA3"])
+def test_relatives_of_lora_are_baked_in(tmp_path: Path, kind: str) -> None:
+    base, out = foreign.write(foreign.ldm(), tmp_path / "base.safetensors"), tmp_path / "out.safetensors"
+    stem, key = f"lora_unet_{QUERY.replace('.', '_')}", TARGETS["lora"]
+    down, up = low_rank(0)
+    before = state(foreign.backbone())[key].double()
+    if kind == "LoHa":
+        names = {"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": up.clone(), "hada_w2_b": down.clone()}
+        trained = before + (up.double() @ down.double()) ** 2
+    elif kind == "DoRA":
+        names = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": torch.full((32, 1), 2.0)}
+        total = before + up.double() @ down.double()
+        trained = 2 * total / (total**2).sum(1, keepdim=True).sqrt()
+    else:
+        names = {"weight": torch.full((32,), 0.5), "on_input": torch.tensor(False)}
+        trained = 1.5 * before
+    path = foreign.write({f"{stem}.{side}": x for side, x in names.items()}, tmp_path / "x.safetensors")
+    convert(foreign.options(base, out, dtype="fp32", lora=(f"{path}:0.5",)))
+    assert (load_file(out)[key].double() - (before + trained) / 2).abs().max() <= 2e-5
 
 
 def test_keys_that_match_nothing_are_an_error_or_a_warning(tmp_path: Path) -> None:

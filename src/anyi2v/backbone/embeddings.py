@@ -57,8 +57,8 @@ def _read(path: Path) -> dict[str, Any]:
     file = open_file(path)
     if bundles := bundled(file.shapes):
         return {name: file.read(_of_first_tower(path, keys)) for name, keys in bundles.items()}
-    few = len(file.shapes) <= _MOST and all(len(shape) in (1, 2) for shape in file.shapes.values())
-    if not few or is_lora(file.shapes):
+    shapes = {key: shape for key, shape in file.shapes.items() if not key.startswith("string_to_")}
+    if len(shapes) > _MOST or not all(len(shape) in (1, 2) for shape in shapes.values()) or is_lora(shapes):
         raise CheckpointError(f"{path} holds no embeddings of textual inversion; it looks like {guess(file.shapes)}")
     if path.suffix == ".safetensors":
         data: Any = {key: file.read(key) for key in file.shapes}
@@ -68,9 +68,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {path.stem if name == "*" else str(name): vectors for name, vectors in inner.items()}
     if any(_end(key) in (*_FIRST, "clip_g") for key in data):
         return {path.stem: data[_of_first_tower(path, data)]}
-    if not file.shapes:
+    tensors = {key: data[key] for key in shapes if key in data}
+    if not tensors:
         raise CheckpointError(f"{path} holds no embeddings of textual inversion, and no tensors that could be some")
-    return {key: data[key] for key in file.shapes}
+    return tensors
 
 
 def _end(key: str) -> str:

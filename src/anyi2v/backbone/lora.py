@@ -224,7 +224,8 @@ def _check(
     }
     lines = [f"{len(names)} {kind}: {', '.join(names[:5])}" for kind, names in problems.items() if names]
     if lines:
-        hint = f"; it was made for {made_for}" if made_for else ""
+        expected = made_for == "SD-1.x" and _context_width(keys) == 768
+        hint = f"; it was made for {made_for}" if made_for and not expected else ""
         raise CheckpointError(
             f"{path} is not usable as a LoRA of this backbone; of its tensors {'; '.join(lines)}{hint}"
         )
