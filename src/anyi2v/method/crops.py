@@ -183,7 +183,7 @@ def make_crops(
 
 def _loss_weights(tracks: Tracks) -> Float[Tensor, " o"] | None:
     weights = [track.weight for track in tracks.objects]
-    return torch.tensor(weights) if any(weight != 1 for weight in weights) else None
+    return torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None
 
 
 def visible(span: Span, size: int) -> Span:
