@@ -435,3 +435,43 @@ def test_masks_carry_no_gradient() -> None:
     assert not result.masks.requires_grad
     result.loss.backward()
     assert all(x.grad is not None and x.grad[1:].any() and not x.grad[0].any() for x in xs)
+
+
+def test_weights_of_1_change_no_byte_and_cost_nothing() -> None:
+    xs = features()
+    plain, weighed = (align(xs, *make(*(replace(t, weight=w) for t in (A, B)))) for w in (1.0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(plain, weighed, strict=True))
+    crops, maps = make(A, B)
+    assert crops.loss_weights is None
+    # multiplied by ones, it is the same to the last bit, too
+    ones = align(xs, replace(crops, loss_weights=torch.ones(2)), maps)
+    assert all(torch.equal(a, b) for a, b in zip(plain, ones, strict=True))
+
+
+@pytest.mark.parametrize("normalise", ["per_object", "all_objects"])
+def test_a_weight_multiplies_the_objects_part_of_loss_and_gradient(normalise: Any) -> None:
+    def run(a: float, b: float) -> tuple[Tensor, Tensor]:
+        xs = [x.requires_grad_() for x in features()]
+        loss = align(xs, *make(replace(A, weight=a), replace(B, weight=b)), normalise=normalise).loss
+        return loss.detach(), torch.autograd.grad(loss, xs[0])[0]
+
+    (only_a, grad_a), (only_b, grad_b), (both, grad) = run(1, 0), run(0, 1), run(3, 0.5)
+    assert only_a > 0 and only_b > 0
+    # float32: sums of a few hundred terms
+    torch.testing.assert_close(both, 3 * only_a + 0.5 * only_b, rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad, 3 * grad_a + 0.5 * grad_b, rtol=1e-4, atol=1e-7)
+    assert not torch.equal(grad, run(1, 1)[1])
+
+
+@pytest.mark.parametrize("normalise", ["per_object", "all_objects"])
+def test_gradcheck_with_weights(normalise: Any) -> None:
+    crops = make_crops(Tracks(24, 16, (replace(A, weight=2.5), replace(B, weight=0.25))), (8, 12), 3)
+    maps = crops.maps(4, 6)
+    maps = Maps(*((rows.double(), cols.double()) for rows, cols in (maps.now, maps.first, maps.points)))
+    x = torch.randn(3, 4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    frozen, later = x[:1], x[1:].requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        return align([torch.cat([frozen, x])], crops, [maps], normalise=normalise).loss
+
+    assert torch.autograd.gradcheck(loss, later, eps=1e-7, atol=1e-5)

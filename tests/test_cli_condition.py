@@ -140,6 +140,44 @@ def test_what_the_user_can_mend_is_one_line_and_nothing_is_written(
     assert set(files.iterdir()) == before
 
 
+def test_stretch_reaches_the_image_and_warnings_are_one_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    depth = np.full((40, 60), 800, dtype=np.uint16)
+    depth[10:30, 5:25] = 3600
+    Image.fromarray(depth).save("depth.png")
+    assert show("depth.png") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("anyi2v: warning: image depth.png has values from 3 to 14 of 255 only")
+    assert show("depth.png", "--stretch", "--fit", "stretch", "--tracks", "tracks.json") == 0
+    assert not capsys.readouterr().err
+    assert load_image("c.png").aminmax() == (0, 1)
+
+
+def test_doubtful_tracks_are_named_once_by_condition_and_animate(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = Track("cow", ((44, 10, 59, 25), (45, 10, 60, 25)))
+    save_tracks("beside.json", Tracks(60, 40, (beside,)))
+    Path("none.json").write_text('{"width": 60, "height": 40, "objects": []}')
+    empty = "anyi2v: warning: object 'cow': its first box ("
+    cut = "anyi2v: warning: object 'cow', frame 1: the crop keeps 40% of its box"
+    settings = ["--image", "photo.png", "--method.steps", "2", "--method.inversion-timestep", "1", "--threads", "1"]
+    settings += ["--method.inject-hidden", "up_blocks.1.resnets.0.hidden", "--method.inject-query", *QUERIES]
+    settings += ["--method.align", *QUERIES, "--method.optimise-steps", "1", "--method.iterations", "1"]
+    settings += ["--method.pca-dim", "4", "--prompt", "a red ball"]
+    for command in (["condition", "photo.png", "--out", "d.png"], ["animate", *settings]):
+        for tracks, fit, starts in (
+            ("beside.json", "pad", [empty]),
+            ("beside.json", "crop", [cut, empty]),
+            ("none.json", "pad", ["anyi2v: warning: none.json has no object that can be followed"]),
+            (None, "pad", []),
+        ):
+            more = ["--tracks", tracks] if tracks else []
+            where = ["--out", f"run{fit}{tracks}"] if command[0] == "animate" else []
+            assert cli.main([*command, "--backbone", "tiny.safetensors", "--fit", fit, *more, *where]) == 0
+            lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+            assert len(lines) == len(starts) and all(map(str.startswith, lines, starts)), lines
+
+
 def test_only_png_is_written(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["condition", "photo.png", "--out", "c.jpg"]) == 2
     assert "cannot write c.jpg: the suffix must be .png" in capsys.readouterr().err

@@ -63,6 +63,24 @@ def test_check_prints_objects_and_warnings(folder: Path, capsys: pytest.CaptureF
     assert "warning: object 'cow' has a box smaller than a cell" in out
 
 
+def test_check_looks_at_the_image_that_the_tracks_were_drawn_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image.new("L", SIZE, 0)
+    image.paste(255, (100, 100, 200, 200))
+    image.save(folder / "white.png")
+    boxes = {"there": [[90, 90, 210, 210], [190, 90, 310, 210]], "beside": [[400, 200, 500, 300], [410, 200, 510, 300]]}
+    objects = [{"name": name, "boxes": value} for name, value in boxes.items()]
+    (folder / "t.json").write_text(json.dumps({"width": 640, "height": 480, "objects": objects}))
+    assert run("check", folder / "t.json", "--image", folder / "white.png") == 0
+    out = capsys.readouterr().out
+    assert "warning: object 'beside': its first box (400, 200, 500, 300) shows nothing that stands out" in out
+    assert "object 'there': its first box" not in out
+    # the image says the size, too
+    points = list(FILES).index("CoTracker .npz")
+    assert run("check", folder / str(points), "--image", folder / "white.png") == 0
+
+
 def test_box_size_reaches_the_boxes(folder: Path) -> None:
     last = list(FILES).index("ImageConductor JSON")
     out = folder / "o.json"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anyi2v import conditions
 from anyi2v.conditions import Layer, Look, compose, edges, load_condition, load_mask, render
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.fit import fit_image, plan
 from anyi2v.media import from_bytes, load_image, to_bytes, write_image
 from anyi2v.raster import Camera, draw
@@ -159,6 +159,64 @@ def test_texts_of_layers(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("a.png:", ":a.png", ":"):
         with pytest.raises(InputError, match=r"write image\.png, or image\.png:mask\.png"):
             Layer.parse(text)
+
+
+def test_colons_of_names_and_of_drives_are_no_masks(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, path, mask in (
+        (r"C:\a.png", r"C:\a.png", None),
+        (r"C:\a.png:D:\m.png", r"C:\a.png", r"D:\m.png"),
+        (r"a.png:D:\m.png", "a.png", r"D:\m.png"),
+        ("c:/a.png:m.png", "c:/a.png", "m.png"),
+        ("c:m.png", "c", "m.png"),  # a drive has a slash behind it
+    ):
+        assert Layer.parse(text) == Layer(Path(path), None if mask is None else Path(mask)), text
+    monkeypatch.chdir(files)
+    for name in ("x:y.png", "m:1:2.png"):
+        Path(name).touch()
+    assert Layer.parse("x:y.png:m:1:2.png") == Layer(Path("x:y.png"), Path("m:1:2.png"))
+    assert Layer.parse("a.png:m:1:2.png") == Layer(Path("a.png"), Path("m:1:2.png"))
+    assert Layer.parse("x:y.png:right.png") == Layer(Path("x:y.png"), Path("right.png"))
+    assert Layer.parse("a" * 300 + ":b.png") == Layer(Path("a" * 300), Path("b.png"))
+
+
+def test_images_are_stretched_and_masks_are_not(files: Path) -> None:
+    low = np.full((12, 20), 100, dtype=np.uint8)
+    low[:, :10] = 120
+    Image.fromarray(low).save(files / "low.png")
+    half = np.full((12, 20), 128, dtype=np.uint8)
+    half[:, :10] = 255
+    Image.fromarray(half).save(files / "half.png")
+    layers = [Layer(files / "low.png"), Layer(files / "low.png", files / "half.png")]
+    with pytest.warns(AnyI2VWarning, match=r"low\.png has values from 100 to 120 of 255 only"):
+        plain, _ = load_condition(layers, 20, 12)
+    assert plain.aminmax() == (torch.tensor(100 / 255), torch.tensor(120 / 255))
+    picture, _ = load_condition(layers, 20, 12, stretch=True)
+    assert (picture[..., :10] == 1).all() and (picture[..., 10:] == 0).all()
+    # the second layer alone, over paper, at half of its mask
+    alone, _ = load_condition(layers[1:], 20, 12, stretch=True)
+    assert alone[0, 0, 15] == pytest.approx(127 / 255, abs=1 / 255)
+
+
+def test_masks_of_0_and_1_are_named(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).save(tmp_path / "m.png")
+    with pytest.warns(AnyI2VWarning, match=r"mask .*m\.png has values up to 1 of 255 only") as caught:
+        load_mask(tmp_path / "m.png")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("a.gltf", "export it as .glb, which holds everything"),
+        ("a.FBX", "a .fbx file is not supported: export it as .glb or .obj"),
+        ("a.pcd", "convert it to .ply or .xyz"),
+    ],
+)
+def test_meshes_of_other_kinds_are_named_with_the_way_out(tmp_path: Path, name: str, way_out: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    for load in (lambda: load_condition([Layer(tmp_path / name)], 8, 8), lambda: render(tmp_path / name, 8, 8)):
+        with pytest.raises(InputError, match=f"cannot read .*{name}: .*{way_out}"):
+            load()
 
 
 needs_skimage = pytest.mark.skipif(

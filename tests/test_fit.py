@@ -1,3 +1,4 @@
+import warnings
 from typing import get_args
 
 import numpy as np
@@ -8,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.fit import Fit, Mode, border_colour, check_fit, fit_image, plan
-from anyi2v.tracks import Point, Track, Tracks
+from anyi2v.tracks import Box, Point, Track, Tracks
 
 MODES = get_args(Mode)
 sides = st.one_of(st.integers(1, 90), st.sampled_from([1, 2, 511, 512, 513, 1999, 4000]))
@@ -126,6 +127,31 @@ def test_padding_has_the_colour_of_the_border() -> None:
     assert torch.equal(fitted[:, 10:30], image)
     assert torch.equal(fitted[:, :10], colour[:, None, None].expand(3, 10, 40))
     assert torch.equal(fitted[:, 30:], colour[:, None, None].expand(3, 10, 40))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        # the crop keeps x from 50 to 150
+        (((10, 0, 60, 40),), r"object 'a', frame 1: the crop keeps 20% of its box \(10, 0, 60, 40\).*--fit pad"),
+        (((60, 0, 90, 40), (150, 0, 190, 40)), "object 'a', frame 2: the crop keeps 0% of its box"),
+        (((30, 0, 70, 40),), None),  # half of it is kept
+        (((60, 0, 90, 40), (170, 0, 240, 40), (300, 0, 340, 40)), "frame 2: the crop keeps 0% of its box"),
+        (((60, 0, 90, 40), (300, 0, 340, 40)), None),  # it leaves the image itself
+    ],
+)
+def test_boxes_that_the_crop_pushes_out_of_the_frame_are_named(boxes: tuple[Box, ...], message: str | None) -> None:
+    tracks = Tracks(200, 100, (Track("a", boxes),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in ("pad", "stretch"):
+            plan((200, 100), 64, 64, mode).tracks(tracks)
+        if message is None:
+            plan((200, 100), 64, 64).tracks(tracks)
+    if message is not None:
+        with pytest.warns(AnyI2VWarning, match=message) as caught:
+            plan((200, 100), 64, 64).tracks(tracks)
+        assert len(caught) == 1
 
 
 def test_objects_that_are_cropped_away_are_an_error_but_padding_keeps_them() -> None:

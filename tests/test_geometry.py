@@ -31,7 +31,7 @@ def triangles(shape: Geometry) -> set[tuple[tuple[float, ...], ...]]:
     return {tuple(sorted(map(tuple, triangle.tolist()))) for triangle in corners}
 
 
-@pytest.mark.parametrize("suffix", [".obj", ".ply", ".stl", ".glb"])
+@pytest.mark.parametrize("suffix", [".obj", ".off", ".ply", ".stl", ".glb"])
 def test_a_mesh_is_the_same_in_every_format(tmp_path: Path, suffix: str) -> None:
     wedge().export(tmp_path / f"a{suffix}")
     shape = load_geometry(tmp_path / f"a{suffix}")
@@ -50,7 +50,7 @@ def test_size_and_place_do_not_matter(scale: float, shift: tuple[float, float, f
     assert float(plain.vertices.norm(dim=1).max()) == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".xyz", ".npy"])
+@pytest.mark.parametrize("suffix", [".ply", ".xyz", ".pts", ".npy"])
 def test_points_without_triangles_are_a_cloud(tmp_path: Path, suffix: str) -> None:
     points = np.random.default_rng(0).random((50, 3))
     path = tmp_path / f"a{suffix}"
@@ -58,6 +58,9 @@ def test_points_without_triangles_are_a_cloud(tmp_path: Path, suffix: str) -> No
         trimesh.PointCloud(points).export(path)
     elif suffix == ".xyz":
         np.savetxt(path, points)
+    elif suffix == ".pts":  # a line with their number, and columns of intensity and colour
+        more = np.random.default_rng(1).integers(0, 256, (50, 4))
+        np.savetxt(path, np.concatenate([points, more], axis=1), header="50", comments="")
     else:
         np.save(path, np.concatenate([points, points], axis=1))  # further columns are ignored
     shape = load_geometry(path)
@@ -65,6 +68,12 @@ def test_points_without_triangles_are_a_cloud(tmp_path: Path, suffix: str) -> No
     middle = (points.min(0) + points.max(0)) / 2
     expected = (points - middle) / np.linalg.norm(points - middle, axis=1).max()
     assert np.abs(shape.vertices.numpy() - expected).max() < 1e-6  # .ply may hold float32
+
+
+def test_an_array_as_wide_as_a_picture_is_no_list_of_points(tmp_path: Path) -> None:
+    np.save(tmp_path / "depth.npy", np.zeros((48, 64)))
+    with pytest.raises(InputError, match=r"has shape \(48, 64\), but points have 3 to 16 columns; save a depth map"):
+        load_geometry(tmp_path / "depth.npy")
 
 
 def test_up(tmp_path: Path) -> None:
@@ -156,7 +165,8 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         "empty.obj": ("", "is not a readable .obj file|holds neither"),
         "outside.obj": ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "is not a readable .obj file|names vertex"),
         "nothing.ply": ("ply", "is not a readable .ply file"),
-        "a.fbx": ("", r"suffix '.fbx' is none of .obj, .ply, .stl, .glb, .xyz, .npy"),
+        "a.fbx": ("", r"a \.fbx file is not supported: export it as \.glb or \.obj"),
+        "a.off2": ("", r"suffix '.off2' is none of .obj, .off, .ply, .stl, .glb, .xyz, .pts, .npy"),
     }
     for name, (text, _) in texts.items():
         (tmp_path / name).write_text(text)
@@ -185,4 +195,4 @@ def test_without_trimesh_the_way_out_is_named(tmp_path: Path) -> None:
 
 
 def test_suffixes_are_all_read() -> None:
-    assert set(GEOMETRY_SUFFIXES) == {".obj", ".ply", ".stl", ".glb", ".xyz", ".npy"}
+    assert set(GEOMETRY_SUFFIXES) == {".obj", ".off", ".ply", ".stl", ".glb", ".xyz", ".pts", ".npy"}

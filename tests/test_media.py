@@ -1,6 +1,8 @@
 import os
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -12,10 +14,11 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from anyi2v import media
-from anyi2v.errors import InputError, NumericsError, ResourceError
+from anyi2v.errors import AnyI2VWarning, InputError, NumericsError, ResourceError
 from anyi2v.fit import plan
 from anyi2v.media import (
     check_image,
+    check_tracks,
     from_bytes,
     load_image,
     load_placed,
@@ -124,6 +127,59 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
             load_image(path)
 
 
+def millimetres(path: Path) -> Path:
+    """A depth map of 0.8 to 3.6 m, as cameras write them."""
+    return save(path, np.array([[800, 2200], [3600, 800]], dtype=np.uint16))
+
+
+def test_a_small_range_is_named_and_stretched_on_request(tmp_path: Path) -> None:
+    path = millimetres(tmp_path / "depth.png")
+    with pytest.warns(
+        AnyI2VWarning, match=r"depth\.png has values from 3 to 14 of 255 only.*--stretch, or stretch=True"
+    ):
+        plain = load_image(path)
+    assert plain.max() < 0.06
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stretched = load_image(path, stretch=True)
+        # 2200 / 65535 is rounded
+        assert torch.allclose(stretched, torch.tensor([[0, 0.5], [1, 0]]).expand(3, 2, 2), atol=1e-6)
+        assert stretched.aminmax() == (0, 1)
+        load_image(save(tmp_path / "full.png", picture()))
+        load_image(save(tmp_path / "flat.png", np.full((2, 2), 9, dtype=np.uint8)))
+
+
+def test_stretching_is_one_map_for_all_channels_and_what_is_not_transparent(tmp_path: Path) -> None:
+    rgba = np.array([[[10, 20, 30, 255], [50, 60, 110, 255], [0, 0, 255, 0]]], dtype=np.uint8)
+    found = load_image(save(tmp_path / "a.png", rgba), stretch=True)
+    expected = [[0, 0.4, 1], [0.1, 0.5, 1], [0.2, 1, 1]]
+    assert torch.allclose(found[:, 0], torch.tensor(expected), atol=1e-6)
+    assert found[:, 0, :2].aminmax() == (0, 1)
+    # dark strokes on nothing have all of the range once there is paper
+    strokes = np.zeros((1, 2, 4), dtype=np.uint8)
+    strokes[0, 1] = (9, 9, 9, 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image(save(tmp_path / "s.png", strokes))
+
+
+def test_float_values_and_more_than_16_bit_can_be_stretched(tmp_path: Path) -> None:
+    floats, ints = np.array([[0.5, 4.5, 2.5]], dtype=np.float32), np.array([[10**6, 9 * 10**6, 5 * 10**6]])
+    for values in (floats, ints.astype(np.int32)):
+        path = save(tmp_path / "a.tiff", values)
+        assert load_image(path, stretch=True)[0, 0].tolist() == pytest.approx([0, 1, 0.5], abs=1e-6)
+        with pytest.raises(InputError, match=r"or stretch it \(--stretch\)"):
+            load_image(path)
+    far = save(tmp_path / "far.tiff", np.array([[-3e38, 3e38, 0]], dtype=np.float32))
+    assert load_image(far, stretch=True)[0, 0].tolist() == [0, 1, 0.5]
+    for values, message in (
+        (np.array([[0.5, np.inf]], dtype=np.float32), "has NaN or infinite values, so it cannot be stretched"),
+        (np.array([[7, 7]], dtype=np.uint8), "has one value everywhere, so it cannot be stretched"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_image(save(tmp_path / "b.tiff", values), stretch=True)
+
+
 def test_tracks_are_placed_as_the_image_is(tmp_path: Path) -> None:
     save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((75, 25, 100, 50),)),)))
     placed = load_placed(tmp_path / "t.json", plan((200, 100), 64, 64))
@@ -196,6 +252,44 @@ def test_unusable_image_tensors(image: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_image(image)
     check_image(torch.rand(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("a.png", r"the image is a path; load it with anyi2v\.load_image\(path\)"),
+        (Path("a.png"), "the image is a path"),
+        (Image.new("RGB", (4, 4)), r"the image is a PIL image; .* or use anyi2v\.media\.from_bytes\(numpy\.asarray"),
+        (np.zeros((4, 4, 3), dtype=np.uint8), r"the image is a NumPy array; .* use anyi2v\.media\.from_bytes\(array"),
+        (None, "the image is a NoneType; it must be a float tensor"),
+    ],
+)
+def test_images_that_are_no_tensors_say_how_to_load_them(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_image(image)
+
+
+@pytest.mark.parametrize("tracks", ["t.json", Path("t.json"), {"width": 9}, [[1, 2]], Track("a", ((1, 1, 2, 2),))])
+def test_tracks_that_are_none_say_how_to_load_them(tracks: Any) -> None:
+    name = type(tracks).__name__
+    with pytest.raises(InputError, match=rf"tracks is a {name}, not Tracks; load a file with anyi2v\.load_tracks"):
+        check_tracks(tracks, torch.rand(3, 8, 8))
+
+
+def test_no_tracks_are_no_objects_and_nothing_is_said_about_them() -> None:
+    image = torch.rand(3, 8, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_tracks(None, image) == check_tracks(Tracks(12, 8), image) == Tracks(12, 8)
+
+
+def test_a_first_box_with_nothing_in_it_is_named() -> None:
+    image = torch.zeros(3, 32, 32)
+    image[:, 4:12, 4:12] = 1
+    good, bad = (Track(name, ((x, 4, x + 10, 14), (x, 14, x + 10, 24))) for name, x in (("good", 3), ("bad", 20)))
+    with pytest.warns(AnyI2VWarning, match=r"object 'bad': its first box \(20, 4, 30, 14\) shows nothing") as caught:
+        check_tracks(Tracks(32, 32, (good, bad)), image)
+    assert len(caught) == 1
 
 
 @given(st.binary(min_size=12, max_size=12))

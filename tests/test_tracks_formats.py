@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,11 @@ def test_other_files_are_described_and_the_formats_listed(tmp_path: Path, conten
 
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="allow_pickle=False"):
+    with pytest.raises(InputError, match="holds Python objects, which are not loaded, for they may run code"):
         load_tracks(tmp_path / "t.npy")
+    (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"dog": {"points": np.zeros((2, 3, 2))}}))
+    with pytest.raises(InputError, match=r"this is a pickle, which is not loaded.*save its arrays by numpy\.savez"):
+        load_tracks(tmp_path / "davis.pkl")
 
 
 @pytest.mark.parametrize("title", ["SG-I2V .npy", "CoTracker .npz", "DragAnything trajectory JSON"])

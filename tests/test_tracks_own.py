@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jsonschema
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from anyi2v.errors import InputError
-from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks, tracks_from_dict
+from anyi2v.tracks import Track, Tracks, load_tracks, masks, read, save_tracks, tracks_from_dict
 from anyi2v.tracks.own import SCHEMA
 from tests.test_tracks import tracks
 from tests.trackfiles import OWN, ours
@@ -98,6 +99,53 @@ def test_key_framed_objects_keep_step() -> None:
     assert [len(track.boxes) for track in ours({"keyframes": keys}, frames=9).objects] == [9]
 
 
+def test_a_path_of_constant_speed_covers_equal_lengths_in_the_frames_of_the_file() -> None:
+    path = [[10, 10], [20, 10], [20, 80]]
+    (track,) = ours({"path": path, "size": [8, 8], "speed": "constant"}, frames=9).objects
+    assert [(x0 + 4, y0 + 4) for x0, y0, *_ in track.boxes] == [
+        (10, 10),
+        (20, 10),
+        *((20, 10 * k) for k in range(2, 9)),
+    ]
+    (eased,) = ours({"path": path, "size": [8, 8], "ease": "in"}, frames=3).objects
+    assert eased.boxes[1][:2] == (11, 6)  # a quarter of two steps: half way to the second point
+    # without a number of frames, finely enough for any
+    boxes = ours({"path": path, "size": [8, 8], "speed": "constant"}).resample(9).objects[0].boxes
+    np.testing.assert_allclose(boxes, track.boxes, atol=80 / 240)
+
+
+def test_boxes_can_be_eased_and_keep_their_ends() -> None:
+    ends = [[0, 0, 10, 10], [40, 0, 70, 30]]
+    (track,) = ours({"boxes": ends, "ease": "in-out"}, frames=5).objects
+    assert [box[0] for box in track.boxes] == [0, 40 * 5 / 32, 20, 40 * 27 / 32, 40]
+    (slow,) = ours({"boxes": ends, "ease": "out"}).resample(3).objects
+    assert (slow.boxes[0], slow.boxes[2]) == (tuple(ends[0]), tuple(ends[1])) and slow.boxes[1][0] == 30
+
+
+def test_a_weight_comes_back_and_one_of_1_is_not_written() -> None:
+    given = ours({"box": [10, 10, 20, 20], "weight": 2.5}, {"box": [10, 10, 20, 20]})
+    assert [track.weight for track in given.objects] == [2.5, 1]
+    assert ["weight" in item for item in given.to_dict()["objects"]] == [True, False]
+    assert tracks_from_dict(given.to_dict()) == given != ours({"box": [10, 10, 20, 20]}, {"box": [10, 10, 20, 20]})
+    assert [track.weight for track in given.scaled(50, 50).resample(4).objects] == [2.5, 1]
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
+    box = {"frame": 10_000, "box": [0, 0, 9, 9]}
+    with pytest.raises(InputError, match="the file has 101 tracks of 10000 frames; at most 1000000 boxes"):
+        ours(*({"keyframes": [box]} for _ in range(101)))
+    with pytest.raises(InputError, match="the file has 1001 tracks of 1 frames; at most 1000 of 10000"):
+        ours(*({"box": [0, 0, 9, 9]} for _ in range(1001)))
+    with (
+        patch.object(masks, "MAX_TOTAL", 10_000),
+        pytest.raises(InputError, match="the masks of the objects have 16384 pixels; at most 10000 in all are read"),
+    ):
+        ours(*({"mask": {"size": [64, 128], "counts": [0, 8192]}} for _ in range(99)))
+    (tmp_path / "t.json").write_text("[" + " " * 100)
+    with patch.object(read, "MAX_BYTES", 100), pytest.raises(InputError, match="which no track file needs"):
+        load_tracks(tmp_path / "t.json")
+
+
 def test_a_mask_gives_box_and_point(tmp_path: Path) -> None:
     pixels = np.zeros((48, 64), dtype=np.uint8)
     pixels[12:24, 8:40] = 255
@@ -145,7 +193,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"keyframes": [{"frame": 1.5, "box": [0, 0, 1, 1]}]}, "key frame 1: frame must be a whole number, not 1.5"),
     ({"keyframes": [{"frame": 2}]}, "object 1 ('o1'), key frame 1: key 'box' is missing"),
     ({"keyframes": [KEY, KEY]}, "key frame 2: frame 1 comes after frame 1; frames must grow"),
-    ({"keyframes": [KEY], "interpolation": "cubic"}, "interpolation is 'cubic'; it must be 'linear' or 'smooth'"),
+    (
+        {"keyframes": [KEY], "interpolation": "cubic"},
+        "interpolation is 'cubic'; it must be one of 'linear', 'smooth', ",
+    ),
     ({"keyframes": [3]}, "object 1 ('o1'), key frame 1 must be an object {...}, not 3"),
     ({"box": [0, 0, 1, 1], "mask": "none.png"}, "object 1 ('o1'): mask: cannot read mask none.png: No such file"),
     ({"box": [0, 0, 1, 1], "mask": 3}, "object 1 ('o1'): mask must be an object {...}, not 3"),
@@ -154,6 +205,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "object 1 ('o1'): the mask shows nothing inside the first box (0, 0, 40, 40)",
     ),
     ({"mask": {"size": [2, 2], "counts": [4]}}, "object 1 ('o1') has no place"),
+    ({"point": [5, 5], "weight": -1}, "object 'o1': weight is -1; it must be finite and at least 0"),
+    ({"point": [5, 5], "weight": "much"}, "object 1 ('o1'): weight must be a number, not 'much'"),
+    ({"point": [5, 5], "weight": float("nan")}, "object 'o1': weight is nan; it must be finite and at least 0"),
+    ({"path": [[1, 1]], "ease": "slowly"}, "object 1 ('o1'): ease is 'slowly'; it must be 'in', 'out', 'in-out'"),
+    ({"path": [[1, 1]], "speed": 3}, "object 1 ('o1'): speed is 3; it can only be 'constant'"),
+    ({"point": [5, 5], "ease": "in"}, "object 1 ('o1'): key 'ease' is not known here"),
 ]
 
 
@@ -188,6 +245,9 @@ def test_schema_and_reader_agree_on_what_is_said_how(data: st.DataObject) -> Non
         "point": [1, 1],
         "box": [0, 0, 5, 5],
         "size": [4, 4],
+        "ease": "in-out",
+        "speed": "constant",
+        "weight": 0.5,
         "mask": {"size": [1, 1], "counts": [0, 1]},
         "points": [],
         "colour": "red",

@@ -182,7 +182,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something, or 130 on Ctrl-C."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = partial(_print_warning, warnings.showwarning)
+            warnings.showwarning = partial(_print_warning, warnings.showwarning, set())
             warnings.simplefilter("always", AnyI2VWarning)
             with_home(parse(sys.argv[1:] if args is None else args)).run()
         sys.stdout.flush()
@@ -212,10 +212,15 @@ def _reader_left() -> bool:
     return False
 
 
-def _print_warning(usual: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any) -> None:
-    """Prints our own warnings on one line, without the source location; others as Python `usual`ly does."""
+def _print_warning(
+    usual: Callable[..., None], printed: set[str], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """Prints our own warnings on one line, without the source location, once; others as Python `usual`ly does."""
     if issubclass(category, AnyI2VWarning):
-        print("anyi2v: warning: " + " ".join(str(message).split()), file=sys.stderr)
+        line = "anyi2v: warning: " + " ".join(str(message).split())
+        if line not in printed:
+            print(line, file=sys.stderr)
+        printed.add(line)
     else:
         usual(message, category, *rest)
 

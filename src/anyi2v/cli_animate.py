@@ -52,7 +52,7 @@ class Animate(ConditionFlags):
     truncate_prompt: bool = False
     """Cut prompts that are too long for the text tower, instead of refusing them; what is cut is printed."""
     tracks: Path | None = None
-    """File with boxes or paths over time: ours, AnyI2V's or of six other projects; see `anyi2v tracks check`.
+    """File with boxes or paths over time: ours, AnyI2V's or of many other projects; see `anyi2v tracks check`.
     Without it nothing is moved."""
     out: Path = Path("out")
     """Folder for video, pictures and run.json."""

@@ -16,13 +16,16 @@ class ConditionFlags:
     """What `anyi2v animate` and `anyi2v condition` both understand."""
 
     image: Path | None = None
-    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .ply .stl .glb) or point cloud
-    (.ply .xyz .npy)."""
+    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .off .ply .stl .glb) or point
+    cloud (.ply .xyz .pts .npy)."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """IMAGE:MASK, laid over --image where the mask is white; may be repeated. Without --image, the first layer is
     the bottom and needs no mask."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """What is done about another aspect ratio: cut around the centre, fill up with the border's colour, distort."""
+    stretch: bool = False
+    """Map the lowest and the highest value of each image file to black and white: for depth maps in millimetres, float
+    images, and others that use a part of the range only."""
     width: int | None = None
     """Pixels; None: the backbone's."""
     height: int | None = None
@@ -60,6 +63,7 @@ class ConditionFlags:
             "height": height,
             "fit": self.fit,
             "extract": self.extract,
+            "stretch": self.stretch,
             "look": Look(self.render, Camera(*self.camera, fov=self.fov), self.up, self.background),
         }
 
@@ -75,10 +79,10 @@ class Condition(ConditionFlags):
     """
 
     image: Annotated[Path | None, tyro.conf.Positional] = None
-    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .ply .stl .glb) or point cloud
-    (.ply .xyz .npy)."""
+    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .off .ply .stl .glb) or point
+    cloud (.ply .xyz .pts .npy)."""
     tracks: Path | None = None
-    """JSON file with boxes over time; drawn into a second picture beside the first."""
+    """File with boxes or paths over time; drawn into a second picture beside the first."""
     backbone: str = "micro"
     """Decides the size, and which sizes are possible: a shipped backbone, or a converted .safetensors file."""
     out: Path = Path("condition.png")
@@ -89,7 +93,7 @@ class Condition(ConditionFlags):
         if self.out.suffix.lower() != ".png":
             raise InputError(f"cannot write {self.out}: the suffix must be .png")
         from anyi2v.conditions import load_condition
-        from anyi2v.media import load_placed, write_image
+        from anyi2v.media import check_tracks, load_placed, write_image
         from anyi2v.plots import draw_tracks
         from anyi2v.run_folder import check_file
 
@@ -98,7 +102,7 @@ class Condition(ConditionFlags):
         for out in (self.out, *([drawn] if self.tracks else [])):
             check_file(out, *inputs, self.tracks)
         image, fit = load_condition(**condition)
-        tracks = load_placed(self.tracks, fit)
+        tracks = check_tracks(load_placed(self.tracks, fit), image)
         write_image(self.out, image)
         print(f"{self.out}: {fit}")
         if tracks.objects:

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from anyi2v.backbone.header import read_config
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class TracksCheck:
 
     Examples:
     $ anyi2v tracks check tracks.json
+    $ anyi2v tracks check tracks.json --image edges.png
     $ anyi2v tracks check traj.npy --size 1024 576 --backbone v3.safetensors
     """
 
@@ -95,22 +99,38 @@ class TracksCheck:
     """Width and height of the image that the tracks were drawn on, for files that do not say it."""
     box_size: tuple[float, float] | None = None
     """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+    image: Path | None = None
+    """The image that the tracks were drawn on: its size, and whether the first boxes show anything of it."""
     backbone: str = "micro"
     """What the tracks are for: its frames and the cells of its latent count."""
 
     def run(self) -> None:
         """Prints format, size, objects and warnings."""
         from anyi2v.tracks import read_tracks
+        from anyi2v.tracks.contents import doubtful
         from anyi2v.tracks.review import summary, warnings
 
         config = read_config(self.backbone)
-        kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
+        image = None if self.image is None else _pixels(self.image)
+        size = self.size if self.size or image is None else (image.shape[2], image.shape[1])
+        kind, tracks = read_tracks(self.file, size=size, box_size=self.box_size)
         print(summary(kind, tracks))
         for track in tracks.objects:
             first, last = (", ".join(f"{v:g}" for v in track.boxes[k]) for k in (0, -1))
             mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
-            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {len(track.points)} points{mask}")
+            weight = "" if track.weight == 1 else f", weight {track.weight:g}"
+            more = f"{len(track.points)} points{mask}{weight}"
+            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {more}")
         factor = config.vae.factor
         cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)
-        for line in warnings(tracks.resample(config.frames), cell):
+        lines = warnings(tracks.resample(config.frames), cell)
+        if image is not None:
+            lines += doubtful(image, tracks)
+        for line in lines:
             print(f"warning: {line}")
+
+
+def _pixels(path: Path) -> "np.ndarray":
+    from anyi2v.media import load_image
+
+    return load_image(path).numpy()

@@ -1,5 +1,7 @@
 """The condition image of a job, from any files: images, geometry, several of them in layers, edges of a photo."""
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -10,11 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.fit import Fit, Mode, fit_image, plan
-from anyi2v.geometry import GEOMETRY_SUFFIXES, load_geometry
+from anyi2v.geometry import GEOMETRY_SUFFIXES, OTHER_MESHES, load_geometry
 from anyi2v.media import check_image, from_bytes, load_image, to_bytes
 from anyi2v.raster import Camera, Style, check_picture, draw
+
+LEAST_SEEN = 0.2
+"""Of a mask's brightest pixel: masks of 0 and 1 instead of 0 and 255 are common."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,30 @@ class Layer:
 
     @staticmethod
     def parse(text: str) -> "Layer":
-        """From "image" or "image:mask"; a file whose name holds a colon is found, too."""
-        path, colon, mask = text.rpartition(":")
-        if not colon or Path(text).exists():
+        """From "image" or "image:mask"; files whose names hold colons are found, too, and so are drives (`C:\\`)."""
+        colons = [i for i, letter in enumerate(text) if letter == ":"]
+        if not colons or _exists(text):
             return Layer(Path(text))
+        for i in reversed(colons):
+            if _exists(text[:i]) and _exists(text[i + 1 :]):
+                return Layer(Path(text[:i]), Path(text[i + 1 :]))
+        colons = [i for i in colons if not _DRIVE.search(text[: i + 2])]
+        if not colons:
+            return Layer(Path(text))
+        path, mask = text[: colons[-1]], text[colons[-1] + 1 :]
         if not path or not mask:
             raise InputError(f"layer {text!r} is not usable; write image.png, or image.png:mask.png")
         return Layer(Path(path), Path(mask))
+
+
+_DRIVE = re.compile(r"(^|:)[A-Za-z]:[\\/]$")
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).exists()
+    except OSError:  # a name may be too long to be one
+        return False
 
 
 def load_condition(
@@ -58,6 +80,7 @@ def load_condition(
     fit: Mode = "crop",
     look: Look | None = None,
     extract: Literal["edges"] | None = None,
+    stretch: bool = False,
 ) -> tuple[Float[Tensor, "3 {height} {width}"], Fit]:
     """A condition image of the given size, rounded to 8 bit, and where the pixels of the first file went.
 
@@ -69,6 +92,7 @@ def load_condition(
         fit: what is done about other aspect ratios.
         look: how geometry is drawn.
         extract: "edges" turns the first file into its edges.
+        stretch: map the lowest and the highest value of each image file to 0 and 1, see `load_image`.
 
     Raises InputError naming the file that cannot be read, fitted or drawn, or the layer that has no mask.
     """
@@ -77,7 +101,7 @@ def load_condition(
     for number, layer in enumerate(layers[1:], 2):
         if layer.mask is None:
             raise InputError(f"layer {number} ({layer.path}) needs a mask: write {layer.path}:mask.png")
-    fitted = [_load_layer(layer, width, height, fit, look or Look()) for layer in layers]
+    fitted = [_load_layer(layer, width, height, fit, look or Look(), stretch) for layer in layers]
     pictures = [(image, mask) for image, mask, _ in fitted]
     place = fitted[0][2]
     if extract:
@@ -118,7 +142,7 @@ def _check_layer(number: int, image: Tensor, mask: Tensor, size: torch.Size) -> 
 
 
 def render(path: str | Path, width: int, height: int, look: Look | None = None) -> Float[Tensor, "3 {height} {width}"]:
-    """A picture of a mesh (.obj .ply .stl .glb) or a point cloud (.ply .xyz .npy), in [0, 1].
+    """A picture of a mesh (.obj .off .ply .stl .glb) or a point cloud (.ply .xyz .pts .npy), in [0, 1].
 
     On one machine, the same file and look give the same bytes. Raises InputError naming a file that cannot be read,
     or cannot be drawn because embreex is missing.
@@ -137,9 +161,17 @@ def load_mask(path: str | Path) -> Float[Tensor, "h w"]:
 
     Raises InputError naming the file if it cannot be read or selects nothing.
     """
-    mask = load_image(path, paper=0.0).mean(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnyI2VWarning)  # about a small range: a mask cannot be stretched
+        mask = load_image(path, paper=0.0).mean(0)
     if not mask.any():
         raise InputError(f"mask {path} is black everywhere: nothing would be seen; its layer is seen where it is white")
+    if (brightest := mask.max().item()) < LEAST_SEEN:
+        warnings.warn(
+            f"mask {path} has values up to {255 * brightest:.0f} of 255 only, so its layer hardly shows; white is 255",
+            AnyI2VWarning,
+            stacklevel=2,
+        )
     return mask
 
 
@@ -174,12 +206,14 @@ def _edges_of(path: Path, image: Float[Tensor, "3 h w"], place: Fit) -> Float[Te
     return picture
 
 
-def _load_layer(layer: Layer, width: int, height: int, fit: Mode, look: Look) -> tuple[Tensor, Tensor | None, Fit]:
-    geometry = layer.path.suffix.lower() in GEOMETRY_SUFFIXES
+def _load_layer(
+    layer: Layer, width: int, height: int, fit: Mode, look: Look, stretch: bool
+) -> tuple[Tensor, Tensor | None, Fit]:
+    geometry = layer.path.suffix.lower() in (*GEOMETRY_SUFFIXES, *OTHER_MESHES)
     if geometry:
         image, place = render(layer.path, width, height, look), plan((width, height), width, height, fit)
     else:
-        source = load_image(layer.path)
+        source = load_image(layer.path, stretch=stretch)
         image, place = fit_image(source, width, height, fit)
     if layer.mask is None:
         return image, None, place

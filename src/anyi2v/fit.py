@@ -1,5 +1,7 @@
 """Bringing an image of any size to a video's size, and tracks along with it: one affine map per axis."""
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -10,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.errors import InputError
-from anyi2v.tracks import Box, Point, Tracks
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.tracks import Box, Point, Track, Tracks
+from anyi2v.tracks.checks import text
 from anyi2v.tracks.masks import cropped
 
 Mode = Literal["crop", "pad", "stretch"]
@@ -19,6 +22,9 @@ Mode = Literal["crop", "pad", "stretch"]
 
 MOST_PIXELS = 1 << 24
 """Of a fitted image: 4096 x 4096."""
+
+MOST_CUT = 0.5
+"""Of what the source shows of a box: where the crop takes more, it says so."""
 
 Region = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in whole pixels, half-open."""
@@ -67,8 +73,10 @@ class Fit:
     def tracks(self, tracks: Tracks) -> Tracks:
         """Tracks in any frame over the source image, in pixels of the fitted image.
 
+        Warns about an object of which the crop takes more than half out of the frame, in whichever frame.
         Raises InputError if an object's first box was cropped away.
         """
+        drawn = tracks.scaled(*self.source).objects
         objects = [
             replace(
                 track,
@@ -76,9 +84,24 @@ class Fit:
                 points=self.points(track.points),
                 mask=None if track.mask is None else self.mask(track.mask),
             )
-            for track in tracks.scaled(*self.source).objects
+            for track in drawn
         ]
-        return Tracks(self.width, self.height, tuple(objects))
+        fitted = Tracks(self.width, self.height, tuple(objects))
+        for track in drawn:
+            self._warn_about_cut(track)
+        return fitted
+
+    def _warn_about_cut(self, track: Track) -> None:
+        for frame, box in enumerate(track.boxes, 1):
+            whole, kept = _visible(box, (0, 0, *self.source)), _visible(box, self.crop)
+            if kept < (1 - MOST_CUT) * whole:
+                warnings.warn(
+                    f"object {track.name!r}, frame {frame}: the crop keeps {kept / whole:.0%} of its box {text(box)} "
+                    f"({self}); to pad it (--fit pad) keeps all of the image",
+                    AnyI2VWarning,
+                    stacklevel=3,
+                )
+                return
 
     def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h2 w2"]:
         """A mask over the source image, at the fitted image's pixels; not set where the source has none."""
@@ -127,6 +150,12 @@ def fit_image(
     canvas = border_colour(image)[:, None, None].repeat(1, height, width)
     canvas[:, b:d, a:c] = kept
     return canvas, fit
+
+
+def _visible(box: Box, region: Region) -> float:
+    """Area of the part of a box that lies in a region."""
+    sides = (min(box[k + 2], region[k + 2]) - max(box[k], region[k]) for k in (0, 1))
+    return math.prod(max(side, 0.0) for side in sides)
 
 
 def border_colour(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3"]:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +18,18 @@ from torch import Tensor
 from anyi2v.errors import InputError
 from anyi2v.files import expanded
 
-GEOMETRY_SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".xyz", ".npy")
+GEOMETRY_SUFFIXES = (".obj", ".off", ".ply", ".stl", ".glb", ".xyz", ".pts", ".npy")
+OTHER_MESHES = {
+    ".gltf": "it refers to other files; export it as .glb, which holds everything",
+    **dict.fromkeys(
+        (".fbx", ".dae", ".3ds", ".blend", ".usd", ".usdz", ".usdc", ".usda", ".abc", ".x3d", ".3mf", ".max", ".step"),
+        "export it as .glb or .obj, for example from Blender",
+    ),
+    **dict.fromkeys((".pcd", ".las", ".laz", ".e57"), "convert it to .ply or .xyz, for example with CloudCompare"),
+}
+"""Kinds of meshes and point clouds that are not read, and what to do."""
+MOST_COLUMNS = 16
+"""Of an array of points: a wider one is a depth map or another picture."""
 
 MOST_BYTES = 256 << 20
 MOST_ELEMENTS = 5_000_000
@@ -34,7 +46,7 @@ class Geometry:
 
 
 def load_geometry(path: str | Path, *, up: Literal["y", "z"] = "y") -> Geometry:
-    """Reads a mesh (.obj .ply .stl .glb) or a point cloud (.ply .xyz, .npy of shape `[n >= 3]`), by its suffix.
+    """Reads a mesh (.obj .off .ply .stl .glb) or a point cloud (.ply .xyz .pts, .npy of shape `[n >= 3]`).
 
     Only the file itself is read, nothing that it refers to; colours and textures are left out.
 
@@ -46,6 +58,8 @@ def load_geometry(path: str | Path, *, up: Literal["y", "z"] = "y") -> Geometry:
     """
     path = expanded(path)
     suffix = path.suffix.lower()
+    if suffix in OTHER_MESHES:
+        raise InputError(f"cannot read {path}: a {suffix} file is not supported: {OTHER_MESHES[suffix]}")
     if suffix not in GEOMETRY_SUFFIXES:
         raise InputError(f"cannot read {path}: suffix {suffix!r} is none of {', '.join(GEOMETRY_SUFFIXES)}")
     try:
@@ -68,6 +82,11 @@ def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "not one array"
         raise InputError(f"{path} is {what}; points must be numbers of shape (n, 3), further columns are ignored")
+    if array.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"{path} has shape {array.shape}, but points have 3 to {MOST_COLUMNS} columns; save a depth map or another "
+            "picture as a PNG of 16 bit"
+        )
     return np.asarray(array[:, :3]), np.empty((0, 3), dtype=np.int64)
 
 
@@ -83,6 +102,8 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
     # bytes without a name: it cannot look for materials beside the file
     data = io.BytesIO(content)
     options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
+    if suffix == ".pts":  # .xyz, whose first line may say how many points there are
+        data, suffix = io.BytesIO(re.sub(rb"\A\s*\d+\s*\n", b"", content)), ".xyz"
     try:
         scene = trimesh.load_scene(data, file_type=suffix[1:], process=False, **options)
         parts = [_part(*scene.graph[node], scene.geometry) for node in _drawn(path, scene)]

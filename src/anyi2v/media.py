@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -13,10 +14,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from anyi2v.errors import InputError, NumericsError, ResourceError
+from anyi2v.errors import AnyI2VWarning, InputError, NumericsError, ResourceError
 from anyi2v.files import atomic, expanded
 from anyi2v.fit import Fit, fit_image
 from anyi2v.tracks import Tracks, load_tracks
+from anyi2v.tracks.contents import doubtful
 
 MAX_FPS = 100
 """Frames per second: a GIF's delays are hundredths of a second."""
@@ -26,8 +28,13 @@ VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 MOST_PIXELS = 1 << 26
 """Of an image that is read: 8192 x 8192, 800 MB in memory. Small files may claim to hold much more."""
 
+LEAST_RANGE = 0.2
+"""Of an image's values: one of less, such as a depth map in millimetres at 16 bit, hardly shows what is on it."""
 
-def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0) -> Float[Tensor, "3 h w"]:
+
+def load_image(
+    path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0, stretch: bool = False
+) -> Float[Tensor, "3 h w"]:
     """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
 
     Transparent parts become white, like paper: sketches are often black strokes on nothing. Of an animation
@@ -37,9 +44,12 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
         path: any file that Pillow reads.
         size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
         paper: brightness of transparent parts.
+        stretch: map the lowest and the highest value of the image, over its channels and all pixels that are not wholly
+            transparent, to 0 and 1. Then an image may also have float values or more than 16 bit.
 
-    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, or of float values without a
-    known range.
+    Warns about an image whose values span less than `LEAST_RANGE`, unless it is stretched.
+    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, not of 8 or 16 bit and not
+    stretched, or to be stretched and of one value.
     """
     try:
         with Image.open(expanded(path)) as file:
@@ -47,7 +57,12 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
                 raise InputError(
                     f"image {path} has {file.width}x{file.height} px; at most {MOST_PIXELS} in all are read; reduce it"
                 )
-            image = from_bytes(_pixels(ImageOps.exif_transpose(file), path, paper))
+            colour, alpha = _pixels(ImageOps.exif_transpose(file), path, stretch)
+            colour = _stretched(colour, alpha, path) if stretch else colour
+            pixels = colour if alpha is None else colour * alpha + paper * (1 - alpha)
+            if not stretch:
+                _warn_about_range(pixels, path)
+            image = from_bytes(pixels)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error
     except InputError:
@@ -58,20 +73,50 @@ def load_image(path: str | Path, *, size: tuple[int, int] | None = None, paper: 
     return image if size is None else fit_image(image, *size)[0]
 
 
-def _pixels(image: Image.Image, path: str | Path, paper: float) -> np.ndarray:
-    """`image` as `[h w 3]`: uint8, or float32 in [0, 1] where uint8 would lose something."""
+def _pixels(image: Image.Image, path: str | Path, any_range: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours `[h w 3]` and opacity `[h w 1]`, None without any: uint8, or float32 in [0, 1] where uint8 would lose
+    something; with `any_range`, float32 of any values from images that have them."""
     if image.mode.startswith("I"):  # 16 bit grey; "I" is what Pillow calls it after some operations
         grey = np.asarray(image).astype(np.float32) / 65535
-        if not 0 <= grey.min() <= grey.max() <= 1:
-            raise InputError(f"image {path} has more than 16 bit; save it with 8 or 16")
-        return np.repeat(grey[..., None], 3, axis=2)
+        if not any_range and not 0 <= grey.min() <= grey.max() <= 1:
+            raise InputError(f"image {path} has more than 16 bit; save it with 8 or 16, or stretch it (--stretch)")
+        return np.repeat(grey[..., None], 3, axis=2), None
     if image.mode == "F":
-        raise InputError(f"image {path} has float values, whose range is unknown; save it with 8 or 16 bit")
+        grey = np.asarray(image)
+        if not any_range:
+            raise InputError(
+                f"image {path} has float values, whose range is unknown; save it with 8 or 16 bit, or stretch it "
+                "(--stretch)"
+            )
+        if not np.isfinite(grey).all():
+            raise InputError(f"image {path} has NaN or infinite values, so it cannot be stretched")
+        return np.repeat(grey[..., None], 3, axis=2), None
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB")), None
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
-    colour, alpha = rgba[..., :3], rgba[..., 3:]
-    return colour * alpha + paper * (1 - alpha)
+    return rgba[..., :3], rgba[..., 3:]
+
+
+def _stretched(colour: np.ndarray, alpha: np.ndarray | None, path: str | Path) -> np.ndarray:
+    """The colours with the lowest and highest value of what is not wholly transparent at 0 and 1."""
+    seen = colour if alpha is None else colour[alpha[..., 0] > 0]
+    if not seen.size or seen.min() == seen.max():
+        raise InputError(f"image {path} has one value everywhere, so it cannot be stretched")
+    # halves, whose difference float32 can hold; the ends become exactly 0 and 1
+    low, high = np.float32(seen.min()) / 2, np.float32(seen.max()) / 2
+    return ((colour.astype(np.float32) / 2 - low) / (high - low)).clip(0, 1)
+
+
+def _warn_about_range(pixels: np.ndarray, path: str | Path) -> None:
+    scale = 255 if pixels.dtype == np.uint8 else 1
+    low, high = (255 / scale * float(value) for value in (pixels.min(), pixels.max()))
+    if 0 < high - low < LEAST_RANGE * 255:
+        warnings.warn(
+            f"image {path} has values from {low:.0f} to {high:.0f} of 255 only, so what is on it hardly shows; stretch "
+            "it to the full range (--stretch, or stretch=True)",
+            AnyI2VWarning,
+            stacklevel=3,
+        )
 
 
 def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
@@ -89,8 +134,10 @@ def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
         raise InputError(f"{tracks}: {error}{hint}") from error
 
 
-def check_image(image: Tensor) -> None:
-    """Raises InputError unless `image` is float `[3 h w]` in [0, 1]."""
+def check_image(image: object) -> None:
+    """Raises InputError, telling how to get one, unless `image` is a float tensor `[3 h w]` in [0, 1]."""
+    if not isinstance(image, Tensor):
+        raise InputError(f"the image is {_kind(image)}; {_TENSOR_OF.get(_kind(image), _TENSOR_OF[''])}")
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise InputError(f"the image has shape {tuple(image.shape)}; it must be [3, height, width]")
     if not image.is_floating_point():
@@ -100,6 +147,42 @@ def check_image(image: Tensor) -> None:
     low, high = image.aminmax()
     if low < 0 or high > 1:
         raise InputError(f"the image's values are {low:g} to {high:g}; they must lie in [0, 1]")
+
+
+def check_tracks(tracks: object, image: Float[Tensor, "3 h w"]) -> Tracks:
+    """The tracks, without any objects for None.
+
+    Warns about an object whose first box shows nothing that stands out from the image, and if all weights are 0.
+    Raises InputError for anything else than tracks, telling how to load them.
+    """
+    if tracks is None:
+        return Tracks(image.shape[2], image.shape[1])
+    if not isinstance(tracks, Tracks):
+        raise InputError(
+            f"tracks is a {type(tracks).__name__}, not Tracks; load a file with anyi2v.load_tracks(path), JSON data "
+            "with anyi2v.tracks.tracks_from_dict(data)"
+        )
+    for line in doubtful(image.detach().float().cpu().numpy(), tracks):
+        warnings.warn(line, AnyI2VWarning, stacklevel=3)
+    return tracks
+
+
+def _kind(value: object) -> str:
+    """What a value is, for an error message."""
+    if isinstance(value, str | Path):
+        return "a path"
+    if isinstance(value, Image.Image):
+        return "a PIL image"
+    return "a NumPy array" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+_TENSOR_OF = {
+    "a path": "load it with anyi2v.load_image(path)",
+    "a PIL image": "load its file with anyi2v.load_image(path), or use "
+    'anyi2v.media.from_bytes(numpy.asarray(image.convert("RGB")))',
+    "a NumPy array": "of [height, width, 3] in uint8, or float in [0, 1], use anyi2v.media.from_bytes(array)",
+    "": "it must be a float tensor [3, height, width] in [0, 1], as anyi2v.load_image(path) gives",
+}
 
 
 def from_bytes(pixels: np.ndarray) -> Float[Tensor, "3 h w"]:

@@ -19,7 +19,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
 from anyi2v.machine import give_back
-from anyi2v.media import MAX_FPS, check_image, write_video
+from anyi2v.media import MAX_FPS, check_image, check_tracks, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
@@ -86,7 +86,7 @@ def animate(
     backbone: Backbone,
     image: Tensor,
     prompt: str,
-    tracks: Tracks,
+    tracks: Tracks | None,
     *,
     config: MethodConfig | None = None,
     seed: int = 0,
@@ -106,7 +106,8 @@ def animate(
         image: `3 h w`, condition of any modality, in [0, 1]; its size is the video's.
         prompt: what the video shows.
         tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
-            video's frames. Without objects, the first frame is controlled and the motion is free.
+            video's frames. None, or without objects: the first frame is controlled and the motion is free. Warns about
+            an object whose first box shows nothing of the image that could be one.
         config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
         seed: of everything random, each from a generator of its own: the initial noise, the noise of
             inversion="noise" and of eta, and the low-rank PCA. Equal seed and device give equal bytes; on a GPU, where
@@ -136,7 +137,7 @@ def animate(
     fps = backbone.config.fps if fps is None else fps
     check_job(backbone, image, config, frames, fps, seed)
     height, width = image.shape[1:]
-    tracks = tracks.scaled(width, height).resample(frames)
+    tracks = check_tracks(tracks, image).scaled(width, height).resample(frames)
     factor = backbone.config.vae.factor
     shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
     crops = None

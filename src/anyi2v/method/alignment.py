@@ -29,7 +29,8 @@ class Alignment(NamedTuple):
     similarities: Float[Tensor, "l o f y x"]
     """S_j of every layer, object and frame, as crops: what the masks were made from."""
     errors: Float[Tensor, "l o f"]
-    """What each layer, object and frame adds to the loss, before the division by the overlap; no gradient."""
+    """What each layer, object and frame adds to the loss, before the objects' weights and the division by the overlap;
+    no gradient."""
 
 
 class Weights(NamedTuple):
@@ -116,7 +117,7 @@ def align(
         first_frame_mask=first_frame_mask,
         anchors=anchors,
     )
-    return compare(now, first, weights, normalise=normalise)
+    return compare(now, first, weights, normalise=normalise, objects=crops.loss_weights)
 
 
 def cut_all(
@@ -176,11 +177,17 @@ def compare(
     weights: Weights,
     *,
     normalise: Normalise = "per_object",
+    objects: Float[Tensor, " o"] | None = None,
 ) -> Alignment:
-    """Eq. 3 and 8 of crops, see `cut_all`, and their weights, see `weigh`."""
+    """Eq. 3 and 8 of crops, see `cut_all`, and their weights, see `weigh`.
+
+    `objects` is what each object's error is multiplied by, `Track.weight`, which is not in the paper; None: by 1.
+    """
     squares = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights.products, strict=True)]
     difference = torch.stack(squares)
     error = difference.sum(dim=(0, 2, 3, 4))
+    if objects is not None:
+        error = error * objects
     overlap = weights.products.sum(dim=(0, 2, 3, 4))
     if normalise == "all_objects":
         error, overlap = error.sum(), overlap.sum()

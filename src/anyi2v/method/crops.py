@@ -66,6 +66,8 @@ class Crops:
     """The users' masks of frame 1's crops; only those of `has_given` count."""
     has_given: Bool[Tensor, " o"]
     """Which objects have a mask by the user."""
+    loss_weights: Float[Tensor, " o"] | None = None
+    """What each object's part of the loss is multiplied by; None: all by 1."""
     _maps: dict[tuple[int, int], Maps] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `maps` has made."""
 
@@ -74,6 +76,7 @@ class Crops:
         pairs = (self.first_cell, self.points, self.offsets)
         first_cell, points, offsets = ((rows.to(device), cols.to(device)) for rows, cols in pairs)
         alone = {name: getattr(self, name).to(device) for name in ("valid", "given", "has_given")}
+        alone["loss_weights"] = None if self.loss_weights is None else self.loss_weights.to(device)
         return replace(self, first_cell=first_cell, points=points, offsets=offsets, **alone)
 
     @cached_property
@@ -174,7 +177,13 @@ def make_crops(
             [_given(track, spans, lattice, valid.shape[2:]) for track, spans in zip(tracks.objects, seen, strict=True)]
         ),
         has_given=torch.tensor([track.mask is not None for track in tracks.objects]),
+        loss_weights=_loss_weights(tracks),
     )
+
+
+def _loss_weights(tracks: Tracks) -> Float[Tensor, " o"] | None:
+    weights = [track.weight for track in tracks.objects]
+    return torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None
 
 
 def visible(span: Span, size: int) -> Span:

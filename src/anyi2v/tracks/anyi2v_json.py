@@ -99,6 +99,8 @@ def lost_in_anyi2v(tracks: Tracks) -> list[str]:
             lost.append(f"object {track.name!r}: sizes change evenly there; here they differ by up to {off:.0f} pixels")
         if track.mask is not None:
             lost.append(f"object {track.name!r}: its mask is lost; AnyI2V finds its own")
+        if track.weight != 1:
+            lost.append(f"object {track.name!r}: its weight of {track.weight:g} is lost; all weigh the same there")
         if frames < ANYI2V_FRAMES:
             lost.append(f"object {track.name!r}: {frames} frames, but AnyI2V makes {ANYI2V_FRAMES}; see --frames")
     return lost

@@ -8,6 +8,9 @@ from anyi2v.errors import InputError, closest
 
 MAX_FRAMES = 10_000
 """Frames of a track; keeps a slip of the keyboard from filling the memory."""
+MAX_OBJECTS = 1000
+MAX_BOXES = 1_000_000
+"""Of all objects in all frames: 200 MB."""
 MAX_SIDE = 65_536
 """Pixels of a frame of reference along one side."""
 
@@ -76,6 +79,20 @@ def check_size(width: int, height: int) -> None:
     for name, value in (("width", width), ("height", height)):
         if not 1 <= value <= MAX_SIDE:
             raise InputError(f"tracks: {name} is {shown(value)}; it must be at least 1 pixel and at most {MAX_SIDE}")
+
+
+def check_counts(objects: int, frames: int) -> None:
+    """Raises InputError for a file whose objects would fill the memory, however small it is."""
+    if objects > MAX_OBJECTS or frames > MAX_FRAMES:
+        raise InputError(
+            f"the file has {objects} tracks of {frames} frames; at most {MAX_OBJECTS} of {MAX_FRAMES} can be used: "
+            "choose some of them"
+        )
+    if objects * frames > MAX_BOXES:
+        raise InputError(
+            f"the file has {objects} tracks of {frames} frames; at most {MAX_BOXES} boxes can be used in all: choose "
+            "some of them"
+        )
 
 
 def text(numbers: Iterable[float]) -> str:

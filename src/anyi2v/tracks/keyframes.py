@@ -1,14 +1,17 @@
-"""Boxes between key frames: linear, or smooth without overshooting. Free of torch."""
+"""Boxes between key frames, and points along paths: linear, smooth without overshooting, eased. Free of torch."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from anyi2v.tracks.model import Box
+from anyi2v.tracks.model import Box, Point
 
-Interpolation = Literal["linear", "smooth"]
+Interpolation = Literal["linear", "smooth", "ease-in", "ease-out", "ease-in-out"]
+Ease = Literal["in", "out", "in-out"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+EASES: tuple[Ease, ...] = get_args(Ease)
 
 
 def between(
@@ -23,7 +26,8 @@ def between(
         frames: of the keys, from 1, growing, none beyond `count`.
         boxes: one per key.
         count: frames of the result.
-        interpolation: "smooth" is a monotone cubic (`pchip`): the box stops where it turns, and nowhere else.
+        interpolation: "smooth" is a monotone cubic (`pchip`): the box stops where it turns, and nowhere else. The
+            others are linear in place, but `eased` in time between each two keys.
     """
     keys, corners = np.array(frames, dtype=np.float64), np.array(boxes, dtype=np.float64)
     at = np.arange(1, count + 1, dtype=np.float64).clip(keys[0], keys[-1])
@@ -34,12 +38,50 @@ def between(
         elif interpolation == "smooth":
             moved = pchip(keys, values, at)
         else:
+            if interpolation != "linear":
+                at_keys = np.interp(at, keys, np.arange(len(keys)))
+                k = np.floor(at_keys).clip(0, len(keys) - 2)
+                at = np.interp(k + eased(at_keys - k, _EASE[interpolation]), np.arange(len(keys)), keys)
             moved = np.stack([np.interp(at, keys, column) for column in values.T], axis=1)
         out = np.concatenate([moved[:, :2] - moved[:, 2:] / 2, moved[:, :2] + moved[:, 2:] / 2], axis=1)
     for k in (0, -1):
         out[at == keys[k]] = corners[k]
     out[np.array(frames) - 1] = corners
     return tuple(map(tuple, out.tolist()))
+
+
+_EASE: dict[Interpolation, Ease] = {"ease-in": "in", "ease-out": "out", "ease-in-out": "in-out"}
+
+
+def eased(t: Float[np.ndarray, " n"], ease: Ease) -> Float[np.ndarray, " n"]:
+    """Times in [0, 1], moved so that a movement starts ("in") or ends ("out") slowly, or both; 0 and 1 are kept."""
+    match ease:
+        case "in":
+            return t**2
+        case "out":
+            return 1 - (1 - t) ** 2
+        case "in-out":
+            return t**2 * (3 - 2 * t)
+
+
+def along(path: Sequence[Point], count: int, *, constant: bool = False, ease: Ease | None = None) -> tuple[Point, ...]:
+    """`count` points on the polyline through `path`, of which the first and the last are exactly its ends.
+
+    Args:
+        path: points in equal steps of time, at least one.
+        count: points of the result.
+        constant: the same length of the polyline lies between each two points, whatever `path`'s own steps are.
+        ease: what is done to the times before, see `eased`.
+    """
+    points, t = np.array(path, dtype=np.float64), np.linspace(0, 1, count)
+    t = t if ease is None else eased(t, ease)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by `Tracks`
+        steps = np.hypot(*np.diff(points, axis=0).T) if constant else np.ones(len(points) - 1)
+        at = np.concatenate([[0.0], np.cumsum(steps)])
+        out = np.stack([np.interp(t * at[-1], at, column) for column in points.T], axis=1)
+    out[-1] = points[-1]
+    out[0] = points[0]
+    return tuple((x, y) for x, y in out.tolist())
 
 
 def pchip(x: Num[np.ndarray, " k"], y: Float[np.ndarray, "k n"], at: Float[np.ndarray, " m"]) -> np.ndarray:

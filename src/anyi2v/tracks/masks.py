@@ -4,18 +4,21 @@ A mask has no frame of reference of its own: its first row lies at the upper edg
 at the lower one, however many rows there are. Free of torch.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from anyi2v.errors import InputError
 from anyi2v.tracks.checks import get, known_keys, shown, typed
 
 MAX_PIXELS = 2**26
-"""Of a mask in a JSON file: 8192 x 8192."""
+"""Of a mask in a JSON file or an image: 8192 x 8192."""
+MAX_TOTAL = 4 * MAX_PIXELS
+"""Of all masks of a file, 256 MB: a few bytes of run lengths may stand for any number of pixels."""
 
 Area = tuple[float, float, float, float]
 """(x0, y0, x1, y1), half-open."""
@@ -31,7 +34,12 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
     """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height}"
+                raise InputError(f"mask {path} has {size} pixels; at most {MAX_PIXELS} in all are read; reduce it")
             mask = _pixels(image)
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
         raise InputError(f"mask {path} is not an image that can be read; use PNG") from error
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
@@ -52,6 +60,32 @@ def _pixels(image: Image.Image) -> Bool[np.ndarray, "h w"]:
     values = np.asarray(image if grey else image.convert("RGB")).astype(np.float32)
     bright = values.reshape(*values.shape[:2], -1).max(-1)
     return (bright > 0) & (2 * bright >= bright.max())
+
+
+def check_total(masks: Iterable[Bool[np.ndarray, "_ _"] | None]) -> None:
+    """Raises InputError for more pixels of masks than a file may have."""
+    total = sum(mask.size for mask in masks if mask is not None)
+    if total > MAX_TOTAL:
+        raise InputError(
+            f"the masks of the objects have {total} pixels; at most {MAX_TOTAL} in all are read; reduce them"
+        )
+
+
+def polygon(outlines: Sequence[Sequence[tuple[float, float]]], width: int, height: int) -> Bool[np.ndarray, "h w"]:
+    """What lies inside of closed outlines, whose corners are (x, y), as a mask of `height` x `width` pixels.
+
+    Raises InputError for a frame that is too large for a mask, or coordinates that are not finite.
+    """
+    if width * height > MAX_PIXELS:
+        raise InputError(f"a mask of {width} x {height} pixels is too large; at most {MAX_PIXELS} in all")
+    if not np.isfinite([value for outline in outlines for corner in outline for value in corner]).all():
+        raise InputError("the outline of a mask has a corner that is not finite")
+    picture = Image.new("1", (width, height))
+    limits = [(-4 * side, 5 * side) for side in (width, height)]  # Pillow's whole numbers end somewhere
+    for outline in outlines:
+        corners = [tuple(min(max(v, low), high) for v, (low, high) in zip(c, limits, strict=True)) for c in outline]
+        ImageDraw.Draw(picture).polygon(corners, fill=1)
+    return np.array(picture)
 
 
 def bounding_box(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> Area:

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 
 from anyi2v.errors import InputError
 from anyi2v.tracks.checks import MAX_FRAMES, check_size, rows, text
+from anyi2v.tracks.checks import number as as_number
 from anyi2v.tracks.masks import encode, inside, middle
 
 Box = tuple[float, float, float, float]
@@ -32,10 +33,17 @@ class Track:
     """Salient points on the object in frame 1; none stands for the first box's centre."""
     mask: Bool[np.ndarray, "h w"] | None = field(default=None, hash=False)
     """Which part of the whole frame 1 is the object, in any resolution; only what lies in the first box counts."""
+    weight: float = 1.0
+    """What the object's part of the alignment loss is multiplied by, from 0: how firmly the track is followed where
+    it contends with others."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", rows(self.boxes, 4, f"object {self.name!r}: boxes"))
         object.__setattr__(self, "points", rows(self.points, 2, f"object {self.name!r}: points"))
+        weight = as_number(self.weight, f"object {self.name!r}: weight")
+        if not 0 <= weight < math.inf:
+            raise InputError(f"object {self.name!r}: weight is {weight:g}; it must be finite and at least 0")
+        object.__setattr__(self, "weight", weight)
         if self.mask is not None:
             mask = np.array(self.mask, dtype=bool)
             if mask.ndim != 2 or not mask.size:
@@ -47,7 +55,8 @@ class Track:
         # the generated one cannot compare arrays
         if not isinstance(other, Track):
             return NotImplemented
-        same = (self.name, self.boxes, self.points) == (other.name, other.boxes, other.points)
+        mine, theirs = ((t.name, t.boxes, t.points, t.weight) for t in (self, other))
+        same = mine == theirs
         if self.mask is None or other.mask is None:
             return same and self.mask is other.mask
         return same and np.array_equal(self.mask, other.mask)
@@ -149,7 +158,13 @@ class Tracks:
         """
         objects = []
         for track in self.objects:
-            item = {"name": track.name, "boxes": list(map(list, track.boxes)), "points": list(map(list, track.points))}
+            item: dict[str, Any] = {
+                "name": track.name,
+                "boxes": list(map(list, track.boxes)),
+                "points": list(map(list, track.points)),
+            }
+            if track.weight != 1:
+                item["weight"] = track.weight
             objects.append(item if track.mask is None else {**item, "mask": encode(track.mask)})
         return {"width": self.width, "height": self.height, "objects": objects}
 

@@ -7,10 +7,22 @@ from typing import Any
 from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.tracks.camera import camera_tracks
-from anyi2v.tracks.checks import MAX_FRAMES, check_size, frame_number, get, known_keys, row, rows, shown, typed
+from anyi2v.tracks.checks import (
+    MAX_FRAMES,
+    check_counts,
+    check_size,
+    frame_number,
+    get,
+    known_keys,
+    number,
+    row,
+    rows,
+    shown,
+    typed,
+)
 from anyi2v.tracks.hints import Hints, moved
-from anyi2v.tracks.keyframes import Interpolation, between
-from anyi2v.tracks.masks import bounding_box, decode, read_mask
+from anyi2v.tracks.keyframes import EASES, INTERPOLATIONS, Ease, Interpolation, along, between
+from anyi2v.tracks.masks import bounding_box, check_total, decode, read_mask
 from anyi2v.tracks.model import Box, Point, Track, Tracks
 
 TITLE = "anyi2v JSON"
@@ -18,14 +30,18 @@ SCHEMA = Path(__file__).with_name("schema.json")
 """JSON Schema of the format (draft 2020-12)."""
 
 _TOP = ("width", "height", "frames", "objects", "camera", "comment", "$schema")
-_COMMON = ("name", "points", "mask", "comment")
+_COMMON = ("name", "points", "mask", "weight", "comment")
 _MOTIONS = {
-    "boxes": (),
+    "boxes": ("ease",),
     "keyframes": ("interpolation",),
-    "path": ("box", "size"),
+    "path": ("box", "size", "ease", "speed"),
     "point": ("box", "size"),
 }
 """Ways to say how an object moves, and the keys that go with each. Without any it stands still."""
+
+FINE = 241
+"""Boxes of an eased movement or one of constant speed, where the file does not say how many frames it has: a part of
+the corners of a path is cut off by the steps between them."""
 
 
 def matches(content: Any) -> bool:
@@ -45,10 +61,19 @@ def read(content: Any, hints: Hints) -> Tracks:
         raise InputError(f"tracks: key 'objects' is missing; it has {', '.join(map(repr, data))}")
     items = typed(data.get("objects", []), list, "tracks: objects")
     count = _frames(data, items)
-    objects = tuple(_object(item, f"object {i}", size, count, hints) for i, item in enumerate(items, 1))
+    check_counts(len(items), count)
+    objects: list[Track] = []
+    for i, item in enumerate(items, 1):
+        objects.append(_object(item, f"object {i}", size, count, hints))
+        check_total(track.mask for track in objects)
     if "camera" in data:
         objects += camera_tracks(data["camera"], *size, objects)
-    return Tracks(*size, objects)
+    return Tracks(*size, tuple(objects))
+
+
+def is_record(content: Any) -> bool:
+    """Whether this is a run.json of ours, whose run may have had no objects on purpose."""
+    return isinstance(content, dict) and isinstance(content.get("tracks"), dict)
 
 
 def _frames(data: dict[str, Any], items: list[Any]) -> int:
@@ -74,12 +99,37 @@ def _object(item: Any, where: str, size: tuple[int, int], count: int, hints: Hin
     mask = None if item.get("mask") is None else _mask(item["mask"], f"{where}: mask", hints)
     if motions == ["boxes"]:
         boxes = rows(get(item, "boxes", list, where), 4, f"{where}: boxes")
+        if (ease := _ease(item, where)) and boxes:
+            boxes = _eased(boxes, FINE if count == 1 else count, ease)
     elif motions == ["keyframes"]:
         boxes = _keyed(item, where, count)
     else:
-        path = _path(item, where)
+        path = _timed(_path(item, where), item, where, FINE if count == 1 else count)
         boxes = moved(_first_box(item, where, path, size, mask, hints), path)
-    return Track(name, boxes, points, mask)
+    return Track(name, boxes, points, mask, number(item.get("weight", 1), f"{where}: weight"))
+
+
+def _ease(item: dict[str, Any], where: str) -> Ease | None:
+    ease = item.get("ease")
+    if ease is not None and ease not in EASES:
+        raise InputError(f"{where}: ease is {shown(ease)}; it must be {', '.join(map(repr, EASES))}")
+    return ease
+
+
+def _timed(path: tuple[Point, ...], item: dict[str, Any], where: str, count: int) -> tuple[Point, ...]:
+    """The path, or `count` points along it where the file says how time passes on it."""
+    ease, speed = _ease(item, where), item.get("speed")
+    if speed not in (None, "constant"):
+        raise InputError(f"{where}: speed is {shown(speed)}; it can only be 'constant'")
+    if len(path) < 2 or (ease is None and speed is None):
+        return path
+    return along(path, count, constant=speed is not None, ease=ease)
+
+
+def _eased(boxes: tuple[Box, ...], count: int, ease: Ease) -> tuple[Box, ...]:
+    """The boxes at `count` times, from slow to fast or the other way round; first and last box are kept."""
+    low, high = (along([(box[k], box[k + 1]) for box in boxes], count, ease=ease) for k in (0, 2))
+    return tuple((*a, *b) for a, b in zip(low, high, strict=True))
 
 
 def _mask(value: Any, where: str, hints: Hints) -> Any:
@@ -93,8 +143,9 @@ def _mask(value: Any, where: str, hints: Hints) -> Any:
 
 def _keyed(item: dict[str, Any], where: str, count: int) -> tuple[Box, ...]:
     kind: Interpolation = item.get("interpolation", "linear")
-    if kind not in ("linear", "smooth"):
-        raise InputError(f"{where}: interpolation is {shown(kind)}; it must be 'linear' or 'smooth'")
+    if kind not in INTERPOLATIONS:
+        names = ", ".join(map(repr, INTERPOLATIONS))
+        raise InputError(f"{where}: interpolation is {shown(kind)}; it must be one of {names}")
     frames, boxes = [], []
     for i, key in enumerate(get(item, "keyframes", list, where), 1):
         there = f"{where}, key frame {i}"

@@ -1,16 +1,18 @@
-"""Formats of paths without boxes: DragAnything's, ImageConductor's. Free of torch."""
+"""Formats of paths without boxes: DragAnything's, ImageConductor's, spline editors'. Free of torch."""
 
+import warnings
 from typing import Any
 
-from anyi2v.errors import InputError
-from anyi2v.tracks.checks import get, rows, shown, typed
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.tracks.checks import check_counts, get, number, rows, shown, typed
 from anyi2v.tracks.hints import Hints, moved
-from anyi2v.tracks.masks import bounding_box, read_mask
+from anyi2v.tracks.masks import bounding_box, check_total, read_mask
 from anyi2v.tracks.model import Track, Tracks
 
 DRAG_ANYTHING = "DragAnything demo.json"
 VIPSEG = "DragAnything trajectory JSON"
 IMAGE_CONDUCTOR = "ImageConductor JSON"
+SPLINE = "spline editor JSON"
 IMAGE_CONDUCTOR_SIZE = (384, 256)
 """ImageConductor's drawing frame (width, height)."""
 
@@ -26,7 +28,7 @@ def read_drag_anything(content: dict[str, Any], hints: Hints) -> Tracks:
 
     (showlab/DragAnything.) Boxes are the masks' bounding boxes, moved as the trajectory moves.
     """
-    size, objects = hints.size, []
+    size, objects = hints.size, list[Track]()
     for name, item in content.items():
         where = f"object {name!r:.60}"
         item = typed(item, dict, where)
@@ -44,6 +46,7 @@ def read_drag_anything(content: dict[str, Any], hints: Hints) -> Tracks:
                 "must have the image's size"
             )
         objects.append(Track(name, moved(bounding_box(mask, *size), path), mask=mask))
+        check_total(track.mask for track in objects)
     return Tracks(*(size or hints.needed_size(DRAG_ANYTHING)), tuple(objects))
 
 
@@ -67,11 +70,44 @@ def read_image_conductor(content: list[Any], hints: Hints) -> Tracks:
     return _paths([(f"object {i}", path) for i, path in enumerate(content, 1)], IMAGE_CONDUCTOR_SIZE, hints)
 
 
+def matches_spline(content: Any) -> bool:
+    """A list of points {"x": ..., "y": ...}, or a list of such lists."""
+    if not isinstance(content, list) or not content:
+        return False
+    first = next((path[0] for path in content if isinstance(path, list) and path), content[0])
+    return isinstance(first, dict) and {"x", "y"} <= first.keys()
+
+
+def read_spline(content: list[Any], hints: Hints) -> Tracks:
+    """[{"x": x, "y": y}, ...], one point per frame, or a list of such paths, in pixels of the editor's canvas.
+
+    (ComfyUI's spline editors, for example kijai/ComfyUI-KJNodes.) Keys of a point beside these are not read.
+    """
+    paths = content if any(isinstance(path, list) for path in content) else [content]
+    items = []
+    for i, path in enumerate(paths, 1):
+        where = f"{SPLINE}, path {i}"
+        points = enumerate(typed(path, list, where), 1)
+        items.append((f"object {i}", [_corner(point, f"{where}, point {n}") for n, point in points]))
+    return _paths(items, hints.needed_size(SPLINE), hints)
+
+
+def _corner(point: Any, where: str) -> tuple[float, float]:
+    point = typed(point, dict, where)
+    for key in ("x", "y"):
+        if key not in point:
+            raise InputError(f"{where} has no {key!r}; it must have 'x' and 'y'")
+    return number(point["x"], f"{where}: x"), number(point["y"], f"{where}: y")
+
+
 def _paths(items: list[tuple[str, Any]], size: tuple[int, int], hints: Hints) -> Tracks:
-    """Objects of the usual or the given box size; an empty path is no object."""
+    """Objects of the usual or the given box size; an empty path is no object, which a warning says."""
+    check_counts(len(items), max((len(values) for _, values in items if isinstance(values, list)), default=0))
     objects = []
     for name, values in items:
         path = rows(values, 2, f"path of {shown(name)}")
         if path:
             objects.append(Track(name, moved(hints.box_at(path[0], size), path)))
+        else:
+            warnings.warn(f"{shown(name)} has an empty path and is left out", AnyI2VWarning, stacklevel=2)
     return Tracks(*size, tuple(objects))

@@ -1,19 +1,30 @@
 """Any track file: told by its content, never by its name. Free of torch."""
 
-import io
+import codecs
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded
-from anyi2v.tracks import anyi2v_json, arrays, fractions, own, paths
+from anyi2v.tracks import annotations, anyi2v_json, arrays, fractions, own, paths, texts
 from anyi2v.tracks.checks import shown
 from anyi2v.tracks.hints import Hints
 from anyi2v.tracks.model import Tracks
+from anyi2v.tracks.stored import Stored, stored_arrays
+
+MAX_BYTES = 1 << 26
+"""Of a text or JSON file, which takes some ten times as much memory."""
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks and what they begin; UTF-32's is UTF-16's and two zeros."""
 
 
 class Format(NamedTuple):
@@ -21,7 +32,7 @@ class Format(NamedTuple):
 
     title: str
     matches: Callable[[Any], bool]
-    """Whether a file's content (JSON data, text, an array or named arrays) is of this kind."""
+    """Whether a file's content (JSON data, text, a `Stored` array or several by name) is of this kind."""
     read: Callable[[Any, Hints], Tracks]
 
 
@@ -29,11 +40,19 @@ FORMATS = (
     Format(own.TITLE, own.matches, own.read),
     Format(anyi2v_json.TITLE, anyi2v_json.matches, anyi2v_json.read),
     Format(arrays.SG_I2V, arrays.matches_sg_i2v, arrays.read_sg_i2v),
+    Format(arrays.COTRACKER_NPY, arrays.matches_cotracker_npy, arrays.read_cotracker_npy),
     Format(arrays.COTRACKER, arrays.matches_cotracker, arrays.read_cotracker),
+    Format(arrays.TAPNET, arrays.matches_tapnet, arrays.read_tapnet),
+    Format(arrays.TAP_VID, arrays.matches_tap_vid, arrays.read_tap_vid),
     Format(fractions.FREETRAJ, fractions.matches_freetraj, fractions.read_freetraj),
+    Format(texts.MOT, texts.matches_mot, texts.read_mot),
+    Format(texts.XY, texts.matches_xy, texts.read_xy),
     Format(fractions.TRAILBLAZER, fractions.matches_trailblazer, fractions.read_trailblazer),
+    Format(annotations.LABELME, annotations.matches_labelme, annotations.read_labelme),
+    Format(annotations.COCO, annotations.matches_coco, annotations.read_coco),
     Format(paths.DRAG_ANYTHING, paths.matches_drag_anything, paths.read_drag_anything),
     Format(paths.VIPSEG, paths.matches_vipseg, paths.read_vipseg),
+    Format(paths.SPLINE, paths.matches_spline, paths.read_spline),
     Format(paths.IMAGE_CONDUCTOR, paths.matches_image_conductor, paths.read_image_conductor),
 )
 """In the order in which they are tried."""
@@ -51,9 +70,14 @@ def load_tracks(
         box_size: (width, height) of the boxes of objects that have a path only, in pixels of the file's frame; by
             default squares of a quarter of the frame's shorter side.
 
+    Warns about a file without objects, unless it is the record of a run that had none.
     Raises InputError naming file, object and key.
     """
-    return read_tracks(path, size=size, box_size=box_size)[1]
+    path = expanded(path)
+    content, _, tracks = _read(path, Hints(size, box_size, path.parent))
+    if not tracks.objects and not own.is_record(content):
+        warnings.warn(f"{path} has no object that can be followed, so nothing is moved", AnyI2VWarning, stacklevel=2)
+    return tracks
 
 
 def read_tracks(
@@ -61,15 +85,17 @@ def read_tracks(
 ) -> tuple[str, Tracks]:
     """`load_tracks`, and the name of the file's kind."""
     path = expanded(path)
-    hints = Hints(size, box_size, path.parent)
+    _, kind, tracks = _read(path, Hints(size, box_size, path.parent))
+    return kind.title, tracks
+
+
+def _read(path: Path, hints: Hints) -> tuple[Any, Format, Tracks]:
     try:
-        raw = path.read_bytes()
+        content = _content(path)
+        kind = recognise(content)
+        return content, kind, kind.read(content, hints)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        content = _content(raw)
-        kind = recognise(content)
-        return kind.title, kind.read(content, hints)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -88,12 +114,23 @@ def recognise(content: Any) -> Format:
     raise InputError(f"this is no track file, but {_described(content)}; formats that can be read: {titles}")
 
 
-def _content(raw: bytes) -> Any:
-    """JSON data, text, an array, or a dict of arrays."""
-    if raw.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")):
-        return _numpy(raw)
+def _content(path: Path) -> Any:
+    """JSON data, text, a stored array, or a dict of those; raises OSError, or InputError for anything else."""
+    with path.open("rb") as file:
+        raw = file.read(8)
+        if raw.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")):
+            return stored_arrays(path)
+        if raw.startswith(b"\x80") and raw[1:2] in b"\2\3\4\5":
+            raise InputError(
+                "this is a pickle, which is not loaded, for it may run code; save its arrays by numpy.savez, for "
+                "example points= and occluded= of a TAP-Vid video"
+            )
+        raw += file.read(MAX_BYTES)
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"the file has more than {MAX_BYTES >> 20} MiB, which no track file needs")
+    encoding = next((encoding for mark, encoding in BOMS if raw.startswith(mark)), "utf-8")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise InputError(f"this is no track file: neither text nor NumPy's, it begins with {shown(raw)}") from error
     if not text.lstrip().startswith(("{", "[")):
@@ -106,18 +143,12 @@ def _content(raw: bytes) -> Any:
         raise InputError(f"this JSON cannot be read: {error!s:.100}") from error
 
 
-def _numpy(raw: bytes) -> Any:
-    try:
-        loaded = np.load(io.BytesIO(raw), allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
-    except Exception as error:  # on broken files NumPy and zipfile raise a dozen kinds, up to SyntaxError
-        raise InputError(f"this NumPy file cannot be read: {str(error).splitlines()[0]:.100}") from error
-
-
 def _described(content: Any) -> str:
     if isinstance(content, dict):
-        what = "a .npz file" if any(isinstance(value, np.ndarray) for value in content.values()) else "a JSON object"
+        what = "a .npz file" if any(isinstance(value, Stored) for value in content.values()) else "a JSON object"
         return f"{what} with {', '.join(f'{key!r:.40}' for key in list(content)[:8]) or 'no keys'}"
+    if isinstance(content, Stored):
+        return f"an array of {content}"
     if isinstance(content, str):
         return f"text that begins with {shown(content.lstrip()[:40])}" if content.strip() else "empty"
     return f"a JSON list that begins with {shown(content[:2])}" if isinstance(content, list) else shown(content)
