@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anyi2v.backbone.checkpoint import build, load, state
+from anyi2v.errors import InputError
 from anyi2v.micro import objectives, train
 from anyi2v.micro.measure import NAMES, find_object, nearest_colours
 from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like

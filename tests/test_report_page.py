@@ -126,7 +126,7 @@ def test_a_part_that_is_missing_is_named_and_the_page_stays(tmp_path: Path, run:
 
 def test_a_run_without_mp4_shows_the_gif_and_says_why(tmp_path: Path, run: Path) -> None:
     weights = run.parent / "<b>.safetensors"
-    why = dict.fromkeys(("video.mp4", "side_by_side.mp4"), f"no encoder {EVIL}")
+    why = {name: f"no encoder {EVIL}" for name in ("video.mp4", "side_by_side.mp4")}
     write_run(tmp_path / "out", result(), CONDITION, backbone=str(weights), impossible=why)
     assert not list((tmp_path / "out").glob("*.mp4"))
     reader = Reader((tmp_path / "out" / "report.html").read_text())
