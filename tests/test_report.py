@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -101,9 +102,12 @@ def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_pa
 def test_the_record_holds_what_decides_the_bytes(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "out"
     job = dataclasses.replace(result(), low_memory=True, features_given=True)
-    write_run(out, job, CONDITION, backbone=backbone, more={"loras": [["x.safetensors", 0.5]]})
+    (tmp_path / "style.pt").write_bytes(b"vectors")
+    write_run(out, job, CONDITION, backbone=backbone, embeddings=[tmp_path / "style.pt"])
     data = json.loads((out / "run.json").read_text())
-    assert (data["low_memory"], data["features"], data["loras"]) == (True, "given", [["x.safetensors", 0.5]])
+    assert (data["low_memory"], data["features"]) == (True, "given")
+    digest = hashlib.sha256(b"vectors").hexdigest()
+    assert data["embeddings"] == [{"name": str((tmp_path / "style.pt").resolve()), "sha256": digest}]
     assert data["checksums"] == {
         "condition": image_checksum(load_image(out / "condition.png")),
         "tracks": tracks_checksum(data["tracks"]),
