@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from anyi2v.cli_bench import BenchScaling
-from anyi2v.config import MethodConfig
 from benchmarks.measure import Spread, ratio, seconds, spread, table, threads, write
 from benchmarks.stages import inversion, job, parts, prepare
 
@@ -36,7 +35,7 @@ def main(args: BenchScaling) -> None:
 def axis_seconds(args: BenchScaling, axis: str) -> dict[str, dict[str, list[float]]]:
     """Seconds by part and by value of one axis."""
     backbone = prepare(args.backbone, getattr(torch, args.dtype))
-    config = MethodConfig.from_dict(backbone.config.method)
+    config = backbone.method()
     c = backbone.config
     values: dict[str, dict[str, Any]] = {}
     match axis:

@@ -48,7 +48,7 @@ def main(args: BenchStages) -> None:
     """Part after part, then the job."""
     dtype, rows = getattr(torch, args.dtype), []
     backbone = prepare(args.backbone, dtype)
-    config = MethodConfig.from_dict(backbone.config.method)
+    config = backbone.method()
     with threads(args.threads):
         peak = matmul_peak(dtype)
         for name, (piece, count) in parts(backbone, config, args.frames, args.objects).items():

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anyi2v.errors import HookError
 from anyi2v.method.alignment import _anchors, align, cut, feature_map, reduce
 from anyi2v.method.crops import Crops, Maps, make_crops
+from anyi2v.method.parts import align_in_parts
 from anyi2v.tracks import Track, Tracks
 
 SIZES = ((8, 12), (16, 24))
@@ -123,6 +125,42 @@ def test_every_combination_of_options_is_finite_and_each_option_matters() -> Non
     for i, values in enumerate(OPTIONS.values()):
         for value in values[1:]:
             assert losses[(*default[:i], value, *default[i + 1 :])] != losses[default], value
+
+
+MANY = (
+    A,
+    B,
+    Track("c", ((0.0, 0.0, 24.0, 16.0),) * 3),
+    Track("d", ((3.0, 3.0, 6.0, 7.0),) * 3, ((4.0, 4.0),), weight=0.5),
+)
+
+
+@pytest.mark.parametrize(("cells", "sizes"), [(1, [1, 1, 1, 1]), (450, [1, 1, 2]), (1000, [1, 3])])
+def test_parts_of_the_objects_align_as_all_together(cells: int, sizes: list[int]) -> None:
+    """With every combination of options: loss, gradient, masks and errors."""
+    xs = [x.requires_grad_() for x in features()]
+    with patch("anyi2v.method.crops.PART_CELLS", cells):
+        crops, maps = make(*MANY)
+        assert [len(numbers) for numbers, _ in crops.parts] == sizes
+    assert sorted(o for numbers, _ in crops.parts for o in numbers) == [0, 1, 2, 3]
+    for values in itertools.product(*OPTIONS.values()):
+        options: dict[str, Any] = dict(zip(OPTIONS, values, strict=True))
+        whole, some = align(xs, crops, maps, **options), align_in_parts(xs, crops, **options)
+        assert torch.equal(some.masks, whole.masks), options
+        # float32: a few thousand terms in another order
+        torch.testing.assert_close(some.loss, whole.loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(some.errors, whole.errors, rtol=1e-5, atol=1e-5)
+        theirs, ours = (torch.autograd.grad(made.loss, xs) for made in (whole, some))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+
+
+def test_jobs_of_ordinary_size_are_one_part() -> None:
+    crops, _ = make(*MANY)
+    assert [numbers for numbers, part in crops.parts if part is crops] == [(0, 1, 2, 3)]
+    one, _ = make(A)
+    with patch("anyi2v.method.crops.PART_CELLS", 1):
+        assert one.parts[0][1] is one
 
 
 class NoHost(TorchDispatchMode):

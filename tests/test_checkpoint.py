@@ -16,7 +16,8 @@ from anyi2v.backbone import checkpoint
 from anyi2v.backbone.checkpoint import Backbone, build, load, save, save_parts, state
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.header import read_config, read_header
-from anyi2v.errors import CheckpointError, ResourceError
+from anyi2v.config import MethodConfig
+from anyi2v.errors import CheckpointError, InputError, ResourceError
 
 WORDS = ("<pad>", "<bos>", "<eos>", "a", "red", "circle")
 CONFIG = BackboneConfig(
@@ -276,3 +277,15 @@ def test_a_backbone_without_motion_modules_round_trips(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, temporal=None))
     save(tiny_backbone(config), tmp_path / "x.safetensors")
     assert load(tmp_path / "x.safetensors").unet.temporal_names == ()
+
+
+def test_the_method_of_a_backbone_has_its_own_settings_below_the_callers() -> None:
+    backbone = build(dataclasses.replace(CONFIG, method={"steps": 9, "lr": 0.5}))
+    assert backbone.method() == MethodConfig(steps=9, lr=0.5)
+    assert backbone.method(lr=0.25, pca_dim=None) == MethodConfig(steps=9, lr=0.25, pca_dim=None)
+    official = dataclasses.replace(MethodConfig.official(), steps=3, lr=0.5)
+    assert backbone.method("official", steps=3) == backbone.method(recipe="official", steps=3) == official
+    with pytest.raises(InputError, match="no setting 'step'; the closest are"):
+        backbone.method(step=3)
+    with pytest.raises(InputError, match="unknown recipe 'officiel'; there are paper, official"):
+        backbone.method("officiel")

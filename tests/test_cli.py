@@ -165,6 +165,22 @@ def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path)
     assert other.method == dataclasses.replace(MethodConfig.official(), **METHOD)
 
 
+def test_a_recipe_says_what_the_backbone_has_otherwise(files: Path) -> None:
+    backbone = str(files / "tiny.safetensors")
+    with pytest.warns(AnyI2VWarning, match=r"place of recipe official's: .*steps=.*; --no-backbone-settings") as said:
+        parse_animate("--recipe", "official", "--backbone", backbone)
+    assert len(said) == 1
+    text = str(said[0].message)
+    official = MethodConfig.official().to_dict()
+    assert all((f"{key}=" in text) == (value != official[key]) for key, value in METHOD.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strict = parse_animate("--recipe", "official", "--backbone", backbone, "--no-backbone-settings", "--seed", "2")
+        assert parse_animate("--backbone", backbone).method != MethodConfig()
+    assert strict.method == MethodConfig.official()
+    assert not strict.backbone_settings
+
+
 def other_value(name: str, hint: Any, default: Any) -> tuple[list[str], Any]:
     """Flags that set a field to another value than its default, and that value."""
     flag = f"--method.{name.replace('_', '-')}"
@@ -355,7 +371,7 @@ def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> No
         assert re.search(
             r"--method.clustering \{per_frame,joint\} [^-]*\(default: joint\)", text.replace("2-means", "")
         )
-        assert "Denoising steps of DDIM. (default: 3)" in text
+        assert "Denoising steps of DDIM. Source: Section 4. (default: 3)" in text
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

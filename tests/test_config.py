@@ -1,4 +1,7 @@
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -79,6 +82,20 @@ def test_a_backbones_defaults_go_on_top_of_the_recipe() -> None:
     assert config.lr == 0.03
     assert config.align == ("up_blocks.2.attentions.1.query",)
     assert config.clustering == "joint"
+
+
+def test_every_setting_says_its_source() -> None:
+    """Of the default at least; what is the published code's in that recipe says so."""
+    source: Any = ast.parse(inspect.getsource(MethodConfig))
+    pairs: Any = itertools.pairwise(source.body[0].body)
+    texts = {field.target.id: text.value.value for field, text in pairs if hasattr(field, "annotation")}
+    assert texts.keys() == HINTS.keys()
+    paper, official = (RECIPES[name].to_dict() for name in ("paper", "official"))
+    for name, text in texts.items():
+        sources = " ".join(text.split()).rpartition("Source: ")[2]
+        assert re.search(r"Section|Eq\.|published code|neither", sources), name
+        if official[name] != paper[name]:
+            assert f"{official[name]}: published code" in sources, name
 
 
 def test_unknown_recipe_lists_the_known() -> None:

@@ -38,6 +38,12 @@ def test_the_order_of_the_points_does_not_matter(order: list[int]) -> None:
     assert torch.equal(similarity(crops, points[:, :, order]), similarity(crops, points))
 
 
+def test_any_number_of_points_counts() -> None:
+    crops, points = random(2, 3, 4, 5, 6), random(2, 3, 200, 6, seed=1)
+    expected = torch.cosine_similarity(crops[..., None, :], points[:, :, None, None], dim=-1).amax(-1)
+    torch.testing.assert_close(similarity(crops, points), expected)
+
+
 def test_equal_similarities_are_all_foreground() -> None:
     valid = torch.ones(1, 2, 3, 3, dtype=torch.bool)
     for clustering in ("per_frame", "joint"):

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -15,6 +18,7 @@ from torch import nn
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, RotaryConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.config import MethodConfig
 from anyi2v.errors import ResourceError
+from anyi2v.limits import free_memory
 from anyi2v.memory import Prediction, available, fitting, predict, size_of
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
@@ -167,7 +171,87 @@ def test_the_first_mode_that_fits_is_taken_and_no_more_are_asked() -> None:
         fitting(599, both)
 
 
-def test_free_memory_is_known_on_linux() -> None:
-    free = available("cpu")
-    assert free is None or free > 2**20
+def test_free_memory_is_known_on_every_system() -> None:
+    assert 2**20 < available("cpu") <= psutil.virtual_memory().total  # type: ignore[operator]
     assert available("meta") is None
+
+
+def group(folder: Path, version: int, limit: str, used: int, cached: int) -> None:
+    """A control group's files."""
+    names = {1: ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"), 2: ("max", "current", "inactive_file")}
+    most, usage, files = names[version]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"memory.{most}").write_text(f"{limit}\n")
+    (folder / f"memory.{usage}").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 7\n{files} {cached}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "mount"),
+    [("0::/a/b\n", 2, "sys/fs/cgroup"), ("9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n", 1, "sys/fs/cgroup/memory")],
+)
+def test_the_limits_of_control_groups_are_kept(tmp_path: Path, lines: str, version: int, mount: str) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(lines)
+    everything = free_memory(tmp_path)
+    assert everything > 10**8
+    inner, none = tmp_path / mount / "a/b", {1: str(2**63 - 4096), 2: "max"}[version]
+    group(inner, version, none, 10**6, 0)
+    assert free_memory(tmp_path) == pytest.approx(everything, rel=0.2)
+    group(inner, version, "50000000", 30_000_000, 1_000_000)
+    assert free_memory(tmp_path) == 21_000_000
+    group(inner.parent, version, "40000000", 35_000_000, 2_000_000)  # around it, and tighter
+    assert free_memory(tmp_path) == 7_000_000
+    group(inner.parent, version, "40000000", 50_000_000, 0)
+    assert free_memory(tmp_path) == 0
+
+
+def test_in_a_container_the_groups_path_may_be_the_hosts(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/docker/0123\n")
+    group(tmp_path / "sys/fs/cgroup/memory", 1, "50000000", 30_000_000, 0)
+    assert free_memory(tmp_path) == 20_000_000
+
+
+LIMITED = """
+import resource, psutil
+from anyi2v.limits import free_memory
+used = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, resource.RLIM_INFINITY))
+print(free_memory())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is not enforced, or there is none")
+def test_the_limit_of_the_address_space_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert 2**24 < int(done.stdout) <= 2**25
+
+
+def many(objects: int, side: float) -> Tracks:
+    """Boxes of one size, and one of the whole frame."""
+    small = tuple(Track(f"{o}", ((0.0, 0.0, side, side),)) for o in range(objects))
+    return Tracks(64, 64, (*small, Track("all", ((0.0, 0.0, 64.0, 64.0),))))
+
+
+def test_boxes_are_predicted_and_large_ones_do_not_pad_the_others() -> None:
+    def predicted(tracks: Tracks | None) -> dict[str, int]:
+        config = tiny_backbone().config
+        return predict(config, SHORT, frames=8, height=32, width=32, tracks=tracks).passes
+
+    none, some = predicted(None)["optimisation"], predicted(many(1, 8))
+    assert some["optimisation"] > none
+    with patch("anyi2v.method.crops.PART_CELLS", 2 * 8 * 32 * 32):  # two of the whole frame
+        apart = predicted(many(40, 8))
+    with patch("anyi2v.method.crops.PART_CELLS", 10**12):
+        padded = predicted(many(40, 8))
+    # the masks of all objects are padded still
+    assert apart["optimisation"] - none < 0.4 * (padded["optimisation"] - none)
+    assert apart["decoding"] - some["decoding"] == 39 * 8 * 32 * 32 * 4  # the masks of the result
+    assert "optimisation" not in predicted(Tracks(64, 64))
+
+
+def test_low_rank_components_can_be_predicted() -> None:
+    method = replace(SHORT, pca_solver="lowrank")
+    needed = predict(tiny_backbone().config, method, frames=4, height=16, width=16, tracks=many(1, 8))
+    assert needed.passes["optimisation"] > 0

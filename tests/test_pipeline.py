@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.header import read_config
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
-from anyi2v.config import MethodConfig
-from anyi2v.errors import AnyI2VError, HookError, InputError, NumericsError
+from anyi2v.config import RECIPES, MethodConfig, recipe, remarks
+from anyi2v.errors import AnyI2VError, AnyI2VWarning, HookError, InputError, NumericsError
 from anyi2v.method.noise import stream
 from anyi2v.pipeline import Result, animate, invert_images
 from anyi2v.tracks import Track, Tracks
@@ -25,6 +26,7 @@ from anyi2v.tracks import Track, Tracks
 from .networks import HIDDENS, SHORT, tiny_backbone
 
 BACKBONE = tiny_backbone()
+MICRO = read_config("micro").method
 A = Track("a", ((1.0, 1.0, 8.0, 8.0), (7.0, 6.0, 14.0, 13.0)))
 B = Track("b", ((9.0, 2.0, 14.0, 9.0), (2.0, 2.0, 7.0, 9.0)), ((11.0, 4.0),))
 ONE, TWO = Tracks(16, 16, (A,)), Tracks(16, 16, (A, B))
@@ -260,6 +262,32 @@ def test_shared_keys_do_not_depend_on_what_is_injected() -> None:
     alone = run(config=replace(nothing, share_kv=SHORT.share_kv))
     assert "inversion" not in alone.timings
     assert not torch.equal(alone.video, run(config=nothing).video)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"inject_steps": 5}, {}, "inject_steps=5 is more than steps=4: all 4 are meant"),
+        ({"optimise_steps": 5}, {}, "optimise_steps=5 is more than steps=4"),
+        ({"guidance_steps": 5}, {}, "guidance_steps=5 is more than steps=4"),
+        ({"iterations": 0}, {}, "iterations=0: none of optimise_steps=2 changes anything"),
+        ({"guidance_scale": 1.0, "guidance_steps": 2}, {}, "guidance_scale=1 guides nothing"),
+        ({"deep_every": 2, "inject_steps": 3}, {}, "deep_every=2 changes nothing.*inject_steps=3 of steps=4"),
+        ({"mask": "none", "mask_margin": 2}, {}, "mask_margin=2 has no mask to act on"),
+        ({"guidance_scale": 0.5}, {"negative_prompt": "blue"}, "negative_prompt='blue' is not used"),
+        ({"inversion": "noise"}, {"cache": Path("nowhere")}, "cache is not used: inversion='noise'"),
+    ],
+)
+def test_what_cannot_act_is_warned_of(changes: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.warns(AnyI2VWarning, match=message) as found:
+        run(config=replace(SHORT, **changes), **options)
+    assert len(found) == 1
+
+
+def test_ordinary_settings_warn_of_nothing() -> None:
+    everything = [SHORT, *RECIPES.values(), *(recipe(name, MICRO) for name in RECIPES)]
+    assert [remarks(config) for config in everything] == [[]] * len(everything)
+    assert remarks(replace(SHORT, inject_steps=9, inject_hidden=(), inject_query=(), share_kv=())) == []
 
 
 def test_recipe_official_runs_with_objects_that_leave() -> None:

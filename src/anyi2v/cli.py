@@ -25,6 +25,7 @@ from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.files import expanded, with_home
+from anyi2v.threads import wait_passively
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str
 
 def main(args: Sequence[str] | None = None) -> int:
     """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something, or 130 on Ctrl-C."""
+    wait_passively()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_print_warning, warnings.showwarning, set())

@@ -14,7 +14,7 @@ import tyro
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.cli_condition import ConditionFlags
-from anyi2v.config import MethodConfig, recipe
+from anyi2v.config import MethodConfig, overridden, recipe
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, expanded, read_json
 
@@ -62,7 +62,10 @@ class Animate(ConditionFlags):
     """File of textual inversion, whose name (diffusers' token, or the file's name) may then be a word of the prompts.
     May be repeated."""
     recipe: Literal["paper", "official"] = "paper"
-    """Preset of all --method flags: the paper's equations, or the published code."""
+    """Preset of all --method flags: the paper's equations, or the published code. The backbone's own settings lie on
+    top of it, and --method flags on top of both."""
+    backbone_settings: bool = True
+    """Whether the backbone's own settings replace those of the recipe; micro is too small for some of the paper's."""
     repeat: Path | None = None
     """run.json of an earlier run: its values are the defaults, its condition.png lies beside it. Both must be as they
     were written; other versions are said."""
@@ -89,7 +92,7 @@ class Animate(ConditionFlags):
     overwrite: bool = False
     """Replace the files of a former run in the folder; others stay."""
     method: MethodConfig = field(default_factory=MethodConfig)
-    """Settings of the method. Where two ways are named, the first is the paper's."""
+    """Settings of the method; each says where it comes from."""
 
     def run(self) -> None:
         """Computes and writes the runs; prints where they are and how long they took."""
@@ -196,7 +199,7 @@ class Animate(ConditionFlags):
         tokenize(config.text, [*prompts, self.negative_prompt], embeddings)  # before any work
         image, tracks = self._inputs(config)
         dtype = network_dtype(self.dtype, self.device)
-        low_memory = self._low_memory(image, dtype)
+        low_memory = self._low_memory(image, tracks, dtype)
         if self.repeat and low_memory and not self.low_memory:
             text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
             warnings.warn(text, AnyI2VWarning, stacklevel=2)
@@ -219,7 +222,7 @@ class Animate(ConditionFlags):
             )
             yield backbone, image, result
 
-    def _low_memory(self, image: "Tensor", dtype: "torch.dtype") -> bool:
+    def _low_memory(self, image: "Tensor", tracks: "Tracks", dtype: "torch.dtype") -> bool:
         """Prints the memory that the job will need; whether to run it with little, as asked for or because it must.
 
         Raises what `check_job` does, and ResourceError if the job does not fit at all.
@@ -244,6 +247,7 @@ class Animate(ConditionFlags):
             width=image.shape[2],
             dtype=dtype,
             device=self.device,
+            tracks=tracks,
         )
         modes = (True,) if self.low_memory else (False, True)
         free = available(self.device)
@@ -306,26 +310,51 @@ class _Base:
 
     backbone: str | None = None
     recipe: str | None = None
+    backbone_settings: bool = True
     repeat: Path | None = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
 
 def animate_defaults(args: Sequence[str]) -> Animate:
-    """The defaults of `anyi2v animate` under the --backbone, --recipe and --repeat among `args`.
+    """The defaults of `anyi2v animate` under those of the flags of `_Base` that are among `args`.
 
-    With --repeat, its values hold, except for the method where --recipe or another --backbone is asked for.
+    With --repeat, its values hold, except for the method where a recipe, without the backbone's settings or not, or
+    another backbone is asked for. Warns of settings that the backbone has otherwise than a recipe that is asked for.
+
     Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
     """
     base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
     default = Animate() if base.repeat is None else repeated(base.repeat)
     backbone = base.backbone or default.backbone
     name = base.recipe or default.recipe
-    if base.repeat is None or base.recipe or backbone != default.backbone:
-        default = replace(default, method=recipe(name, read_config(backbone).method))
-    # given prompts and embeddings are added to the default's, but shall replace them
-    prompt, embedding = () if base.prompt else default.prompt, () if base.embedding else default.embedding
-    return replace(default, backbone=backbone, recipe=name, repeat=base.repeat, prompt=prompt, embedding=embedding)
+    asked = base.recipe is not None or not base.backbone_settings
+    if base.repeat is None or asked or backbone != default.backbone:
+        own = read_config(backbone).method if base.backbone_settings else {}
+        default = replace(default, method=recipe(name, own))
+        helps = {"-h", "--help"} & set(args)
+        if asked and not helps and (other := overridden(name, own)):
+            warnings.warn(
+                f"backbone {backbone} has settings of its own in place of recipe {name}'s: "
+                f"{', '.join(f'{key}={_short(value)}' for key, value in other.items())}; --no-backbone-settings takes "
+                "the recipe alone",
+                AnyI2VWarning,
+                stacklevel=2,
+            )
+    return replace(
+        default,
+        backbone=backbone,
+        recipe=name,
+        backbone_settings=base.backbone_settings,
+        repeat=base.repeat,
+        # given prompts and embeddings are added to the default's, but shall replace them
+        prompt=() if base.prompt else default.prompt,
+        embedding=() if base.embedding else default.embedding,
+    )
+
+
+def _short(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")

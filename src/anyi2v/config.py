@@ -1,7 +1,7 @@
 """The method's hyper-parameters as one frozen dataclass, and the named recipes. Free of torch.
 
 Paper and published code (FudanCVL/AnyI2V, commit 029c901) differ in several points; each is one field here,
-so a recipe is a set of values and never another code path.
+so a recipe is a set of values and never another code path. Which value is whose is written at each field.
 """
 
 import dataclasses
@@ -19,39 +19,43 @@ from anyi2v.errors import InputError, closest
 class MethodConfig:
     """Everything about a run except its inputs. The defaults are the recipe "paper".
 
-    Where two ways are named, the first is the paper's. The published code's: with `clustering="joint"` each
-    layer has its own mask from one common 2-means; `first_frame_mask="shared"` is resized in place, softly,
-    whenever a box has another shape; `anchors="box_index"` misses the object where a box was clipped or has
-    grown; `normalise="all_objects"` lets large objects outweigh small ones; `optimiser_state="iteration"`
-    makes every update lr times the gradient's sign; `first_box="stretch"` distorts what is visible of it.
+    Each field ends with the source of its default, and of its other values where they have one: the paper (section,
+    equation, figure or table; A. is its appendix), the published code where the paper is silent, or neither: a choice
+    of this project. The published code's: with `clustering="joint"` each layer has its own mask from one common
+    2-means; `first_frame_mask="shared"` is resized in place, softly, whenever a box has another shape;
+    `anchors="box_index"` misses the object where a box was clipped or has grown; `normalise="all_objects"` lets large
+    objects outweigh small ones; `optimiser_state="iteration"` makes every update lr times the gradient's sign;
+    `first_box="stretch"` distorts what is visible of it.
 
     Raises InputError naming the field, its value and what is allowed.
     """
 
     steps: int = 25
-    """Denoising steps of DDIM."""
+    """Denoising steps of DDIM. Source: Section 4."""
     guidance_scale: float = 8.0
-    """Classifier-free guidance; at 1 or below there is no unconditional pass."""
+    """Classifier-free guidance; at 1 or below there is no unconditional pass. Source: published code."""
     guidance_steps: int | None = None
     """Denoising steps with an unconditional pass, counted from the noisiest; None: all. Later ones take the
-    conditional prediction alone, in half the time. Not in the paper."""
+    conditional prediction alone, in half the time. Source: neither."""
     deep_every: int = 1
     """Of the denoising steps without injection, every so many-th computes the levels below the finest; the others take
-    its features over (DeepCache, arXiv:2312.00858). 1: all do. Not in the paper."""
+    its features over (DeepCache, arXiv:2312.00858). 1: all do. Source: neither."""
     eta: float = 0.0
-    """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM)."""
+    """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM). Source: Section 4 (DDIM); more: neither."""
     window: int | None = None
     """Frames that temporal layers see at once, in windows that overlap by half: for videos longer than they have
-    positions for, or than they were trained on. None: all. Not in the paper."""
+    positions for, or than they were trained on. None: all. Source: neither."""
     initial_noise: Literal["independent", "carried"] = "independent"
-    """Of every frame its own, or moved along with the boxes (FreeTraj, arXiv:2406.16863). Carrying is not in the
-    paper."""
+    """Of every frame its own, or moved along with the boxes (FreeTraj, arXiv:2406.16863). Source: Section 3.2 (random
+    noise); carried: neither."""
     inversion: Literal["ddim", "noise"] = "ddim"
-    """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass."""
+    """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass. Source:
+    Section 3.2; noise: neither."""
     inversion_timestep: int = 201
-    """The noise level t_alpha at which the condition image's features are taken."""
+    """The noise level t_alpha at which the condition image's features are taken. Source: Section 4; others: Fig. 9."""
     inversion_stride: int = 1
-    """Timesteps per inversion step, from t=1 upwards; the paper inverts every single one."""
+    """Timesteps per inversion step, from t=1 upwards; 1 inverts every single one. Source: Section 4 (1000 steps);
+    larger: neither."""
 
     inject_hidden: tuple[str, ...] = (
         "up_blocks.1.resnets.0.hidden",
@@ -59,14 +63,14 @@ class MethodConfig:
         "up_blocks.2.resnets.0.hidden",
         "up_blocks.2.resnets.1.hidden",
     )
-    """Residual hidden states of frame 1 that are replaced by the condition's."""
+    """Residual hidden states of frame 1 that are replaced by the condition's. Source: Sections 3.2 and 4."""
     inject_query: tuple[str, ...] = (
         "up_blocks.1.attentions.0.query",
         "up_blocks.1.attentions.1.query",
         "up_blocks.2.attentions.0.query",
         "up_blocks.2.attentions.1.query",
     )
-    """Self-attention queries of frame 1 that are replaced by the condition's."""
+    """Self-attention queries of frame 1 that are replaced by the condition's. Source: Sections 3.2 and 4."""
     share_kv: tuple[str, ...] = (
         "up_blocks.1.attentions.0",
         "up_blocks.1.attentions.1",
@@ -74,50 +78,60 @@ class MethodConfig:
         "up_blocks.2.attentions.1",
     )
     """Layers in whose self-attention the keys and values of every frame are frame 1's, in the same passes as the
-    injection; none: no layer."""
+    injection; none: no layer. Source: Section 3.2, the layers: published code; none: Table 2."""
     debias: bool = True
-    """The injected hidden states take frame 1's own patch statistics (AdaIN); off: they go in raw."""
+    """The injected hidden states take frame 1's own patch statistics (AdaIN); off: they go in raw. Source: Eq. 1 and 2;
+    off: Fig. 10."""
     patch: int = 4
-    """Side of AdaIN's patches in feature cells; 0 takes the whole map as one patch."""
+    """Side of AdaIN's patches in feature cells; 0 takes the whole map as one patch. Source: Section 4; 0: Fig. 10."""
     inject_steps: int = 4
-    """Denoising steps with injection, counted from the noisiest."""
+    """Denoising steps with injection, counted from the noisiest; every pass of the optimisation injects. Source:
+    published code; the paper says only that they are early (A.2)."""
 
     align: tuple[str, ...] = ("up_blocks.1.attentions.1.query", "up_blocks.2.attentions.0.query")
-    """Features that are aligned along the tracks."""
+    """Features that are aligned along the tracks. Source: Section 4; others: Fig. 8 and Table 2."""
     optimise_steps: int = 6
-    """Denoising steps before which the latents are optimised, counted from the noisiest."""
+    """Denoising steps before which the latents are optimised, counted from the noisiest. Source: published code, for
+    t' >= 20 in Section 4 and t' <= 5 in A.2."""
     iterations: int = 5
-    """Updates of the latents per optimised step."""
+    """Updates of the latents per optimised step. Source: published code, for "every 5 steps" in Section 4."""
     lr: float = 0.01
-    """Learning rate of AdamW on the latents."""
+    """Learning rate of AdamW on the latents. Source: Section 4 and A.1."""
     weight_decay: float = 0.01
-    """AdamW's weight decay; the paper does not mention it, the published code has PyTorch's default."""
+    """AdamW's weight decay. Source: published code (PyTorch's default)."""
     pca_dim: int | None = 64
-    """Principal components that the aligned features are projected to; None: no projection."""
+    """Principal components that the aligned features are projected to; None: no projection. A layer with fewer channels
+    keeps all of them. Source: Eq. 4 and Section 4; others: Fig. 8 and Table 2."""
     pca_solver: Literal["exact", "lowrank"] = "exact"
-    """The full decomposition, or a faster randomised one."""
+    """The full decomposition, or a faster randomised one. Source: Eq. 4; lowrank: neither."""
 
     mask: Literal["dynamic", "static", "none"] = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
-    that object's in frame 1; "static" and "none" carry it to the others."""
+    that object's in frame 1; "static" and "none" carry it to the others. Source: Eq. 5 to 8; static, none: Table 2;
+    masks that are given: neither."""
     mask_margin: int = 0
     """Cells by which each object's mask of frame 1 is dilated, clustered or given alike, before it is carried to the
-    other frames; within its box, in cells of the working lattice, of which a latent cell has two along each axis. Not
-    in the paper."""
+    other frames; within its box, in cells of the working lattice, of which a latent cell has two along each axis.
+    Source: Eq. 8 (no margin); more: neither."""
     clustering: Literal["per_frame", "joint"] = "per_frame"
-    """2-means on every frame's mean map of the layers, or one over all maps (published code)."""
+    """2-means on every frame's mean map of the layers, or one over all maps. Source: Eq. 7 for a mask per object and
+    frame, neither for the mean of the layers; joint: published code."""
     first_frame_mask: Literal["per_object", "shared"] = "per_object"
-    """Each object has its own mask of frame 1 (Eq. 8), or all share object 1's (published code)."""
+    """Each object has its own mask of frame 1, or all share object 1's. Source: Eq. 8; shared: published code."""
     anchors: Literal["attached", "box_index"] = "attached"
-    """Salient points follow their object, or stay cells of the first box, clamped (published code)."""
+    """Salient points follow their object, or stay cells of the first box, clamped. Source: Eq. 5; box_index: published
+    code."""
     normalise: Literal["per_object", "all_objects"] = "per_object"
-    """Differences over each object's own mask overlap, or summed over all objects' (published code)."""
+    """Differences over each object's own mask overlap, or summed over all objects'; the mean over the components.
+    Source: neither, as Eq. 3 and 8 sum without dividing; all_objects: published code."""
     optimiser_state: Literal["step", "iteration"] = "step"
-    """AdamW's moments last a denoising step, or one iteration: sign descent (published code)."""
+    """AdamW's moments last a denoising step, or one iteration: sign descent. Source: neither, as A.1 names AdamW alone;
+    iteration: published code."""
     first_box: Literal["clip", "stretch"] = "clip"
-    """A first box that leaves the frame is clipped like any other, or stretched (published code)."""
+    """A first box that leaves the frame is clipped like any other, or stretched. Source: neither; stretch: published
+    code."""
     remove_update_mean: bool = False
-    """Each update loses its mean per frame and channel, which steadies colours. Not in the paper."""
+    """Each update loses its mean per frame and channel, which steadies colours. Source: neither."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -132,7 +146,7 @@ class MethodConfig:
 
     @classmethod
     def paper(cls) -> "MethodConfig":
-        """What the paper's equations say."""
+        """What the paper says; where it is silent, what each field names as its source."""
         return cls()
 
     @classmethod
@@ -174,13 +188,41 @@ RECIPES: dict[str, MethodConfig]
 
 
 def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
-    """The preset `name` with `changes` on top: a backbone's own defaults, `BackboneConfig.method`.
+    """The preset `name` with `changes` on top: a backbone's own settings, `BackboneConfig.method`.
 
     Raises InputError for an unknown name or setting.
     """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
     return MethodConfig.from_dict({**RECIPES[name].to_dict(), **changes})
+
+
+def overridden(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `recipe(name, changes)`, the settings that are not the preset's."""
+    plain = RECIPES[name].to_dict()
+    return {key: value for key, value in recipe(name, changes).to_dict().items() if value != plain[key]}
+
+
+def remarks(config: MethodConfig) -> list[str]:
+    """What settings ask for that the others leave no room for, a sentence each; the job runs all the same."""
+    found, steps = [], config.steps
+    injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
+    for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
+        value = getattr(config, name)
+        if used and value is not None and value > steps:
+            found.append(f"{name}={value} is more than steps={steps}: all {steps} are meant")
+    if config.optimise_steps > 0 and config.iterations == 0:
+        found.append(f"iterations=0: none of optimise_steps={config.optimise_steps} changes anything")
+    if config.guidance_scale <= 1 and config.guidance_steps is not None:
+        found.append(f"guidance_scale={config.guidance_scale:g} guides nothing, whatever guidance_steps is")
+    if config.deep_every > 1 and steps - config.inject_steps < 2:
+        found.append(
+            f"deep_every={config.deep_every} changes nothing: it needs two steps without injection, but "
+            f"inject_steps={config.inject_steps} of steps={steps}"
+        )
+    if config.mask == "none" and config.mask_margin:
+        found.append(f"mask_margin={config.mask_margin} has no mask to act on with mask='none', but those given")
+    return found
 
 
 def _layers_of_queries(data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,8 +6,7 @@ ones that autograd keeps included. Nothing is computed.
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +22,12 @@ from anyi2v.backbone.unet import record
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
+from anyi2v.limits import free_memory
+from anyi2v.method.alignment import feature_map
+from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.inversion import PACK_FROM
-from anyi2v.method.optimisation import GRAPH_FROM
+from anyi2v.method.optimisation import GRAPH_FROM, align_maps
+from anyi2v.tracks import Tracks
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,22 @@ def predict(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     low_memory: bool = False,
+    tracks: Tracks | None = None,
 ) -> Prediction:
     """The memory of one job of `frames` frames of `width` x `height` pixels; see `anyi2v.animate` for the settings.
 
-    Not counted: libraries, and what their kernels borrow for a moment.
+    Not counted: libraries, and what their kernels borrow for a moment; without `tracks`, the crops of their boxes.
+
+    Raises InputError as `make_crops` does.
     """
     factor = config.vae.factor
     grid = (config.vae.latent_channels, height // factor, width // factor)
-    with FakeTensorMode(), torch.device(device):
+    optimises = method.optimise_steps > 0 and method.iterations > 0 and (tracks is None or bool(tracks.objects))
+    crops = None
+    if tracks is not None and optimises:
+        tracks = tracks.scaled(width, height).resample(frames)
+        crops = make_crops(tracks, (2 * grid[1], 2 * grid[2]), frames, first_box=method.first_box)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         backbone = build(config)
         for network in backbone.networks.values():
             kind = torch.float32 if network is backbone.vae else dtype
@@ -82,8 +93,10 @@ def predict(
             "decoding": _peak_of_decoding(backbone, frames, grid, low_memory),
             "denoising": _peak_of_denoising(backbone, method, frames, grid, low_memory),
         }
-        if method.optimise_steps and method.iterations:
-            passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory)
+        if crops is not None:  # the masks of the result
+            passes["decoding"] += len(crops.names) * frames * height * width * 4
+        if optimises:
+            passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory, crops)
             iterations = min(method.optimise_steps, method.steps) * method.iterations
             if torch.device(device).type == "cuda" and not low_memory and iterations >= GRAPH_FROM:
                 passes["denoising"] += passes["optimisation"]  # which a graph keeps for the next iteration
@@ -98,14 +111,11 @@ def size_of(network: nn.Module) -> int:
 
 
 def available(device: str) -> int | None:
-    """Bytes that can still be had on the device; None if nobody knows."""
+    """Bytes that can still be had on the device, see `free_memory` for the CPU; None if nobody knows."""
     kind = torch.device(device)
     if kind.type == "cuda":
         return torch.cuda.mem_get_info(kind)[0]
-    if kind.type != "cpu" or not (meminfo := Path("/proc/meminfo")).exists():
-        return None
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+    return free_memory() if kind.type == "cpu" else None
 
 
 def fitting(free: int | None, predictions: Mapping[bool, Callable[[], Prediction]]) -> tuple[bool, Prediction]:
@@ -124,7 +134,7 @@ def fitting(free: int | None, predictions: Mapping[bool, Callable[[], Prediction
             return low_memory, needed
     raise ResourceError(
         f"the job needs {needed} even in low-memory mode, but {gib(free or 0)} are free; take fewer frames, a smaller "
-        "size, or bfloat16"
+        "size, fewer or smaller boxes, or bfloat16"
     )
 
 
@@ -137,14 +147,22 @@ def _inputs(backbone: Backbone, batch: int, frames: int, grid: Grid) -> tuple[Te
     return torch.zeros(batch, frames, *grid), torch.zeros(batch, dtype=torch.long), text
 
 
-def _peak_of_optimisation(backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool) -> int:
-    """Of the pass to the aligned features and back; reduced features and masks are small beside it."""
+def _peak_of_optimisation(
+    backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool, crops: Crops | None
+) -> int:
+    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the way back."""
     z, t, text = _inputs(backbone, 1, frames, grid)
     fps = float(backbone.config.fps)
     with _Meter() as meter:
         z.requires_grad_()
         seen = record(backbone.unet, method.align, z, t, text, fps=fps, window=method.window, checkpoint=low_memory)
-        torch.autograd.grad(sum((x.square().sum() for x in seen.values()), torch.zeros(())), z)
+        if crops is None:
+            loss = sum((x.square().sum() for x in seen.values()), torch.zeros(()))
+        else:
+            maps = [feature_map(name, seen[name]) for name in method.align]
+            # the randomised PCA draws a seed, which fake tensors have none of
+            loss = align_maps(maps, crops.to(z.device), replace(method, pca_solver="exact")).loss
+        torch.autograd.grad(loss, z)
     return meter.peak
 
 

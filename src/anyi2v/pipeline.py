@@ -1,6 +1,7 @@
 """One job from start to video: encode, invert, optimise and denoise, decode."""
 
 import gc
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +16,9 @@ from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.unet import points
 from anyi2v.condition_features import condition_features, injects
-from anyi2v.config import MethodConfig
+from anyi2v.config import MethodConfig, remarks
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
-from anyi2v.errors import InputError
+from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.machine import give_back
 from anyi2v.media import MAX_FPS, check_image, check_tracks, write_video
 from anyi2v.method.alignment import feature_map
@@ -108,7 +109,8 @@ def animate(
         tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
             video's frames. None, or without objects: the first frame is controlled and the motion is free. Warns about
             an object whose first box shows nothing of the image that could be one.
-        config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
+        config: hyper-parameters; by default `backbone.method()`, recipe "paper" with the backbone's own settings.
+            `backbone.method(steps=12)` changes some of them; a MethodConfig of your own has none of the backbone's.
         seed: of everything random, each from a generator of its own: the initial noise, the noise of
             inversion="noise" and of eta, and the low-rank PCA. Equal seed and device give equal bytes; on a GPU, where
             attention's backward pass adds up in an order of its own each time, only with
@@ -132,10 +134,11 @@ def animate(
         InputError, HookError: before any work, if something about the job is not usable.
         NumericsError: a value became NaN or infinite; the message names stage, step, layer, object and frame.
     """
-    config = config or MethodConfig.from_dict(backbone.config.method)
+    config = config or backbone.method()
     frames = backbone.config.frames if frames is None else frames
     fps = backbone.config.fps if fps is None else fps
     check_job(backbone, image, config, frames, fps, seed)
+    _warn_of_idle_settings(config, negative_prompt, cache)
     height, width = image.shape[1:]
     tracks = check_tracks(tracks, image).scaled(width, height).resample(frames)
     factor = backbone.config.vae.factor
@@ -205,7 +208,7 @@ def invert_images(
         InputError, HookError: before any work, if something about a job is not usable, or the jobs are no batch.
         NumericsError: a value became NaN or infinite.
     """
-    config = config or MethodConfig.from_dict(backbone.config.method)
+    config = config or backbone.method()
     fps = backbone.config.fps if fps is None else fps
     if not len(images) == len(prompts) > 0:
         raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs its prompt")
@@ -265,6 +268,17 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
         feature_map(name, torch.empty(known[name]))
     inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
     sampling_pairs(backbone.config.schedule, config.steps)
+
+
+def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Path | None) -> None:
+    """Warns the caller of `animate` of each thing that was asked for and cannot act."""
+    found = remarks(config)
+    if negative_prompt and config.guidance_scale <= 1:
+        found.append(f"negative_prompt={negative_prompt!r} is not used: guidance_scale={config.guidance_scale:g}")
+    if cache is not None and config.inversion == "noise":
+        found.append("cache is not used: inversion='noise' draws from the seed and takes one pass")
+    for text in found:
+        warnings.warn(text, AnyI2VWarning, stacklevel=3)
 
 
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:

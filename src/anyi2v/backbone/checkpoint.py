@@ -28,6 +28,8 @@ from anyi2v.backbone.prompt_syntax import warn_of_syntax
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
+from anyi2v.config import MethodConfig
+from anyi2v.config import recipe as preset
 from anyi2v.errors import CheckpointError
 from anyi2v.files import atomic
 
@@ -57,6 +59,19 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Of the UNet and the text tower; the autoencoder is always float32."""
         return self.unet.dtype
+
+    def method(self, recipe: str = "paper", **changes: Any) -> MethodConfig:
+        """A recipe with this backbone's own settings, and `changes` on top of both: a job's `config`.
+
+        As the command line does it. `MethodConfig.paper()` and `official()` are the recipes alone.
+
+        Args:
+            recipe: "paper" or "official".
+            changes: fields of MethodConfig.
+
+        Raises InputError for an unknown recipe or setting, and for unusable values.
+        """
+        return preset(recipe, {**self.config.method, **changes})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
         """Moves the networks (in place, as torch's modules do); `dtype` leaves the autoencoder out.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anyi2v.errors import HookError
@@ -147,13 +147,47 @@ def weigh(
 
     `now` and `first` are from `cut_all`; all else is as for `align`.
     """
+    similarities = all_similarities(features, now, first, crops, maps, anchors)
+    clustered = all_foreground(similarities, crops, mask, clustering)
+    return weigh_clustered(
+        similarities, clustered, crops, mask=mask, mask_margin=mask_margin, first_frame_mask=first_frame_mask
+    )
+
+
+def all_similarities(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    now: Sequence[Float[Tensor, "o f y x _"]],
+    first: Sequence[Float[Tensor, "o f y x _"]],
+    crops: Crops,
+    maps: Sequence[Maps],
+    anchors: Anchors,
+) -> Float[Tensor, "l o f y x"]:
+    """S_j of every layer, object and frame, of the crops from `cut_all`."""
     points = [
         _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
     ]
-    similarities = torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
-    clustered = crops.valid.expand_as(similarities)
-    if mask != "none":
-        clustered = foreground(similarities, crops.valid, clustering)
+    return torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
+
+
+def all_foreground(
+    similarities: Float[Tensor, "l o f y x"], crops: Crops, mask: Mask, clustering: Clustering
+) -> Bool[Tensor, "l o f y x"]:
+    """What is clustered as the object in every frame by itself; the whole box without masks."""
+    if mask == "none":
+        return crops.valid.expand_as(similarities)
+    return foreground(similarities, crops.valid, clustering)
+
+
+def weigh_clustered(
+    similarities: Float[Tensor, "l o f y x"],
+    clustered: Bool[Tensor, "l o f y x"],
+    crops: Crops,
+    *,
+    mask: Mask,
+    mask_margin: int,
+    first_frame_mask: FirstFrameMask,
+) -> Weights:
+    """The weights that follow from the clusters and the users' masks; all else is as for `weigh`."""
     masks = dilated(with_given(clustered, crops), crops, mask_margin)
     carried = first_frame_masks(masks, crops)
     if mask == "none":  # but a mask by the user counts in all frames

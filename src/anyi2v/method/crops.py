@@ -26,6 +26,9 @@ from anyi2v.tracks import Track, Tracks
 Span = tuple[int, int]
 """Half-open range of lattice cells."""
 
+PART_CELLS = 2**19
+"""Cells of crops, padding included, that are aligned at a time: two objects as large as 16 frames of 512 x 512 pixels.
+With 64 components they take 128 MiB in each of the tensors that a backward pass needs."""
 LARGEST_BOX = 64
 """Sides of the frame: the matrices that resize larger boxes would fill the memory for the few cells that are seen."""
 
@@ -103,6 +106,48 @@ class Crops:
         """Rows and columns that are seen of object o's box in frame f."""
         rows, cols = (visible(span, size) for span, size in zip(self.boxes[o][f], self.lattice, strict=True))
         return rows, cols
+
+    @cached_property
+    def parts(self) -> tuple[tuple[tuple[int, ...], "Crops"], ...]:
+        """The numbers of the objects, in parts of `PART_CELLS` or of one object, and the crops of each part.
+
+        All crops of a part are as large as its largest box, so objects of like size go together. Most jobs are one
+        part.
+        """
+        extent = [tuple(max(self._lengths(o, axis)) for axis in (0, 1)) for o in range(len(self.boxes))]
+        frames = self.valid.shape[1]
+        if len(extent) * self.valid[0].numel() <= PART_CELLS or len(extent) == 1:
+            return ((tuple(range(len(extent))), self),)
+        parts: list[list[int]] = []
+        for o in sorted(range(len(extent)), key=lambda o: -math.prod(extent[o])):
+            larger = [*parts[-1], o] if parts else [o]
+            cells = len(larger) * frames * math.prod(max(extent[i][axis] for i in larger) for axis in (0, 1))
+            if parts and cells <= PART_CELLS:
+                parts[-1] = larger
+            else:
+                parts.append([o])
+        return tuple((tuple(sorted(part)), self._part(sorted(part))) for part in parts)
+
+    def _lengths(self, o: int, axis: int) -> list[int]:
+        """Cells that are seen of object o along an axis, by frame."""
+        return [high - low for low, high in (self.seen(o, f)[axis] for f in range(self.valid.shape[1]))]
+
+    def _part(self, objects: list[int]) -> "Crops":
+        y, x = (max(1, *(max(self._lengths(o, axis)) for o in objects)) for axis in (0, 1))
+        (rows, cols), chosen = self.first_cell, torch.tensor(objects, device=self.valid.device)
+        return replace(
+            self,
+            names=tuple(self.names[o] for o in objects),
+            boxes=tuple(self.boxes[o] for o in objects),
+            first=tuple(self.first[o] for o in objects),
+            valid=self.valid[chosen][:, :, :y, :x],
+            first_cell=(rows[chosen][:, :, :y], cols[chosen][:, :, :x]),
+            points=(self.points[0][chosen], self.points[1][chosen]),
+            offsets=(self.offsets[0][chosen], self.offsets[1][chosen]),
+            given=self.given[chosen][:, :y, :x],
+            has_given=self.has_given[chosen],
+            loss_weights=None if self.loss_weights is None else self.loss_weights[chosen],
+        )
 
     def maps(self, height: int, width: int) -> Maps:
         """The matrices for feature maps of `height` x `width` cells, on the device of the crops; made once."""

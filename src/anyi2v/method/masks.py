@@ -10,11 +10,15 @@ from torch import Tensor
 from anyi2v.method.crops import Crops
 from anyi2v.numerics.kmeans import two_means_1d
 
+POINTS = 64
+"""Salient points that all cells are compared with at a time: thousands would fill the memory."""
+
 
 def similarity(crops: Float[Tensor, "o f y x m"], anchors: Float[Tensor, "o f k m"]) -> Float[Tensor, "o f y x"]:
     """Eq. 5 and 6: the largest cosine between each cell and the features of the object's salient points."""
-    cosine = torch.einsum("ofyxm,ofkm->ofyxk", F.normalize(crops, dim=-1), F.normalize(anchors, dim=-1))
-    return cosine.amax(-1)
+    cells = F.normalize(crops, dim=-1)
+    some = F.normalize(anchors, dim=-1).split(POINTS, dim=-2)
+    return torch.stack([torch.einsum("ofyxm,ofkm->ofyxk", cells, points).amax(-1) for points in some]).amax(0)
 
 
 def foreground(

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from anyi2v.method.alignment import Alignment, align, feature_map, reduce
 from anyi2v.method.crops import Crops
 from anyi2v.method.guard import all_finite, bad_errors, bad_map, failure, first_bad_layer, frames_text
 from anyi2v.method.inversion import no_report
+from anyi2v.method.parts import align_in_parts
 from anyi2v.taps import Pass, Tap, Taps, chain, no_tap, no_taps
 
 GRAPH_FROM = 8
@@ -121,17 +122,11 @@ def align_maps(
 ) -> Alignment:
     """The alignment of the maps of `config.align`, channels last, under all settings of `config`."""
     features = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
-    return align(
-        features,
-        crops,
-        [crops.maps(*x.shape[1:3]) for x in features],
-        mask=config.mask,
-        mask_margin=config.mask_margin,
-        clustering=config.clustering,
-        first_frame_mask=config.first_frame_mask,
-        anchors=config.anchors,
-        normalise=config.normalise,
-    )
+    settings = ("mask", "mask_margin", "clustering", "first_frame_mask", "anchors", "normalise")
+    options: Any = {name: getattr(config, name) for name in settings}
+    if len(crops.parts) > 1:
+        return align_in_parts(features, crops, **options)
+    return align(features, crops, [crops.maps(*x.shape[1:3]) for x in features], **options)
 
 
 def optimise_latents(

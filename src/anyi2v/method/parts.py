@@ -1,0 +1,84 @@
+"""The alignment of many or large objects, some at a time: what is kept of their features would fill the memory."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from anyi2v.method.alignment import (
+    Alignment,
+    Anchors,
+    Clustering,
+    FirstFrameMask,
+    Mask,
+    Normalise,
+    Weights,
+    all_foreground,
+    all_similarities,
+    compare,
+    cut_all,
+    weigh_clustered,
+)
+from anyi2v.method.crops import Crops, Maps
+
+
+def align_in_parts(
+    features: Sequence[Float[Tensor, "f _ _ _"]],
+    crops: Crops,
+    *,
+    mask: Mask = "dynamic",
+    mask_margin: int = 0,
+    clustering: Clustering = "per_frame",
+    first_frame_mask: FirstFrameMask = "per_object",
+    anchors: Anchors = "attached",
+    normalise: Normalise = "per_object",
+) -> Alignment:
+    """`alignment.align`, up to rounding, with the features of one of `crops.parts` in memory at a time.
+
+    The backward pass cuts the crops of each part again. Masks, which have no channels, are those of all objects.
+    """
+    parts = [(numbers, part, [part.maps(*x.shape[1:3]) for x in features]) for numbers, part in crops.parts]
+    clustered = crops.valid.new_zeros(len(features), *crops.valid.shape)
+    similarities = features[0].new_zeros(clustered.shape)
+    with torch.no_grad():
+        for numbers, part, maps in parts:
+            found = all_similarities(features, *cut_all(features, maps), part, maps, anchors)
+            _place(similarities, numbers, found)
+            _place(clustered, numbers, all_foreground(found, part, mask, clustering))
+        weights = weigh_clustered(
+            similarities, clustered, crops, mask=mask, mask_margin=mask_margin, first_frame_mask=first_frame_mask
+        )
+    loss, errors = features[0].new_zeros(()), features[0].new_zeros(clustered.shape[:3])
+    overlap = weights.products.sum()
+    for numbers, part, maps in parts:
+        mine = _of_part(weights, numbers, part)
+        of_part, summands = checkpoint(
+            _compare, maps, mine, normalise, part.loss_weights, *features, use_reentrant=False
+        )
+        if normalise == "all_objects":  # each part's is divided by the overlap of its own objects
+            of_part = of_part * mine.products.sum() / torch.where(overlap > 0, overlap, 1.0)
+        loss = loss + of_part
+        _place(errors, numbers, summands)
+    return Alignment(loss, weights.masks, weights.similarities, errors)
+
+
+def _compare(
+    maps: Sequence[Maps], weights: Weights, normalise: Normalise, objects: Float[Tensor, " o"] | None, *features: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, "l o f"]]:
+    """Loss and errors of the objects of one part."""
+    made = compare(*cut_all(features, maps), weights, normalise=normalise, objects=objects)
+    return made.loss, made.errors
+
+
+def _of_part(weights: Weights, numbers: Sequence[int], part: Crops) -> Weights:
+    y, x = part.valid.shape[2:]
+    return Weights(*(torch.stack([values[:, o, :, :y, :x] for o in numbers], 1) for values in weights))
+
+
+def _place(whole: Shaped[Tensor, "l o f *_"], numbers: Sequence[int], values: Shaped[Tensor, "l _ f *_"]) -> None:
+    """Writes the values of a part to the places of its objects; the whole may have more padding."""
+    cells = tuple(slice(size) for size in values.shape[3:])
+    for i, number in enumerate(numbers):
+        whole[(slice(None), number, slice(None), *cells)] = values[:, i]
