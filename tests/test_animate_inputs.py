@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,8 +48,10 @@ def test_weights_of_1_give_the_same_bytes_and_others_another_video() -> None:
     assert all(record.loss == 0 for record in nothing.losses)
 
 
+ROOT = Path(__file__).parents[1]
 WRONG = """
 import numpy, pathlib
+from PIL import Image
 from tests.test_animate_inputs import run
 from anyi2v.errors import InputError
 
@@ -67,7 +70,8 @@ for tracks in ("t.json", pathlib.Path("t.json"), {"objects": []}):
 
 def test_other_things_are_named_with_what_loads_them() -> None:
     """Without the type checker of the test run, as users have it."""
-    done = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", WRONG], capture_output=True, text=True, cwd=ROOT)
+    assert not done.returncode, done.stderr
     lines = done.stdout.splitlines()
     starts = ("the image is a PIL image; ", "the image is a NumPy array; ", "the image is a path; ")
     starts += ("tracks is a str, not Tracks; load a file with anyi2v.load_tracks", "tracks is a ", "tracks is a dict")

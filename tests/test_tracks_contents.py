@@ -75,7 +75,7 @@ def test_rates_over_all_modalities() -> None:
     for condition in CONDITIONS:
         one: Kind = "mixed" if condition == "mixed" else "plain"
         two: Kind = "two objects"
-        kinds: list[Kind] = [one] * CASES + [two] * (CASES // 4)
+        kinds: list[Kind] = [one if n < CASES else two for n in range(CASES + CASES // 4)]
         for seed, kind in enumerate(kinds):
             case = make_case(seed, condition, kind)
             image = (case.image * 255).round().numpy() / 255
