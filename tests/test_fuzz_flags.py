@@ -328,7 +328,7 @@ OTHERS: list[Maker] = [
         one("--backbone", NO_FILES),
         one("--ablate", TEXTS, ["table 9"], said=("ablations",)),
         one(
-            "--set", ["lr", "lr=", "lr=x", "=1", "lrr=1", "lr=-1", "lr=NaN", "steps=0", 'mask="x"', "steps=[1]", "💥=1"]
+            "--set", ["lr", "lr=", "lr=x", "=1", "lrr=1", "lr=-1", "lr=nan", "steps=0", 'mask="x"', "steps=[1]", "💥=1"]
         ),
         choices("--kind", "plain", "two objects", "pan"),
         choices("--recipe", "paper", "official"),
