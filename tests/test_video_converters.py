@@ -122,7 +122,7 @@ def videocrafter_file(tensors: Tensors) -> Tensors:
     vae = {f"first_stage_model.{key}": x for key, x in to_ldm_vae(network(tensors, "vae"), 2).items()}
     unet = {f"model.diffusion_model.{key}": x for key, x in to_videocrafter(network(tensors, "unet")).items()}
     extras = {
-        "scale_arr": torch.zeros(14),
+        "scale_arr": torch.cat([torch.linspace(1, 0.7, 400), torch.full((1000,), 0.7)]),
         "betas": torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
         "cond_stage_model.model.logit_scale": torch.zeros(()),
     }
@@ -177,6 +177,15 @@ def test_videocrafters_file_makes_a_backbone(
     check(out, tensors, dataclasses.replace(VIDEOCRAFTER, name="out", height=80, fps=28))
     assert "VideoCrafter, version 2" in said
     assert describe(base).count("whole: nothing is missing") == 3
+
+
+@pytest.mark.parametrize("table", ["betas", "scale_arr"])
+def test_tables_of_another_schedule_than_the_familys_are_refused(tmp_path: Path, table: str) -> None:
+    theirs = videocrafter_file(random_state(VIDEOCRAFTER, torch.float16))
+    other = {"betas": torch.linspace(0.00085, 0.012, 1000), "scale_arr": torch.ones(1000)}[table]
+    base = foreign.write(theirs | {table: other}, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match=rf"b\.safetensors: the table {table}"):
+        convert(foreign.options(base, tmp_path / "o.safetensors"))
 
 
 def test_a_motion_module_beside_temporal_layers_is_refused(tmp_path: Path) -> None:

@@ -169,6 +169,15 @@ def check_tables(source: Source, config: ScheduleConfig) -> None:
                 f"{source.path}: the table {name} is not that of the schedule {config.curve}, {config.beta_start} to "
                 f"{config.beta_end} in {config.train_steps} steps; say with --schedule FILE which one it is"
             )
+    if config.x0_scale != 1 and "scale_arr" in source.shapes:
+        shrunk = torch.linspace(1, config.x0_scale, config.x0_scale_steps)
+        theirs = source["scale_arr"].float().flatten()[: config.train_steps]
+        ours = torch.cat([shrunk, torch.full((config.train_steps - len(shrunk),), config.x0_scale)])
+        if theirs.shape != ours.shape or not (theirs - ours).abs().max() <= _TOLERANCE:
+            raise CheckpointError(
+                f"{source.path}: the table scale_arr does not shrink the image from 1 to {config.x0_scale} over "
+                f"{config.x0_scale_steps} steps, as VideoCrafter2's does; another version is not supported"
+            )
 
 
 def latent_scale(source: Source) -> float:
