@@ -24,6 +24,7 @@ from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.case import Case, Condition
 from anyi2v.micro.cases import conditions, make_case
 from anyi2v.micro.kinds import Kind
+from anyi2v.micro.variants import GIVEN
 from anyi2v.micro.workers import START, worker_backbone
 from anyi2v.pipeline import animate, check_job
 from anyi2v.report import sha256
@@ -130,7 +131,8 @@ def run_case(job: Job) -> None:
         key = (config.inversion, config.inversion_timestep, config.inversion_stride)
         known = inverted.get(key, {})
         features = known if _points(config) <= known.keys() else None
-        result = animate(backbone, image, case.prompt, case.tracks, config=config, seed=job.seed, features=features)
+        tracks = case.with_true_masks() if name in GIVEN else case.tracks
+        result = animate(backbone, image, case.prompt, tracks, config=config, seed=job.seed, features=features)
         inverted[key] = known | result.features
         seconds = sum(result.timings.values())
         _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(seconds))

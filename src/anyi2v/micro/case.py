@@ -47,6 +47,10 @@ LEAST_SEEN = 2 * SMALLEST
 """Share of the frame of an object on its way out that counts as seen: its outline has mixed colours."""
 LEAST_GAP = 4 / 64
 """Of the frame's width, between two objects: where they run together, neither has a place."""
+LEAST_TEXTURE = 0.16
+"""Amplitude of a background whose texture is seen well."""
+DARKEST = "black"
+"""The background on which no texture is seen."""
 PAN_REACH = 0.35
 """Of the period of the checks, which repeat after 0.71 periods along their diagonals: the steps that can be told
 apart."""
@@ -74,6 +78,12 @@ class Case:
     def scores(self, video: Float[Tensor, "f 3 h w"]) -> list[Scores]:
         """Measures a video made from this case, one entry per object."""
         return measure(video, self.targets, self.scene.background)
+
+    def with_true_masks(self) -> Tracks:
+        """The tracks as of a user who knows exactly which pixels of the condition image each object has."""
+        pairs = zip(self.tracks.objects, self.targets, strict=True)
+        objects = tuple(replace(track, mask=target.mask.numpy()) for track, target in pairs)
+        return replace(self.tracks, objects=objects)
 
     def pan_error(self, video: Float[Tensor, "f 3 h w"]) -> float:
         """Distance between the background's way and the asked one, as a share of the latter; NaN without a pan."""
@@ -111,6 +121,13 @@ def drawn_case(
         targets=targets(prompted, torch.stack(object_masks(prompted))),
         truth=render(prompted, "photo"),
     )
+
+
+def on_texture(seed: int, modality: Modality, generator: torch.Generator, scene: Scene) -> Case:
+    """As `drawn_case`, on a background that the prompted colour does not hide."""
+    while (case := drawn_case(seed, modality, generator, scene)).scene.background == DARKEST:
+        pass
+    return case
 
 
 def accepted(generator: torch.Generator, suits: Callable[[Scene], bool]) -> Scene:

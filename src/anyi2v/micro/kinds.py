@@ -10,6 +10,7 @@ InputKind = Literal[
     "three objects",
     "user mask",
     "loose mask",
+    "loose box",
     "zoom",
     "wide",
     "padded",
@@ -21,3 +22,5 @@ InputKind = Literal[
 """What the user brings."""
 Kind = SceneKind | InputKind
 KINDS: tuple[Kind, ...] = (*get_args(SceneKind), *get_args(InputKind))
+CAMERA_KINDS: tuple[Kind, ...] = ("pan", "zoom")
+"""Those whose tracks are the camera's instead of the objects'."""

@@ -12,6 +12,8 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, closest
 
 FULL = "full"
+GIVEN = frozenset({"true mask", "true mask, margin 2"})
+"""Variants whose tracks come with each object's true mask of frame 1, as of a user who has it (`Track.mask`)."""
 Changes = Mapping[str, Any]
 
 
@@ -33,6 +35,10 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "static mask": {"mask": "static"},
             "no semantic mask": {"mask": "none"},
             "residual hidden as target": {"align": hiddens},
+        },
+        "masks": {
+            "true mask": {"mask": "none"},
+            **{f"{kind} mask": {"mask": kind} for kind in ("dynamic", "static")},
         },
         "figure 8, components": {f"M = {m}": {"pca_dim": m} for m in (4, 16, 32, 64)},
         "figure 8, targets": {
@@ -87,6 +93,6 @@ def variants(config: MethodConfig, chosen: Iterable[str] = ("baselines",)) -> di
             raise InputError(f"no group of ablations {group!r}; the closest are {closest(group, known)}")
         for name, changes in known[group].items():
             variant = replace(config, **changes)
-            if variant != config:
+            if variant != config or name in GIVEN:
                 found[name] = variant
     return found
