@@ -143,7 +143,7 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
     """One row per kind of case (or backbone) and object: the full method, and its error as a multiple of that on plain
     cases (or of micro) and, if all folders have it, of that without optimisation. Settings that the first folder has
     otherwise are named."""
-    usual = found[0][0]["methods"][FULL]
+    usual = MethodConfig.from_dict(found[0][0]["methods"][FULL]).to_dict()
     common = {"kind": "plain", "backbone": "micro"}[by]
     extra = [metric for metric in ("pan_error", "area_error") if any(metric in rows[0] for _, rows in found)]
     still = all(STILL in names(rows) for _, rows in found)
@@ -153,7 +153,8 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
     means = {settings[by]: values(rows, FULL, "trajectory_error").mean().item() for settings, rows in found}
     for settings, rows in found:
         objects = sorted({row["object"] for row in rows})
-        other = [f"{k}={v}" for k, v in settings["methods"][FULL].items() if v != usual[k]]
+        method = MethodConfig.from_dict(settings["methods"][FULL]).to_dict()
+        other = [f"{k}={v}" for k, v in method.items() if v != usual[k]]
         changed = f" ({', '.join(other)})" if other else ""
         for number in objects:
             mine = [row for row in rows if row["object"] == number]

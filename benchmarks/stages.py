@@ -163,7 +163,8 @@ def optimisation(
     reduced = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
     maps = [crops.maps(*x.shape[1:3]) for x in reduced]
     now, first = cut_all(reduced, maps)
-    options: Any = {name: getattr(config, name) for name in ("mask", "clustering", "first_frame_mask", "anchors")}
+    settings = ("mask", "mask_margin", "clustering", "first_frame_mask", "anchors")
+    options: Any = {name: getattr(config, name) for name in settings}
     weights = weigh(reduced, now, first, crops, maps, **options)
     return {
         "forward": lambda: forward(leaf()),

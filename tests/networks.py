@@ -38,6 +38,7 @@ def inputs(batch: int = 1, frames: int = 3, height: int = 8, width: int = 8, see
 
 
 WORDS = ("<pad>", "<bos>", "<eos>", "a", "red", "blue", "ball")
+LAYERS = ("up_blocks.1.attentions.0", "up_blocks.2.attentions.0")
 QUERIES = ("up_blocks.1.attentions.0.query", "up_blocks.2.attentions.0.query")
 HIDDENS = ("up_blocks.1.resnets.0.hidden", "up_blocks.2.resnets.0.hidden")
 SHORT = MethodConfig(
@@ -46,6 +47,7 @@ SHORT = MethodConfig(
     inversion_timestep=5,
     inject_hidden=HIDDENS,
     inject_query=QUERIES,
+    share_kv=LAYERS,
     inject_steps=2,
     align=QUERIES,
     optimise_steps=2,

@@ -107,6 +107,7 @@ OPTIONS = {
     "first_frame_mask": ("per_object", "shared"),
     "anchors": ("attached", "box_index"),
     "normalise": ("per_object", "all_objects"),
+    "mask_margin": (0, 1),
 }
 
 
@@ -265,8 +266,16 @@ def plain_similarities(maps: list[Tensor], track: Track, crop: PlainCrop, anchor
     return torch.stack(similarities)
 
 
+def plain_dilation(mask: Tensor, margin: int) -> Tensor:
+    """Cells of which one at most `margin` rows and columns away is set; `l y x`."""
+    grown = torch.zeros_like(mask)
+    for layer, y, x in mask.nonzero().tolist():
+        grown[layer, max(y - margin, 0) : y + margin + 1, max(x - margin, 0) : x + margin + 1] = True
+    return grown
+
+
 def plain_loss(
-    features: list[Tensor], tracks: tuple[Track, ...], options: dict[str, str]
+    features: list[Tensor], tracks: tuple[Track, ...], options: dict[str, Any]
 ) -> tuple[float, dict[tuple[int, int], Tensor]]:
     """The alignment in loops over frames, objects and layers: the loss, and masks `l y x` by object and frame."""
     maps = [F.interpolate(x.movedim(-1, 1), size=LATTICE, mode="bicubic").movedim(1, -1) for x in features]
@@ -281,6 +290,7 @@ def plain_loss(
         own = plain_two_means((sims if options["clustering"] == "joint" else sims.mean(0)).flatten())
         own = own.view(-1, *sims.shape[1:]).expand_as(sims)
         own = torch.ones_like(own) if options["mask"] == "none" else own
+        own = plain_dilation(own, options["mask_margin"]) if f == 0 else own
         rows, cols = crop.nearest
         carried = firsts.setdefault(o, own)[:, rows][:, :, cols]
         own = masks[o, f] = carried if options["mask"] == "static" else own

@@ -44,6 +44,17 @@ def test_absent_fields_take_their_defaults() -> None:
     assert MethodConfig.from_dict({}) == MethodConfig.paper()
 
 
+def test_older_records_share_keys_in_the_layers_of_their_queries() -> None:
+    """Where a truth value stood for the layers."""
+    assert MethodConfig.from_dict({"share_kv": True}) == MethodConfig()
+    assert MethodConfig.from_dict({"share_kv": False}).share_kv == ()
+    assert MethodConfig.from_dict({"share_kv": True, "inject_query": []}).share_kv == ()
+    some = {"share_kv": True, "inject_query": ["up_blocks.2.attentions.1.query"]}
+    assert MethodConfig.from_dict(some).share_kv == ("up_blocks.2.attentions.1",)
+    with pytest.raises(InputError, match="inject_query=3 is not allowed"):
+        MethodConfig.from_dict({"share_kv": True, "inject_query": 3})
+
+
 def test_recipes_differ_only_where_paper_and_code_do() -> None:
     paper, official = (RECIPES[name].to_dict() for name in ("paper", "official"))
     assert {key: official[key] for key in paper if paper[key] != official[key]} == {
@@ -102,7 +113,9 @@ def test_unknown_setting_names_the_closest() -> None:
         ({"pca_dim": 0}, "pca_dim=0 is not allowed; it must be finite and at least 1"),
         ({"pca_dim": "64"}, "pca_dim='64' is not allowed; it must be a whole number"),
         ({"mask": "soft"}, "mask='soft' is not allowed; it must be 'dynamic' or 'static' or 'none'"),
-        ({"share_kv": 1}, "share_kv=1 is not allowed; it must be true or false"),
+        ({"share_kv": 1}, "share_kv=1 is not allowed; it must be a list of layer names"),
+        ({"debias": 1}, "debias=1 is not allowed; it must be true or false"),
+        ({"mask_margin": -1}, "mask_margin=-1 is not allowed; it must be finite and at least 0"),
         (
             {"inject_query": "up_blocks.1"},
             "inject_query='up_blocks.1' is not allowed; it must be a list of layer",

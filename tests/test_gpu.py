@@ -88,7 +88,7 @@ def test_the_recorded_gradient_equals_that_of_a_pass_started_anew() -> None:
     z, text = inputs(unet, "cuda")
     names = (*config.inject_hidden, *config.inject_query)
     features = invert(unet, z[:, :1], text, backbone.config.schedule, names, until=201, stride=100)
-    injection = Injection(features, hiddens=config.inject_hidden, queries=config.inject_query)
+    injection = Injection(features, hiddens=config.inject_hidden, queries=config.inject_query, share_kv=config.share_kv)
     reader = graphed_reader(unet, z, text, injection, config)
     for seed in range(3):
         z, text = inputs(unet, "cuda", seed=seed)

@@ -9,7 +9,7 @@ from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.numerics.adain import patch_adain
 from anyi2v.taps import Recorder, Replace, chain
 
-from .networks import HIDDENS, QUERIES, inputs, tiny_unet
+from .networks import HIDDENS, LAYERS, QUERIES, inputs, tiny_unet
 
 UNET = tiny_unet()
 
@@ -23,7 +23,8 @@ def features(seed: int = 5) -> dict[str, Tensor]:
 
 
 def injection(**options: object) -> Injection:
-    return Injection(features(), hiddens=HIDDENS, queries=QUERIES, **{"patch": 2, **options})  # type: ignore[arg-type]
+    given = {"hiddens": HIDDENS, "queries": QUERIES, "share_kv": LAYERS, "patch": 2, **options}
+    return Injection(features(), **given)  # type: ignore[arg-type]
 
 
 def first(x: Tensor, value: Tensor) -> Tensor:
@@ -31,23 +32,29 @@ def first(x: Tensor, value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("share_kv", [True, False])
+@pytest.mark.parametrize("queries", [QUERIES, ()])
+@pytest.mark.parametrize("share_kv", [LAYERS, LAYERS[:1], ()])
 @pytest.mark.parametrize(("debias", "patch"), [(True, 2), (True, 0), (False, 2)])
-def test_equals_the_plain_statement(share_kv: bool, debias: bool, patch: int) -> None:
-    """Keys and values of frames 2..f are overwritten by frame 1's after every frame's were computed."""
+def test_equals_the_plain_statement(
+    queries: tuple[str, ...], share_kv: tuple[str, ...], debias: bool, patch: int
+) -> None:
+    """Keys and values of frames 2..f are overwritten by frame 1's after every frame's were computed.
+
+    Which layers share them does not depend on the queries that are injected.
+    """
     recorded = features()
     edits = {}
     for name in HIDDENS:
         f = recorded[name]
         edits[name] = lambda x, f=f: first(x, patch_adain(f[0], x[0, :1], patch)[None] if debias else f)
-    for name in QUERIES:
+    for name in queries:
         edits[name] = lambda x, f=recorded[name]: first(x, f)
-        if share_kv:
-            for part in ("key", "value"):
-                edits[name.replace("query", part)] = lambda x: x[:, :1].expand_as(x)
+    for layer in share_kv:
+        for part in ("key", "value"):
+            edits[f"{layer}.{part}"] = lambda x: x[:, :1].expand_as(x)
     z, t, text = inputs()
     plain = UNET(z, t, text, tap=Replace(edits))
-    ours = UNET(z, t, text, tap=injection(share_kv=share_kv, debias=debias, patch=patch))
+    ours = UNET(z, t, text, tap=injection(queries=queries, share_kv=share_kv, debias=debias, patch=patch))
     # float64; attention sums in another order when all frames' queries share one set of keys
     torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
     assert (ours - UNET(z, t, text)).abs().max() > 1e-3
@@ -67,7 +74,7 @@ def test_only_frame_1_is_edited_and_only_at_the_named_points() -> None:
             assert torch.equal(x[:, 1:], old[:, 1:])
             assert not torch.equal(x[:, :1], old[:, :1])
         elif x.shape != old.shape:
-            assert name in {q.replace("query", "context") for q in QUERIES}
+            assert name in {f"{layer}.context" for layer in LAYERS}
             assert torch.equal(x, old[:, :1])
         else:
             assert x is old
@@ -82,14 +89,14 @@ def test_only_frame_1_is_edited_and_only_at_the_named_points() -> None:
 def test_keys_and_values_of_all_frames_are_those_of_frame_1() -> None:
     """They are computed once, from frame 1 alone, and not copied."""
     z, t, text = inputs()
-    points = [query.replace("query", part) for query in QUERIES for part in ("key", "value")]
+    points = [f"{layer}.{part}" for layer in LAYERS for part in ("key", "value")]
     ours, plain = Recorder(points), Recorder(points)
-    UNET(z, t, text, tap=chain(Injection(features(), hiddens=[], queries=QUERIES), ours))
+    UNET(z, t, text, tap=chain(Injection({}, hiddens=[], queries=[], share_kv=LAYERS), ours))
     UNET(z, t, text, tap=plain)
     for point in points:
         assert ours.seen[point].shape[1] == 1
         assert plain.seen[point].shape[1] == z.shape[1]
-    # of the first injected layer only: the input of the other has been changed by it
+    # of the first such layer only: the input of the other has been changed by it
     for point in points[:2]:
         torch.testing.assert_close(ours.seen[point], plain.seen[point][:, :1])
 
@@ -159,3 +166,7 @@ def test_points_of_another_kind_cannot_be_injected() -> None:
     for name in (*HIDDENS, *other, "up_blocks.1.attentions.0", "noise"):
         with pytest.raises(HookError, match="cannot be injected as a query"):
             check_injectable([], [name])
+    check_injectable([], [], (*LAYERS, "mid_block.attentions.0"))
+    for name in (*HIDDENS, *QUERIES, "up_blocks.1.resnets.0", "up_blocks.1.temporals.0", "up_blocks.1", "noise"):
+        with pytest.raises(HookError, match="cannot share keys and values; name a layer"):
+            check_injectable([], [], [name])

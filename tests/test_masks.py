@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.method.crops import make_crops, visible
-from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity, with_given
+from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.tracks import Track, Tracks
 
 
@@ -114,6 +114,24 @@ def test_shared_mask_is_object_1s_resampled_from_crop_to_crop(objects: int, fram
     # float32: values up to 1, up to fifteen resamplings with three roundings of 6e-8 along each of two axes, which
     # would be 5e-6 if all went one way
     torch.testing.assert_close(shared_first_mask(masks, crops), expected, rtol=0, atol=2e-6)
+
+
+def test_a_margin_grows_frame_1s_mask_within_its_box() -> None:
+    """By hand: one cell grows to 3 x 3, is cut at the box's edge, and reaches neither padding nor other frames."""
+    small = Track("small", ((0.0, 0.0, 4.0, 3.0), (0.0, 0.0, 6.0, 6.0)))
+    outside = Track("outside", ((-2.0, 2.0, 2.0, 6.0), (0.0, 0.0, 6.0, 6.0)))
+    crops = make_crops(Tracks(8, 8, (small, outside)), (8, 8), 2)
+    masks = torch.zeros(2, 2, 2, 6, 6, dtype=torch.bool)
+    masks[:, :, :, 2, 1] = True
+    assert torch.equal(dilated(masks, crops, 0), masks)
+    grown = dilated(masks, crops, 1)
+    assert torch.equal(grown[:, :, 1], masks[:, :, 1])
+    assert torch.equal(grown[0], grown[1])
+    cells = {o: {(y, x) for y, x in grown[0, o, 0].nonzero().tolist()} for o in (0, 1)}
+    assert cells[0] == {(y, x) for y in (1, 2) for x in (0, 1, 2)}
+    assert cells[1] == {(y, x) for y in (1, 2, 3) for x in (0, 1)}
+    everything = dilated(masks, crops, 10**9)[:, :, 0]
+    assert torch.equal(everything, crops.valid[:, 0].expand_as(everything))
 
 
 def test_users_masks_replace_frame_1s_and_nothing_else() -> None:

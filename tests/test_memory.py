@@ -30,7 +30,7 @@ CONFIG = BackboneConfig(
     width=64,
     frames=8,
 )
-METHOD = MethodConfig(align=("up_blocks.1.attentions.1.query",), inject_hidden=(), inject_query=())
+METHOD = MethodConfig(align=("up_blocks.1.attentions.1.query",), inject_hidden=(), inject_query=(), share_kv=())
 
 MEASURE = """
 import json, sys, torch, torch.utils.checkpoint

@@ -18,6 +18,7 @@ from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.config import MethodConfig
 from anyi2v.errors import AnyI2VError, HookError, InputError, NumericsError
+from anyi2v.method.noise import stream
 from anyi2v.pipeline import Result, animate, invert_images
 from anyi2v.tracks import Track, Tracks
 
@@ -85,6 +86,36 @@ def test_features_of_an_earlier_job_spare_the_inversion() -> None:
     assert "inversion" not in again.timings
 
 
+@pytest.mark.parametrize("solver", ["exact", "lowrank"])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("inversion", ["ddim", "noise"])
+def test_what_is_drawn_does_not_depend_on_what_is_given(
+    inversion: str, eta: float, solver: str, tmp_path: Path
+) -> None:
+    """Features of an earlier job, a cache and taps leave the noise of everything else as it is."""
+    config = replace(SHORT, inversion=inversion, eta=eta, pca_solver=solver)  # type: ignore[arg-type]
+    first = run(config=config)
+    watched: list[str] = []
+
+    def watch(name: str, x: Tensor) -> Tensor:
+        watched.append(name)
+        return x
+
+    ways: tuple[dict[str, Any], ...] = ({"features": first.features}, {"cache": tmp_path}, {"taps": lambda at: watch})
+    for way in ways:
+        assert torch.equal(run(config=config, **way).video, first.video), way
+    assert watched
+
+
+def test_randomness_of_one_purpose_is_another_purposes_own() -> None:
+    drawn = [torch.randn(64, generator=stream(0, purpose)) for purpose in ("inversion", "pca", "eta")]
+    drawn += [torch.randn(64, generator=g) for g in (torch.Generator().manual_seed(0), stream(1, "eta"))]
+    assert torch.corrcoef(torch.stack(drawn)).triu(1).abs().max() < 0.5
+    assert torch.equal(drawn[0], torch.randn(64, generator=stream(0, "inversion")))
+    for seed in (-(2**63), 2**64 - 1):
+        stream(seed, "eta")
+
+
 @settings(deadline=None, max_examples=10)
 @given(st.integers(1, 4), st.sampled_from([(16, 16), (16, 24)]), st.booleans())
 def test_a_batch_of_inversions_equals_single_ones(count: int, size: tuple[int, int], low_memory: bool) -> None:
@@ -107,7 +138,7 @@ def test_a_batch_of_inversions_serves_jobs() -> None:
     assert "inversion" not in ours.timings
     torch.testing.assert_close(ours.video, run(config=config).video, rtol=0, atol=1e-4)
     assert not torch.allclose(other.video, ours.video, rtol=0, atol=1e-2)
-    without = replace(SHORT, inject_hidden=(), inject_query=())
+    without = replace(SHORT, inject_hidden=(), inject_query=(), share_kv=())
     assert invert_images(BACKBONE, [image()] * 2, ["a ball"] * 2, config=without) == [{}, {}]
 
 
@@ -190,7 +221,8 @@ def test_no_objects_inject_without_optimising() -> None:
 
 
 ABLATIONS = {
-    "no K/V consistency": {"share_kv": False},
+    "no K/V consistency": {"share_kv": ()},
+    "K/V consistency alone": {"inject_hidden": (), "inject_query": ()},
     "no PCA": {"pca_dim": None},
     "other M": {"pca_dim": 2},
     "static mask": {"mask": "static"},
@@ -208,7 +240,8 @@ ABLATIONS = {
     "more iterations": {"iterations": 3},
     "learning rate": {"lr": 0.1},
     "no optimisation": {"optimise_steps": 0},
-    "no injection": {"inject_hidden": (), "inject_query": ()},
+    "no injection": {"inject_hidden": (), "inject_query": (), "share_kv": ()},
+    "larger masks of frame 1": {"mask_margin": 1},
     "eta": {"eta": 1.0},
     "unguided": {"guidance_scale": 1.0},
 }
@@ -219,6 +252,14 @@ def test_each_ablation_is_one_field_and_changes_the_video(name: str) -> None:
     result = run(config=replace(SHORT, **ABLATIONS[name]))  # type: ignore[arg-type]
     assert result.video.isfinite().all()
     assert not torch.equal(result.video, plain().video)
+
+
+def test_shared_keys_do_not_depend_on_what_is_injected() -> None:
+    """Without any injected feature there is no inversion, and the layers still share them."""
+    nothing = replace(SHORT, inject_hidden=(), inject_query=(), share_kv=())
+    alone = run(config=replace(nothing, share_kv=SHORT.share_kv))
+    assert "inversion" not in alone.timings
+    assert not torch.equal(alone.video, run(config=nothing).video)
 
 
 def test_recipe_official_runs_with_objects_that_leave() -> None:
@@ -288,6 +329,11 @@ BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
         HookError,
         r"up_blocks\.1\.temporals\.0\.0\.query cannot be injected as a query",
     ),
+    "layer that shares keys": (
+        bad("share_kv", ("up_blocks.1.attentions.0.query",)),
+        HookError,
+        r"up_blocks\.1\.attentions\.0\.query cannot share keys and values; name a layer",
+    ),
     "features": ({"features": {}}, HookError, "no recorded feature for up_blocks"),
     "layer": (
         bad("align", ("up_blocks.9.attentions.0.query",)),
@@ -320,7 +366,7 @@ def test_a_box_outside_frame_1_cannot_even_be_described() -> None:
 def test_a_network_that_gives_nan_is_reported_with_its_step() -> None:
     broken = Backbone(BACKBONE.config, tiny_backbone().unet, BACKBONE.vae, BACKBONE.text)
     broken.unet.conv_out.weight.data.fill_(torch.nan)
-    config = replace(SHORT, inject_hidden=(), inject_query=(), optimise_steps=0)
+    config = replace(SHORT, inject_hidden=(), inject_query=(), share_kv=(), optimise_steps=0)
     with pytest.raises(NumericsError, match=r"step 0 \(timestep 751\)"):
         animate(broken, image(), "a red ball", ONE, config=config)
 
@@ -354,7 +400,7 @@ def test_approximations_of_late_steps_make_fewer_and_shorter_passes() -> None:
 
     def video(**changes: Any) -> Tensor:
         passes.clear()
-        config = replace(SHORT, steps=6, optimise_steps=0, inject_hidden=(), inject_query=(), inject_steps=2, **changes)
+        config = replace(SHORT, steps=6, optimise_steps=0, inject_hidden=(), inject_query=(), share_kv=(), **changes)
         hook = BACKBONE.unet.register_forward_pre_hook(note, with_kwargs=True)
         out = run(config=config).video
         hook.remove()

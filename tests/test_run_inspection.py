@@ -51,7 +51,7 @@ def recorded() -> tuple[Result, Recording]:
 def test_the_default_is_what_the_run_uses() -> None:
     chosen = select(SHORT, KNOWN, 4)
     assert chosen == Selection(("1.0", "2.0"), (0, 1, 3), (0, 1, 2, 3))
-    free = replace(SHORT, inject_hidden=(), inject_query=(), align=(), optimise_steps=0, steps=1)
+    free = replace(SHORT, inject_hidden=(), inject_query=(), share_kv=(), align=(), optimise_steps=0, steps=1)
     assert select(free, KNOWN, 1) == Selection(("0.0", "0.1", "1.0", "1.1", "2.0", "2.1"), (0,), (0,))
     assert select(SHORT, KNOWN, 30).frames == (0, 4, 8, 12, 17, 21, 25, 29)
 

@@ -67,8 +67,14 @@ class MethodConfig:
         "up_blocks.2.attentions.1.query",
     )
     """Self-attention queries of frame 1 that are replaced by the condition's."""
-    share_kv: bool = True
-    """Keys and values of every frame are frame 1's in the layers of inject_query."""
+    share_kv: tuple[str, ...] = (
+        "up_blocks.1.attentions.0",
+        "up_blocks.1.attentions.1",
+        "up_blocks.2.attentions.0",
+        "up_blocks.2.attentions.1",
+    )
+    """Layers in whose self-attention the keys and values of every frame are frame 1's, in the same passes as the
+    injection; none: no layer."""
     debias: bool = True
     """The injected hidden states take frame 1's own patch statistics (AdaIN); off: they go in raw."""
     patch: int = 4
@@ -94,6 +100,10 @@ class MethodConfig:
     mask: Literal["dynamic", "static", "none"] = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
     that object's in frame 1; "static" and "none" carry it to the others."""
+    mask_margin: int = 0
+    """Cells by which each object's mask of frame 1 is dilated, clustered or given alike, before it is carried to the
+    other frames; within its box, in cells of the working lattice, of which a latent cell has two along each axis. Not
+    in the paper."""
     clustering: Literal["per_frame", "joint"] = "per_frame"
     """2-means on every frame's mean map of the layers, or one over all maps (published code)."""
     first_frame_mask: Literal["per_object", "shared"] = "per_object"
@@ -147,11 +157,15 @@ class MethodConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> "MethodConfig":
         """The inverse of `to_dict`; absent fields take their defaults.
 
+        Older records have a truth value as `share_kv`, for the layers of `inject_query`.
+
         Raises InputError for an unknown key, with the closest names, and for unusable values.
         """
         for key in data:
             if key not in _HINTS:
                 raise InputError(f"the method has no setting {key!r}; the closest are {closest(key, _HINTS)}")
+        if isinstance(data.get("share_kv"), bool):
+            data = {**data, "share_kv": _layers_of_queries(data) if data["share_kv"] else ()}
         return cls(**{key: _typed(key, value, _HINTS[key]) for key, value in data.items()})
 
 
@@ -169,6 +183,11 @@ def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
     return MethodConfig.from_dict({**RECIPES[name].to_dict(), **changes})
 
 
+def _layers_of_queries(data: Mapping[str, Any]) -> tuple[str, ...]:
+    names = _typed("inject_query", data.get("inject_query", MethodConfig.inject_query), tuple[str, ...])
+    return tuple(name.removesuffix(".query") for name in names)
+
+
 _HINTS = typing.get_type_hints(MethodConfig)
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -181,6 +200,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "inversion_timestep": (1, math.inf),
     "inversion_stride": (1, math.inf),
     "patch": (0, math.inf),
+    "mask_margin": (0, math.inf),
     "inject_steps": (0, math.inf),
     "optimise_steps": (0, math.inf),
     "iterations": (0, math.inf),

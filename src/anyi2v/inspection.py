@@ -27,6 +27,7 @@ from anyi2v.media import write_image, write_video
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import paste
 from anyi2v.method.inversion import round_trip
+from anyi2v.method.noise import stream
 from anyi2v.method.optimisation import align_maps
 from anyi2v.pipeline import Result, job_crops, video_masks
 from anyi2v.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
@@ -87,7 +88,7 @@ def select(
     """
     there = sorted({layer for name in known if (layer := _layer(name))})
     if not layers:
-        used = (*config.inject_hidden, *config.inject_query, *config.align)
+        used = (*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align)
         layers = sorted({layer for name in used if (layer := _layer(name))}) or there
     if not steps:
         last = min(config.optimise_steps, config.steps) - 1
@@ -247,7 +248,7 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
     within = paste(crops.valid.float(), crops) > 0
     for step, seen in sorted(recording.optimisation.items()):
         features = [feature_map(name, seen[name]) for name in config.align]
-        made = align_maps(features, crops, config, torch.Generator().manual_seed(result.seed))
+        made = align_maps(features, crops, config, stream(result.seed, "pca"))
         maps = [paste(values, crops) for values in made.similarities]
         masks = video_masks(made.masks, crops, (result.tracks.height, result.tracks.width))
         rows = {"tracks": overlay_boxes(result.video, result.tracks)[shown]}

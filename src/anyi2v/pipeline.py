@@ -25,7 +25,7 @@ from anyi2v.method.crops import Crops, make_crops, paste
 from anyi2v.method.denoising import predict_noise
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
 from anyi2v.method.injection import Injection, check_injectable
-from anyi2v.method.noise import carried
+from anyi2v.method.noise import carried, stream
 from anyi2v.method.optimisation import GRAPH_FROM, graphed_reader, optimise_latents
 from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
 from anyi2v.timing import Stages
@@ -104,8 +104,10 @@ def animate(
         tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
             video's frames. Without objects, the first frame is controlled and the motion is free.
         config: hyper-parameters; by default those of recipe "paper" with the backbone's own defaults.
-        seed: of the initial noise; equal seed and device give equal bytes. On a GPU, where attention's backward pass
-            adds up in an order of its own each time, only with `torch.use_deterministic_algorithms(True)`.
+        seed: of everything random, each from a generator of its own: the initial noise, the noise of
+            inversion="noise" and of eta, and the low-rank PCA. Equal seed and device give equal bytes; on a GPU, where
+            attention's backward pass adds up in an order of its own each time, only with
+            `torch.use_deterministic_algorithms(True)`.
         frames: by default the backbone's.
         fps: frames per second of the video, by default the backbone's; where the UNet embeds the frame rate, what it
             is told in every pass.
@@ -137,7 +139,6 @@ def animate(
     if tracks.objects and config.optimise_steps > 0:
         crops = job_crops(backbone, tracks, config)
     stages = Stages(progress=progress, device=backbone.device)
-    generator = torch.Generator().manual_seed(seed)
 
     with stages.stage("text"), torch.no_grad():
         states = backbone.encode_text([negative_prompt, prompt]).float()
@@ -145,18 +146,17 @@ def animate(
         raise failure("the states of the prompt", "text", dtype=backbone.unet.dtype)
     negative, positive = states.split(1)
     # drawn on the CPU in float32, so that the noise does not depend on the device
-    z = torch.randn(shape, generator=generator)
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
     if features is None:
+        noise = stream(seed, "inversion")
         features = condition_features(
-            backbone, image[None], positive, config, fps, stages, generator, taps, cache, low_memory
+            backbone, image[None], positive, config, fps, stages, noise, taps, cache, low_memory
         )
     elif not all_finite(*features.values()):
         raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
     injection = _injection(features, config)
-    z, done = _denoise(
-        backbone, z, negative, positive, injection, crops, config, fps, stages, generator, taps, low_memory
-    )
+    z, done = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, seed, taps, low_memory)
     video = _decoded(backbone, z, stages, low_memory)
     return Result(
         video=video,
@@ -251,8 +251,8 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
             f"example window={min(limit, backbone.config.frames)}"
         )
     known = points(backbone.unet)
-    check_names((*config.inject_hidden, *config.inject_query, *config.align), known)
-    check_injectable(config.inject_hidden, config.inject_query)
+    check_names((*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align), known)
+    check_injectable(config.inject_hidden, config.inject_query, config.share_kv)
     for name in config.align:
         feature_map(name, torch.empty(known[name]))
     inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
@@ -260,7 +260,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
 
 
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    if not injects(config):
+    if not (injects(config) or config.share_kv):
         return no_tap
     return Injection(
         features,
@@ -282,11 +282,12 @@ def _denoise(
     config: MethodConfig,
     fps: int,
     stages: Stages,
-    generator: torch.Generator,
+    seed: int,
     taps: Taps,
     low_memory: bool,
 ) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
     unet, done, deep, reader = backbone.unet, _Optimisation(), dict[str, Tensor](), None
+    pca, fresh = stream(seed, "pca"), stream(seed, "eta")
     steps = min(config.optimise_steps, config.steps) if crops and config.iterations else 0
     iterations = steps * config.iterations
     if iterations >= GRAPH_FROM and not low_memory and taps is no_taps:
@@ -310,7 +311,7 @@ def _denoise(
                         injection,
                         crops,
                         config,
-                        generator=generator,
+                        generator=pca,
                         fps=fps,
                         step=i,
                         taps=taps,
@@ -329,7 +330,7 @@ def _denoise(
                 guides = config.guidance_steps is None or i < config.guidance_steps
                 scale, watch = config.guidance_scale if guides else 1.0, taps(here)
                 noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, **options)
-                z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=generator)
+                z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=fresh)
                 if not all_finite(z):
                     raise failure("the latents", here, culprit=first_bad_layer(noise, watch), dtype=unet.dtype)
             outer.update()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anyi2v.errors import HookError
 from anyi2v.method.crops import Crops, Maps
-from anyi2v.method.masks import first_frame_masks, foreground, shared_first_mask, similarity, with_given
+from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.numerics.pca import fit, project
 from anyi2v.taps import is_layer
 
@@ -86,6 +86,7 @@ def align(
     maps: Sequence[Maps],
     *,
     mask: Mask = "dynamic",
+    mask_margin: int = 0,
     clustering: Clustering = "per_frame",
     first_frame_mask: FirstFrameMask = "per_object",
     anchors: Anchors = "attached",
@@ -110,6 +111,7 @@ def align(
         crops,
         maps,
         mask=mask,
+        mask_margin=mask_margin,
         clustering=clustering,
         first_frame_mask=first_frame_mask,
         anchors=anchors,
@@ -135,6 +137,7 @@ def weigh(
     maps: Sequence[Maps],
     *,
     mask: Mask,
+    mask_margin: int,
     clustering: Clustering,
     first_frame_mask: FirstFrameMask,
     anchors: Anchors,
@@ -150,7 +153,7 @@ def weigh(
     clustered = crops.valid.expand_as(similarities)
     if mask != "none":
         clustered = foreground(similarities, crops.valid, clustering)
-    masks = with_given(clustered, crops)
+    masks = dilated(with_given(clustered, crops), crops, mask_margin)
     carried = first_frame_masks(masks, crops)
     if mask == "none":  # but a mask by the user counts in all frames
         masks = torch.where(crops.has_given[:, None, None, None], carried, clustered)

@@ -15,14 +15,14 @@ class Injection:
 
     Meant for passes with the conditional text only. Residual hiddens are debiased first (Eq. 1 and 2): each
     patch takes on mean and standard deviation of the present hidden, through which no gradient flows. Queries
-    are replaced as they are. In the layers of `queries`, the context of keys and values is cut down to frame
+    are replaced as they are. In the layers of `share_kv`, the context of keys and values is cut down to frame
     1, so that K_{2:f} = K_1 and V_{2:f} = V_1.
 
     Args:
         features: from `invert`: `b 1 c h w` for hiddens and `b 1 h w c` for queries.
         hiddens: names of residual hiddens to replace.
         queries: names of self-attention queries to replace.
-        share_kv: whether all frames use frame 1's keys and values there.
+        share_kv: names of layers in whose self-attention all frames use frame 1's keys and values.
         debias: False injects the hiddens as recorded.
         patch: edge of a patch in cells; 0 takes the statistics of the whole map.
 
@@ -36,7 +36,7 @@ class Injection:
         *,
         hiddens: Iterable[str],
         queries: Iterable[str],
-        share_kv: bool = True,
+        share_kv: Iterable[str] = (),
         debias: bool = True,
         patch: int = 4,
     ):
@@ -45,7 +45,7 @@ class Injection:
         if missing:
             raise HookError(f"no recorded feature for {', '.join(missing)}; record these points at inversion")
         self.features = dict(features)
-        self.shared = frozenset(name.removesuffix("query") + "context" for name in queries if share_kv)
+        self.shared = frozenset(f"{name}.context" for name in share_kv)
         self.debias, self.patch = debias, patch
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -73,14 +73,20 @@ class Injection:
         return patch_adain(source.expand_as(present).flatten(0, 1), present.flatten(0, 1), self.patch).view_as(present)
 
 
-def check_injectable(hiddens: Iterable[str], queries: Iterable[str]) -> None:
-    """Raises HookError for the first point that cannot be injected as what it is listed as."""
+def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: Iterable[str] = ()) -> None:
+    """Raises HookError for the first point that cannot be injected, or share its keys, as what it is listed as."""
     for name in hiddens:
         if not (is_layer(name) or name.endswith(".hidden")):
             raise HookError(f"{name} cannot be injected as a hidden; name a residual hidden or a layer output")
     for name in queries:
         if name.split(".")[-3::2] != ["attentions", "query"]:
             raise HookError(f"{name} cannot be injected as a query; name the query of a spatial self-attention")
+    for name in share_kv:
+        if name.split(".")[-2:-1] != ["attentions"]:
+            raise HookError(
+                f"{name} cannot share keys and values; name a layer with spatial self-attention, for example "
+                "up_blocks.1.attentions.0"
+            )
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:

@@ -42,6 +42,18 @@ def with_given(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "
     return torch.cat([first[:, :, None], masks[:, :, 1:]], dim=2)
 
 
+def dilated(masks: Bool[Tensor, "l o f y x"], crops: Crops, margin: int) -> Bool[Tensor, "l o f y x"]:
+    """The masks with those of frame 1, M_1, grown by `margin` cells in all eight directions, within their boxes.
+
+    Cells are the working lattice's. The part of a box that lies outside the image stays background.
+    """
+    if margin == 0:
+        return masks
+    reach = min(margin, max(masks.shape[-2:]))
+    first = F.max_pool2d(masks[:, :, 0].float(), 2 * reach + 1, stride=1, padding=reach).bool() & crops.valid[:, 0]
+    return torch.cat([first[:, :, None], masks[:, :, 1:]], dim=2)
+
+
 def first_frame_masks(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:
     """M_1 of each object, carried from frame 1's box to the cells of its box in every frame.
 

@@ -1,10 +1,24 @@
-"""The initial noise of a job: independent in every frame, or carried along the tracks."""
+"""What a job draws at random: generators by purpose, and the initial noise, which may be carried along the tracks."""
 
+import hashlib
+from typing import Literal
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.tracks import Box, Tracks
 from anyi2v.tracks.model import centre
+
+
+def stream(seed: int, purpose: Literal["inversion", "pca", "eta"]) -> torch.Generator:
+    """A generator on the CPU for one purpose of a job, independent of how much was drawn for any other.
+
+    So a job that leaves one of them out, because its features are given, draws the same for the rest. The initial
+    noise comes from `torch.Generator().manual_seed(seed)` itself.
+    """
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def carried(noise: Float[Tensor, "1 f c h w"], tracks: Tracks) -> Float[Tensor, "1 f c h w"]:

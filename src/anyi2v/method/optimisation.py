@@ -126,6 +126,7 @@ def align_maps(
         crops,
         [crops.maps(*x.shape[1:3]) for x in features],
         mask=config.mask,
+        mask_margin=config.mask_margin,
         clustering=config.clustering,
         first_frame_mask=config.first_frame_mask,
         anchors=config.anchors,

@@ -35,7 +35,9 @@ LONGEST_JUMP = 6
 """Pixels between two frames; the world's own objects move at most 4.5."""
 BATCH = 10
 """Images that are inverted together."""
-PLAIN = MethodConfig(inject_hidden=(), inject_query=(), optimise_steps=0, steps=100, guidance_scale=2.5, eta=1.0)
+PLAIN = MethodConfig(
+    inject_hidden=(), inject_query=(), share_kv=(), optimise_steps=0, steps=100, guidance_scale=2.5, eta=1.0
+)
 """Settings that leave only the sampler. The noise that it adds in each step (`eta`) and the many steps let frames agree
 on where things are. Strong guidance hinders that: it makes each frame surer of the place its own noise suggests."""
 

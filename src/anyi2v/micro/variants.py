@@ -26,10 +26,10 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
     return {
         "baselines": {
             "no optimisation": {"optimise_steps": 0},
-            "no injection": {"inject_hidden": (), "inject_query": ()},
+            "no injection": {"inject_hidden": (), "inject_query": (), "share_kv": ()},
         },
         "table 2": {
-            "no K&V consistency": {"share_kv": False},
+            "no K&V consistency": {"share_kv": ()},
             "no PCA": {"pca_dim": None},
             "dynamic mask": {"mask": "dynamic"},
             "static mask": {"mask": "static"},
