@@ -18,6 +18,7 @@ from anyi2v.micro.measure import (
     centroids,
     displacements,
     find_object,
+    identities_kept,
     measure,
 )
 from anyi2v.micro.modalities import caption, render
@@ -94,6 +95,10 @@ class Case:
         away = F.max_pool2d(away[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
         way = displacements(video, away, reach=PAN_REACH * self.scene.stripes[1]).sum(0)
         return ((way - asked).norm() / asked.norm()).item()
+
+    def identities_kept(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
+        """Per object: the share of the later frames in which it has not become another one of the objects."""
+        return identities_kept(video, self.targets)
 
     def area_errors(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
         """Per object: how far the area of the box around it is off that in the truth, as a share of the latter, mean

@@ -19,16 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
 from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
+from anyi2v.micro.provenance import provenance, weights_digest
 from anyi2v.micro.workers import START, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
-from anyi2v.report import sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -163,10 +162,10 @@ def measure_backbone(
     """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
-    strides of 20. What is finished is kept in file `kept`, where an interrupted run goes on.
+    strides of 20. What is finished is kept in file `kept`, where an interrupted run with the same code goes on.
     """
     config = worker_backbone(name, dtype).config
-    run = json.dumps([sha256(resolve(name)), str(dtype), PLAIN.to_dict()])
+    run = json.dumps([weights_digest(name), str(dtype), PLAIN.to_dict(), provenance()])
     finished = read_json(kept) if kept.exists() else {}
 
     def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
