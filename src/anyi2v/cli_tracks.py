@@ -97,7 +97,7 @@ class TracksCheck:
     def run(self) -> None:
         """Prints format, size, objects and warnings."""
         from anyi2v.tracks import read_tracks
-        from anyi2v.tracks.review import summary, warnings
+        from anyi2v.tracks.review import followed, summary, warnings
 
         config = read_config(self.backbone)
         kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
@@ -105,7 +105,7 @@ class TracksCheck:
         for track in tracks.objects:
             first, last = (", ".join(f"{v:g}" for v in track.boxes[k]) for k in (0, -1))
             mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
-            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {len(track.points)} points{mask}")
+            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {followed(track)}{mask}")
         factor = config.vae.factor
         cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)
         for line in warnings(tracks.resample(config.frames), cell):
