@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 
 from anyi2v.config import MethodConfig
@@ -61,8 +62,8 @@ def main(args: Args) -> None:
     if args.ablations:
         settings, rows = merged([folder(path) for path in args.ablations])
         figures = {
-            "ablations": {name: estimates(rows, name) for name in names(rows)},
-            "differences": {name: differences(rows, name) for name in names(rows) if name != FULL},
+            "ablations": {name: estimates(rows[name], name) for name in rows},
+            "differences": {name: differences(rows[name], name) for name in rows if name != FULL},
             "settings": settings,
         }
         _write(args.out / "ablations.md", ablation_tables(rows, settings))
@@ -80,19 +81,26 @@ def folder(path: Path) -> tuple[dict[str, Any], Rows]:
     return read_json(path / "bench.json"), read_json(path / "scores.json")["rows"]
 
 
-def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any], Rows]:
-    """Several benchmarks as one; raises InputError if they cannot be compared."""
-    settings, methods, rows = found[0][0], {}, {}
+def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any], dict[str, Rows]]:
+    """Several benchmarks as one: the settings, and by variant the rows of the folder that it is from.
+
+    The full method is in every folder. Its own row is the first folder's, but each variant is paired with the one that
+    was made beside it, since processors round differently.
+
+    Raises InputError if the folders cannot be compared.
+    """
+    settings, methods, rows = found[0][0], dict[str, dict[str, Any]](), dict[str, Rows]()
     for other, more in found:
         for key in ("sha256", "dtype", "kind", "seed", "cases"):
             if other[key] != settings[key]:
                 raise InputError(f"the folders differ in {key}: {settings[key]} and {other[key]}")
-        for name, method in other["methods"].items():
+        for name, recorded in other["methods"].items():
+            method = MethodConfig.from_dict(recorded).to_dict()
             if methods.setdefault(name, method) != method:
                 raise InputError(f"the folders have two variants {name!r}")
-        # the full method is in every folder; one of its rows is kept
-        rows |= {(row["variant"], row["seed"], row["object"]): row for row in more}
-    return {**settings, "methods": methods}, list(rows.values())
+        for name in names(more):
+            rows.setdefault(name, more)
+    return {**settings, "methods": methods}, rows
 
 
 def estimates(rows: Rows, name: str) -> dict[str, Any]:
@@ -105,30 +113,43 @@ def differences(rows: Rows, name: str) -> dict[str, Any]:
     return {metric: paired(rows, name, metric)._asdict() for metric in COLUMNS}
 
 
-def ablation_tables(rows: Rows, settings: Mapping[str, Any]) -> str:
-    """One table per group of ablations, each under the full method's row."""
+def ablation_tables(rows: Mapping[str, Rows], settings: Mapping[str, Any]) -> str:
+    """One table per group of ablations, each under the full method's row; `rows` are by variant, see `merged`."""
     config = MethodConfig.from_dict(settings["methods"][FULL])
     head = ["", *COLUMNS.values(), *(f"difference of {name.split(',')[0]}" for name in list(COLUMNS.values())[:2])]
-    lines = []
+    lines, apart = [], False
     for group, variants in groups(config).items():
-        found = [name for name in variants if name in names(rows)]
+        found = [name for name in variants if name in rows]
         if found:
             lines += [f"### {group[0].upper()}{group[1:]}", "", _row(head), _row(["---"] * len(head))]
-            lines += [_row(_cells(rows, name)) for name in (FULL, *found)]
+            for name in (FULL, *found):
+                other = not _same_full(rows[name], rows[FULL])
+                apart |= other
+                lines.append(_row(_cells(rows[name], name, " *" if other else "")))
             lines.append("")
-    count = len(values(rows, FULL, "trajectory_error"))
+    count = len(values(rows[FULL], FULL, "trajectory_error"))
     lines.append(
         f"{count} cases, the same for all rows; 95 % bootstrap intervals; differences are paired, variant minus full.\n"
     )
+    if apart:
+        lines.append(
+            "*: made on another processor, which rounds differently; the differences are to the full method made there."
+            "\n"
+        )
     return "\n".join(lines)
+
+
+def _same_full(rows: Rows, others: Rows) -> bool:
+    pair = (values(found, FULL, "trajectory_error") for found in (rows, others))
+    return rows is others or torch.equal(*pair)
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cells(rows: Rows, name: str) -> list[str]:
-    cells = [name, *(str(estimate(values(rows, name, metric))) for metric in COLUMNS)]
+def _cells(rows: Rows, name: str, mark: str) -> list[str]:
+    cells = [name + mark, *(str(estimate(values(rows, name, metric))) for metric in COLUMNS)]
     if name == FULL:
         return [*cells, "", ""]
     return [*cells, *(_signed(paired(rows, name, metric)) for metric in list(COLUMNS)[:2])]
@@ -145,7 +166,9 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
     otherwise are named."""
     usual = MethodConfig.from_dict(found[0][0]["methods"][FULL]).to_dict()
     common = {"kind": "plain", "backbone": "micro"}[by]
-    extra = [metric for metric in ("pan_error", "area_error") if any(metric in rows[0] for _, rows in found)]
+    extra = [
+        metric for metric in ("pan_error", "area_error", "identity_kept") if any(metric in rows[0] for _, rows in found)
+    ]
     still = all(STILL in names(rows) for _, rows in found)
     heads = ["not optimised, px", "ratio"] if still else []
     head = [by, "n", *COLUMNS.values(), f"to {common}", *heads, *(METRICS[m] for m in extra)]
@@ -170,7 +193,7 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
     return "\n".join(lines) + "\n"
 
 
-def plot_sweeps(rows: Rows, settings: Mapping[str, Any], path: Path) -> None:
+def plot_sweeps(rows: Mapping[str, Rows], settings: Mapping[str, Any], path: Path) -> None:
     """Trajectory error and first-frame IoU along each number, with intervals; the full method's own is circled."""
     from matplotlib.figure import Figure
 
@@ -178,10 +201,10 @@ def plot_sweeps(rows: Rows, settings: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(3.2 * len(SWEEPS), 5), dpi=100, layout="constrained")
     grid = figure.subplots(2, len(SWEEPS), sharey="row")
     for column, (group, (label, field)) in enumerate(SWEEPS.items()):
-        members = [name for name in (FULL, *groups(methods[FULL])[group]) if name in names(rows)]
+        members = [name for name in (FULL, *groups(methods[FULL])[group]) if name in rows]
         points = sorted(_points(methods, members, field), key=lambda point: point[0])
         for axes, metric in zip(grid[:, column], ("trajectory_error", "first_frame_iou"), strict=True):
-            found = [(x, estimate(values(rows, name, metric)), name) for x, name in points]
+            found = [(x, estimate(values(rows[name], name, metric)), name) for x, name in points]
             at = [x for x, _, _ in found]
             axes.fill_between(at, [e.low for _, e, _ in found], [e.high for _, e, _ in found], alpha=0.2)
             axes.plot(at, [e.mean for _, e, _ in found], marker=".")

@@ -1,7 +1,10 @@
 """`anyi2v bench micro`: frames, scores, resumption, what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,12 @@ from anyi2v import cli
 from anyi2v.config import MethodConfig
 from anyi2v.errors import HookError, InputError
 from anyi2v.media import to_bytes
-from anyi2v.micro import bench
+from anyi2v.micro import bench, provenance
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
-from anyi2v.micro.kinds import Kind
+from anyi2v.micro.kinds import KINDS, Kind
 from anyi2v.micro.statistics import estimate
-from benchmarks.claims import comparison, merged
+from anyi2v.tracks import Tracks
+from benchmarks.claims import ablation_tables, comparison, merged
 
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
@@ -95,15 +99,121 @@ def test_unusable_flags_are_refused(
     assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
 
 
-def test_a_folder_of_another_data_type_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
-    """Nor one that does not say which it has."""
+@pytest.mark.parametrize(
+    ("key", "former", "message"),
+    [
+        ("sha256", "0" * 64, "backbone 000000000000 (now "),
+        ("dtype", "bfloat16", "dtype bfloat16 (now float32)"),
+        ("dtype", None, "dtype not recorded (now float32)"),
+        ("kind", "pan", "kind pan (now plain)"),
+        ("seed", 2000, "seed 2000 (now 1000)"),
+        ("torch", "1.0", "torch 1.0 (now "),
+        ("anyi2v", "0.0.1", "anyi2v 0.0.1 (now "),
+        ("sources", "1" * 64, "anyi2v's sources 111111111111 (now "),
+        ("sources", None, "anyi2v's sources not recorded (now "),
+        ("cases", 3, "3 cases (now 2)"),
+    ],
+)
+def test_a_folder_made_otherwise_is_not_continued(
+    folder: Path, tmp_path: Path, key: str, former: object, message: str
+) -> None:
+    """Each difference alone is enough, and is named."""
     settings = json.loads((folder / "bench.json").read_text())
-    for dtype in ("bfloat16", None):
-        changed = {key: value for key, value in {**settings, "dtype": dtype}.items() if value is not None}
-        (tmp_path / "bench.json").write_text(json.dumps(changed))
-        methods = {"full": MethodConfig.from_dict(settings["methods"]["full"])}
-        with pytest.raises(InputError, match=f"in {dtype} on cases of kind 'plain'; use another --out"):
-            bench.prepare(tmp_path, "micro", torch.float32, methods, cases=1, seed=1000, kind="plain")
+    changed = {name: value for name, value in {**settings, key: former}.items() if value is not None}
+    record = tmp_path / "bench.json"
+    record.write_text(json.dumps(changed))
+    before = record.read_bytes()
+    methods = {"full": MethodConfig.from_dict(settings["methods"]["full"])}
+    with pytest.raises(InputError) as error:
+        bench.prepare(tmp_path, "micro", torch.float32, methods, cases=2, seed=1000, kind="plain")
+    words = str(error.value)
+    assert message in words and words.endswith("use another --out") and words.count("(now ") == 1
+    assert record.read_bytes() == before and list(tmp_path.iterdir()) == [record]
+
+
+def test_other_settings_are_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_bytes((folder / "bench.json").read_bytes())
+    full = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["full"])
+    methods = {"full": replace(full, lr=0.5)}
+    with pytest.raises(InputError, match=r"a variant 'full' with other settings: lr 0\.08 \(now 0\.5\)"):
+        bench.prepare(tmp_path, "micro", torch.float32, methods, cases=2, seed=1000, kind="plain")
+
+
+def test_the_digest_is_of_what_makes_frames(tmp_path: Path) -> None:
+    package = tmp_path / "anyi2v"
+    shutil.copytree(provenance.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    digest = provenance.digest.__wrapped__
+    assert digest(package) == provenance.provenance()["sources"]
+    for name in ("cli_bench.py", "report_page.py", "micro/bench_report.py"):
+        (package / name).write_text("1\n")
+    assert digest(package) == provenance.provenance()["sources"]
+    for name in ("pipeline.py", "micro/input_cases.py", "micro/bench.py", "backbone/layers.py"):
+        former = (package / name).read_text()
+        (package / name).write_text(f"{former}\n")
+        assert digest(package) != provenance.provenance()["sources"], name
+        (package / name).write_text(former)
+    (package / "method" / "new.py").touch()
+    assert digest(package) != provenance.provenance()["sources"]
+
+
+def test_a_backbone_of_parts_is_known_by_all_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = provenance.weights_digest("micro")
+    assert alone == provenance.sha256(provenance.resolve("micro"))
+    assert provenance.weights_digest("micro-lavie") != provenance.sha256(provenance.resolve("micro-lavie"))
+    before, real = provenance.weights_digest("micro-lavie"), provenance.sha256
+    monkeypatch.setattr(provenance, "sha256", lambda path: "0" if path.stem == "micro" else real(path))
+    assert provenance.weights_digest("micro-lavie") != before, "its spatial layers are in micro's file"
+
+
+def test_former_variants_stay_in_the_report(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for fewer of them, the folder still reports all; of one that lacks a case it says so."""
+    monkeypatch.setattr(bench, "run", lambda *_, **__: None)  # nothing is missing of what is asked for
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    (out / "cases" / "1001-depth" / "recipe_official.npz").unlink()
+    flags = ["--cases", "2", "--dtype", "float32", "--ablate", "baselines", "--set", *FLAGS]
+    assert cli.main(["bench", "micro", "--out", str(out), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "not in the report, for cases are missing: recipe official (add them with --ablate)" in printed
+    kept = ["full", "no optimisation", "no injection", "dynamic mask, joint clusters", "dynamic mask, optimiser anew"]
+    assert list(json.loads((out / "scores.json").read_text())["summary"]) == kept
+    assert "recipe official" in json.loads((out / "bench.json").read_text())["methods"]
+
+
+def test_true_masks_are_given_to_their_variants_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def made(_: object, image: torch.Tensor, __: str, tracks: Tracks, **___: object) -> SimpleNamespace:
+        seen.append([track.mask for track in tracks.objects])
+        return SimpleNamespace(features={}, timings={}, video=image.expand(8, -1, -1, -1))
+
+    monkeypatch.setattr(bench, "animate", made)
+    monkeypatch.setattr(bench, "worker_backbone", lambda *_: None)
+    full = MethodConfig(mask="none", inject_hidden=(), inject_query=())
+    methods = {"full": full, "true mask": full}
+    for kind in ("two objects", "loose box"):
+        seen.clear()
+        (job,) = bench.jobs(tmp_path / kind, 1, 3, kind, "micro", torch.float32, methods)
+        bench.run_case(job)
+        none, masks = seen
+        assert none == [None] * len(masks)
+        for mask, target in zip(masks, job.case.targets, strict=True):
+            assert np.array_equal(mask, target.mask.numpy())
+
+
+def test_kinds_are_named_with_hyphens_or_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("loose-box", "loose box"):
+        assert cli.parse(["bench", "micro", "--kind", name]).kind == "loose box"
+    with pytest.raises(SystemExit):
+        cli.parse(["bench", "micro", "--kind", "loose"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.parse(["bench", "micro", "--help"])
+    text = "".join(capsys.readouterr().out.replace("│", "").split())
+    assert f"--kind{{{','.join(kind.replace(' ', '-') for kind in KINDS)}}}" in text
+    assert "{{" not in text
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
@@ -153,6 +263,8 @@ def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
         assert all(row["trajectory_error"] < 1 for row in rows)
         assert len(values(rows, "full", "trajectory_error")) == 1
         assert ("error of the pan" in table(rows)) == (kind == "pan")
+        assert ("identity kept" in table(rows)) == (kind == "two objects")
+        assert [row.get("identity_kept") for row in rows] == ([1, 1] if kind == "two objects" else [None])
         if kind == "pan":
             assert rows[0]["pan_error"] < 0.1  # 8 bit frames
 
@@ -186,23 +298,48 @@ def test_kinds_are_compared_with_plain_cases_and_backbones_with_micro() -> None:
     assert cells["| resize"][-4:] == ["1.50", baseline, "0.30", f"{area} |"]
     alone = comparison([(of("plain"), plain[::2]), (of("resize", lr=2), resized)], "kind")
     assert alone.splitlines()[-1].split(" | ")[-2:] == ["1.50", f"{area} |"], "not every folder has the baseline"
-    assert alone.splitlines()[-1].startswith("| resize (lr=2) |")
+    assert alone.splitlines()[-1].startswith("| resize (lr=2.0) |")
     lines = comparison([(of("plain"), plain), (of("plain", "b"), resized)], "backbone").splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| micro", "| b"]
     assert "| to micro |" in lines[0] and lines[3].split(" | ")[-4] == "1.50"
 
 
-def test_folders_of_the_same_cases_become_one() -> None:
-    def bench_of(*names: str, **changes: object) -> tuple[dict[str, object], list[dict[str, object]]]:
-        settings = {"sha256": "1", "dtype": "float32", "kind": "plain", "seed": 0, "cases": 2}
-        methods = {name: {"lr": len(name)} for name in names}
-        lines = [{"variant": name, "seed": seed, "object": 1} for name in names for seed in (0, 1)]
-        return {**settings, "methods": methods, **changes}, lines
+def bench_of(*names: str, off: float = 0.0, **changes: object) -> tuple[dict[str, Any], list[dict[str, object]]]:
+    """A folder of variants; by how much its full method is `off`, the others are too."""
+    settings = {"sha256": "1", "dtype": "float32", "kind": "plain", "seed": 0, "cases": 2}
+    methods = {name: MethodConfig(lr=len(name)).to_dict() for name in names}
+    lines = [
+        {**rows()[0], "variant": name, "seed": seed, "object": 1, "trajectory_error": seed + len(name) + off}
+        for name in names
+        for seed in (0, 1)
+    ]
+    return {**settings, "methods": methods, **changes}, lines
 
-    settings, lines = merged([bench_of("full", "a"), bench_of("full", "b")])
-    assert list(settings["methods"]) == ["full", "a", "b"]
-    assert len(lines) == 3 * 2
+
+def test_folders_of_the_same_cases_become_one() -> None:
+    settings, found = merged([bench_of("full", "no PCA"), bench_of("full", "no queries", off=10)])
+    assert list(settings["methods"]) == list(found) == ["full", "no PCA", "no queries"]
+    assert values(found["full"], "full", "trajectory_error").tolist() == [4, 5]
+    assert paired(found["no PCA"], "no PCA", "trajectory_error").mean == 2
+    assert paired(found["no queries"], "no queries", "trajectory_error").mean == 6, "not 16: of its own folder"
     with pytest.raises(InputError, match="differ in dtype: float32 and bfloat16"):
         merged([bench_of("full"), bench_of("full", dtype="bfloat16")])
     with pytest.raises(InputError, match="two variants 'full'"):
-        merged([bench_of("full"), bench_of("full", methods={"full": {"lr": 9}})])
+        merged([bench_of("full"), bench_of("full", methods={"full": MethodConfig(lr=9).to_dict()})])
+
+
+def test_rows_from_another_processor_are_marked() -> None:
+    settings, found = merged([bench_of("full", "no PCA"), bench_of("full", "no queries", off=1)])
+    text = ablation_tables(found, settings)
+    assert "| no queries * | " in text and "+6.00 [+6.00, +6.00]" in text
+    assert "| no PCA | " in text and "*: made on another processor" in text
+    settings, found = merged([bench_of("full", "no PCA"), bench_of("full", "no queries")])
+    assert " * |" not in ablation_tables(found, settings)
+
+
+def test_older_records_say_which_layers_shared_keys_and_values() -> None:
+    """A truth value then meant the layers of the injected queries."""
+    older, now = bench_of("full"), bench_of("full")
+    older[0]["methods"]["full"]["share_kv"] = True
+    settings, _ = merged([older, now])
+    assert settings["methods"]["full"] == MethodConfig(lr=4).to_dict()

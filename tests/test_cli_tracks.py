@@ -57,7 +57,7 @@ def test_check_prints_objects_and_warnings(folder: Path, capsys: pytest.CaptureF
     assert run("check", folder / "t.json") == 0
     out = capsys.readouterr().out
     assert out.startswith("anyi2v JSON, 1 object, 2 frames, 640 x 480 pixels\n")
-    assert "  cow: 2 frames, (10, 10, 11, 300) to (600, 10, 700, 300), 0 points\n" in out
+    assert "  cow: 2 frames, (10, 10, 11, 300) to (600, 10, 700, 300), the box's centre\n" in out
     assert "warning: object 'cow' partly leaves the frame in frame" in out
     assert "warning: object 'cow' jumps by more than its box" in out
     assert "warning: object 'cow' has a box smaller than a cell" in out

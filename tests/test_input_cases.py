@@ -12,8 +12,9 @@ from anyi2v.micro.case import Case
 from anyi2v.micro.cases import STYLES, conditions, make_case
 from anyi2v.micro.kinds import KINDS, InputKind, Kind
 from anyi2v.micro.solids import cloud, prism
-from anyi2v.micro.world import SHAPES, Sprite, distance
+from anyi2v.micro.world import SHAPES, Sprite, box, distance
 from anyi2v.raster import Camera, draw
+from anyi2v.tracks import centre
 
 seeds = st.integers(0, 10_000)
 
@@ -60,6 +61,28 @@ def test_kinds_show_what_they_are_named_after() -> None:
         assert {t.name.split("/")[0] for t in case_of("zoom", seed).tracks.objects} == {"camera"}
         assert case_of("wide", seed).truth.shape[2:] == (48, 64)
         assert case_of("mixed", seed).modality == "mixed"
+
+
+def test_loose_boxes_hold_the_object_off_their_middle_and_texture() -> None:
+    for seed in range(12):
+        case = case_of("loose box", seed)
+        (track,), (sprite,) = case.tracks.objects, case.scene.sprites
+        factor = (track.boxes[0][2] - track.boxes[0][0]) / (2 * sprite.radii[0])
+        assert 1.3 <= factor <= 2
+        for f, loose in enumerate(track.boxes):
+            own = box(sprite, f)
+            assert 0 <= loose[0] <= own[0] < own[2] <= loose[2] <= 64
+            assert 0 <= loose[1] <= own[1] < own[3] <= loose[3] <= 64
+        slack = (factor - 1) * sprite.radii[0]
+        off = [abs(a - b) for a, b in zip(centre(track.boxes[0]), sprite.centres[0], strict=True)]
+        assert max(off) >= 0.49 * slack
+        assert all(case.targets[0].mask[int(y), int(x)] for x, y in track.points), "points are on the object"
+        # the ground inside the box, in the condition image and in the truth
+        x0, y0, x1, y1 = (round(v) for v in track.boxes[0])
+        for picture in (case.image, case.truth[0]):
+            ground = (distance(sprite, 64)[0] > 2)[y0:y1, x0:x1]
+            assert picture.mean(0)[y0:y1, x0:x1][ground].std() > 0.008
+        assert case.modality in ("photo", "mixed") and case.scene.background != "black"
 
 
 def test_frames_without_the_target_do_not_count() -> None:

@@ -156,6 +156,24 @@ def test_objects_in_each_others_colours_follow_their_tracks_all_the_same(seed: i
     assert all(scores.trajectory_error > 3 for scores in back), "a patch for each, but not where they should be"
 
 
+@settings(max_examples=10, deadline=None)
+@given(seeds, st.integers(1, 7))
+def test_objects_that_exchange_identities_follow_their_tracks_but_do_not_keep_who_they_are(seed: int, at: int) -> None:
+    """From frame `at` on (from 0) each goes on where the other should; missing frames keep nothing."""
+    case = make_case(seed, "edge", "two objects")
+    a, b = (sprite.colour for sprite in case.scene.sprites)
+    exchanged = render(recoloured(case.scene, (b, a), case.scene.background), "photo")
+    video = torch.cat([case.truth[:at], exchanged[at:]])
+    for scores in case.scores(video):
+        assert scores.trajectory_error < 1 and scores.found == 1 and scores.colour_right
+    assert case.identities_kept(case.truth) == case.identities_kept(exchanged) == [1, 1]
+    assert case.identities_kept(video) == pytest.approx([(at - 1) / 7] * 2)
+    alone = render(replace(case.scene, sprites=case.scene.sprites[:1]), "photo")
+    kept, lost = case.identities_kept(torch.cat([case.truth[:at], alone[at:]]))
+    assert (kept, lost) == (1, pytest.approx((at - 1) / 7))
+    assert math.isnan(case.identities_kept(alone)[1])
+
+
 def test_objects_of_one_colour_that_touch_are_two_and_one_with_a_gap_is_one() -> None:
     """Two squares side by side, the right one cut by a line of another colour."""
     red, black = torch.tensor(OBJECT_COLOURS["red"]), torch.tensor(BACKGROUND_COLOURS["black"])

@@ -6,7 +6,7 @@ import pytest
 
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
-from anyi2v.micro.variants import FULL, groups, variants
+from anyi2v.micro.variants import FULL, GIVEN, groups, variants
 
 FIELDS = {
     "no K&V consistency": {"share_kv"},
@@ -37,7 +37,9 @@ def test_each_variant_changes_its_own_fields() -> None:
     for name, fields in FIELDS.items():
         changed = {key for key, value in asdict(found[name]).items() if value != asdict(full)[key]}
         assert changed == fields, name
-    assert len(set(found.values())) == len(found)
+    # with a mask given, the settings are those of the full method
+    settings = [config for name, config in found.items() if name not in GIVEN]
+    assert len(set(settings)) == len(settings)
 
 
 def test_what_is_the_full_method_already_is_left_out() -> None:
@@ -62,6 +64,29 @@ def test_recipes_are_compared_with_their_masks() -> None:
 def test_the_paper_pair_becomes_the_residuals_beside_it() -> None:
     align = groups(MethodConfig())["table 2"]["residual hidden as target"]["align"]
     assert align == ("up_blocks.1.resnets.1.hidden", "up_blocks.2.resnets.0.hidden")
+
+
+def test_masks_are_compared_with_whole_boxes() -> None:
+    full = MethodConfig(mask="none")
+    found = variants(full, ["masks", "mask margins"])
+    assert found["true mask"] == full, "what differs is the track's mask"
+    assert {name for name in found if name.startswith("true mask")} == GIVEN
+    for name in ("static mask, margin 3", "true mask, margin 3"):
+        changed = {key for key, value in asdict(found[name]).items() if value != asdict(full)[key]}
+        assert changed == ({"mask_margin"} if name in GIVEN else {"mask", "mask_margin"})
+        assert found[name].mask_margin == 3
+    assert not GIVEN & variants(full, ["all"], given=False).keys()
+
+
+def test_single_variants_can_be_chosen() -> None:
+    found = variants(MethodConfig(), ["no queries", "baselines"])
+    assert list(found) == [FULL, "no queries", "no optimisation", "no injection"]
+
+
+def test_without_injected_queries_keys_and_values_are_still_shared() -> None:
+    found = variants(MethodConfig(), ["figure 10"])
+    assert found["no queries"].share_kv == MethodConfig().share_kv
+    assert not found["no queries, no K&V consistency"].share_kv
 
 
 def test_unknown_groups_are_named() -> None:

@@ -3,34 +3,50 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from anyi2v.backbone.header import read_config
 from anyi2v.cli_animate import MAX_THREADS, Dtype, network_dtype
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
-from anyi2v.micro.kinds import Kind
+from anyi2v.micro.kinds import CAMERA_KINDS, KINDS, Kind
+
+_HYPHENATED = {kind.replace(" ", "-"): kind for kind in KINDS}
+_KIND = PrimitiveConstructorSpec[Kind](
+    nargs=1,
+    metavar=f"{{{','.join(_HYPHENATED)}}}",
+    instance_from_str=lambda args: _HYPHENATED[args[0].replace(" ", "-")],
+    is_instance=lambda value: value in KINDS,
+    str_from_instance=lambda kind: [kind.replace(" ", "-")],
+    choices=tuple(dict.fromkeys((*_HYPHENATED, *KINDS))),
+)
+"""Of `--kind`: names with hyphens, or with spaces as in the tables."""
 
 
 @dataclass(frozen=True)
 class BenchMicro:
     """Measure the method and its ablations on generated cases with ground truth.
 
-    Can be interrupted and started again; more cases or ablations may be added to a folder.
+    Can be interrupted and started again; more cases or ablations may be added to a folder, with the same code only.
 
     Examples:
     $ anyi2v bench micro --cases 48
+    $ anyi2v bench micro --cases 100 --kind loose-box --ablate masks --out runs/loose_box
     $ anyi2v bench micro --cases 100 --ablate "table 2" "figure 10" --out runs/table2
     """
 
     cases: int = 48
-    """Conditions in turn: edge, depth, segmentation, photo, sketch, silhouette, mixed."""
+    """Condition images in turn, as far as the kind of case has them: edge, depth, segmentation, photo, sketch,
+    silhouette, mixed."""
     seed: int = 1000
     """Of the first case; the noise of a case has the case's seed, whatever the variant."""
-    kind: Kind = "plain"
-    """Of the cases: what the scene or the user's input is like."""
+    kind: Annotated[Kind, _KIND] = "plain"
+    """Of the cases: what the scene or the user's input is like, see docs/benchmark.md."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     dtype: Dtype = "auto"
@@ -38,7 +54,8 @@ class BenchMicro:
     recipe: Literal["paper", "official"] = "paper"
     """What "full" is, with the backbone's own settings on top."""
     ablate: tuple[str, ...] = ("baselines",)
-    """Groups of variants: baselines, "table 2", "figure 8, components" and so on, or all."""
+    """Groups of variants (baselines, "table 2", masks, "figure 8, components", ...), single variants by their names in
+    the tables ("no queries"), or all."""
     set: tuple[str, ...] = ()
     """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
     processes: int = 2
@@ -56,12 +73,16 @@ class BenchMicro:
         from anyi2v.micro.bench_report import write_report
         from anyi2v.micro.variants import variants
 
-        methods = variants(config, self.ablate)
+        methods = variants(config, self.ablate, given=self.kind not in CAMERA_KINDS)
         dtype = network_dtype(self.dtype, "cpu")
-        bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
-        work = bench.jobs(self.out, self.cases, self.seed, self.kind, self.backbone, dtype, methods)
-        bench.run(work, processes=self.processes, progress=sys.stderr.isatty())
+        known = bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
+        jobs = partial(bench.jobs, self.out, self.cases, self.seed, self.kind, self.backbone, dtype)
+        bench.run(jobs(methods), processes=self.processes, progress=sys.stderr.isatty())
+        made = bench.finished(jobs(known))
+        work = jobs(made)
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
+        if missing := [name for name in known if name not in made]:
+            print(f"not in the report, for cases are missing: {', '.join(missing)} (add them with --ablate)")
         print(f"scores, table and pictures: {self.out}")
 
 

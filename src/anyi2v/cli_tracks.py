@@ -108,7 +108,7 @@ class TracksCheck:
         """Prints format, size, objects and warnings."""
         from anyi2v.tracks import read_tracks
         from anyi2v.tracks.contents import doubtful
-        from anyi2v.tracks.review import summary, warnings
+        from anyi2v.tracks.review import followed, summary, warnings
 
         config = read_config(self.backbone)
         image = None if self.image is None else _pixels(self.image)
@@ -119,7 +119,7 @@ class TracksCheck:
             first, last = (", ".join(f"{v:g}" for v in track.boxes[k]) for k in (0, -1))
             mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
             weight = "" if track.weight == 1 else f", weight {track.weight:g}"
-            more = f"{len(track.points)} points{mask}{weight}"
+            more = f"{followed(track)}{mask}{weight}"
             print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {more}")
         factor = config.vae.factor
         cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place, read_json
@@ -24,9 +23,10 @@ from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.case import Case, Condition
 from anyi2v.micro.cases import conditions, make_case
 from anyi2v.micro.kinds import Kind
+from anyi2v.micro.provenance import differences, provenance, weights_digest
+from anyi2v.micro.variants import GIVEN
 from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.pipeline import animate, check_job
-from anyi2v.record import sha256
 
 
 @dataclass(frozen=True)
@@ -79,34 +79,57 @@ def prepare(
     cases: int,
     seed: int,
     kind: Kind,
-) -> None:
+) -> dict[str, MethodConfig]:
     """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
 
-    Raises InputError if the folder holds something else, or was made with another backbone or other settings
-    under the same name; ResourceError if it cannot be written; and what `check_job` does, if a variant cannot be run on
-    the backbone. Nothing is written then.
+    Returns all variants of the folder: its former ones, which may lack cases, and `methods`.
+
+    Raises InputError if the folder holds something else, or was made with other code, another backbone, seed or kind
+    of cases, or other settings under the same name, or has more cases; ResourceError if it cannot be written; and what
+    `check_job` does, if a variant cannot be run on the backbone. Nothing is written then.
     """
     check_place(out)
-    path = out / "bench.json"
-    digest, precision = sha256(resolve(backbone)), str(dtype).removeprefix("torch.")
-    wanted = {"backbone": backbone, "sha256": digest, "dtype": precision, "kind": kind}
+    path, precision = out / "bench.json", str(dtype).removeprefix("torch.")
+    wanted = {"sha256": weights_digest(backbone), "dtype": precision, "kind": kind, "seed": seed, **provenance()}
     settings = {name: config.to_dict() for name, config in methods.items()}
     if path.exists():
-        former = read_json(path)
-        if any(former.get(key) != value for key, value in wanted.items()):
-            raise InputError(
-                f"{out} was made with backbone {former['backbone']} ({former['sha256'][:12]}) in "
-                f"{former.get('dtype')} on cases of kind {former['kind']!r}; use another --out"
-            )
-        for name, values in former["methods"].items():
-            if settings.setdefault(name, values) != values:
-                raise InputError(f"{out} has a variant {name!r} with other settings; use another --out")
+        settings = _continued(out, read_json(path), wanted, cases, settings)
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
     check(jobs(out, 1, seed, kind, backbone, dtype, methods)[0])
     with atomic(path) as temporary:
-        data = {**wanted, "cases": cases, "seed": seed, "methods": settings}
+        data = {"backbone": backbone, **wanted, "cases": cases, "methods": settings}
         temporary.write_text(json.dumps(data, indent=1) + "\n")
+    return {name: MethodConfig.from_dict(values) for name, values in settings.items()}
+
+
+def _continued(
+    out: Path,
+    former: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    cases: int,
+    settings: Mapping[str, dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """The settings of all variants of the folder, the former ones first; raises InputError for what may not be mixed.
+
+    The backbone's name may be another one: its weights are known by their digest.
+    """
+    gaps = differences(former, wanted)
+    if cases < former.get("cases", 0):
+        gaps.append(f"{former['cases']} cases (now {cases})")
+    if gaps:
+        raise InputError(f"{out} cannot be continued: it was made with {', '.join(gaps)}; use another --out")
+    merged = dict(former["methods"])
+    for name, values in settings.items():
+        gaps = differences(merged.setdefault(name, values), values)
+        if gaps:
+            raise InputError(f"{out} has a variant {name!r} with other settings: {', '.join(gaps)}; use another --out")
+    return merged
+
+
+def finished(work: Sequence[Job]) -> dict[str, MethodConfig]:
+    """The variants of which every case is made."""
+    return {name: config for name, config in work[0].methods.items() if all(job.path(name).exists() for job in work)}
 
 
 def run_case(job: Job) -> None:
@@ -130,7 +153,8 @@ def run_case(job: Job) -> None:
         key = (config.inversion, config.inversion_timestep, config.inversion_stride)
         known = inverted.get(key, {})
         features = known if _points(config) <= known.keys() else None
-        result = animate(backbone, image, case.prompt, case.tracks, config=config, seed=job.seed, features=features)
+        tracks = case.with_true_masks() if name in GIVEN else case.tracks
+        result = animate(backbone, image, case.prompt, tracks, config=config, seed=job.seed, features=features)
         inverted[key] = known | result.features
         seconds = sum(result.timings.values())
         _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(seconds))
@@ -177,7 +201,11 @@ def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
             common = {"seed": job.seed, "modality": job.modality, "variant": name, "seconds": seconds}
             if job.kind == "pan":
                 common["pan_error"] = case.pan_error(video)
-            areas = case.area_errors(video) if job.kind in ("resize", "zoom") else ()
-            for number, scores in enumerate(case.scores(video), 1):
-                area = {"area_error": areas[number - 1]} if areas else {}
-                yield {**common, "object": number, **vars(scores), **area}
+            more: dict[str, list[float]] = {}
+            if job.kind in ("resize", "zoom"):
+                more["area_error"] = case.area_errors(video)
+            if len(case.targets) > 1:
+                more["identity_kept"] = case.identities_kept(video)
+            for number, scores in enumerate(case.scores(video)):
+                extra = {metric: values[number] for metric, values in more.items()}
+                yield {**common, "object": number + 1, **vars(scores), **extra}

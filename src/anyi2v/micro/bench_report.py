@@ -28,9 +28,11 @@ METRICS = {
     "jerk": "jerk, px",
     "pan_error": "error of the pan",
     "area_error": "error of the box's area",
+    "identity_kept": "identity kept",
     "seconds": "seconds",
 }
-"""Column of the scores and heading; the errors of pan and area only for kinds of cases that are about them."""
+"""Column of the scores and heading; the errors of pan and area, and the identity, only for kinds of cases that are
+about them."""
 
 
 MEANINGS = {
@@ -44,6 +46,8 @@ MEANINGS = {
     "jerk": "mean length in pixels of the centroid's second difference over time",
     "pan_error": "distance of the background's way to the asked one, as a share of the latter",
     "area_error": "how far the area of the box around the object is off that in the truth, share of the latter",
+    "identity_kept": "share of the frames 2 and on in which the object has the colour that it has in frame 1, of the "
+    "colours of the case's objects; frames without it keep none",
     "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
 }
 """Of `METRICS`, see `anyi2v.micro.measure`; an object is the largest patch of pixels nearest to its palette colour;

@@ -18,6 +18,7 @@ from anyi2v.micro.measure import (
     centroids,
     displacements,
     find_object,
+    identities_kept,
     measure,
 )
 from anyi2v.micro.modalities import caption, render
@@ -47,6 +48,10 @@ LEAST_SEEN = 2 * SMALLEST
 """Share of the frame of an object on its way out that counts as seen: its outline has mixed colours."""
 LEAST_GAP = 4 / 64
 """Of the frame's width, between two objects: where they run together, neither has a place."""
+LEAST_TEXTURE = 0.16
+"""Amplitude of a background whose texture is seen well."""
+DARKEST = "black"
+"""The background on which no texture is seen."""
 PAN_REACH = 0.35
 """Of the period of the checks, which repeat after 0.71 periods along their diagonals: the steps that can be told
 apart."""
@@ -75,6 +80,12 @@ class Case:
         """Measures a video made from this case, one entry per object."""
         return measure(video, self.targets, self.scene.background)
 
+    def with_true_masks(self) -> Tracks:
+        """The tracks as of a user who knows exactly which pixels of the condition image each object has."""
+        pairs = zip(self.tracks.objects, self.targets, strict=True)
+        objects = tuple(replace(track, mask=target.mask.numpy()) for track, target in pairs)
+        return replace(self.tracks, objects=objects)
+
     def pan_error(self, video: Float[Tensor, "f 3 h w"]) -> float:
         """Distance between the background's way and the asked one, as a share of the latter; NaN without a pan."""
         asked = torch.tensor(self.scene.pan[-1])
@@ -84,6 +95,10 @@ class Case:
         away = F.max_pool2d(away[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
         way = displacements(video, away, reach=PAN_REACH * self.scene.stripes[1]).sum(0)
         return ((way - asked).norm() / asked.norm()).item()
+
+    def identities_kept(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
+        """Per object: the share of the later frames in which it has not become another one of the objects."""
+        return identities_kept(video, self.targets)
 
     def area_errors(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
         """Per object: how far the area of the box around it is off that in the truth, as a share of the latter, mean
@@ -111,6 +126,13 @@ def drawn_case(
         targets=targets(prompted, torch.stack(object_masks(prompted))),
         truth=render(prompted, "photo"),
     )
+
+
+def on_texture(seed: int, modality: Modality, generator: torch.Generator, scene: Scene) -> Case:
+    """As `drawn_case`, on a background that the prompted colour does not hide."""
+    while (case := drawn_case(seed, modality, generator, scene)).scene.background == DARKEST:
+        pass
+    return case
 
 
 def accepted(generator: torch.Generator, suits: Callable[[Scene], bool]) -> Scene:

@@ -7,7 +7,19 @@ from typing import get_args
 
 import torch
 
-from anyi2v.micro.case import PAN_REACH, Case, Condition, accepted, drawn_case, inside, large, moves
+from anyi2v.micro.case import (
+    DARKEST,
+    LEAST_TEXTURE,
+    PAN_REACH,
+    Case,
+    Condition,
+    accepted,
+    drawn_case,
+    inside,
+    large,
+    moves,
+    on_texture,
+)
 from anyi2v.micro.input_cases import MAKERS, solid
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.modalities import caption
@@ -17,23 +29,23 @@ from anyi2v.tracks import Track, Tracks
 
 LEAST_PAN = 10 / 64
 """Of the frame's width."""
-LEAST_TEXTURE = 0.16, 2 * 4 / 64 * math.sqrt(2)
-"""Amplitude and period (of the frame's width) of a background that can be followed: checks repeat after 0.71 periods
-along their diagonals, and the finest aligned layer, with cells of 4 px, resolves what repeats after two of them."""
-DARKEST = "black"
-"""The background on which no texture is seen."""
+LEAST_PERIOD = 2 * 4 / 64 * math.sqrt(2)
+"""Of the frame's width, of a background that can be followed: checks repeat after 0.71 periods along their diagonals,
+and the finest aligned layer, with cells of 4 px, resolves what repeats after two of them."""
 
 STYLES: tuple[Style, ...] = get_args(Style)
 CONDITIONS: tuple[Condition, ...] = ("edge", "depth", "segmentation", "photo", "sketch", "silhouette", "mixed")
 
 
 def conditions(kind: Kind) -> tuple[Condition, ...]:
-    """What the condition images of a kind are, in turn; a pan is seen in photos only."""
+    """What the condition images of a kind are, in turn; a pan, and the texture in loose boxes, are seen in photos."""
     match kind:
         case "pan":
             return ("photo",)
         case "mixed":
             return ("mixed",)
+        case "loose box":
+            return ("photo", "mixed")
         case "mesh" | "points":
             return STYLES
         case _:
@@ -65,14 +77,13 @@ def make_case(seed: int, condition: Condition, kind: Kind = "plain") -> Case:
     scene = accepted(generator, lambda scene: _suits(scene, kind))
     if kind == "unseen shape":
         scene = replace(scene, sprites=(replace(scene.sprites[0], shape="hexagon"),))
+    if kind == "pan":
+        case = on_texture(seed, condition, generator, scene)
+        return replace(case, tracks=Tracks(scene.size, scene.size, (_camera(scene),)))
     case = drawn_case(seed, condition, generator, scene, unseen_pair=kind == "unseen pair")
-    while kind == "pan" and case.scene.background == DARKEST:
-        case = drawn_case(seed, condition, generator, scene)
     if kind == "unseen shape":
         named = replace(case.scene, sprites=(replace(case.scene.sprites[0], shape="circle"),))
         return replace(case, prompt=caption(named, "photo"))
-    if kind == "pan":
-        return replace(case, tracks=Tracks(scene.size, scene.size, (_camera(scene),)))
     return case
 
 
@@ -97,7 +108,7 @@ def _pans(scene: Scene) -> bool:
     (sprite,) = scene.sprites
     _, period, amplitude = scene.stripes
     longest = max(math.dist(a, b) for a, b in itertools.pairwise(scene.pan))
-    fine = amplitude >= LEAST_TEXTURE[0] and period >= LEAST_TEXTURE[1] * scene.size
+    fine = amplitude >= LEAST_TEXTURE and period >= LEAST_PERIOD * scene.size
     # a good margin, for in a generated texture the peaks of the correlation are less sharp than in a drawn one
     seen = scene.checks and fine and scene.background != DARKEST and longest < 0.7 * PAN_REACH * period
     kept = large(sprite, scene.size) and inside(sprite, (0, 0, scene.size, scene.size))

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from anyi2v.errors import InputError
 from anyi2v.fit import Mode, fit_image
 from anyi2v.micro.case import (
+    DARKEST,
+    LEAST_TEXTURE,
     Case,
     accepted,
     drawn_case,
     inside,
     large,
     moves,
+    on_texture,
     targets,
 )
 from anyi2v.micro.kinds import Kind
@@ -36,6 +39,11 @@ FLAT_COLOURS = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.
 """Of a segmentation with three objects, the background first."""
 LOOSENESS = 2 / 64
 """Of the frame's width: how much wider than the object a loose mask is on each side."""
+LOOSE_BOX = 1.3, 2.0
+"""How many times as long the sides of a loose box are as those of the object's own, from and to."""
+OFF_CENTRE = 0.5
+"""How far, at least, a loose box is moved off the object's middle along x or y: of the way on which it still holds all
+of the object."""
 POINTS = 4000
 """Of a point cloud."""
 
@@ -102,6 +110,36 @@ def loose_mask(seed: int, condition: Modality, generator: torch.Generator) -> Ca
     (track,), reach = case.tracks.objects, round(LOOSENESS * case.scene.size)
     mask = F.max_pool2d(case.targets[0].mask[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
     return _with_track(case, replace(track, mask=mask.numpy()))
+
+
+def loose_box(seed: int, condition: Modality, generator: torch.Generator) -> Case:
+    """Boxes as people draw them: much larger than the object, which is not in their middle, on a textured ground.
+
+    The ground's texture is seen in the condition image, so that a box holds things that shall not move along.
+    """
+    growth = uniform(generator, *LOOSE_BOX)
+    shares = [uniform(generator, -1, 1) for _ in range(2)]
+    while max(map(abs, shares)) < OFF_CENTRE:
+        shares = [uniform(generator, -1, 1) for _ in range(2)]
+
+    def loose(sprite: Sprite) -> Sprite:
+        """What has the loose boxes for its own."""
+        r = sprite.radii[0]
+        dx, dy = (share * (growth - 1) * r for share in shares)
+        centres = tuple((x + dx, y + dy) for x, y in sprite.centres)
+        return replace(sprite, centres=centres, radii=(growth * r,) * len(centres))
+
+    def suits(scene: Scene) -> bool:
+        _, _, amplitude = scene.stripes
+        textured = amplitude >= LEAST_TEXTURE and scene.background != DARKEST
+        seen = condition != "mixed" or scene.mixture[1] == "photo"
+        frame = (0, 0, scene.size, scene.size)
+        return textured and seen and _one_moves(scene) and inside(loose(scene.sprites[0]), frame)
+
+    case = on_texture(seed, condition, generator, accepted(generator, suits))
+    (track,), (sprite,) = case.tracks.objects, case.scene.sprites
+    wide = loose(sprite)
+    return _with_track(case, replace(track, boxes=tuple(box(wide, f) for f in range(case.scene.frames))))
 
 
 def zoom(seed: int, condition: Modality, generator: torch.Generator) -> Case:
@@ -174,6 +212,7 @@ MAKERS: Mapping[Kind, Callable[[int, Modality, torch.Generator], Case]] = {
     "three objects": three_objects,
     "user mask": user_mask,
     "loose mask": loose_mask,
+    "loose box": loose_box,
     "zoom": zoom,
     "wide": wide,
     "padded": padded,

@@ -10,6 +10,7 @@ InputKind = Literal[
     "three objects",
     "user mask",
     "loose mask",
+    "loose box",
     "zoom",
     "wide",
     "padded",
@@ -19,5 +20,7 @@ InputKind = Literal[
     "points",
 ]
 """What the user brings."""
-Kind = SceneKind | InputKind
-KINDS: tuple[Kind, ...] = (*get_args(SceneKind), *get_args(InputKind))
+Kind = Literal[SceneKind, InputKind]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+CAMERA_KINDS: tuple[Kind, ...] = ("pan", "zoom")
+"""Those whose tracks are the camera's instead of the objects'."""

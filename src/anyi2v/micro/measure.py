@@ -161,6 +161,25 @@ def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], backgrou
     return scores
 
 
+def identities_kept(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[float]:
+    """Per object of several: in which share of the later frames it is still the object that it was in frame 1.
+
+    `find_objects` asks only where objects are, so that two which exchange their places after frame 1 seem to follow
+    their tracks. They are told apart by the colour of most of the patch, whichever of the objects' colours the object
+    has in frame 1; two of one colour cannot be. Frames in which the target is not to be seen do not count; in those
+    without object none is kept. NaN if frame 1 has no object, or no later frame counts.
+    """
+    names, palette = nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets])
+    shares = []
+    for target, masks in zip(targets, find_objects(video, targets), strict=True):
+        areas = torch.stack([((names == colour) & masks).flatten(1).sum(1) for colour in palette], dim=1)
+        colours = areas.argmax(1).where(areas.any(1), -1)
+        counted = target.centres.isfinite().all(-1)[1:]
+        kept = (colours[1:] == colours[0])[counted].float().mean().item()
+        shares.append(kept if colours[0] >= 0 else math.nan)
+    return shares
+
+
 def _background(
     names: Int[Tensor, "f h w"], objects: Sequence[Bool[Tensor, "f h w"]], targets: Sequence[Target], index: int
 ) -> float:

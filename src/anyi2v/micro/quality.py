@@ -19,17 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.backbone.header import resolve
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
+from anyi2v.micro.provenance import provenance, weights_digest
 from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
-from anyi2v.record import sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -164,12 +163,12 @@ def measure_backbone(
     """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
-    strides of 20. What is finished is kept in file `kept`, where an interrupted run goes on.
+    strides of 20. What is finished is kept in file `kept`, where an interrupted run with the same code goes on.
 
     Raises InputError if `kept` is another file.
     """
     config = worker_backbone(name, dtype).config
-    run = json.dumps([sha256(resolve(name)), str(dtype), PLAIN.to_dict()])
+    run = json.dumps([weights_digest(name), str(dtype), PLAIN.to_dict(), provenance()])
     finished = read_json(kept) if kept.exists() else {}
     if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
         raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")

@@ -1,7 +1,7 @@
 """What the method is compared with: its own ablations, each a change of a few settings.
 
 The groups follow the paper: "table 2", "figure 8" (components, targets), "figure 9" (t_alpha), "figure 10"
-(injection), "figure A6" (optimised steps); further groups vary what the paper leaves open.
+(injection), "figure A6" (optimised steps); further groups vary what the paper leaves open, or ask why ("masks").
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,10 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, closest
 
 FULL = "full"
+MARGINS = (1, 2, 3)
+"""Cells by which masks are dilated; one has a pixel on the micro backbones."""
+GIVEN = frozenset({"true mask", *(f"true mask, margin {m}" for m in MARGINS)})
+"""Variants whose tracks come with each object's true mask of frame 1, as of a user who has it (`Track.mask`)."""
 Changes = Mapping[str, Any]
 
 
@@ -34,6 +38,15 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "no semantic mask": {"mask": "none"},
             "residual hidden as target": {"align": hiddens},
         },
+        "masks": {
+            **{f"{kind} mask": {"mask": kind} for kind in ("dynamic", "static")},
+            "true mask": {"mask": "none"},
+        },
+        "mask margins": {
+            f"{name}, margin {m}": {"mask": kind, "mask_margin": m}
+            for name, kind in (("static mask", "static"), ("true mask", "none"))
+            for m in MARGINS
+        },
         "figure 8, components": {f"M = {m}": {"pca_dim": m} for m in (4, 16, 32, 64)},
         "figure 8, targets": {
             **{f"target {i}.{j}": {"align": (_query(i, j),)} for i in (1, 2) for j in (0, 1, 2)},
@@ -43,6 +56,7 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
         "figure 10": {
             "no residual hidden": {"inject_hidden": ()},
             "no queries": {"inject_query": ()},
+            "no queries, no K&V consistency": {"inject_query": (), "share_kv": ()},
             "no debias": {"debias": False},
             "no patches": {"patch": 0},
             "patches of 4 cells": {"patch": 4},
@@ -74,19 +88,24 @@ def _query(block: int, layer: int) -> str:
     return f"up_blocks.{block}.attentions.{layer}.query"
 
 
-def variants(config: MethodConfig, chosen: Iterable[str] = ("baselines",)) -> dict[str, MethodConfig]:
-    """The full method and the variants of the chosen groups ("all" for all of them).
+def variants(
+    config: MethodConfig, chosen: Iterable[str] = ("baselines",), *, given: bool = True
+) -> dict[str, MethodConfig]:
+    """The full method and the chosen variants: of groups, of single names, or of "all".
 
-    A variant that changes nothing is left out: it is the full method. Raises InputError for an unknown group.
+    A variant that changes nothing is left out: it is the full method. So are those of `GIVEN` where the tracks are not
+    the objects' own, so that no mask can be `given`. Raises InputError for an unknown name.
     """
     known = groups(config)
+    single = {name: {name: changes} for group in known.values() for name, changes in group.items()}
     chosen = tuple(known) if "all" in chosen else tuple(chosen)
     found = {FULL: config}
-    for group in chosen:
-        if group not in known:
-            raise InputError(f"no group of ablations {group!r}; the closest are {closest(group, known)}")
-        for name, changes in known[group].items():
+    for choice in chosen:
+        if choice not in known and choice not in single:
+            names = closest(choice, (*known, *single))
+            raise InputError(f"no group of ablations and no variant {choice!r}; the closest are {names}")
+        for name, changes in (known.get(choice) or single[choice]).items():
             variant = replace(config, **changes)
-            if variant != config:
+            if given if name in GIVEN else variant != config:
                 found[name] = variant
     return found

@@ -13,6 +13,12 @@ def summary(kind: str, tracks: Tracks) -> str:
     return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"
 
 
+def followed(track: Track) -> str:
+    """What of the object is followed: its salient points, or the centre of its first box, which stands for them."""
+    count = len(track.points)
+    return "the box's centre" if count == 0 else f"{count} point{'' if count == 1 else 's'}"
+
+
 def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
     """One sentence for each doubtful thing, naming object and frame.
 

@@ -1,0 +1,164 @@
+"""Every Python example of README.md and docs/*.md is run as a reader would, and what it makes is looked at; every
+command of theirs is understood."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import anyi2v
+from anyi2v import cli
+from anyi2v.config import MethodConfig
+from anyi2v.errors import InputError
+from anyi2v.micro.measure import centroids, find_object, nearest_colours
+from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS
+from anyi2v.pipeline import Result
+from anyi2v.tracks import Track, Tracks, centre, save_tracks
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+NEAR = 1.0
+"""Pixels, on average over the frames, that an object of an example may be off its track: without optimisation it is
+more than ten."""
+Names = dict[str, Any]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, also those that are indented."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+
+
+def follows(result: Result, image: torch.Tensor) -> None:
+    """The prompted objects are there in every frame, in their colour, where their boxes are."""
+    assert result.video.shape[1:] == image.shape
+    colours = [word for word in result.prompt.split() if word in OBJECT_COLOURS]
+    assert len(colours) == len(result.tracks.objects) > 0
+    for colour, track in zip(colours, result.tracks.objects, strict=True):
+        wanted = torch.tensor([centre(box) for box in track.boxes])
+        off = (centroids(find_object(result.video, colour)) - wanted).norm(dim=-1)
+        assert off.mean() < NEAR, (track.name, off)  # NaN where there is no object
+        assert (wanted[-1] - wanted[0]).norm() > 5 * NEAR, "it stays where it is"
+    background = next(word for word in result.prompt.split() if word in BACKGROUND_COLOURS)
+    corner = nearest_colours(result.video)[:, 0, 0]
+    assert (corner == [*OBJECT_COLOURS, *BACKGROUND_COLOURS].index(background)).all()
+
+
+def readme(names: Names, folder: Path) -> None:
+    """The job, and the taps: a query of all frames is frame 1's, so the noise is another."""
+    result = names["result"]
+    follows(result, names["image"])
+    assert len(result.masks) == 1 and result.timings and result.losses[-1].loss < result.losses[0].loss
+    assert (folder / "ball.mp4").stat().st_size > 1000
+    query, z, seen = names["query"], names["z"], names["seen"]
+    assert list(seen) == [query] and seen[query].shape[:2] == z.shape[:2]
+    plain = names["backbone"].unet(z, 501, names["text"])
+    assert names["noise"].shape == plain.shape
+    assert not torch.allclose(names["noise"], plain, atol=1e-3)
+    again = anyi2v.record(names["backbone"].unet, [query], z, 501, names["text"])
+    assert torch.equal(seen[query], again[query])
+
+
+def inspection(names: Names, _: Path) -> None:
+    """The job, and a query of the conditional pass of every step."""
+    result, queries = names["result"], names["queries"]
+    follows(result, names["image"])
+    assert sorted(queries) == list(range(result.config.steps))
+    assert {tuple(query.shape[:2]) for query in queries.values()} == {(1, result.video.shape[0])}
+
+
+def conditions(names: Names, _: Path) -> None:
+    """The photo of 100 x 80 px lies in the middle of 512 x 320, four times as large, and the tracks on it alike."""
+    assert names["image"].shape == (3, 320, 512)
+    (track,) = names["tracks"].objects
+    assert track.boxes[0] == (56 + 8, 8, 56 + 72, 72)
+    assert names["fit"].points([(40, 30)]) == ((216, 120),)
+    assert names["fit"].back([(216, 120)]) == ((40, 30),)
+    chair, mixed = names["chair"], names["mixed"]
+    assert (chair[0, 128, 128] > 0) and not chair[:, 0, 0].any(), "a box in the middle of the drawing"
+    assert torch.equal(mixed[:, :128], chair[:, :128]) and (mixed[:, 128:] == 1).all()
+
+
+def photo_and_mesh(folder: Path) -> Names:
+    """What docs/conditions.md takes for granted: the reader's own files, and a sketch with its mask."""
+    trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
+    pytest.importorskip("embreex", reason="embreex is not installed: pip install 'anyi2v[mesh]'")
+    trimesh.creation.box().export(folder / "chair.glb")
+    Image.fromarray(np.eye(80, 100, dtype=np.uint8) * 255).save(folder / "photo.png")
+    save_tracks(folder / "tracks.json", Tracks(50, 40, (Track("a", ((1, 1, 9, 9),)),)))
+    lower = torch.zeros(256, 256)
+    lower[128:] = 1
+    return {"sketch": torch.ones(3, 256, 256), "mask": lower}
+
+
+CHECKS: dict[str, tuple[Callable[[Path], Names], Callable[[Names, Path], None]]] = {
+    "README.md": (lambda _: {}, readme),
+    "docs/inspection.md": (lambda _: {}, inspection),
+    "docs/conditions.md": (photo_and_mesh, conditions),
+}
+"""By page: what its examples take for granted, and what they must have made."""
+
+
+def test_every_page_with_python_has_a_check() -> None:
+    pages = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
+    assert pages == CHECKS.keys()
+
+
+@pytest.mark.parametrize("page", CHECKS)
+def test_examples_make_what_they_promise(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks of a page in one namespace, in a folder that has the repository's docs."""
+    prepare, check = CHECKS[page]
+    names = prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    os.symlink(ROOT / "docs", "docs")
+    for block in blocks(ROOT / page, "python"):
+        exec(block, names)
+    check(names, tmp_path)
+
+
+def test_a_box_that_does_not_fit_the_picture_is_noticed() -> None:
+    """`follows` itself: a still circle does not follow, nor one of another colour."""
+    frame = torch.tensor(BACKGROUND_COLOURS["navy"])[:, None, None].repeat(1, 64, 64)
+    video = frame.repeat(8, 1, 1, 1)
+    track = Track("ball", tuple((4.0 + 4 * f, 20.0, 20.0 + 4 * f, 36.0) for f in range(8)))
+    for f in range(8):
+        video[f, :, 20:36, 4 + 4 * f : 20 + 4 * f] = torch.tensor(OBJECT_COLOURS["red"])[:, None, None]
+
+    def job(video: torch.Tensor) -> Result:
+        prompt, tracks = "a red square on a navy background", Tracks(64, 64, (track,))
+        return Result(video, [], [], {}, prompt, "", tracks, MethodConfig(), 0, 8, {})
+
+    follows(job(video), frame)
+    still = video[:1].expand_as(video)
+    blue = video.roll(1, 1)
+    for wrong in (still, blue):
+        with pytest.raises(AssertionError):
+            follows(job(wrong), frame)
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of all lines of shell blocks that call the program, continued lines joined."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.relative_to(ROOT).as_posix(), line) for line in lines if line.startswith("anyi2v ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_commands_are_understood(page: str, command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    absent = [word for word in words if Path(word).suffix in (".json", ".safetensors")]
+    if {"--repeat", "--backbone"} & set(words) and absent:  # read for their defaults, and not there
+        with pytest.raises(InputError, match=re.escape(absent[0])):
+            cli.parse(words)
+    else:
+        assert hasattr(cli.parse(words), "run"), page
