@@ -188,6 +188,29 @@ def test_words_that_textual_inversion_added_are_named(
     assert "the text tower has 2 more tokens than CLIP" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("token", "zero"),
+    [({"content": "<|endoftext|>", "lstrip": False}, False), ("!", True), (None, False), ("<pad>", None)],
+)
+def test_the_padding_of_the_tokenizer_is_that_of_the_prompts(
+    pipeline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    token: object,
+    zero: bool | None,
+) -> None:
+    (pipeline / "base/tokenizer").mkdir()
+    (pipeline / "base/tokenizer/special_tokens_map.json").write_text(json.dumps({"pad_token": token}))
+    monkeypatch.chdir(pipeline)
+    status = main(["convert", "--base", "base", "--out", "out/tiny.safetensors"])
+    if zero is None:
+        assert status == 2
+        assert "special_tokens_map.json: pad_token is '<pad>'" in capsys.readouterr().err
+    else:
+        assert status == 0
+        assert load(pipeline / "out/tiny.safetensors").config.text.pad_zero is zero
+
+
 def test_the_text_tower_of_a_whole_clip_is_taken(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As CLIP itself is published: with an image tower, projections, and a configuration inside of another."""
     extras = ("vision_model.post_layernorm.bias", "visual_projection.weight", "text_projection.weight", "logit_scale")

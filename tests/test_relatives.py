@@ -41,6 +41,7 @@ FILES: dict[str, tuple[Shapes, str]] = {
         "PIA or FancyVideo",
     ),
     "pia, adapter": ({**foreign.manifest("motion_adapter_v3"), "conv_in.weight": (320, 9, 3, 3)}, "PIA or FancyVideo"),
+    "input layer without a unet": ({**MODULES, "conv_in.weight": (320, 4, 3, 3)}, "PIA or FancyVideo"),
     "animatelcm i2v": ({**MODULES, "img_encoder.conv_in.bias": (320,)}, "AnimateLCM-I2V"),
     "hotshotxl": (HOTSHOT, "HotshotXL"),
     "animatediff sdxl": ({k: s for k, s in MODULES.items() if "_blocks.3." not in k}, "AnimateDiff for SDXL"),

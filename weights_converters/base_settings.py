@@ -212,6 +212,19 @@ def skips_last_layer(source: Source) -> bool:
     return layer == "2" or named == "penultimate"
 
 
+def pads_with_zero(base: Path) -> bool:
+    """Whether the tokenizer in a pipeline's folder fills prompts up with token 0, "!", and not with the end token.
+
+    Raises CheckpointError if it is another token.
+    """
+    path = base / "tokenizer" / "special_tokens_map.json"
+    token = read_json(path).get("pad_token") if path.is_file() else None
+    text = token.get("content") if isinstance(token, dict) else token
+    if text not in (None, "!", "<|endoftext|>"):
+        raise CheckpointError(f"{path}: pad_token is {text!r}; only '<|endoftext|>' and '!' are supported")
+    return text == "!"
+
+
 def resolution(source: Source) -> tuple[int, int] | None:
     """Width and height that a file's metadata say it was trained at, both in pixels; None if they say nothing."""
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", source.metadata.get("modelspec.resolution", "").strip())

@@ -169,9 +169,11 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
 
 
 def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
-    """The text tower, and which of its layers the UNet reads."""
+    """The text tower, which of its layers the UNet reads, and how prompts are filled up."""
     text = text_config(parts["text"], None if options.vocab is None else read_json(options.vocab))
     layout.warn_of_added_words(text, str(parts["text"].source.path))
+    if options.base is not None and text.words is None and base_settings.pads_with_zero(options.base):
+        text = dataclasses.replace(text, pad_zero=True)
     if parts["unet"].finding.kind in ("ldm", "unet") and base_settings.skips_last_layer(parts["unet"].source):
         return dataclasses.replace(text, penultimate=True)
     return text
