@@ -20,7 +20,7 @@ FLOORS = (
     ("method",),
     ("plots", "feature_pictures", "condition_features"),
     ("pipeline", "memory"),
-    ("record", "report_page"),
+    ("run_record", "report_page"),
     ("report", "sweep"),
     ("inspection",),
     ("micro",),
@@ -90,3 +90,10 @@ def test_readme_names_files_that_exist() -> None:
     assert len(files) > 10
     for file in files:
         assert list((ROOT / "src" / "anyi2v").rglob(Path(file).name)), file
+
+
+def test_no_module_has_a_public_name() -> None:
+    """Importing `anyi2v.x` would put the module in the place of the function."""
+    import anyi2v
+
+    assert not {path.stem for path in (ROOT / "src" / "anyi2v").iterdir()} & set(anyi2v.__all__)

@@ -142,7 +142,7 @@ class Animate(ConditionFlags):
 
     def _wanted(self, folders: Mapping[Path, str]) -> "dict[Path, dict[str, Any]]":
         """For each run of a sweep what its record must say to be the one that is asked for."""
-        from anyi2v.record import inputs
+        from anyi2v.run_record import inputs
 
         config = read_config(self.backbone)
         image, tracks = self._inputs(config)
@@ -185,7 +185,7 @@ class Animate(ConditionFlags):
         from anyi2v.backbone.checkpoint import load
         from anyi2v.backbone.text import tokenize
         from anyi2v.pipeline import animate
-        from anyi2v.record import check_repeat
+        from anyi2v.run_record import check_repeat
 
         if self.cache:
             check_place(self.cache)

@@ -17,7 +17,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import expanded, read_json
 from anyi2v.media import from_bytes, write_image
 from anyi2v.plots import contact_sheet
-from anyi2v.record import differences
+from anyi2v.run_record import differences
 from anyi2v.run_folder import RECORD, check_out, recover
 
 SHEET = "prompts.png"
@@ -41,7 +41,7 @@ def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrit
 
     Args:
         out: the sweep's folder.
-        wanted: for each run's folder what its record must say (`anyi2v.record.inputs`) to be the one asked for.
+        wanted: for each run's folder what its record must say (`anyi2v.run_record.inputs`) to be the one asked for.
         overwrite: make all runs again.
 
     Raises InputError for a folder that holds a run of other inputs, naming them, and as `check_out` for one that holds

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from anyi2v.backbone.header import resolve, sources
-from anyi2v.record import sha256
+from anyi2v.run_record import sha256
 
 PACKAGE = Path(__file__).resolve().parents[1]
 REPORTING = (
