@@ -77,10 +77,14 @@ def check_injectable(hiddens: Iterable[str], queries: Iterable[str]) -> None:
     """Raises HookError for the first point that cannot be injected as what it is listed as."""
     for name in hiddens:
         if not (is_layer(name) or name.endswith(".hidden")):
-            raise HookError(f"{name} cannot be injected as a hidden; name a residual hidden or a layer output")
+            raise HookError(
+                f"inject_hidden: {name} cannot be injected as a hidden; name a residual hidden or a layer output"
+            )
     for name in queries:
         if name.split(".")[-3::2] != ["attentions", "query"]:
-            raise HookError(f"{name} cannot be injected as a query; name the query of a spatial self-attention")
+            raise HookError(
+                f"inject_query: {name} cannot be injected as a query; name the query of a spatial self-attention"
+            )
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:
