@@ -37,6 +37,14 @@ MEDIUM = BackboneConfig(
 )
 """A sixteenth of Stable Diffusion's width, at the size of `benchmarks.medium_job`."""
 
+TITLES = {
+    "inversion, one call": "inversion",
+    "guided step with injection": "guided steps with injection",
+    "guided step": "guided steps",
+    "optimisation: one whole iteration": "optimisation",
+}
+"""Labels of the picture, whose bars are totals of a job."""
+
 PROMPT = "a a a a"
 """Of words that every text tower here knows."""
 
@@ -206,7 +214,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1), dpi=100, layout="constrained")
     axes = figure.subplots()
     totals = [spread(row["seconds"]).median * row["count"] for row in rows]
-    axes.barh([row["part"] for row in rows], totals, color=["tab:blue" if counts(r["part"]) else "0.7" for r in rows])
+    axes.barh(
+        [TITLES.get(row["part"], row["part"]) for row in rows],
+        totals,
+        color=["tab:blue" if counts(r["part"]) else "0.7" for r in rows],
+    )
     axes.invert_yaxis()
     axes.set(xlabel="seconds in a job (grey: part of an iteration)")
     figure.savefig(path, format="png", metadata={"Software": None})

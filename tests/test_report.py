@@ -11,9 +11,9 @@ from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.media import load_image
 from anyi2v.pipeline import LossRecord, Result
-from anyi2v.run_record import differences, image_checksum, tracks_checksum
 from anyi2v.report import write_run
 from anyi2v.run_folder import check_out
+from anyi2v.run_record import differences, image_checksum, tracks_checksum
 from anyi2v.tracks import Track, Tracks, load_tracks
 
 TRACKS = Tracks(16, 16, (Track("a", ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))

@@ -2,17 +2,20 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyi2v.backbone.config import RotaryConfig
 from anyi2v.backbone.unet import points, record
 from anyi2v.errors import HookError
-from anyi2v.taps import Recorder, Replace, Stop, chain, is_layer, no_tap
+from anyi2v.taps import At, Recorder, Replace, Stop, Tap, chain, is_costly, is_layer, no_tap
 
-from .networks import inputs, tiny_unet
+from .networks import TINY, inputs, tiny_unet
 
 UNET = tiny_unet()
 POINTS = points(UNET)
@@ -56,10 +59,14 @@ def test_every_point_is_seen_with_the_listed_shape() -> None:
 def test_materialised_attention_equals_the_fused_one(name: str) -> None:
     z, t, text = inputs()
     recorder = Recorder([name])
-    out = UNET(z, t, text, tap=recorder)
+    out = UNET(z, t, text, tap=chain(recorder, Replace({name: torch.clone})))
     # float64: two orders of summation of at most 64 terms
     torch.testing.assert_close(out, UNET(z, t, text), rtol=1e-12, atol=1e-12)
     probs = recorder.seen[name]
+    assert torch.equal(UNET(z, t, text, tap=Recorder([name])), UNET(z, t, text))
+    halved = UNET(z, t, text, tap=Replace({name: lambda x: x * 0.5}))
+    assert not torch.equal(halved, out)
+    assert torch.equal(UNET(z, t, text, tap=At([name], lambda _, x: x.mul_(0.5))), halved)  # in place, but not lost
     torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs.sum(-1)), rtol=1e-12, atol=0)
 
 
@@ -155,3 +162,56 @@ def test_chain_is_left_to_right_and_drops_no_tap() -> None:
 def test_layers_are_told_from_places_inside_them() -> None:
     assert is_layer("up_blocks.1.resnets.0")
     assert not is_layer("up_blocks.1.resnets.0.hidden")
+
+
+@torch.no_grad()
+def test_costly_points_are_offered_to_taps_that_name_them_only() -> None:
+    z, t, text = inputs()
+    for unet in (UNET, tiny_unet(replace(TINY, temporal=RotaryConfig()))):
+        costly, seen = [name for name in points(unet) if is_costly(name)], list[str]()
+
+        def note(name: str, x: torch.Tensor, seen: list[str] = seen) -> torch.Tensor:
+            seen.append(name)
+            return x
+
+        unet(z, t, text, tap=note)
+        assert set(seen) == set(points(unet)) - set(costly)
+        seen.clear()
+        unet(z, t, text, tap=chain(identity, At(costly, note)))
+        assert seen == costly
+        assert len(seen) > 3
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: Recorder([n]), lambda n: Replace({n: torch.clone}), lambda n: At([n], identity)]
+)
+def test_names_that_do_not_exist_are_errors_before_the_pass(make: Callable[[str], Tap]) -> None:
+    z, t, text = inputs()
+    wrong, passes = make("up_blocks.1.attention.0.query"), []
+    hook = UNET.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    for tap in (wrong, chain(identity, wrong)):
+        with pytest.raises(HookError, match=r"closest are up_blocks\.1\.attentions\.0\.query"):
+            UNET(z, t, text, tap=tap)
+    hook.remove()
+    assert not passes
+
+
+def test_what_a_tap_returns_must_be_a_tensor() -> None:
+    z, t, text = inputs()
+    with pytest.raises(HookError, match="returned NoneType at conv_in"):
+        UNET(z, t, text, tap=lambda name, x: None)  # type: ignore[arg-type, return-value]
+
+
+def test_points_that_a_pass_does_not_reach_are_errors() -> None:
+    z, t, text = inputs()
+    inner = next(name for name in NAMES if ".temporals." in name and name.endswith(".query"))
+    with pytest.raises(HookError, match="temporal layer that holds it is off"):
+        record(UNET, [inner], z, t, text, temporal=False)
+    with pytest.raises(HookError, match="stopped the pass before"):
+        record(UNET, QUERIES, z, t, text, edit=Recorder(["conv_in"], stop="point"))
+
+
+def test_the_list_of_points_has_the_length_of_the_text() -> None:
+    key = "up_blocks.1.attentions.0.cross.key"
+    assert points(UNET, tokens=5)[key] == (1, 5, 16)
+    assert points(UNET)[key] == (1, 77, 16)

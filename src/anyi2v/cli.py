@@ -67,7 +67,8 @@ class Inspect:
     what: Annotated[str, tyro.conf.Positional]
     """Folder of a run; or name of a shipped backbone, or a converted .safetensors file."""
     points: bool = False
-    """Of a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's own size)."""
+    """Of a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's own size); those
+    marked "on request" are computed only for taps that name them."""
     layers: tuple[str, ...] = ()
     """Of a run: layers like 1.0 (up block 1, layer 0); default: those that the run injects or aligns."""
     steps: tuple[int, ...] = ()
@@ -116,8 +117,10 @@ class Inspect:
         for part, count in (*counts.items(), ("all", sum(counts.values()))):
             print(f"{part:5} {count:>13,} parameters")
         if self.points:
+            from anyi2v.taps import is_costly
+
             for name, shape in _points(config).items():
-                print(f"{name}  {'x'.join(map(str, shape))}")
+                print(f"{name}  {'x'.join(map(str, shape))}{'  on request' * is_costly(name)}")
 
 
 def _parameters(config: BackboneConfig) -> dict[str, int]:
@@ -139,7 +142,7 @@ def _points(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
         unet = UNet(config.unet)
     factor = config.vae.factor
     size = {"height": config.height // factor, "width": config.width // factor}
-    return points(unet, frames=config.frames, **size)
+    return points(unet, frames=config.frames, tokens=config.text.length, **size)
 
 
 COMMANDS: dict[str, Any] = {

@@ -19,6 +19,7 @@ from anyi2v.condition_features import condition_features, injects
 from anyi2v.config import MethodConfig, remarks
 from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.grad_modes import own_modes
 from anyi2v.machine import give_back
 from anyi2v.media import MAX_FPS, check_image, check_tracks, write_video
 from anyi2v.method.alignment import feature_map
@@ -28,7 +29,7 @@ from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer,
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.noise import carried, stream
 from anyi2v.method.optimisation import GRAPH_FROM, graphed_reader, optimise_latents
-from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps
+from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps, whole
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
 from anyi2v.tracks.checks import MAX_FRAMES
@@ -83,6 +84,7 @@ class _Optimisation:
     masks: Tensor | None = None
 
 
+@own_modes
 def animate(
     backbone: Backbone,
     image: Tensor,
@@ -143,7 +145,7 @@ def animate(
     tracks = check_tracks(tracks, image).scaled(width, height).resample(frames)
     factor = backbone.config.vae.factor
     shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
-    crops = None
+    crops, taps = None, whole(taps)
     if tracks.objects and config.optimise_steps > 0:
         crops = job_crops(backbone, tracks, config)
     stages = Stages(progress=progress, device=backbone.device)
@@ -184,6 +186,7 @@ def animate(
     )
 
 
+@own_modes
 def invert_images(
     backbone: Backbone,
     images: Sequence[Float[Tensor, "3 h w"]],
@@ -261,8 +264,19 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
             f"{frames} frames asked for, but this backbone makes 1 to {limit}; a longer video needs a window, for "
             f"example window={min(limit, backbone.config.frames)}"
         )
+    if torch.get_default_dtype() != torch.float32:
+        raise InputError(
+            f"torch's default dtype is {torch.get_default_dtype()}, but a job's own tensors are float32; call "
+            "torch.set_default_dtype(torch.float32) first (load(dtype=...) sets the dtype of the networks)"
+        )
+    if any(x.is_inference() for network in backbone.networks.values() for x in network.parameters()):
+        raise InputError(
+            "the backbone's weights were made inside torch.inference_mode(), so no gradient can be computed through "
+            "them; load it, or move it, outside of that mode"
+        )
     known = points(backbone.unet)
-    check_names((*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align), known)
+    for setting in ("inject_hidden", "inject_query", "share_kv", "align"):
+        check_names(getattr(config, setting), known, setting)
     check_injectable(config.inject_hidden, config.inject_query, config.share_kv)
     for name in config.align:
         feature_map(name, torch.empty(known[name]))

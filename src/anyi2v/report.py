@@ -23,9 +23,9 @@ from anyi2v.plots import (
     overlay_masks,
     side_by_side,
 )
-from anyi2v.run_record import record
 from anyi2v.report_page import write_page
 from anyi2v.run_folder import CONDITION, PAGE, RECORD, check_out, claimed, staged
+from anyi2v.run_record import record
 
 VIDEOS = ("video.gif", "video.mp4")
 """One of them must be there: a run without its video is none."""

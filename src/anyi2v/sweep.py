@@ -17,8 +17,8 @@ from anyi2v.errors import InputError
 from anyi2v.files import expanded, read_json
 from anyi2v.media import from_bytes, write_image
 from anyi2v.plots import contact_sheet
-from anyi2v.run_record import differences
 from anyi2v.run_folder import RECORD, check_out, recover
+from anyi2v.run_record import differences
 
 SHEET = "prompts.png"
 """The picture of all runs, in the sweep's folder."""

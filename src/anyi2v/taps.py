@@ -2,7 +2,12 @@
 
 A tap is any `f(name, tensor) -> tensor`. The network calls it at each named place and goes on with what it
 returns. Nothing is stored on modules, so there is nothing to clean up, two threads do not meet, and gradient
-checkpointing replays exactly the same edits. Edits must be out of place: autograd may hold the tensor.
+checkpointing replays exactly the same edits. Edits must be out of place: autograd may hold the tensor. A tap that
+returns the tensors it was given changes no bit of the result.
+
+A tap may say in `names` which points it handles, as `Recorder`, `Replace` and `At` do. Then a name that the network
+does not have is a HookError before the pass begins, and the tap is also offered the costly points among them: attention
+maps, `*.probs`, which the fast kernels never hold and which a plain function is not offered.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +28,10 @@ def no_tap(name: str, tensor: Tensor) -> Tensor:
 
 
 class Stop(Exception):
-    """Control flow, not an error: nothing after this point is wanted."""
+    """Control flow, not an error: nothing after this point is wanted.
+
+    It ends a call of a UNet, whose caller catches it, or of `record`. A job needs whole passes: see `whole`.
+    """
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,30 @@ class Chain:
             tensor = tap(name, tensor)
         return tensor
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What those of the taps handle that say so."""
+        return frozenset().union(*map(handled, self.taps))
+
     def wants(self, name: str) -> bool:
         """Whether any of the taps wants the costly point `name`."""
         return any(wants(tap, name) for tap in self.taps)
+
+
+class At:
+    """Calls a function at the named points only, costly ones included.
+
+    Args:
+        names: points, see `anyi2v.points`.
+        function: any tap, called there; what it returns replaces the tensor.
+    """
+
+    def __init__(self, names: Iterable[str], function: Tap):
+        self.names, self.function = frozenset(names), function
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """What the function returns at its points; other tensors are returned unchanged."""
+        return self.function(name, tensor) if name in self.names else tensor
 
 
 class Recorder:
@@ -106,10 +135,6 @@ class Recorder:
             raise Stop
         return tensor
 
-    def wants(self, name: str) -> bool:
-        """Whether `name` is wished."""
-        return name in self.names
-
 
 class Replace:
     """Replaces the named tensors by `edits[name](tensor)`; other tensors pass.
@@ -119,6 +144,7 @@ class Replace:
 
     def __init__(self, edits: Mapping[str, Callable[[Tensor], Tensor]]):
         self.edits = dict(edits)
+        self.names = frozenset(self.edits)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """The edited tensor, or `tensor` itself if its name has no edit."""
@@ -133,18 +159,52 @@ class Replace:
             )
         return new
 
-    def wants(self, name: str) -> bool:
-        """Whether `name` is edited."""
-        return name in self.edits
-
 
 def wants(tap: Tap, name: str) -> bool:
-    """Whether `tap` asks for `name`, a point that costs something to compute (attention probabilities).
-
-    Plain functions have no `wants` and are not asked.
-    """
+    """Whether `tap` asks for the costly point `name`: by its `names`, or by a method `wants` of its own."""
     asks = getattr(tap, "wants", None)
-    return bool(asks and asks(name))
+    return bool(asks(name)) if asks else name in handled(tap)
+
+
+def handled(tap: Tap) -> frozenset[str]:
+    """The points that `tap` says it handles; none for a plain function, which may handle any."""
+    return frozenset(getattr(tap, "names", ()))
+
+
+def is_costly(name: str) -> bool:
+    """Whether the point `name` is computed for taps that ask for it only."""
+    return name.endswith(".probs")
+
+
+def whole(taps: Taps) -> Taps:
+    """The same taps for a job, whose passes none may end early: Stop becomes a HookError that says so."""
+    if taps is no_taps:
+        return no_taps
+
+    def guarded(at: Pass) -> Tap:
+        tap = taps(at)
+        return tap if tap is no_tap else _Whole(tap, at)
+
+    return guarded
+
+
+class _Whole:
+    """A tap that may not stop its pass; see `whole`."""
+
+    def __init__(self, tap: Tap, at: Pass):
+        self.tap, self.at, self.names = tap, at, handled(tap)
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        try:
+            return self.tap(name, tensor)
+        except Stop as stop:
+            raise HookError(
+                f"a tap raised Stop at {name} in {self.at}, but a job needs its passes whole; Stop is for calls of "
+                "backbone.unet and anyi2v.record, here a Recorder without stop= serves"
+            ) from stop
+
+    def wants(self, name: str) -> bool:
+        return wants(self.tap, name)
 
 
 PARTS = ("hidden", "query", "key", "value", "context", "probs")
@@ -155,9 +215,13 @@ def is_layer(name: str) -> bool:
     return name.rsplit(".", 1)[-1] not in PARTS
 
 
-def check_names(names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises HookError for the first of `names` that is not in `known`, with the three closest names."""
+def check_names(names: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Raises HookError for the first of `names` that is not in `known`, with the three closest names.
+
+    `where` is the setting that holds them, for the message.
+    """
     known = set(known)
     for name in names:
         if name not in known:
-            raise HookError(f"unknown hook point {name!r}; the closest are {closest(name, sorted(known))}")
+            text = f"unknown hook point {name!r}; the closest are {closest(name, sorted(known))}"
+            raise HookError(f"{where}: {text}" if where else text)

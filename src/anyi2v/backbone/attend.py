@@ -94,7 +94,7 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        log_total = torch.empty(len(query), heads, 1, query.shape[1])
+        log_total = torch.empty(len(query), heads, 1, query.shape[1], dtype=torch.float32)
         out = _forward(query, key, value, heads, log_total)
         ctx.save_for_backward(query, key, value, log_total)
         return out
@@ -146,7 +146,10 @@ def _backward(
     """The gradients of query, key and value, as far as they are wanted."""
     heads = log_total.shape[1]
     scale = _scale(query, heads)
-    back = [torch.zeros(x.shape) if want else None for x, want in zip((query, key, value), wanted, strict=False)]
+    back = [
+        torch.zeros(x.shape, dtype=torch.float32) if want else None
+        for x, want in zip((query, key, value), wanted, strict=False)
+    ]
     buffers = _buffer(key, heads), _buffer(key, heads)
     for rows, columns in _parts(query, key, heads):
         q = _heads(query[rows, columns].float() * scale, heads)
@@ -177,7 +180,7 @@ def _parts(query: Tensor, key: Tensor, heads: int) -> Iterator[tuple[slice, slic
 
 
 def _buffer(key: Float[Tensor, "n m c"], heads: int) -> Float[Tensor, " s"]:
-    return torch.empty(max(SCORES, heads * key.shape[1]))
+    return torch.empty(max(SCORES, heads * key.shape[1]), dtype=torch.float32)
 
 
 def _product(

@@ -10,8 +10,7 @@ from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import normalise
-from anyi2v.backbone.layers import Conv2d, LayerNorm, Linear, linear
-from anyi2v.backbone.packed import PackedLinear
+from anyi2v.backbone.layers import Conv2d, LayerNorm, Linear, linear, plain
 from anyi2v.backbone.slots import Slot
 from anyi2v.taps import wants
 
@@ -36,8 +35,8 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor,
 
     Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
     """
-    separate = x.numel() > AT_ONCE or x.requires_grad or isinstance(layers[0], PackedLinear)
-    if x.device.type == "cpu" and separate:
+    separate = x.device.type == "cpu" and (x.numel() > AT_ONCE or x.requires_grad)
+    if separate or not all(plain(layer, Linear) and layer.bias is None for layer in layers):
         return tuple(layer(x) for layer in layers)
     return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
 
@@ -73,9 +72,10 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
     if wants(call.tap, f"{name}.probs"):
         q, k, v = (rearrange(t, "b f h w c -> b f (h w) c") for t in (query, key, value))
         k, v = (t.expand(-1, frames, -1, -1) for t in (k, v))
-        out = weigh(call.at(name, "probs", probabilities(q, k, attn.heads)), v)
-        out = rearrange(out, "b f (h w) c -> b f h w c", h=height)
-    elif key.shape[1] < frames:
+        probs = call.changed(name, "probs", probabilities(q, k, attn.heads))
+        if probs is not None:
+            return attn.to_out(rearrange(weigh(probs, v), "b f (h w) c -> b f h w c", h=height))
+    if key.shape[1] < frames:
         q, k, v = (rearrange(t, "b f h w c -> b (f h w) c") for t in (query, key, value))
         out = attend(q, k, v, attn.heads).view_as(query)
     else:
@@ -93,10 +93,10 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], 
     if wants(call.tap, f"{name}.probs"):
         q = rearrange(query, "b f h w c -> b f (h w) c")
         k, v = (t[:, None].expand(-1, q.shape[1], -1, -1) for t in (key, value))
-        out = weigh(call.at(name, "probs", probabilities(q, k, attn.heads)), v).view_as(query)
-    else:
-        out = attend(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query)
-    return attn.to_out(out)
+        probs = call.changed(name, "probs", probabilities(q, k, attn.heads))
+        if probs is not None:
+            return attn.to_out(weigh(probs, v).view_as(query))
+    return attn.to_out(attend(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query))
 
 
 class TransformerBlock(nn.Module):

@@ -9,7 +9,8 @@ from anyi2v.backbone.attention import SpatialTransformer
 from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import NormOver, UNetConfig
 from anyi2v.backbone.group_norm import group_norm_silu
-from anyi2v.backbone.layers import Conv2d, Linear
+from anyi2v.backbone.layers import Conv2d, Linear, plain
+from anyi2v.backbone.packed import PackedConv2d
 from anyi2v.backbone.slots import Design, Site, Slot
 
 
@@ -32,7 +33,7 @@ class ResBlock(nn.Module):
         """Shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
         hidden = group_norm_silu(self.norm1, x, self.norm_over, call.frames)
         time = self.time_emb_proj(call.embedding)
-        if len(time) == 1:  # as part of the bias it costs no pass over the maps
+        if len(time) == 1 and plain(self.conv1, Conv2d, PackedConv2d):  # as part of the bias it costs no pass
             hidden = self.conv1(hidden, time[0])
         else:
             hidden = self.conv1(hidden) + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]

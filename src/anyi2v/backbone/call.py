@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from anyi2v.errors import HookError
 from anyi2v.taps import Tap, no_tap
 
 
@@ -37,13 +38,36 @@ class Call:
 
     def at(self, layer: str, part: str, x: Tensor) -> Tensor:
         """Hook point `layer.part` inside a layer; `x` already has its full axes."""
-        return x if self.tap is no_tap else self.tap(f"{layer}.{part}", x)
+        return x if self.tap is no_tap else self._offered(f"{layer}.{part}", x)
+
+    def changed(self, layer: str, part: str, x: Tensor) -> Tensor | None:
+        """As `at`, for a tensor that was computed for the tap alone; None if the tap left it as it is."""
+        version = None if x.is_inference() else x._version
+        seen = self.at(layer, part, x)
+        return None if seen is x and version is not None and x._version == version else seen
+
+    def _offered(self, name: str, x: Tensor) -> Tensor:
+        seen = self.tap(name, x)
+        if not isinstance(seen, Tensor):
+            raise HookError(
+                f"the tap returned {type(seen).__name__} at {name}; it must return a tensor: the one it was "
+                "given where nothing is to change"
+            )
+        return seen
 
     def at_map(self, name: str, x: Float[Tensor, "n c h w"]) -> Tensor:
-        """Hook point on a feature map with folded frames; the tap sees `b f c h w`."""
+        """Hook point on a feature map with folded frames; the tap sees `b f c h w`.
+
+        An unchanged tensor keeps its strides too: by them PyTorch chooses among kernels that round differently, and
+        (un)flattening axes of length one would change them.
+        """
         if self.tap is no_tap:
             return x
-        return self.tap(name, x.unflatten(0, (-1, self.frames))).flatten(0, 1)
+        clips = x.unsqueeze(1) if self.frames == 1 else x.unflatten(0, (-1, self.frames))
+        seen = self._offered(name, clips)
+        if seen is clips:
+            return x
+        return seen.squeeze(1) if self.frames == 1 else seen.flatten(0, 1)
 
     def run(self, layer: Callable[..., Tensor], name: str, *inputs: Tensor) -> Tensor:
         """Calls `layer(*inputs, call)`, checkpointed if asked, and offers its output to the tap as `name`."""

@@ -242,6 +242,7 @@ def _raw(tensor: Tensor) -> memoryview:
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
+@torch.inference_mode(False)  # autograd cannot save weights that are inference tensors
 def load(
     path_or_name: str | Path,
     *,

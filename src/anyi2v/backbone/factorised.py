@@ -56,6 +56,5 @@ class TemporalConvolution(Temporal):
         """Frames before the first and after the last count as zero."""
         clip = hidden = rearrange(x, "(b f) c h w -> b c f h w", f=call.frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            assert isinstance(norm, nn.GroupNorm)
             hidden = conv(F.silu(normalise(norm, hidden)))
         return rearrange(clip + hidden, "b c f h w -> (b f) c h w")

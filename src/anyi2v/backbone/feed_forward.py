@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import FEW, SMALL, Linear, linear, on_cpu, on_gpu, product, product_times
-from anyi2v.backbone.packed import PackedLinear
+from anyi2v.backbone.layers import FEW, SMALL, LayerNorm, Linear, linear, on_cpu, on_gpu, plain, product, product_times
 
 CACHE = 2 * 2**20
 """Bytes of hidden states that are alive at once on a CPU: they stay in a core's cache."""
@@ -24,17 +23,24 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n c"], norm: nn.LayerNorm) -> Float[Tensor, "*n c"]:
         """x + feed-forward of norm(x)."""
+        if not self._plain(norm):
+            return x + self.net(norm(x))
         proj, out = self.net[0].proj, self.net[2]
-        assert isinstance(proj, Linear)
-        assert isinstance(out, Linear)
         parameters = (norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias)
         small = x.numel() * proj.out_features < SMALL or x.numel() < FEW * x.shape[-1]
-        if small or isinstance(out, PackedLinear) or not on_cpu(x, *parameters):
+        if small or not on_cpu(x, *parameters):
             return x + self.net(norm(x))
         tokens = x.flatten(0, -2)
         if x.requires_grad:
             return _FeedForward.apply(tokens, *parameters, norm.eps).view_as(x)
         return feed_forward(tokens, *parameters, norm.eps).view_as(x)
+
+    def _plain(self, norm: nn.Module) -> bool:
+        """Whether the layers are those of the constructor, and nothing else runs when they are called."""
+        net = self.net
+        if not (plain(net, nn.Sequential) and plain(norm, LayerNorm, nn.LayerNorm) and plain(net[0], GEGLU)):
+            return False
+        return plain(net[1], nn.Identity) and plain(net[0].proj, Linear) and plain(net[2], Linear)
 
 
 class GEGLU(nn.Module):

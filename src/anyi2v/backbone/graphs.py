@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.call import Call
+from anyi2v.backbone.layers import hooked
 from anyi2v.backbone.unet import UNet
 
 
@@ -61,9 +62,10 @@ def _record(unet: UNet, z: Tensor, call: Call) -> _Recorded:
 def graphed(unet: UNet) -> UNet:
     """A network on the same parameters that records its passes; the network itself off NVIDIA's GPUs, or if compiled.
 
-    For passes that nothing watches, without gradients. The graphs and their memory live as long as it does.
+    For passes that nothing watches, without gradients. The graphs and their memory live as long as it does. Hooks of
+    modules would run in the recorded pass only, so a network with hooks stays itself too.
     """
-    if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None:
+    if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None or any(map(hooked, unet.modules())):
         return unet
     twin = copy(unet)
     twin._compiled = Graphs()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import NormOver
-from anyi2v.backbone.layers import on_cpu, on_gpu, transformed
+from anyi2v.backbone.layers import on_cpu, on_gpu, plain, transformed
 
 MANY = 2**17
 """Numbers from which on vectors over all channels take less time than PyTorch's kernel."""
@@ -21,7 +21,7 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
     """GroupNorm with statistics per frame, or over all frames of a clip together."""
     if over == "frame" or frames == 1:
         return normalise(norm, x)
-    if on_gpu(x, norm.weight, norm.bias):
+    if plain(norm, nn.GroupNorm) and on_gpu(x, norm.weight, norm.bias):
         return _by_kernel(norm, x, frames)
     clip = rearrange(x, "(b f) c h w -> b c f h w", f=frames)
     return rearrange(normalise(norm, clip), "b c f h w -> (b f) c h w")
@@ -29,7 +29,8 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
 
 def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
     """silu(group_norm(x)); with frozen weights in float32 on a CPU, the backward pass keeps `x` only."""
-    assert norm.weight is not None
+    if not plain(norm, nn.GroupNorm):
+        return F.silu(group_norm(norm, x, over, frames))
     if on_gpu(x, norm.weight, norm.bias):
         return _by_kernel(norm, x, frames if over == "clip" else 1, silu=True)
     frozen = over == "frame" and x.requires_grad and x.dtype == torch.float32 and channels_last(x)
@@ -40,12 +41,13 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormO
 
 def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
     """GroupNorm, whatever the strides of `x` are."""
-    if x.ndim == 4 and on_gpu(x, norm.weight, norm.bias):
+    own = plain(norm, nn.GroupNorm)
+    if own and x.ndim == 4 and on_gpu(x, norm.weight, norm.bias):
         return _by_kernel(norm, x)
     half = x.dtype == torch.bfloat16
     if x.device.type != "cpu" or not (half or x.dtype == torch.float32) or transformed():
         return norm(x)
-    if not x.requires_grad and channels_last(x) and x.numel() >= MANY and (half or narrow(x, norm.num_groups)):
+    if own and not x.requires_grad and channels_last(x) and x.numel() >= MANY and (half or narrow(x, norm.num_groups)):
         return affine(x, norm.weight, norm.bias, *statistics(x, norm.num_groups, norm.eps))
     if not half:
         return norm(x)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
 
 
 class Linear(nn.Linear):
@@ -128,6 +129,21 @@ def onednn_computes(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether calling `module` would do what its class does and nothing else, so that its parameters stand for it.
+
+    A fast path may only then compute from the parameters. Subclasses, among them parametrised modules, and wrappers in
+    its place are not of exactly one of the `kinds`; for the rest see `hooked`.
+    """
+    return type(module) in kinds and not hooked(module)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of `module` also runs hooks, its own or global ones, or a `forward` set on the instance."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own or modules._has_any_global_hook()) or "forward" in module.__dict__
 
 
 def transformed() -> bool:

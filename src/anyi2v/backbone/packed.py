@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import Conv2d, Linear, has_values, on_cpu, shifted
+from anyi2v.backbone.layers import Conv2d, Linear, has_values, hooked, on_cpu, shifted
 from anyi2v.backbone.slots import Temporal
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -85,7 +85,8 @@ def packed(network: Network) -> Network:
 def _twin(module: nn.Module) -> nn.Module:
     """The same module on the same tensors, with layers that pack; a deep copy takes as long as two passes."""
     made = copy(module)
-    made.__class__ = PACKED.get(type(module), type(module))
+    if not hooked(module):
+        made.__class__ = PACKED.get(type(module), type(module))
     made._modules = {name: layer and _twin(layer) for name, layer in module._modules.items()}
     return made
 

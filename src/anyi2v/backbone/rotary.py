@@ -15,6 +15,7 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import RotaryConfig
 from anyi2v.backbone.layers import LayerNorm
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
+from anyi2v.taps import wants
 
 
 class RotaryAttentions(Design):
@@ -58,15 +59,18 @@ class RotaryAttention(Temporal):
         value = point("value", attn.to_v(normed))
         scores = torch.einsum("...inc,...jnc->...nij", query * query.shape[-1] ** -0.5, key)
         probs = (scores + self.bias(call.frames).to(scores.dtype)).softmax(-1)
-        out = weigh(call.at(self.name, "probs", probs), value)
+        if wants(call.tap, f"{self.name}.probs"):  # as in other families, although here the map is there anyway
+            probs = call.at(self.name, "probs", probs)
+        out = weigh(probs, value)
         return x + attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
 
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
         """What is added to the score of query frame i and key frame j."""
         device = self.relative_bias.weight.device
         if (frames, device) not in self._tables:  # made on the CPU: on a GPU rounding could fall into another bucket
-            table = buckets(frames, self.config.buckets, self.config.max_distance)
-            self._tables[frames, device] = table.to(device)
+            with torch.inference_mode(False):  # kept for passes under autograd
+                table = buckets(frames, self.config.buckets, self.config.max_distance)
+                self._tables[frames, device] = table.to(device)
         return self.relative_bias(self._tables[frames, device]).permute(2, 0, 1)
 
 

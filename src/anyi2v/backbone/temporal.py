@@ -13,7 +13,7 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.group_norm import group_norm
-from anyi2v.backbone.layers import LayerNorm, Linear, on_gpu
+from anyi2v.backbone.layers import LayerNorm, Linear, on_gpu, plain
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.taps import wants
 
@@ -107,9 +107,20 @@ class MotionBlock(nn.Module):
         """Each position of the map is a sequence of frames."""
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
-            normed = norm(x, None if self.positions is None else self.positions[: call.frames])
+            normed = with_positions(norm, x, self.positions)
             x = x + temporal_attention(attn, f"{self.name}.{i}", normed, call)
         return self.ff(x, self.ff_norm)
+
+
+def with_positions(
+    norm: nn.Module, x: Float[Tensor, "b f h w c"], table: Float[Tensor, "m c"] | None
+) -> Float[Tensor, "b f h w c"]:
+    """The normed tokens plus the table's row of their frame; our own norm adds it in the same pass."""
+    if table is None:
+        return norm(x)
+    if plain(norm, LayerNorm):
+        return norm(x, table[: x.shape[1]])
+    return norm(x) + table[: x.shape[1], None, None].to(x.dtype)
 
 
 def temporal_attention(
@@ -123,8 +134,9 @@ def temporal_attention(
     query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
     query, key, value = point("query", query), point("key", key), point("value", value)
     if wants(call.tap, f"{name}.probs"):
-        out = weigh(call.at(name, "probs", probabilities(query, key, attn.heads)), value)
-        return attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
+        probs = call.changed(name, "probs", probabilities(query, key, attn.heads))
+        if probs is not None:
+            return attn.to_out(rearrange(weigh(probs, value), "b h w f c -> b f h w c"))
     if x.shape[1] <= MOST_FRAMES and on_gpu(query):
         from anyi2v.backbone.kernels.over_frames import attend_over_frames
 

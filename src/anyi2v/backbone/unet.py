@@ -15,10 +15,10 @@ from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.designs import make_design
 from anyi2v.backbone.group_norm import group_norm_silu
-from anyi2v.backbone.layers import Linear
+from anyi2v.backbone.layers import Linear, has_values, transformed
 from anyi2v.backbone.slots import Design, Site, Temporal
-from anyi2v.errors import InputError
-from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, no_tap
+from anyi2v.errors import HookError, InputError
+from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, handled, no_tap
 
 
 class UNet(nn.Module):
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
         self._compiled: Callable[..., Tensor] | None = None
-        self._points: dict[tuple[int, int, int], dict[str, tuple[int, ...]]] = {}  # see `points`
+        self._points: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}  # see `points`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,15 +102,18 @@ class UNet(nn.Module):
         Raises:
             InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, or
                 a grid that cannot be halved as often as it must.
-            HookError: a name in `temporal` is not a temporal layer.
+            HookError: a name in `temporal` is not a temporal layer, or one that the tap handles is no hook point.
         """
         self._check(z, temporal, window)
+        names = handled(tap)
+        if names and has_values(z) and not transformed():  # a pass on the meta device would count, or fail, in these
+            check_names(names, points(self), "tap")
         timesteps = torch.as_tensor(timesteps, device=z.device).view(-1)
         embedding = self.time_embedding(timesteps if len(timesteps) == 1 else timesteps.expand(len(z)))
         if self.fps_embedding is not None:
             if fps is None:
                 raise InputError("this UNet embeds the frame rate: pass fps=")
-            embedding = embedding + self.fps_embedding(torch.full((1,), fps, device=z.device))
+            embedding = embedding + self.fps_embedding(torch.full((1,), fps, dtype=torch.float32, device=z.device))
         on = temporal if isinstance(temporal, bool) else frozenset(temporal)
         call = Call(F.silu(embedding), text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
         plain = tap is no_tap and not checkpoint and deep is None
@@ -195,31 +198,43 @@ def record(
     """Runs the UNet only as far as the last of `names` and returns those tensors, alive for autograd.
 
     `edit` acts before the reading. `stop="layer"` ends at the next layer output instead of exactly there,
-    which a compiled UNet needs. An unknown name is found out by the whole pass ending without it: HookError.
+    which a compiled UNet needs. Raises HookError for an unknown name, and for one that the pass does not reach: its
+    temporal layer is off, or `edit` has raised Stop before.
     """
     recorder = Recorder(names, stop=stop)
     try:
         tap = chain(edit, recorder)
         unet(z, timesteps, text, fps=fps, temporal=temporal, window=window, tap=tap, checkpoint=checkpoint)
     except Stop:
-        return recorder.seen
-    check_names(recorder.names, points(unet, frames=z.shape[1]))
-    raise AssertionError("every point has a name, yet the pass ended without one of them")
+        ended = "`edit` has stopped the pass before"
+    else:
+        ended = "the temporal layer that holds it is off in this pass"
+    if missing := [name for name in recorder.names if name not in recorder.seen]:
+        raise HookError(f"hook point {min(missing)!r} was not reached: {ended}")
+    return recorder.seen
 
 
-def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8) -> dict[str, tuple[int, ...]]:
+def points(
+    unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, tokens: int = 77
+) -> dict[str, tuple[int, ...]]:
     """Every hook point in the order of the pass, with the shape its tap sees for a batch of one.
 
-    Computed without arithmetic, by one pass of an equal network on the meta device. Its kernels in Python take a third
-    of a second, so the network remembers the answer.
+    Costly ones (`taps.is_costly`) among them. Computed without arithmetic, by one pass of an equal network on the meta
+    device. Its kernels in Python take a third of a second, so the network remembers the answer.
+
+    Args:
+        unet: the network.
+        frames, height, width: of the latents.
+        tokens: of the text.
     """
-    config, size = unet.config, (frames, height, width)
+    config, size = unet.config, (frames, height, width, tokens)
     if size not in unet._points:
         with torch.device("meta"):
             shadow = UNet(config, unet.design).to("meta")
             z = torch.empty(1, frames, config.latent_channels, height, width)
             lister = _Lister()
-            shadow(z, torch.zeros(1, dtype=torch.long), torch.empty(1, 77, config.context_dim), fps=1.0, tap=lister)
+            text = torch.empty(1, tokens, config.context_dim)
+            shadow(z, torch.zeros(1, dtype=torch.long), text, fps=1.0, tap=lister)
         unet._points[size] = lister.shapes
     return dict(unet._points[size])
 

@@ -77,14 +77,18 @@ def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: I
     """Raises HookError for the first point that cannot be injected, or share its keys, as what it is listed as."""
     for name in hiddens:
         if not (is_layer(name) or name.endswith(".hidden")):
-            raise HookError(f"{name} cannot be injected as a hidden; name a residual hidden or a layer output")
+            raise HookError(
+                f"inject_hidden: {name} cannot be injected as a hidden; name a residual hidden or a layer output"
+            )
     for name in queries:
         if name.split(".")[-3::2] != ["attentions", "query"]:
-            raise HookError(f"{name} cannot be injected as a query; name the query of a spatial self-attention")
+            raise HookError(
+                f"inject_query: {name} cannot be injected as a query; name the query of a spatial self-attention"
+            )
     for name in share_kv:
         if name.split(".")[-2:-1] != ["attentions"]:
             raise HookError(
-                f"{name} cannot share keys and values; name a layer with spatial self-attention, for example "
+                f"share_kv: {name} cannot share keys and values; name a layer with spatial self-attention, for example "
                 "up_blocks.1.attentions.0"
             )
 

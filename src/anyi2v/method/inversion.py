@@ -12,6 +12,7 @@ from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.packed import packed
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import add_noise, inversion_pairs, level, transport
+from anyi2v.grad_modes import own_modes
 from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer
 from anyi2v.taps import Pass, Taps, no_taps
 
@@ -25,6 +26,7 @@ def no_report(count: int) -> None:
     """The default progress report: none."""
 
 
+@own_modes
 @torch.no_grad()
 def invert(
     unet: UNet,
@@ -85,6 +87,7 @@ def invert(
     raise AssertionError("the schedule ends at `until`")
 
 
+@own_modes
 @torch.no_grad()
 def noise_directly(
     unet: UNet,

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anyi2v.backbone.layers import hooked
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.config import MethodConfig
 from anyi2v.errors import NumericsError
+from anyi2v.grad_modes import own_modes
 from anyi2v.method.alignment import Alignment, align, feature_map, reduce
 from anyi2v.method.crops import Crops
 from anyi2v.method.guard import all_finite, bad_errors, bad_map, failure, first_bad_layer, frames_text
@@ -34,6 +36,7 @@ class Optimised(NamedTuple):
     """Masks of the last iteration, as crops."""
 
 
+@own_modes
 def alignment_gradient(
     unet: UNet,
     z: Float[Tensor, "1 f c h w"],
@@ -84,10 +87,12 @@ def graphed_reader(
 ) -> Reader | None:
     """The pass to the aligned features and back as CUDA graphs, for latents like `z`; None unless these are on a GPU.
 
+    None as well for a network whose modules have hooks, which would run only while it is recorded.
+
     Started kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
     allocated as long as the reader lives. To record takes as long as two iterations.
     """
-    if z.device.type != "cuda":
+    if z.device.type != "cuda" or any(map(hooked, unet.modules())):
         return None
     read = partial(_read, unet, injection, config, fps, False)
     samples = (z.detach().clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=z.device), text.clone())
@@ -129,6 +134,7 @@ def align_maps(
     return align(features, crops, [crops.maps(*x.shape[1:3]) for x in features], **options)
 
 
+@own_modes
 def optimise_latents(
     unet: UNet,
     z: Float[Tensor, "1 f c h w"],
