@@ -16,7 +16,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
 from anyi2v.micro.kinds import CAMERA_KINDS, KINDS, Kind
 
-_HYPHENATED = {kind.replace(" ", "-"): kind for kind in KINDS}
+_HYPHENATED: dict[str, Kind] = {kind.replace(" ", "-"): kind for kind in KINDS}
 _KIND = PrimitiveConstructorSpec[Kind](
     nargs=1,
     metavar=f"{{{','.join(_HYPHENATED)}}}",
