@@ -23,7 +23,7 @@ golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the pub
 bench: .venv/.installed         ## 48 generated cases, three variants
 	$(BIN)/anyi2v bench micro --cases 48 --out runs/bench
 
-claims: .venv/.installed        ## the paper's claims on 100 cases, in docs/claims: about three hours on two cores
+claims: .venv/.installed        ## the paper's claims on 100 cases, in docs/claims: about four hours on two cores
 	$(BIN)/anyi2v bench micro --cases 100 --ablate all --out runs/claims
 	$(BIN)/python -m benchmarks.claims --ablations runs/claims
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 
 from anyi2v.config import MethodConfig
@@ -84,11 +83,14 @@ def folder(path: Path) -> tuple[dict[str, Any], Rows]:
 def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any], dict[str, Rows]]:
     """Several benchmarks as one: the settings, and by variant the rows of the folder that it is from.
 
-    The full method is in every folder. Its own row is the first folder's, but each variant is paired with the one that
-    was made beside it, since processors round differently.
+    Processors round differently, so each variant is paired with the full method that was made beside it; in a folder
+    without one, with the first folder's. The full method's own row is the first folder's.
 
-    Raises InputError if the folders cannot be compared.
+    Raises InputError if the folders cannot be compared, or the first has no full method.
     """
+    reference = [row for row in found[0][1] if row["variant"] == FULL]
+    if not reference:
+        raise InputError("the first folder has no full method, with which the others are compared")
     settings, methods, rows = found[0][0], dict[str, dict[str, Any]](), dict[str, Rows]()
     for other, more in found:
         for key in ("sha256", "dtype", "kind", "seed", "cases"):
@@ -98,8 +100,9 @@ def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any]
             method = MethodConfig.from_dict(recorded).to_dict()
             if methods.setdefault(name, method) != method:
                 raise InputError(f"the folders have two variants {name!r}")
+        beside = more if FULL in names(more) else [*reference, *more]
         for name in names(more):
-            rows.setdefault(name, more)
+            rows.setdefault(name, beside)
     return {**settings, "methods": methods}, rows
 
 
@@ -123,7 +126,7 @@ def ablation_tables(rows: Mapping[str, Rows], settings: Mapping[str, Any]) -> st
         if found:
             lines += [f"### {group[0].upper()}{group[1:]}", "", _row(head), _row(["---"] * len(head))]
             for name in (FULL, *found):
-                other = not _same_full(rows[name], rows[FULL])
+                other = rows[name] is not rows[FULL]
                 apart |= other
                 lines.append(_row(_cells(rows[name], name, " *" if other else "")))
             lines.append("")
@@ -133,15 +136,10 @@ def ablation_tables(rows: Mapping[str, Rows], settings: Mapping[str, Any]) -> st
     )
     if apart:
         lines.append(
-            "*: made on another processor, which rounds differently; the differences are to the full method made there."
-            "\n"
+            "*: made later than the others, on another machine, which may round differently; paired with the full "
+            "method made there, if it was.\n"
         )
     return "\n".join(lines)
-
-
-def _same_full(rows: Rows, others: Rows) -> bool:
-    pair = (values(found, FULL, "trajectory_error") for found in (rows, others))
-    return rows is others or torch.equal(*pair)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -322,19 +322,25 @@ def test_folders_of_the_same_cases_become_one() -> None:
     assert values(found["full"], "full", "trajectory_error").tolist() == [4, 5]
     assert paired(found["no PCA"], "no PCA", "trajectory_error").mean == 2
     assert paired(found["no queries"], "no queries", "trajectory_error").mean == 6, "not 16: of its own folder"
+    _, found = merged([bench_of("full", "no PCA"), bench_of("no queries", off=10)])
+    assert paired(found["no queries"], "no queries", "trajectory_error").mean == 16, (
+        "of the first folder: there is none"
+    )
+    with pytest.raises(InputError, match="no full method"):
+        merged([bench_of("no PCA")])
     with pytest.raises(InputError, match="differ in dtype: float32 and bfloat16"):
         merged([bench_of("full"), bench_of("full", dtype="bfloat16")])
     with pytest.raises(InputError, match="two variants 'full'"):
         merged([bench_of("full"), bench_of("full", methods={"full": MethodConfig(lr=9).to_dict()})])
 
 
-def test_rows_from_another_processor_are_marked() -> None:
+def test_rows_of_other_folders_are_marked() -> None:
     settings, found = merged([bench_of("full", "no PCA"), bench_of("full", "no queries", off=1)])
     text = ablation_tables(found, settings)
     assert "| no queries * | " in text and "+6.00 [+6.00, +6.00]" in text
-    assert "| no PCA | " in text and "*: made on another processor" in text
-    settings, found = merged([bench_of("full", "no PCA"), bench_of("full", "no queries")])
-    assert " * |" not in ablation_tables(found, settings)
+    assert "| no PCA | " in text and "*: made later than the others" in text
+    settings, found = merged([bench_of("full", "no PCA", "no queries")])
+    assert "*" not in ablation_tables(found, settings)
 
 
 def test_older_records_say_which_layers_shared_keys_and_values() -> None:

@@ -1,0 +1,244 @@
+"""Are semantic masks right, and what do they do? `python -m benchmarks.masks accuracy ...` and `... effect ...`.
+
+`accuracy` repeats the optimisation with dynamic masks on cases with ground truth, and compares the similarities and the
+masks of each optimised step, before its first update, with the object's true place. `effect` reads finished folders of
+`anyi2v bench micro` and pairs the variants with other masks with the full method, case by case; nothing is run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import tyro
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.header import read_config
+from anyi2v.config import MethodConfig, recipe
+from anyi2v.errors import InputError
+from anyi2v.files import atomic
+from anyi2v.machine import describe, fast_dtype
+from anyi2v.method.alignment import feature_map
+from anyi2v.method.crops import paste
+from anyi2v.method.optimisation import align_maps
+from anyi2v.micro.bench_report import Rows, names, values
+from anyi2v.micro.case import Case
+from anyi2v.micro.cases import conditions, make_case
+from anyi2v.micro.statistics import Estimate, difference, estimate
+from anyi2v.micro.variants import FULL
+from anyi2v.micro.workers import worker_backbone
+from anyi2v.micro.world import object_masks
+from anyi2v.pipeline import animate, job_crops
+from anyi2v.taps import Pass, Tap, no_tap
+from benchmarks.claims import folder
+from benchmarks.features import area_under_curve
+
+COLUMNS = ("AUC of M_1", "AUC of later M_j", "IoU of M_1", "IoU of later M_j")
+"""Area under the ROC curve of the similarities, and intersection over union of the masks, inside the boxes."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well similarities and masks tell the object from the rest of its box, step by step."""
+
+    cases: int = 20
+    """Of the plain kind."""
+    seed: int = 1000
+    """Of the first case."""
+    backbone: str = "micro"
+    """Name or file of a micro backbone."""
+    out: Path = Path("docs/claims/mask_accuracy")
+    """Name of the .md and the .json file, without suffix."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What masks do to the trajectory error."""
+
+    folders: tuple[Path, ...]
+    """Finished benchmarks. The first is of plain cases with the variants of "table 2"; those of kinds "user mask" and
+    "loose mask" with the same seeds have the same cases with a mask given; others stand for themselves."""
+    out: Path = Path("docs/claims/masks.md")
+    """The tables."""
+
+
+class Maps:
+    """The taps that keep the aligned features of each optimised step's first pass."""
+
+    def __init__(self, config: MethodConfig):
+        self.names, self.steps = config.align, dict[int, dict[str, Tensor]]()
+
+    def __call__(self, at: Pass) -> Tap:
+        """The tap for a pass of the job."""
+        if at.stage != "optimisation" or at.iteration != 0 or at.step is None:
+            return no_tap
+        return partial(self._keep, self.steps.setdefault(at.step, {}))
+
+    def _keep(self, store: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+        if name in self.names:
+            store[name] = x.detach().float()
+        return x
+
+
+def measure_case(backbone: Backbone, case: Case, config: MethodConfig) -> dict[int, tuple[float, float, float, float]]:
+    """`COLUMNS` of a case with one object, by optimised step."""
+    maps = Maps(config)
+    result = animate(backbone, case.image, case.prompt, case.tracks, config=config, seed=case.seed, taps=maps)
+    crops = job_crops(backbone, result.tracks, config)
+    truth = torch.nn.functional.interpolate(object_masks(case.scene)[0][None].float(), size=crops.lattice, mode="area")
+    inside, within = truth[0] > 0.5, paste(crops.valid.float(), crops)[0] > 0
+    found = {}
+    for step, seen in maps.steps.items():
+        made = align_maps([feature_map(name, seen[name]) for name in config.align], crops, config)
+        similar, mask = (paste(part.mean(0), crops)[0] for part in (made.similarities, made.masks))
+        found[step] = (
+            separated(similar[:1], inside[:1], within[:1]),
+            separated(similar[1:], inside[1:], within[1:]),
+            overlap(mask[:1] > 0, inside[:1] & within[:1]),
+            overlap(mask[1:] > 0, inside[1:] & within[1:]),
+        )
+    return found
+
+
+def separated(score: Float[Tensor, "f h w"], inside: Bool[Tensor, "f h w"], within: Bool[Tensor, "f h w"]) -> float:
+    """Area under the curve among the cells of each frame's box, mean over the frames."""
+    pairs = zip(score, inside, within, strict=True)
+    return torch.tensor([area_under_curve(s[box], mask[box]) for s, mask, box in pairs]).nanmean().item()
+
+
+def overlap(mask: Bool[Tensor, "f h w"], wanted: Bool[Tensor, "f h w"]) -> float:
+    """Intersection over union, mean over the frames."""
+    shared, either = ((a & b).flatten(1).sum(1) for a, b in ((mask, wanted), (mask | wanted, mask | wanted)))
+    return (shared / either.clamp(min=1)).mean().item()
+
+
+def measure_accuracy(args: Accuracy) -> None:
+    """Measures, prints the table, writes it."""
+    backbone = worker_backbone(args.backbone, fast_dtype())
+    config = replace(recipe("paper", read_config(args.backbone).method), mask="dynamic")
+    turns, found = conditions("plain"), dict[int, list[tuple[float, ...]]]()
+    for number in tqdm(range(args.cases), desc="cases"):
+        case = make_case(args.seed + number, turns[number % len(turns)])
+        for step, row in measure_case(backbone, case, config).items():
+            found.setdefault(step, []).append(row)
+    figures = {
+        step: dict(zip(COLUMNS, (estimate(torch.tensor(column)) for column in zip(*rows, strict=True)), strict=True))
+        for step, rows in sorted(found.items())
+    }
+    lines = [_row(["before step", *COLUMNS]), _row(["---"] * (1 + len(COLUMNS)))]
+    lines += [_row([str(step + 1), *map(str, row.values())]) for step, row in figures.items()]
+    text = "\n".join(lines) + f"\n\n{args.cases} plain cases, dynamic masks, {_AT_FIRST}\n"
+    plain = {str(step): {name: e._asdict() for name, e in row.items()} for step, row in figures.items()}
+    record = {"machine": describe(), "backbone": args.backbone, "cases": args.cases, "seed": args.seed, "steps": plain}
+    _write(args.out.with_suffix(".md"), text)
+    _write(args.out.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    print(text)
+
+
+_AT_FIRST = "before the first update of each optimised step; 95 % bootstrap intervals over the cases."
+
+
+class Row(NamedTuple):
+    """What one kind of mask does."""
+
+    name: str
+    errors: Float[Tensor, " n"]
+    """Trajectory errors of the cases, px."""
+    gap: Estimate
+    """Difference to whole boxes on the same cases."""
+
+
+def measure_effect(args: Effect) -> None:
+    """Prints and writes the tables."""
+    (_, settings, rows), *more = [(path, *folder(path)) for path in args.folders]
+    table = effects(rows, settings)
+    for _, other, found in more:
+        if other["kind"] in _GIVEN:
+            table.append(Row(_GIVEN[other["kind"]], *paired_across(found, FULL, rows, FULL)))
+    parts = [f"### Tight boxes: plain cases\n\n{_table(table)}\n{_against_static(rows)}"]
+    for _, other, found in more:
+        if other["kind"] not in _GIVEN:
+            title = f"### {other['kind'][0].upper()}{other['kind'][1:]}"
+            parts.append(f"{title}\n\n{_table(effects(found, other))}\n{_against_static(found)}")
+    text = "\n".join(parts) + f"\n{_PAIRED}\n"
+    _write(args.out, text)
+    print(text)
+
+
+_PAIRED = (
+    "Differences are paired by case, row minus whole boxes, with 95 % bootstrap intervals. Given masks are known in "
+    "frame 1 and carried along with the box."
+)
+_GIVEN = {"user mask": "true mask of frame 1, given", "loose mask": "true mask and 2 px around it, given"}
+"""Kinds whose cases are the plain ones, with a mask in the track file."""
+_WHOLE = "whole boxes (the default)"
+FAR = 2.0
+"""Pixels; what errs by more has gone wrong."""
+
+
+def effects(rows: Rows, settings: Mapping[str, Any]) -> list[Row]:
+    """The full method and all variants with masks; raises InputError if the full method has masks itself."""
+    methods = settings["methods"]
+    if methods[FULL]["mask"] != "none":
+        raise InputError(f"the full method has mask={methods[FULL]['mask']!r}; masks are compared with whole boxes")
+    there = names(rows)
+    chosen = [name for name in (FULL, *methods) if name in there and (name == FULL or "mask" in name)]
+    labels = {FULL: _WHOLE}
+    return [Row(labels.get(name, name), *paired_across(rows, name, rows, FULL)) for name in dict.fromkeys(chosen)]
+
+
+def paired_across(rows: Rows, name: str, reference: Rows, other: str) -> tuple[Float[Tensor, " n"], Estimate]:
+    """The errors of `name` on the cases that both have, and the difference to `other` of the reference there.
+
+    Raises InputError if there are none.
+    """
+    shared = {(row["seed"], row["modality"]) for row in rows} & {(row["seed"], row["modality"]) for row in reference}
+    if not shared:
+        raise InputError("the folders have no case in common")
+    mine, theirs = (
+        values([row for row in found if (row["seed"], row["modality"]) in shared], variant, "trajectory_error")
+        for found, variant in ((rows, name), (reference, other))
+    )
+    return mine, difference(mine, theirs)
+
+
+def _table(found: Sequence[Row]) -> str:
+    head = ["masks", "cases", "trajectory error, px", "median", f"more than {FAR:g} px", "difference"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for name, errors, gap in found:
+        far = f"{(errors > FAR).float().mean():.0%}"
+        cells = [name, str(len(errors)), str(estimate(errors)), f"{errors.median():.2f}", far]
+        lines.append(_row([*cells, "" if name == _WHOLE else _signed(gap)]))
+    return "\n".join(lines) + "\n"
+
+
+def _against_static(rows: Rows) -> str:
+    if not {"dynamic mask", "static mask"} <= set(names(rows)):
+        return ""
+    _, gap = paired_across(rows, "dynamic mask", rows, "static mask")
+    return f"Dynamic minus static masks, px: {_signed(gap)}.\n"
+
+
+def _signed(gap: Estimate) -> str:
+    text = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return text if gap.significant else f"{text}, not significant"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    args = tyro.extras.subcommand_cli_from_dict({"accuracy": Accuracy, "effect": Effect}, description=__doc__)
+    measure_accuracy(args) if isinstance(args, Accuracy) else measure_effect(args)
