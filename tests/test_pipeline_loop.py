@@ -16,6 +16,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.alignment import align, reduce
 from anyi2v.method.crops import make_crops
+from anyi2v.method.noise import stream
 from anyi2v.numerics.adain import patch_adain
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
@@ -29,9 +30,9 @@ PROMPT, NEGATIVE = "a red ball", "a blue ball"
 FRAMES = 4
 
 
-def moved(z: Tensor, eps: Tensor, at: float, to: float) -> Tensor:
-    """DDIM, Eq. 12 of Song et al. 2021 with sigma = 0, between two values of alphas_cumprod."""
-    return to**0.5 * (z - (1 - at) ** 0.5 * eps) / at**0.5 + (1 - to) ** 0.5 * eps
+def moved(z: Tensor, eps: Tensor, at: float, to: float, sigma: float = 0.0) -> Tensor:
+    """DDIM, Eq. 12 of Song et al. 2021 without its last term, between two values of alphas_cumprod."""
+    return to**0.5 * (z - (1 - at) ** 0.5 * eps) / at**0.5 + (1 - to - sigma**2) ** 0.5 * eps
 
 
 def inverted(config: MethodConfig, text: Tensor) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ class Inject:
         self.config, self.features = config, features
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        if name.removesuffix("context") + "query" in self.config.inject_query:
+        if name in {f"{layer}.context" for layer in self.config.share_kv}:
             return x[:, :1]
         if name in self.config.inject_query:
             return torch.cat([self.features[name], x[:, 1:]], 1)
@@ -93,7 +94,7 @@ def written_out(config: MethodConfig, seed: int = 0) -> Tensor:
     unet, text, abar = BACKBONE.unet, BACKBONE.encode_text([PROMPT]), alphas_cumprod(BACKBONE.config.schedule).tolist()
     unwanted = BACKBONE.encode_text([NEGATIVE])
     z = torch.randn(1, FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-    tap = Inject(config, inverted(config, text))
+    fresh, tap = stream(seed, "eta"), Inject(config, inverted(config, text))
     stride = 1000 // config.steps
     for i in range(config.steps):
         t = 1 + (config.steps - 1 - i) * stride
@@ -104,7 +105,9 @@ def written_out(config: MethodConfig, seed: int = 0) -> Tensor:
         if config.guidance_steps is None or i < config.guidance_steps:
             plain = unet(z, t, unwanted)
             eps = plain + config.guidance_scale * (eps - plain)
-        z = moved(z, eps, abar[t], abar[t - stride] if t >= stride else 1.0)
+        at, to = abar[t], abar[t - stride] if t >= stride else 1.0
+        sigma = config.eta * ((1 - to) / (1 - at)) ** 0.5 * (1 - at / to) ** 0.5  # Eq. 16
+        z = moved(z, eps, at, to, sigma) + sigma * torch.randn(z.shape, generator=fresh)
     return (BACKBONE.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1)
 
 
@@ -118,6 +121,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two guided steps": {"guidance_steps": 2, "optimise_steps": 0},
     "a stride": {"inversion_timestep": 41, "inversion_stride": 10, "optimise_steps": 0},
     "whole boxes": {"mask": "none"},
+    "noise in every step": {"eta": 0.7, "optimise_steps": 0},
+    "keys and values shared in one layer": {"share_kv": SHORT.share_kv[1:], "optimise_steps": 0},
 }
 
 
