@@ -267,7 +267,7 @@ def test_shared_keys_do_not_depend_on_what_is_injected() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"inject_steps": 5}, {}, "inject_steps=5 is more than steps=4: all 4 are meant"),
+        ({"inject_steps": 5}, {}, "inject_steps=5 is more than steps=4, so it acts on all 4 steps"),
         ({"optimise_steps": 5}, {}, "optimise_steps=5 is more than steps=4"),
         ({"guidance_steps": 5}, {}, "guidance_steps=5 is more than steps=4"),
         ({"iterations": 0}, {}, "iterations=0: none of optimise_steps=2 changes anything"),
