@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from anyi2v import cli
+from anyi2v import cli, run_record, versions
 from anyi2v.config import MethodConfig
 from anyi2v.errors import HookError, InputError
 from anyi2v.media import to_bytes
-from anyi2v.micro import bench, provenance
+from anyi2v.micro import bench
 from anyi2v.micro.bench_report import names, paired, table, values, write_report
 from anyi2v.micro.kinds import KINDS, Kind
+from anyi2v.micro.provenance import provenance
 from anyi2v.micro.statistics import estimate
 from anyi2v.tracks import Tracks
 from benchmarks.claims import ablation_tables, comparison, merged
@@ -141,28 +142,30 @@ def test_other_settings_are_named(folder: Path, tmp_path: Path) -> None:
 
 def test_the_digest_is_of_what_makes_frames(tmp_path: Path) -> None:
     package = tmp_path / "anyi2v"
-    shutil.copytree(provenance.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    digest = provenance.digest.__wrapped__
-    assert digest(package) == provenance.provenance()["sources"]
+    shutil.copytree(versions.PACKAGE, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    digest, recorded = versions.code_digest.__wrapped__, provenance()["sources"]
+    assert digest(package) == recorded == versions.code_digest()
+    for pattern in versions.REPORTING:
+        assert list(package.glob(f"{pattern}.py")), f"there is no {pattern}"
     for name in ("cli_bench.py", "report_page.py", "micro/bench_report.py"):
         (package / name).write_text("1\n")
-    assert digest(package) == provenance.provenance()["sources"]
+    assert digest(package) == recorded
     for name in ("pipeline.py", "micro/input_cases.py", "micro/bench.py", "backbone/layers.py"):
         former = (package / name).read_text()
         (package / name).write_text(f"{former}\n")
-        assert digest(package) != provenance.provenance()["sources"], name
+        assert digest(package) != recorded, name
         (package / name).write_text(former)
     (package / "method" / "new.py").touch()
-    assert digest(package) != provenance.provenance()["sources"]
+    assert digest(package) != recorded
 
 
 def test_a_backbone_of_parts_is_known_by_all_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = provenance.weights_digest("micro")
-    assert alone == provenance.sha256(provenance.resolve("micro"))
-    assert provenance.weights_digest("micro-lavie") != provenance.sha256(provenance.resolve("micro-lavie"))
-    before, real = provenance.weights_digest("micro-lavie"), provenance.sha256
-    monkeypatch.setattr(provenance, "sha256", lambda path: "0" if path.stem == "micro" else real(path))
-    assert provenance.weights_digest("micro-lavie") != before, "its spatial layers are in micro's file"
+    alone = run_record.weights_sha256("micro")
+    assert alone == run_record.sha256(run_record.resolve("micro"))
+    assert run_record.weights_sha256("micro-lavie") != run_record.sha256(run_record.resolve("micro-lavie"))
+    before, real = run_record.weights_sha256("micro-lavie"), run_record.sha256
+    monkeypatch.setattr(run_record, "sha256", lambda path: "0" if path.stem == "micro" else real(path))
+    assert run_record.weights_sha256("micro-lavie") != before, "its spatial layers are in micro's file"
 
 
 def test_former_variants_stay_in_the_report(

@@ -67,11 +67,13 @@ def readme(names: Names, folder: Path) -> None:
 
 
 def inspection(names: Names, _: Path) -> None:
-    """The job, and a query of the conditional pass of every step."""
+    """The job, a query of the conditional pass of every step, and attention maps, whose rows sum to 1."""
     result, queries = names["result"], names["queries"]
     follows(result, names["image"])
     assert sorted(queries) == list(range(result.config.steps))
     assert {tuple(query.shape[:2]) for query in queries.values()} == {(1, result.video.shape[0])}
+    (attention,) = names["maps"].values()
+    torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]), rtol=0, atol=1e-2)
 
 
 def conditions(names: Names, _: Path) -> None:

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
@@ -31,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose every free text is hostile, with a gallery."""
     folder = tmp_path_factory.mktemp("page")
     weights = folder / "<b>.safetensors"
-    weights.write_bytes(b"weights")
+    save_file({"weights": torch.zeros(3)}, weights)
     tracks = Tracks(16, 16, (Track(EVIL, ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
     config = MethodConfig(lr=0.5, align=("<script>",))
     job = replace(result(), prompt=EVIL, negative_prompt=EVIL, tracks=tracks, config=config)

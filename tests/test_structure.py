@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
-    ("errors", "timing", "machine", "versions", "limits", "threads"),
+    ("errors", "timing", "machine", "versions", "limits", "threads", "grad_modes"),
     ("backbone.config", "files"),
     ("taps", "config", "conversion", "backbone.header"),
     ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),

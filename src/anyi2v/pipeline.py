@@ -298,14 +298,8 @@ def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Pa
 def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
     if not (injects(config) or config.share_kv):
         return no_tap
-    return Injection(
-        features,
-        hiddens=config.inject_hidden,
-        queries=config.inject_query,
-        share_kv=config.share_kv,
-        debias=config.debias,
-        patch=config.patch,
-    )
+    points = {"hiddens": config.inject_hidden, "queries": config.inject_query, "share_kv": config.share_kv}
+    return Injection(features, **points, debias=config.debias, patch=config.patch)
 
 
 def _denoise(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.header import SHIPPED, resolve
+from anyi2v.backbone.header import SHIPPED, resolve, sources
 from anyi2v.config import MethodConfig
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
@@ -49,10 +49,12 @@ def inputs(
         embeddings: files of textual inversion that the backbone was loaded with.
     """
     height, width = image.shape[1:]
-    path = resolve(backbone)
     used = tracks.scaled(width, height).resample(frames).to_dict()
     return {
-        "backbone": _file(path) | ({"name": backbone} if backbone in SHIPPED else {}),
+        "backbone": {
+            "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
+            "sha256": weights_sha256(backbone),
+        },
         "embeddings": [_file(path) for path in embeddings],
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -154,10 +156,10 @@ def check_repeat(
     path = expanded(path)
     data = read_json(path)
     former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
-    files = {f"backbone {backbone}": resolve(backbone)} | {f"embedding {file}": file for file in embeddings}
-    for name, file in files.items():
+    present = {f"embedding {file}": sha256(file) for file in embeddings if file.is_file()}
+    for name, digest in {f"backbone {backbone}": weights_sha256(backbone), **present}.items():
         recorded = former.get(name.split(" ", 1)[1])
-        if recorded is not None and file.is_file() and sha256(file) != recorded:
+        if recorded is not None and digest != recorded:
             raise InputError(
                 f"{name} is another file than the one that {path} was made with (SHA-256 {recorded}); find that one, "
                 "or start a new run without --repeat"
@@ -198,6 +200,12 @@ def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(backbone: str) -> str:
+    """SHA-256 of a backbone's file; of one that holds parts only, of the digests of all files that it stands on."""
+    digests = [sha256(path) for path in sources(resolve(backbone))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def image_checksum(image: Float[Tensor, "3 h w"]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +11,15 @@ import torch
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "pillow", "imageio-ffmpeg")
 """Those whose version may decide bytes: of the video, or of the files that it is stored in."""
+
+PACKAGE = Path(__file__).resolve().parent
+
+REPORTING = (
+    *("cli", "cli_*", "conversion", "feature_pictures", "inspection", "plots", "report", "report_page"),
+    *("run_folder", "run_record", "sweep"),
+    *("micro/bench_report", "micro/demo", "micro/statistics", "micro/train", "micro/training_data"),
+)
+"""Modules that change no frame of a video: commands, reports and training."""
 
 
 def versions() -> dict[str, str]:
@@ -26,11 +36,13 @@ def _version(name: str) -> str:
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 of all the sources of this package: two states of one version are told apart."""
-    digest, root = hashlib.sha256(), Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+def code_digest(package: Path = PACKAGE) -> str:
+    """SHA-256 of the package's sources but for those in `REPORTING`: it distinguishes two states of one version."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).with_suffix("").as_posix()
+        if not any(fnmatchcase(name, pattern) for pattern in REPORTING):
+            digest.update(f"{name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

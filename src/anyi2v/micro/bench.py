@@ -23,10 +23,11 @@ from anyi2v.media import from_bytes, to_bytes
 from anyi2v.micro.case import Case, Condition
 from anyi2v.micro.cases import conditions, make_case
 from anyi2v.micro.kinds import Kind
-from anyi2v.micro.provenance import differences, provenance, weights_digest
+from anyi2v.micro.provenance import differences, provenance
 from anyi2v.micro.variants import GIVEN
 from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.pipeline import animate, check_job
+from anyi2v.run_record import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def prepare(
     """
     check_place(out)
     path, precision = out / "bench.json", str(dtype).removeprefix("torch.")
-    wanted = {"sha256": weights_digest(backbone), "dtype": precision, "kind": kind, "seed": seed, **provenance()}
+    wanted = {"sha256": weights_sha256(backbone), "dtype": precision, "kind": kind, "seed": seed, **provenance()}
     settings = {name: config.to_dict() for name, config in methods.items()}
     if path.exists():
         settings = _continued(out, read_json(path), wanted, cases, settings)

@@ -25,10 +25,11 @@ from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.modalities import caption, render
-from anyi2v.micro.provenance import provenance, weights_digest
+from anyi2v.micro.provenance import provenance
 from anyi2v.micro.workers import START, quiet, worker_backbone
 from anyi2v.micro.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
 from anyi2v.pipeline import animate
+from anyi2v.run_record import weights_sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -168,7 +169,7 @@ def measure_backbone(
     Raises InputError if `kept` is another file.
     """
     config = worker_backbone(name, dtype).config
-    run = json.dumps([weights_digest(name), str(dtype), PLAIN.to_dict(), provenance()])
+    run = json.dumps([weights_sha256(name), str(dtype), PLAIN.to_dict(), provenance()])
     finished = read_json(kept) if kept.exists() else {}
     if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
         raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
