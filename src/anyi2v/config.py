@@ -209,8 +209,9 @@ def remarks(config: MethodConfig) -> list[str]:
     injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
     for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
         value = getattr(config, name)
-        chosen = value is not None and value != getattr(MethodConfig, name)  # a default just means "the first few"
-        if used and chosen and value > steps:
+        if value is None or value == getattr(MethodConfig, name):  # a default just means "the first few"
+            continue
+        if used and value > steps:
             found.append(f"{name}={value} is more than steps={steps}, so it acts on all {steps} steps")
     if config.optimise_steps > 0 and config.iterations == 0:
         found.append(f"iterations=0: none of optimise_steps={config.optimise_steps} changes anything")
