@@ -214,7 +214,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     totals = [spread(row["seconds"]).median * row["count"] for row in rows]
     axes.barh(
-        [TITLES.get(row["part"], row["part"]) for row in rows],
+        [str(TITLES.get(row["part"], row["part"])) for row in rows],
         totals,
         color=["tab:blue" if counts(r["part"]) else "0.7" for r in rows],
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -30,19 +31,19 @@ def backbone(name: str) -> Backbone:
 
 
 def image() -> Tensor:
-    picture = 0.1 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
-    picture[0, 20:44, 10:34] += 0.8
+    picture = 0.1 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(3))
+    picture[0, 10:22, 5:17] += 0.8
     return picture
 
 
-def config(name: str, **changes: object) -> MethodConfig:
+def config(name: str, **changes: Any) -> MethodConfig:
     own = MethodConfig.from_dict(backbone(name).config.method)
-    short = {"steps": 3, "optimise_steps": 1, "iterations": 1, "inject_steps": 2, "inversion_stride": 100}
-    return replace(own, **(short | changes))  # pyright: ignore[reportArgumentType]
+    short: dict[str, Any] = dict(steps=2, optimise_steps=1, iterations=1, inject_steps=1, inversion_stride=100)
+    return replace(own, **(short | changes))
 
 
-def job(name: str = "micro", taps: Taps = no_taps, **changes: object) -> Result:
-    return animate(backbone(name), image(), PROMPT, TRACKS, config=config(name, **changes), frames=3, taps=taps)
+def job(name: str = "micro", taps: Taps = no_taps, **changes: Any) -> Result:
+    return animate(backbone(name), image(), PROMPT, TRACKS, config=config(name, **changes), frames=2, taps=taps)
 
 
 def same(ours: Result, theirs: Result) -> None:
@@ -69,13 +70,7 @@ def test_watching_changes_no_bit(name: str, stage: str) -> None:
 
 
 def test_watching_an_inversion_with_packed_weights_changes_no_bit() -> None:
-    changes = {
-        "inversion_timestep": PACK_FROM,
-        "inversion_stride": 1,
-        "optimise_steps": 0,
-        "inject_steps": 1,
-        "steps": 1,
-    }
+    changes: dict[str, Any] = dict(inversion_timestep=PACK_FROM, inversion_stride=1, optimise_steps=0, steps=1)
     same(job(taps=lambda at: identity, **changes), job(**changes))
 
 
@@ -108,8 +103,9 @@ def test_a_job_says_what_a_stop_is_for(stage: str) -> None:
 
 def test_an_unknown_layer_is_named_with_its_setting() -> None:
     for setting in ("inject_hidden", "inject_query", "align"):
+        changes: dict[str, Any] = {setting: ("up_blocks.9",)}
         with pytest.raises(HookError, match=f"^{setting}: unknown hook point 'up_blocks.9'"):
-            job(**{setting: ("up_blocks.9",)})
+            job(**changes)
 
 
 MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
@@ -119,18 +115,18 @@ MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("mode", "name"), [*((mode, "micro") for mode in MODES), *(("inference_mode", name) for name in NAMES[1:])]
+)
 def test_jobs_compute_the_same_in_every_mode(mode: str, name: str) -> None:
     """Also with the image, the features and the weights made inside of it."""
     plain = job(name)
     with MODES[mode]():
-        assert torch.equal(job(name).video, plain.video)
         inside = anyi2v.load(name)
         features = {key: x.clone() for key, x in plain.features.items()}
-        options = {"config": config(name), "frames": 3}
+        options: dict[str, Any] = {"config": config(name), "frames": 2}
         for given in (None, features):
-            video = animate(inside, image().clone(), PROMPT, TRACKS, features=given, **options).video  # pyright: ignore[reportArgumentType]
+            video = animate(inside, image().clone(), PROMPT, TRACKS, features=given, **options).video
             assert torch.equal(video, plain.video)
 
 
@@ -178,13 +174,11 @@ def test_another_default_dtype_is_an_error() -> None:
 
 def test_sizes_are_multiples_of_what_the_error_says() -> None:
     assert backbone("micro").config.multiple == 2
-    picture = image()[:, :62, :50]
-    assert animate(backbone("micro"), picture, PROMPT, TRACKS, config=config("micro"), frames=2).video.shape[2:] == (
-        62,
-        50,
-    )
+    picture = image()[:, :30, :26]
+    video = animate(backbone("micro"), picture, PROMPT, TRACKS, config=config("micro"), frames=2).video
+    assert video.shape[2:] == (30, 26)
     with pytest.raises(InputError, match="multiples of 2"):
-        animate(backbone("micro"), picture[:, :61], PROMPT, TRACKS)
+        animate(backbone("micro"), picture[:, :29], PROMPT, TRACKS)
 
 
 def test_passes_are_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
 
 
-@pytest.fixture
+@contextmanager
 def counted() -> Iterator[Counter[str]]:
     """How often each module is called, seen by its own hook."""
     calls = Counter[str]()
@@ -64,11 +65,8 @@ def counted() -> Iterator[Counter[str]]:
 @given(SIZES)
 def test_a_hook_of_any_layer_is_called_at_any_size(size: tuple[int, int, bool, bool]) -> None:
     wanted = predicted(UNET, *size)
-    calls = Counter[str]()
-    hooks = [m.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, m in CALLED.items()]
-    found = predicted(UNET, *size)
-    for hook in hooks:
-        hook.remove()
+    with counted() as calls:
+        found = predicted(UNET, *size)
     assert {name: calls[name] for name in CALLED} == dict.fromkeys(CALLED, 1)
     close(found, wanted)
 
@@ -84,13 +82,36 @@ def test_a_hook_of_all_modules_is_called_at_any_size(size: tuple[int, int, bool,
 
 
 @torch.no_grad()
-def test_hooks_are_called_in_every_pass_of_a_packed_copy(counted: Counter[str]) -> None:
-    z, t, text = (x.float() if isinstance(x, Tensor) else x for x in inputs(frames=1))
-    copy = packed(UNET)
-    for _ in range(2):
-        copy(z, t, text, temporal=False)
+def test_hooks_are_called_in_every_pass_of_a_packed_copy() -> None:
+    z, t, text = inputs(frames=1)
+    with counted() as calls:
+        copy = packed(UNET)
+        for _ in range(2):
+            copy(z.float(), t, text.float(), temporal=False)
     spatial = [name for name in CALLED if "temporal" not in name]
-    assert {counted[name] for name in spatial} == {2}
+    assert {calls[name] for name in spatial} == {2}
+
+
+@torch.no_grad()
+def test_a_packed_copy_sees_weights_that_a_hook_changes() -> None:
+    unet = tiny_unet().float()
+    layer, passes = unet.get_submodule("up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"), list[float]()
+    assert isinstance(layer, Linear)
+    weight = layer.weight.clone()
+
+    def change(module: nn.Module, args: tuple[Tensor]) -> None:
+        passes.append(0)
+        layer.weight.copy_(weight * len(passes))
+
+    layer.register_forward_pre_hook(change)
+    z, t, text = inputs(frames=1)
+    found = []
+    for network in (unet, packed(unet)):
+        passes.clear()
+        found.append([network(z.float(), t, text.float(), temporal=False) for _ in range(3)])
+    for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs)
+    assert not torch.allclose(found[0][0], found[0][2], rtol=0, atol=1e-3)
 
 
 class Doubled(Linear):
@@ -126,17 +147,23 @@ def in_a_subclass(layer: Linear) -> nn.Module:
 
 def with_an_own_forward(layer: Linear) -> nn.Module:
     before = layer.forward
-    layer.forward = lambda input: 2 * before(input)
+    layer.forward = lambda input: before(2 * input)
     return layer
 
 
 def with_a_hook(layer: Linear) -> nn.Module:
-    layer.register_forward_hook(lambda module, args, out: 2 * out)
+    def double(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+        return 2 * out
+
+    layer.register_forward_hook(double)
     return layer
 
 
 def with_a_pre_hook(layer: Linear) -> nn.Module:
-    layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    def double(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (2 * args[0],)
+
+    layer.register_forward_pre_hook(double)
     return layer
 
 
@@ -175,7 +202,7 @@ def test_doubling_a_layer_from_outside_doubles_it(way, size: tuple[int, int, boo
 @settings(max_examples=4, deadline=None)
 @given(size=SIZES)
 def test_wrapped_convolutions_and_norms(kind: type[nn.Module], size: tuple[int, int, bool, bool]) -> None:
-    """All of them: each wrapper halves what a doubling hook has made."""
+    """All of a kind."""
     wrapped = tiny_unet().float()
     for name, module in list(wrapped.named_modules()):
         if isinstance(module, kind):

@@ -167,7 +167,7 @@ def test_layers_are_told_from_places_inside_them() -> None:
 @torch.no_grad()
 def test_costly_points_are_offered_to_taps_that_name_them_only() -> None:
     z, t, text = inputs()
-    for unet in (UNET, tiny_unet(replace(TINY, temporal=RotaryConfig()))):
+    for unet in (UNET, tiny_unet(replace(TINY, temporal=RotaryConfig(heads=2, rotary_dims=4)))):
         costly, seen = [name for name in points(unet) if is_costly(name)], list[str]()
 
         def note(name: str, x: torch.Tensor, seen: list[str] = seen) -> torch.Tensor:

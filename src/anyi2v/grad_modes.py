@@ -29,8 +29,8 @@ def own_modes(function: Callable[P, R]) -> Callable[P, R]:
             modes.enter_context(torch.enable_grad())
             for kind in filter(torch.is_autocast_enabled, AUTOCAST):
                 modes.enter_context(torch.autocast(kind, enabled=False))
-            rest: Any = {name: _ordinary(value) for name, value in kwargs.items()}
-            return function(*map(_ordinary, args), **rest)
+            call: Callable[..., R] = function
+            return call(*map(_ordinary, args), **{name: _ordinary(value) for name, value in kwargs.items()})
 
     return run
 

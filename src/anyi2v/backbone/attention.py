@@ -30,15 +30,16 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(Linear(channels, channels))
 
 
-def project(x: Float[Tensor, "*n c"], *layers: nn.Linear) -> tuple[Float[Tensor, "*n d"], ...]:
+def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor, "*n d"], ...]:
     """Several projections (without bias) of the same tokens; of few tokens, or on an accelerator, as one product.
 
     Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
     """
     separate = x.device.type == "cpu" and (x.numel() > AT_ONCE or x.requires_grad)
-    if separate or not all(plain(layer, Linear) and layer.bias is None for layer in layers):
+    weights = [layer.weight for layer in layers if plain(layer, Linear) and layer.bias is None]
+    if separate or len(weights) < len(layers):
         return tuple(layer(x) for layer in layers)
-    return linear(x, torch.cat([layer.weight for layer in layers])).chunk(len(layers), dim=-1)
+    return linear(x, torch.cat(weights)).chunk(len(layers), dim=-1)
 
 
 def probabilities(

@@ -21,11 +21,12 @@ class FeedForward(nn.Module):
         # index 1 is a dropout in the published code; it has no parameters
         self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
 
-    def forward(self, x: Float[Tensor, "*n c"], norm: nn.LayerNorm) -> Float[Tensor, "*n c"]:
+    def forward(self, x: Float[Tensor, "*n c"], norm: nn.Module) -> Float[Tensor, "*n c"]:
         """x + feed-forward of norm(x)."""
-        if not self._plain(norm):
+        layers = self._layers(norm)
+        if layers is None:
             return x + self.net(norm(x))
-        proj, out = self.net[0].proj, self.net[2]
+        norm, proj, out = layers
         parameters = (norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias)
         small = x.numel() * proj.out_features < SMALL or x.numel() < FEW * x.shape[-1]
         if small or not on_cpu(x, *parameters):
@@ -35,12 +36,14 @@ class FeedForward(nn.Module):
             return _FeedForward.apply(tokens, *parameters, norm.eps).view_as(x)
         return feed_forward(tokens, *parameters, norm.eps).view_as(x)
 
-    def _plain(self, norm: nn.Module) -> bool:
-        """Whether the layers are those of the constructor, and nothing else runs when they are called."""
+    def _layers(self, norm: nn.Module) -> tuple[nn.LayerNorm, Linear, Linear] | None:
+        """The layers that compute, if they are those of the constructor and calling them does nothing else."""
         net = self.net
-        if not (plain(net, nn.Sequential) and plain(norm, LayerNorm, nn.LayerNorm) and plain(net[0], GEGLU)):
-            return False
-        return plain(net[1], nn.Identity) and plain(net[0].proj, Linear) and plain(net[2], Linear)
+        if not (plain(net, nn.Sequential) and plain(net[1], nn.Identity) and plain(geglu := net[0], GEGLU)):
+            return None
+        if plain(norm, LayerNorm, nn.LayerNorm) and plain(geglu.proj, Linear) and plain(out := net[2], Linear):
+            return norm, geglu.proj, out
+        return None
 
 
 class GEGLU(nn.Module):

@@ -17,7 +17,7 @@ NARROW, WIDE = 8, 64
 """Channels of a group up to which, and cells of a map from which on, they do so in float32."""
 
 
-def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
+def group_norm(norm: nn.Module, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
     """GroupNorm with statistics per frame, or over all frames of a clip together."""
     if over == "frame" or frames == 1:
         return normalise(norm, x)
@@ -27,7 +27,7 @@ def group_norm(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, 
     return rearrange(normalise(norm, clip), "b c f h w -> (b f) c h w")
 
 
-def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
+def group_norm_silu(norm: nn.Module, x: Float[Tensor, "n c h w"], over: NormOver, frames: int) -> Tensor:
     """silu(group_norm(x)); with frozen weights in float32 on a CPU, the backward pass keeps `x` only."""
     if not plain(norm, nn.GroupNorm):
         return F.silu(group_norm(norm, x, over, frames))
@@ -39,7 +39,7 @@ def group_norm_silu(norm: nn.GroupNorm, x: Float[Tensor, "n c h w"], over: NormO
     return F.silu(group_norm(norm, x, over, frames))
 
 
-def normalise(norm: nn.GroupNorm, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+def normalise(norm: nn.Module, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
     """GroupNorm, whatever the strides of `x` are."""
     own = plain(norm, nn.GroupNorm)
     if own and x.ndim == 4 and on_gpu(x, norm.weight, norm.bias):

@@ -10,7 +10,7 @@ import os
 import shutil
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Linear(nn.Linear):
@@ -131,7 +133,7 @@ def onednn_computes(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+def plain(module: nn.Module, *kinds: type[Module]) -> TypeGuard[Module]:
     """Whether calling `module` would do what its class does and nothing else, so that its parameters stand for it.
 
     A fast path may only then compute from the parameters. Subclasses, among them parametrised modules, and wrappers in
