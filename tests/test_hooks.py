@@ -92,6 +92,28 @@ def test_hooks_are_called_in_every_pass_of_a_packed_copy() -> None:
     assert {calls[name] for name in spatial} == {2}
 
 
+@torch.no_grad()
+def test_a_packed_copy_sees_weights_that_a_hook_changes() -> None:
+    unet = tiny_unet().float()
+    layer, passes = unet.get_submodule("up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"), list[float]()
+    assert isinstance(layer, Linear)
+    weight = layer.weight.clone()
+
+    def change(module: nn.Module, args: tuple[Tensor]) -> None:
+        passes.append(0)
+        layer.weight.copy_(weight * len(passes))
+
+    layer.register_forward_pre_hook(change)
+    z, t, text = inputs(frames=1)
+    found = []
+    for network in (unet, packed(unet)):
+        passes.clear()
+        found.append([network(z.float(), t, text.float(), temporal=False) for _ in range(3)])
+    for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs)
+    assert not torch.allclose(found[0][0], found[0][2], rtol=0, atol=1e-3)
+
+
 class Doubled(Linear):
     """A subclass with a forward pass of its own."""
 
