@@ -404,12 +404,13 @@ def test_cached_inversion_gives_the_same_video_and_is_skipped(tmp_path: Path) ->
     tracks = Tracks(16, 16, (Track("ball", ((2, 2, 8, 8), (8, 8, 14, 14))),))
     plain = animate(backbone, image, "a red ball", tracks, config=SHORT)
     first = animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
-    (entry,) = tmp_path.iterdir()
+    kept = tmp_path / "anyi2v-inversions"
+    (entry,) = kept.iterdir()
     written = entry.stat().st_ino
     again = animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
     assert torch.equal(plain.video, first.video)
     assert torch.equal(plain.video, again.video)
-    assert [path.stat().st_ino for path in tmp_path.iterdir()] == [written]
+    assert [path.stat().st_ino for path in kept.iterdir()] == [written]
     # everything that the features depend on makes another entry
     animate(backbone, image, "a blue ball", tracks, config=SHORT, cache=tmp_path)
     animate(backbone, 1 - image, "a red ball", tracks, config=SHORT, cache=tmp_path)
@@ -417,7 +418,7 @@ def test_cached_inversion_gives_the_same_video_and_is_skipped(tmp_path: Path) ->
     animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path, low_memory=True)
     backbone.unet.conv_in.weight[0, 0, 0, 0] += 0.1
     animate(backbone, image, "a red ball", tracks, config=SHORT, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(kept.iterdir())) == 6
 
 
 def test_approximations_of_late_steps_make_fewer_and_shorter_passes() -> None:
