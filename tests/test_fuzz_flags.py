@@ -178,7 +178,7 @@ ANIMATE: list[Maker] = [
     one("--threads", NOT_WHOLE, BELOW_0, HUGE, ["0"]),
     one("--device", TEXTS, ["nix", "cuda:99", "cpu:7", "meta", "cpu:-1", "CPU", "cuda:", "gpu", "1"], said=("device",)),
     one("--image", NO_FILES),
-    one("--tracks", NO_FILES, ["image.png", "tiny.safetensors", "run.json"]),
+    one("--tracks", NO_FILES, ["image.png", "tiny.safetensors", "half.json"]),
     one(
         "--layer",
         [f"{path}:mask.png" for path in NO_FILES],
@@ -189,7 +189,7 @@ ANIMATE: list[Maker] = [
     one("--repeat", NO_FILES, ["image.png", "tracks.json", "tiny.safetensors"]),
     one("--out", NOWHERE),
     one("--cache", ["text.txt", "image.png/x", "x" * 300]),
-    one("--embedding", NO_FILES, ["image.png", "tiny.safetensors", "run.json"]),
+    one("--embedding", NO_FILES, ["image.png", "tiny.safetensors", "half.json"]),
     *[prompt("--prompt")] * 6,
     *[prompt("--negative-prompt")] * 3,
     choices("--recipe", "paper", "official"),
@@ -394,7 +394,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "backbone": {"name": "tiny.safetensors", "sha256": ""},
     }
     Path("run/run.json").write_text(json.dumps(record))
-    Path("run.json").write_text(json.dumps({"prompt": "a"}))
+    Path("half.json").write_text(json.dumps({"prompt": "a"}))
     save_file({key: tensor.contiguous() for key, tensor in foreign.ldm().items()}, "sd.safetensors")
     return tmp_path
 

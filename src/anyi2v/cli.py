@@ -94,19 +94,16 @@ class Inspect:
         recover(folder)
         if not (folder / RECORD).is_file():
             raise InputError(f"folder {folder} holds no run: there is no run.json in it")
-        with claimed(folder):
-            self._draw(folder)
-
-    def _draw(self, folder: Path) -> None:
-        job = repeated(folder / "run.json")
+        job = repeated(folder / RECORD)
         from anyi2v.inspection import Recording, select, write_inspection
 
         known, frames = _points(read_config(job.backbone)), job.frames
         assert frames is not None  # every record has it
         chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
         recording = Recording(chosen, job.method, known)
-        ((backbone, image, result),) = job.results(job.prompt, recording)
-        print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
+        with claimed(folder):
+            ((backbone, image, result),) = job.results(job.prompt, recording)
+            print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
 
     def _checkpoint(self) -> None:
         config = read_config(self.what)
