@@ -102,7 +102,7 @@ def animate(
     taps: Taps = no_taps,
     progress: bool = False,
 ) -> Result:
-    """Animates a condition image along tracks.
+    """Animates a condition image along tracks; the same inside of `torch.no_grad`, `inference_mode` and `autocast`.
 
     Args:
         backbone: from `anyi2v.load`.
@@ -118,22 +118,23 @@ def animate(
             attention's backward pass adds up in an order of its own each time, only with
             `torch.use_deterministic_algorithms(True)`.
         frames: by default the backbone's.
-        fps: frames per second of the video, by default the backbone's; where the UNet embeds the frame rate, what it
-            is told in every pass.
+        fps: frames per second of the video, by default the backbone's; passed to a UNet that embeds the frame rate.
         negative_prompt: for the unconditional pass.
         features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
             example with other tracks, or from `invert_images`; spares the inversion.
         cache: a folder where such features are kept and looked up by everything that they depend on; see
             `anyi2v.inversion_cache`. Not used while `taps` watch.
-        low_memory: layers are computed again on the way back of the optimisation, the passes of the guidance come one
+        low_memory: layers are recomputed in the optimisation's backward pass, the two passes of the guidance run one
             after the other, and frames are decoded one by one: about half the memory for a third more time. The
             inversion keeps the weights once. The results differ by rounding. See `anyi2v.memory.predict`.
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
-            injection; in denoising it sees the unconditional pass too, see `predict_noise`.
+            injection; in denoising it sees the unconditional pass too, see `predict_noise`. A tap that returns the
+            tensors it was given changes no bit of the result.
         progress: show a bar per stage.
 
     Raises:
-        InputError, HookError: before any work, if something about the job is not usable.
+        InputError, HookError: before any work, if something about the job is not usable; HookError also before the
+            first pass of a tap that names a point which does not exist, and if a tap raises Stop.
         NumericsError: a value became NaN or infinite; the message names stage, step, layer, object and frame.
     """
     config = config or backbone.method()

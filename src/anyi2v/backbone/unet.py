@@ -124,6 +124,7 @@ class UNet(nn.Module):
         """Compiles the passes that nothing watches or changes: the inversion's, those after the injection, training.
 
         Other passes run as before. The first pass of each shape takes minutes. Arguments are those of `torch.compile`.
+        Hooks of modules must be registered before: a compiled pass does not look for new ones.
         """
         # not bound to this network: a deep copy of it must compute with its own weights
         self._compiled = torch.compile(UNet._predict, *args, **options)
