@@ -25,8 +25,8 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.machine import describe, fast_dtype
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.crops import paste
-from anyi2v.method.optimisation import align_maps
+from anyi2v.method.crops import job_crops, paste
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.micro.bench_report import Rows, names, values
 from anyi2v.micro.case import Case
 from anyi2v.micro.cases import conditions, make_case
@@ -34,7 +34,7 @@ from anyi2v.micro.statistics import Estimate, difference, estimate
 from anyi2v.micro.variants import FULL
 from anyi2v.micro.workers import worker_backbone
 from anyi2v.micro.world import object_masks
-from anyi2v.pipeline import animate, job_crops
+from anyi2v.pipeline import animate
 from anyi2v.taps import Pass, Tap, no_tap
 from benchmarks.claims import folder
 from benchmarks.features import area_under_curve
@@ -90,12 +90,12 @@ def measure_case(backbone: Backbone, case: Case, config: MethodConfig) -> dict[i
     """`COLUMNS` of a case with one object, by optimised step."""
     maps = Maps(config)
     result = animate(backbone, case.image, case.prompt, case.tracks, config=config, seed=case.seed, taps=maps)
-    crops = job_crops(backbone, result.tracks, config)
+    crops, objective = job_crops(result.tracks, config, backbone.config.vae.factor), FeatureAlignment(config)
     truth = torch.nn.functional.interpolate(object_masks(case.scene)[0][None].float(), size=crops.lattice, mode="area")
     inside, within = truth[0] > 0.5, paste(crops.valid.float(), crops)[0] > 0
     found = {}
     for step, seen in maps.steps.items():
-        made = align_maps([feature_map(name, seen[name]) for name in config.align], crops, config)
+        made = objective({name: feature_map(name, seen[name]) for name in config.align}, crops)
         similar, mask = (paste(part.mean(0), crops)[0] for part in (made.similarities, made.masks))
         found[step] = (
             separated(similar[:1], inside[:1], within[:1]),

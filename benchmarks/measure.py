@@ -92,7 +92,7 @@ FORMULAS = {
 """FLOPs of an operation; torch's own, and those of oneDNN, which it does not know."""
 
 
-class _Flops(TorchDispatchMode):
+class Flops(TorchDispatchMode):
     """Adds up as torch's FlopCounterMode does, but without its hooks on modules, which `autograd.grad` trips over."""
 
     total = 0
@@ -108,7 +108,7 @@ class _Flops(TorchDispatchMode):
 
 def flops(work: Callable[[], R]) -> tuple[float, R]:
     """FLOPs of the matrix products and convolutions of one call, backward passes included; and what it returns."""
-    with _Flops() as counter:
+    with Flops() as counter:
         result = work()
     return float(counter.total), result
 

@@ -22,31 +22,17 @@ import torch
 import tyro
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
-from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.backbone.unet import UNet
+from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
-from anyi2v.diffusion import ddim_step, sampling_pairs
-from anyi2v.machine import give_back
-from anyi2v.method.crops import make_crops
-from anyi2v.method.denoising import predict_noise
-from anyi2v.method.injection import Injection
-from anyi2v.method.inversion import invert
-from anyi2v.method.optimisation import optimise_latents
-from anyi2v.taps import no_tap
+from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
-from benchmarks.measure import flops, table, write
-
-CONFIG = BackboneConfig(
-    name="medium",
-    unet=UNetConfig(channels=(64, 128, 256, 256), context_dim=64, temporal=MotionConfig()),
-    vae=VAEConfig(),
-    text=TextConfig(),
-)
-Measure = Callable[[Callable[[], Any]], tuple[float, Any]]
-"""What a call costs, and what it returns."""
+from benchmarks.measure import Flops, flops, table, write
+from benchmarks.stages import MEDIUM, PROMPT, prepare
 
 FRAMES, SIZE, TOKENS = 16, 16, 77
 PUBLISHED = {"inversion": 10, "optimisation": 27, "guided steps": 30}
+STAGES: dict[str, str] = dict(zip(("inversion", "optimisation", "denoising"), PUBLISHED, strict=True))
+"""The names here of a job's stages."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +49,24 @@ class Args:
     """JSON file for all figures; the table and a plot are written beside it."""
 
 
-def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU time of one call, and what it returns."""
-    start = time.process_time()
-    result = work()
-    return time.process_time() - start, result
+class Costs:
+    """What the stages of a job cost by a clock; a `Progress`."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock, self.last = clock, 0.0
+        self.spent = dict.fromkeys(PUBLISHED, 0.0)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Adds what was spent since the unit before."""
+        now = self.clock()
+        if done:
+            self.spent[STAGES[stage]] += now - self.last
+        self.last = now
 
 
 def peer() -> Callable[[], Any]:
     """One forward of diffusers' network of the same configuration."""
-    c = CONFIG.unet
+    c = MEDIUM.unet
     kinds = ["CrossAttnDownBlockMotion"] * 3 + ["DownBlockMotion"]
     network = UNetMotionModel(
         block_out_channels=c.channels,
@@ -97,46 +91,14 @@ def peer() -> Callable[[], Any]:
     return forward
 
 
-def job(unet: UNet, config: MethodConfig, measure: Measure) -> dict[str, float]:
+def job(backbone: Backbone, config: MethodConfig, clock: Callable[[], float]) -> dict[str, float]:
     """CPU seconds, or FLOPs, of the three parts of one job."""
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(1, 1, 4, SIZE, SIZE, generator=generator)
-    z = torch.randn(1, FRAMES, 4, SIZE, SIZE, generator=generator)
-    negative, positive = torch.randn(2, TOKENS, CONFIG.unet.context_dim, generator=generator).split(1)
-    pixels = SIZE * CONFIG.vae.factor
+    pixels = SIZE * MEDIUM.vae.factor
+    image = torch.rand(3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     boxes = ((16.0, 16.0, 64.0, 64.0), (64.0, 48.0, 112.0, 96.0))
-    tracks = Tracks(pixels, pixels, (Track("object", boxes),)).resample(FRAMES)
-    crops = make_crops(tracks, (2 * SIZE, 2 * SIZE), FRAMES, first_box=config.first_box)
-    names = (*config.inject_hidden, *config.inject_query)
-    schedule = CONFIG.schedule
-    cost = dict.fromkeys(PUBLISHED, 0.0)
-    cost["inversion"], features = measure(
-        lambda: invert(unet, latent, positive, schedule, names, until=config.inversion_timestep)
-    )
-    injection = Injection(
-        features,
-        hiddens=config.inject_hidden,
-        queries=config.inject_query,
-        share_kv=config.share_kv,
-        debias=config.debias,
-        patch=config.patch,
-    )
-    for i, (t, at, to) in enumerate(sampling_pairs(schedule, config.steps)):
-        if i < config.optimise_steps:
-            give_back()  # as the pipeline does
-            spent, result = measure(
-                lambda z=z, t=t: optimise_latents(unet, z, t, positive, injection, crops, config, generator=generator)
-            )
-            cost["optimisation"] += spent
-            z = result.latents
-        tap = injection if i < config.inject_steps else no_tap
-        spent, noise = measure(
-            lambda z=z, t=t, tap=tap: predict_noise(unet, z, t, negative, positive, config.guidance_scale, tap)
-        )
-        cost["guided steps"] += spent
-        z = ddim_step(z, noise, at, to)
-    assert z.isfinite().all()
-    return cost
+    costs = Costs(clock)
+    animate(backbone, image, PROMPT, Tracks(pixels, pixels, (Track("object", boxes),)), config=config, progress=costs)
+    return costs.spent
 
 
 def main(args: Args) -> None:
@@ -151,8 +113,10 @@ def main(args: Args) -> None:
     quotients["together"], late = (
         [sum(run["job"].values()) / run[unit] for run in runs] for unit in ("unit", "unit_after")
     )
-    unet, config = network(args.dtype), getattr(MethodConfig, args.recipe)()
-    parts_flops, whole = job(unet, config, flops), flops(peer())[0]
+    backbone, config = prepare("medium", getattr(torch, args.dtype)), getattr(MethodConfig, args.recipe)()
+    with Flops() as counter:
+        parts_flops = job(backbone, config, lambda: float(counter.total))
+    whole = flops(peer())[0]
     counts = {name: parts_flops[name] / whole for name in PUBLISHED}
     counts["together"] = sum(counts.values())
     published = {**PUBLISHED, "together": sum(PUBLISHED.values())}
@@ -208,7 +172,7 @@ def measured(dtype: str, recipe: str) -> dict[str, Any]:
     torch.manual_seed(0)
     forward = peer()
     unit = unit_seconds(forward)
-    parts = job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
+    parts = job(prepare("medium", getattr(torch, dtype)), getattr(MethodConfig, recipe)(), time.process_time)
     return {"job": parts, "unit": unit, "unit_after": unit_seconds(forward)}
 
 
@@ -216,20 +180,19 @@ def memory_of(dtype: str, recipe: str) -> int:
     """Bytes that one job takes above the imports."""
     torch.manual_seed(0)
     imports = peak_rss()
-    job(network(dtype), getattr(MethodConfig, recipe)(), cpu_seconds)
+    job(prepare("medium", getattr(torch, dtype)), getattr(MethodConfig, recipe)(), time.process_time)
     return peak_rss() - imports
-
-
-def network(dtype: str) -> UNet:
-    """Ours, with random weights."""
-    unet = UNet(CONFIG.unet).eval().requires_grad_(False)
-    return unet.to(getattr(torch, dtype)).to(memory_format=torch.channels_last)
 
 
 def unit_seconds(forward: Callable[[], Any]) -> float:
     """CPU time of one forward of the peer, the median of nine."""
     forward()
-    return statistics.median(cpu_seconds(forward)[0] for _ in range(9))
+    found = []
+    for _ in range(9):
+        start = time.process_time()
+        forward()
+        found.append(time.process_time() - start)
+    return statistics.median(found)
 
 
 def peak_rss() -> int:

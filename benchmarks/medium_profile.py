@@ -5,10 +5,11 @@ take at the machine's measured matmul peak. All in U, scaled to the whole job.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import process_time
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,13 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from anyi2v.backbone import attention, temporal
+from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
 from anyi2v.files import atomic
 from anyi2v.machine import describe
-from benchmarks.measure import flops, matmul_peak
-from benchmarks.medium_job import PUBLISHED, cpu_seconds, job, network, peer, unit_seconds
+from benchmarks.measure import Flops, matmul_peak
+from benchmarks.medium_job import PUBLISHED, job, peer, unit_seconds
+from benchmarks.stages import prepare
 
 PRODUCTS = (
     "mkldnn::_linear_pointwise",
@@ -64,20 +67,36 @@ def attention_marked() -> Iterator[None]:
         attention.attend = temporal.attend = plain
 
 
-def seconds_of(kind: Literal["products", "attention"]) -> Callable[[Callable[[], Any]], tuple[float, Any]]:
-    """A measure of `job`: seconds that a piece of work spends in operators of one kind."""
+class Profile:
+    """A clock of `job` that counts the seconds spent in operators of one kind."""
 
-    def measure(work: Callable[[], Any]) -> tuple[float, Any]:
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            result = work()
-        rows = found.key_averages()
-        if kind == "products":
-            spent = sum(row.self_cpu_time_total for row in rows if row.key in PRODUCTS)
+    def __init__(self, kind: Literal["products", "attention"]):
+        self.kind, self.total = kind, 0.0
+
+    def __enter__(self) -> "Profile":
+        self.running = profile(activities=[ProfilerActivity.CPU])
+        self.running.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.running.__exit__(*error)
+
+    def __call__(self) -> float:
+        """Seconds so far; a new profile begins."""
+        self.__exit__(None, None, None)
+        rows = self.running.key_averages()
+        if self.kind == "products":
+            self.total += sum(row.self_cpu_time_total for row in rows if row.key in PRODUCTS) / 1e6
         else:
-            spent = sum(row.cpu_time_total for row in rows if row.key in ATTENTION)
-        return spent / 1e6, result
+            self.total += sum(row.cpu_time_total for row in rows if row.key in ATTENTION) / 1e6
+        self.__enter__()
+        return self.total
 
-    return measure
+
+def job_seconds(backbone: Backbone, config: MethodConfig, kind: Literal["products", "attention"]) -> dict[str, float]:
+    """Seconds in operators of one kind, by part of the job."""
+    with Profile(kind) as clock:
+        return job(backbone, config, clock)
 
 
 def main(args: Args) -> None:
@@ -86,23 +105,25 @@ def main(args: Args) -> None:
     torch.manual_seed(0)
     unit = unit_seconds(peer())  # first, see `benchmarks.medium_job`
     dtype, whole = getattr(torch, args.dtype), MethodConfig.official()
-    unet = network(args.dtype)
+    backbone = prepare("medium", dtype)
     short = replace(whole, **SHORT)
     scale = {
         "inversion": whole.inversion_timestep / short.inversion_timestep,
         "optimisation": whole.optimise_steps * whole.iterations / (short.optimise_steps * short.iterations),
         "guided steps": whole.steps / short.steps,
     }
-    job(unet, short, cpu_seconds)
-    time = job(unet, short, cpu_seconds)
+    job(backbone, short, process_time)
+    spent = job(backbone, short, process_time)
     with attention_marked():
-        found = {kind: job(unet, short, seconds_of(kind)) for kind in ("products", "attention")}
-    counts, peak = job(unet, short, flops), matmul_peak(dtype)
+        found = {kind: job_seconds(backbone, short, kind) for kind in ("products", "attention")}
+    with Flops() as counter:
+        counts = job(backbone, short, lambda: float(counter.total))
+    peak = matmul_peak(dtype)
     rows = {}
     for name in PUBLISHED:
         products, other = found["products"][name], found["attention"][name]
         parts = {"at the peak": counts[name] / peak, "products": products, "attention": other}
-        parts |= {"rest": time[name] - products - other, "together": time[name]}
+        parts |= {"rest": spent[name] - products - other, "together": spent[name]}
         rows[name] = {part: value * scale[name] / unit for part, value in parts.items()}
     rows["job"] = {part: sum(rows[name][part] for name in PUBLISHED) for part in rows["inversion"]}
     print(f"U = {unit:.2f} s; {args.dtype}, matmul peak {peak / 1e9:.0f} GFLOP/s")

@@ -17,12 +17,14 @@ from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNe
 from anyi2v.backbone.unet import record
 from anyi2v.cli_bench import BenchStages
 from anyi2v.config import MethodConfig
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import sampling_pairs
 from anyi2v.method.alignment import compare, cut_all, feature_map, reduce, weigh
+from anyi2v.method.anyi2v import injection
 from anyi2v.method.crops import Crops, make_crops
-from anyi2v.method.denoising import predict_noise
-from anyi2v.method.injection import Injection
-from anyi2v.method.optimisation import align_maps
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import animate
+from anyi2v.taps import Tap
 from anyi2v.tracks import Track, Tracks
 from benchmarks.measure import flops, matmul_peak, seconds, spread, table, threads, write
 
@@ -111,31 +113,22 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box).to(backbone.device)
     names = (*config.inject_hidden, *config.inject_query)
     seen = record(unet, names, z[:, :1], 201, positive, fps=c.fps, temporal=False)
-    injection = Injection(
-        {name: tensor.detach() for name, tensor in seen.items()},
-        hiddens=config.inject_hidden,
-        queries=config.inject_query,
-        share_kv=config.share_kv,
-        debias=config.debias,
-        patch=config.patch,
-    )
-    plain, scale, steps = config.steps - config.inject_steps, config.guidance_scale, config.steps
-
-    def guide(tap: Any = None) -> Tensor:
-        extra = () if tap is None else (tap,)
-        return predict_noise(unet, z, 501, negative, positive, scale, *extra, fps=c.fps)
+    tap = injection({name: tensor.detach() for name, tensor in seen.items()}, config)
+    denoiser = Denoiser(unet, positive, negative, config, fps=c.fps)
+    steps = sampling_pairs(c.schedule, config.steps)
+    step, plain = steps[len(steps) // 2], max(config.steps - config.inject_steps, 0)
 
     passes = (config.inversion_timestep - 1) // config.inversion_stride + 1
     found: dict[str, tuple[Callable[[], object], int]] = {
         "VAE encode": (torch.no_grad()(lambda: backbone.vae.encode(2 * image - 1)), 1),
         "text": (lambda: backbone.encode_text([PROMPT] * 2), 1),
         "inversion, one call": (inversion(backbone, 1), passes),
-        "guided step with injection": (lambda: guide(injection), min(config.inject_steps, steps)),
-        "guided step": (guide, plain),
+        "guided step with injection": (lambda: denoiser(z, step, tap=tap), min(config.inject_steps, config.steps)),
+        "guided step": (lambda: denoiser(z, step), plain),
         "VAE decode": (torch.no_grad()(lambda: backbone.vae.decode(z[0])), 1),
     }
-    iterations = min(config.optimise_steps, steps) * config.iterations
-    for name, piece in optimisation(backbone, config, z, positive, injection, crops).items():
+    iterations = min(config.optimise_steps, config.steps) * config.iterations
+    for name, piece in optimisation(backbone, config, z, positive, tap, crops).items():
         found[f"optimisation: {name}"] = (piece, iterations)
     return found
 
@@ -150,24 +143,24 @@ def inversion(backbone: Backbone, images: int) -> Callable[[], object]:
 
 
 def optimisation(
-    backbone: Backbone, config: MethodConfig, z: Tensor, text: Tensor, injection: Injection, crops: Crops
+    backbone: Backbone, config: MethodConfig, z: Tensor, text: Tensor, tap: Tap, crops: Crops
 ) -> dict[str, Callable[[], object]]:
     """The parts of one iteration, and the whole."""
     unet, fps, generator = backbone.unet, backbone.config.fps, torch.Generator().manual_seed(0)
+    objective = FeatureAlignment(config, generator)
 
-    def forward(start: Tensor) -> list[Tensor]:
-        seen = record(unet, config.align, start, 501, text, fps=fps, edit=injection)
-        return [feature_map(name, seen[name]) for name in config.align]
+    def forward(start: Tensor) -> dict[str, Tensor]:
+        seen = record(unet, config.align, start, 501, text, fps=fps, edit=tap)
+        return {name: feature_map(name, seen[name]) for name in config.align}
 
     def leaf() -> Tensor:
         return z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
 
     def loss_of_leaf() -> tuple[Tensor, Tensor]:
-        made = align_maps(forward(start := leaf()), crops, config, generator)
-        return made.loss, start
+        return objective(forward(start := leaf()), crops).loss, start
 
     kept = cache(loss_of_leaf)
-    features = [x.detach() for x in forward(leaf())]
+    features = [x.detach() for x in forward(leaf()).values()]
     reduced = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
     maps = [crops.maps(*x.shape[1:3]) for x in reduced]
     now, first = cut_all(reduced, maps)

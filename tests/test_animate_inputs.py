@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from anyi2v.errors import AnyI2VWarning
-from anyi2v.pipeline import Result, animate
+from anyi2v.job import Result
+from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 from tests.networks import SHORT, tiny_backbone
 

@@ -191,10 +191,10 @@ def test_a_shrinking_image_is_inverted_exactly_under_constant_noise(stride: int,
     start, noise = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
     z = start
     steps = inversion_pairs(SHRINKING, until=until, stride=stride)
-    for _, at, to in steps:
+    for at, to in ((step.at, step.to) for step in steps):
         z = transport(z, noise, at, to)
     assert difference(z, start) > 0.1
-    for _, at, to in reversed(steps):
+    for at, to in ((step.at, step.to) for step in reversed(steps)):
         z = transport(z, noise, to, at)
     assert difference(z, start) < 1e-10
 

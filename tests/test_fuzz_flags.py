@@ -423,7 +423,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     shadow = tiny_backbone()
     known = points(shadow.unet)
     monkeypatch.setattr("anyi2v.backbone.checkpoint.build", lambda config: shadow)
-    monkeypatch.setattr("anyi2v.pipeline.points", lambda unet: known)
+    monkeypatch.setattr("anyi2v.method.anyi2v.points", lambda unet: known)
     monkeypatch.setattr("anyi2v.cli._points", lambda config: known)
 
 

@@ -11,11 +11,14 @@ from anyi2v.backbone.checkpoint import load
 from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.unet import UNet
 from anyi2v.config import MethodConfig
-from anyi2v.method.crops import Crops
-from anyi2v.method.injection import Injection
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import inversion_pairs, sampling_pairs
+from anyi2v.method.anyi2v import injection
+from anyi2v.method.crops import job_crops
 from anyi2v.method.inversion import invert
-from anyi2v.method.optimisation import alignment_gradient, graphed_reader
-from anyi2v.pipeline import animate, job_crops
+from anyi2v.method.objective import FeatureAlignment
+from anyi2v.method.optimisation import alignment_gradient
+from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and PyTorch for it")
@@ -84,16 +87,18 @@ def test_recorded_passes_equal_those_started_anew(name: str) -> None:
 def test_the_recorded_gradient_equals_that_of_a_pass_started_anew() -> None:
     backbone = load("micro").to("cuda")
     unet, config = backbone.unet, MethodConfig.from_dict(backbone.config.method)
-    crops: Crops = job_crops(backbone, TRACKS.resample(8), config)
+    crops = job_crops(TRACKS.resample(8), config, backbone.config.vae.factor).to(backbone.device)
     z, text = inputs(unet, "cuda")
+    steps = inversion_pairs(backbone.config.schedule, until=201, stride=100)
     names = (*config.inject_hidden, *config.inject_query)
-    features = invert(unet, z[:, :1], text, backbone.config.schedule, names, until=201, stride=100)
-    injection = Injection(features, hiddens=config.inject_hidden, queries=config.inject_query, share_kv=config.share_kv)
-    reader = graphed_reader(unet, z, text, injection, config)
-    for seed in range(3):
-        z, text = inputs(unet, "cuda", seed=seed)
-        arguments = (unet, z, 901 - 100 * seed, text, injection, crops, config)
-        ours, theirs = alignment_gradient(*arguments, reader=reader), alignment_gradient(*arguments)
+    tap = injection(invert(Denoiser(unet, text).images(len(steps)), z[:, :1], steps, names), config)
+    objective = FeatureAlignment(config)
+    recorded = Denoiser(unet, text, config=config)
+    for i, step in enumerate(sampling_pairs(backbone.config.schedule, 4)):  # the first pass is no graph
+        z, _ = inputs(unet, "cuda", seed=i)
+        started = Denoiser(unet, text, config=config)
+        ours, theirs = (alignment_gradient(d, z, step, objective, crops, tap) for d in (recorded, started))
+        assert bool([reader for _, reader in recorded._readers.values() if reader]) == (i > 0)
         torch.testing.assert_close(ours[1].loss, theirs[1].loss)
         # the backward pass of PyTorch's attention adds up in an order of its own each time
         torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-4 * theirs[0].abs().max().item())

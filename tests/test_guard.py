@@ -12,9 +12,11 @@ from anyi2v.backbone.unet import points
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.config import MethodConfig
 from anyi2v.errors import NumericsError
+from anyi2v.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
+from anyi2v.job import Result
 from anyi2v.method.crops import make_crops
-from anyi2v.method.guard import all_finite, bad_errors, bad_layer, bad_map, failure, first_bad_layer, frames_text
-from anyi2v.pipeline import Result, animate
+from anyi2v.method.guard import bad_errors, bad_map
+from anyi2v.pipeline import animate
 from anyi2v.taps import Pass, Tap, Taps, no_tap, no_taps
 from anyi2v.tracks import Track, Tracks
 
@@ -30,7 +32,7 @@ IMAGE = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def run(taps: Taps = no_taps, config: MethodConfig = SHORT) -> Result:
-    with patch("anyi2v.pipeline.points", POINTS):
+    with patch("anyi2v.method.anyi2v.points", POINTS):
         return animate(BACKBONE, IMAGE, "a red ball", TRACKS, config=config, taps=taps)
 
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from anyi2v.backbone.checkpoint import Backbone, build
-from anyi2v.condition_features import condition_features
+from anyi2v.denoiser import Denoiser
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.inversion_cache import cache_key, cached, checksum, fingerprint
-from anyi2v.taps import no_taps
-from anyi2v.timing import Stages
+from anyi2v.job import Job
+from anyi2v.method.features import condition_features
+from anyi2v.tracks import Tracks
 
 from .networks import SHORT, tiny_backbone
 
@@ -141,7 +142,7 @@ def inverted_key(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) 
         seen.append(key)
         return {}
 
-    monkeypatch.setattr("anyi2v.condition_features.cached", looked_up)
+    monkeypatch.setattr("anyi2v.method.features.cached", looked_up)
     generator = torch.Generator().manual_seed(0)
     values: dict[str, Any] = {
         "backbone": BACKBONE,
@@ -151,18 +152,10 @@ def inverted_key(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: Any) 
         "fps": 8,
         "low_memory": False,
     } | changes
-    condition_features(
-        values["backbone"],
-        values["image"],
-        values["text"],
-        values["config"],
-        values["fps"],
-        Stages(progress=False, device=CPU),
-        torch.Generator(),
-        no_taps,
-        folder,
-        values["low_memory"],
-    )
+    text, images = values.pop("text"), values.pop("image")
+    tracks = Tracks(16, 16, ())
+    job = Job(**values, image=images[0], prompt="", negative_prompt="", tracks=tracks, seed=0, frames=4, cache=folder)
+    condition_features(job, Denoiser(job.backbone.unet, text, low_memory=job.low_memory), images)
     return seen[0]
 
 
@@ -209,7 +202,7 @@ def test_everything_that_decides_the_features_is_in_the_key(
     ("name", "value"),
     [
         ("anyi2v.inversion_cache.code_digest", lambda: "other"),
-        ("anyi2v.condition_features.processor", lambda device: "other"),
+        ("anyi2v.method.features.processor", lambda device: "other"),
         ("torch.get_num_threads", lambda: 7),
         ("torch.__version__", "1.0"),
     ],

@@ -1,5 +1,6 @@
 """The inner optimisation of the latents."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyi2v.errors import NumericsError
-from anyi2v.method.alignment import align, feature_map, reduce
-from anyi2v.method.crops import make_crops
-from anyi2v.method.optimisation import alignment_gradient, graphed_reader, optimise_latents
-from anyi2v.taps import Recorder, no_tap
+from anyi2v.config import MethodConfig
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import CLEAN, Step
+from anyi2v.errors import InputError, NumericsError
+from anyi2v.method.alignment import Alignment, align, feature_map, reduce
+from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.objective import FeatureAlignment
+from anyi2v.method.optimisation import Optimised, alignment_gradient, optimise_latents
+from anyi2v.taps import Recorder, Tap, no_tap
 from anyi2v.tracks import Track, Tracks
 
 from .networks import QUERIES, SHORT, inputs, tiny_unet
@@ -28,16 +33,28 @@ def job() -> tuple[Tensor, int, Tensor]:
     return z.float(), t, text.float()
 
 
+def gradient_of(z: Tensor, t: int, text: Tensor, config: MethodConfig = SHORT) -> tuple[Tensor, Alignment]:
+    denoiser = Denoiser(UNET, text, config=config)
+    return alignment_gradient(denoiser, z, Step(0, t, CLEAN, CLEAN), FeatureAlignment(config), CROPS, no_tap)
+
+
+def optimised(
+    z: Tensor, t: int, text: Tensor, config: MethodConfig = SHORT, *, tap: Tap = no_tap, index: int = 0, **options: Any
+) -> Optimised:
+    denoiser, step = Denoiser(UNET, text, config=config), Step(index, t, CLEAN, CLEAN)
+    objective = options.pop("objective", None) or FeatureAlignment(config, torch.Generator())
+    return optimise_latents(denoiser, z, step, objective, CROPS, tap, config, **options)
+
+
 def optimise(**changes: object) -> tuple[Tensor, Tensor, list[float]]:
     z, t, text = job()
-    config = replace(SHORT, **changes)  # type: ignore[arg-type]
-    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, config)
+    done = optimised(z, t, text, replace(SHORT, **changes))  # type: ignore[arg-type]
     return z, done.latents, done.losses
 
 
 def test_truncated_gradient_equals_that_of_the_whole_pass() -> None:
     z, t, text = job()
-    gradient, made = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    gradient, made = gradient_of(z, t, text)
     recorder = Recorder(QUERIES)
     whole = z.clone().requires_grad_()
     UNET(whole, t, text, tap=recorder)
@@ -54,7 +71,7 @@ def test_loss_falls() -> None:
 
 def test_first_update_is_a_step_against_the_gradients_sign() -> None:
     z, t, text = job()
-    gradient, _ = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
+    gradient, _ = gradient_of(z, t, text)
     _, moved, _ = optimise(iterations=1, lr=0.01, weight_decay=0.1)
     expected = z * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
     # AdamW divides two rounded moments; at the smallest gradients its eps counts
@@ -86,17 +103,17 @@ def test_hidden_states_can_be_aligned_too() -> None:
 def test_latents_are_not_changed_in_place() -> None:
     z, t, text = job()
     before = z.clone()
-    optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT)
+    optimised(z, t, text)
     assert torch.equal(z, before)
 
 
 def test_masks_are_those_of_the_last_iteration_and_progress_is_told() -> None:
     z, t, text = job()
     reports: list[int] = []
-    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=3), report=reports.append)
+    done = optimised(z, t, text, replace(SHORT, iterations=3), report=reports.append)
     assert reports == [1, 1, 1]
-    before = optimise_latents(UNET, z, t, text, no_tap, CROPS, replace(SHORT, iterations=2)).latents
-    assert torch.equal(done.masks, alignment_gradient(UNET, before, t, text, no_tap, CROPS, SHORT)[1].masks)
+    before = optimised(z, t, text, replace(SHORT, iterations=2)).latents
+    assert torch.equal(done.masks, gradient_of(before, t, text)[1].masks)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -105,10 +122,10 @@ def test_features_that_are_not_finite_are_reported_by_name(value: float, changes
     """Not as the failure to converge of the PCA's eigenvalue solver."""
     z, t, text = job()
     z[0, 1, 0, 0, 0] = value
-    config, generator = replace(SHORT, **changes), torch.Generator()  # type: ignore[arg-type]
+    config = replace(SHORT, **changes)  # type: ignore[arg-type]
     place = r"stage optimisation, step 7 \(timestep 301\), iteration 0: layer up_blocks\.1\.attentions\.0\.query, .*"
     with pytest.raises(NumericsError, match=place + r"object 1 \('a'\); first in layer conv_in, frame 2;"):
-        optimise_latents(UNET, z, t, text, no_tap, CROPS, config, generator=generator, step=7)
+        optimised(z, t, text, config, index=7)
 
 
 class Questions(TorchDispatchMode):
@@ -135,43 +152,42 @@ def test_a_gradient_that_is_not_finite_is_reported_with_its_place() -> None:
         return x + (0 * x).sqrt() if name == "conv_in" else x
 
     z, t, text = job()
-    with pytest.raises(NumericsError, match=r"gradient .* timestep 301, iteration 0: frames 1, 2, 3 of the latents"):
-        optimise_latents(UNET, z, t, text, edit, CROPS, SHORT)
+    with pytest.raises(
+        NumericsError, match=r"gradient .* step 0 \(timestep 301\), iteration 0: frames 1, 2, 3 of the latents"
+    ):
+        optimised(z, t, text, tap=edit)
 
 
-def test_a_reader_of_the_same_pass_changes_nothing() -> None:
-    """On a GPU that is a graph (tests/test_gpu.py); on a CPU there is none."""
+class Spread:
+    """An objective of one's own: how much a layer differs from its mean over the frames."""
+
+    points = (QUERIES[1],)
+
+    def __call__(self, features: Mapping[str, Tensor], crops: Crops) -> Tensor:
+        x = features[QUERIES[1]]
+        return (x - x.mean(0)).square().mean()
+
+
+def test_another_objective_is_minimised_and_has_no_masks() -> None:
     z, t, text = job()
-    assert graphed_reader(UNET, z, text, no_tap, SHORT) is None
-    seen = []
-
-    def reader(z: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, ...]:
-        recorder = Recorder(QUERIES)
-        UNET(z, timesteps, text, tap=recorder)
-        seen.append(timesteps.item())
-        return tuple(recorder.seen[name] for name in QUERIES)
-
-    gradient, made = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
-    expected = alignment_gradient(UNET, z, t, text, no_tap, CROPS, SHORT)
-    assert torch.equal(gradient, expected[0])
-    for a, b in zip(made, expected[1], strict=True):
-        assert torch.equal(a, b)
-    done = optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT, reader=reader)
-    assert torch.equal(done.latents, optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT).latents)
-    assert seen == [t] * (1 + SHORT.iterations)
+    done = optimised(z, t, text, replace(SHORT, iterations=8), objective=Spread())
+    assert done.losses[-1] < 0.8 * done.losses[0]
+    assert done.masks.numel() == 0
 
 
-def test_a_reader_is_left_out_where_taps_watch() -> None:
-    z, t, text = job()
+def test_an_objective_that_does_not_depend_on_the_latents_is_refused() -> None:
+    class Constant(Spread):
+        def __call__(self, features: Mapping[str, Tensor], crops: Crops) -> Tensor:
+            return torch.zeros(())
 
-    def reader(*_: Tensor) -> tuple[Tensor, ...]:
-        raise AssertionError("a recorded pass cannot be watched")
+    with pytest.raises(InputError, match="does not depend on the features"):
+        optimised(*job(), objective=Constant())
 
-    names: set[str] = set()
 
-    def tap(name: str, x: Tensor) -> Tensor:
-        names.add(name)
-        return x
+def test_an_objective_that_is_not_finite_is_reported() -> None:
+    class Infinite(Spread):
+        def __call__(self, features: Mapping[str, Tensor], crops: Crops) -> Tensor:
+            return super().__call__(features, crops) / 0
 
-    optimise_latents(UNET, z, t, text, no_tap, CROPS, SHORT, taps=lambda _: tap, reader=reader)
-    assert set(QUERIES) <= names
+    with pytest.raises(NumericsError, match="the alignment loss became NaN or infinite in stage optimisation, step 0"):
+        optimised(*job(), objective=Infinite())

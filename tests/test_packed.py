@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anyi2v import denoiser
 from anyi2v.backbone.attention import TransformerBlock
 from anyi2v.backbone.layers import Conv2d, Linear, onednn_computes
 from anyi2v.backbone.packed import PackedConv2d, PackedLinear, packed, packed_size
 from anyi2v.backbone.unet import UNet, points, record
 from anyi2v.config import MethodConfig
+from anyi2v.diffusion import inversion_pairs
 from anyi2v.memory import predict
-from anyi2v.method import inversion
+from anyi2v.method.inversion import invert
 from anyi2v.taps import Replace
 
 from .networks import HIDDENS, SHORT, TINY, inputs, tiny_backbone, tiny_unet
@@ -110,16 +112,18 @@ def test_inversion_of_many_passes_takes_the_copy_and_gives_the_same(monkeypatch:
         made.append(packed(network))
         return made[-1]
 
-    monkeypatch.setattr(inversion, "packed", noted)
+    monkeypatch.setattr(denoiser, "packed", noted)
     schedule = tiny_backbone().config.schedule
 
     def features(until: int, low_memory: bool) -> dict[str, Tensor]:
-        return inversion.invert(unet, z, text, schedule, HIDDENS, until=until, low_memory=low_memory)
+        steps = inversion_pairs(schedule, until=until)
+        network = denoiser.Denoiser(unet, text, low_memory=low_memory).images(len(steps))
+        return invert(network, z, steps, HIDDENS)
 
-    features(inversion.PACK_FROM - 1, low_memory=False)
-    plain = features(inversion.PACK_FROM, low_memory=True)
+    features(denoiser.PACK_FROM - 1, low_memory=False)
+    plain = features(denoiser.PACK_FROM, low_memory=True)
     assert not made
-    quick = features(inversion.PACK_FROM, low_memory=False)
+    quick = features(denoiser.PACK_FROM, low_memory=False)
     assert len(made) == 1
     for name in HIDDENS:
         # rounding grows over the passes
@@ -132,7 +136,7 @@ def test_the_copy_is_predicted_where_it_is_made() -> None:
     def passes(method: MethodConfig, low_memory: bool) -> dict[str, int]:
         return predict(config, method, frames=4, height=16, width=16, low_memory=low_memory).passes
 
-    many = replace(SHORT, inversion_timestep=inversion.PACK_FROM, optimise_steps=0)
+    many = replace(SHORT, inversion_timestep=denoiser.PACK_FROM, optimise_steps=0)
     extra = packed_size(UNet(config.unet))
     needed = passes(many, low_memory=False)
     assert extra < needed["inversion"] < extra + needed["denoising"]

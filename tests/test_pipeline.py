@@ -19,8 +19,9 @@ from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.config import RECIPES, MethodConfig, recipe, remarks
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, HookError, InputError, NumericsError
+from anyi2v.job import Result
 from anyi2v.method.noise import stream
-from anyi2v.pipeline import Result, animate, invert_images
+from anyi2v.pipeline import animate, invert_images
 from anyi2v.tracks import Track, Tracks
 
 from .networks import HIDDENS, SHORT, tiny_backbone
@@ -35,7 +36,7 @@ ONE, TWO = Tracks(16, 16, (A,)), Tracks(16, 16, (A, B))
 @pytest.fixture(autouse=True, scope="module")
 def _points_once() -> Iterator[None]:
     """Listing the hook points takes half of the time of a job this small, and gives the same for each."""
-    with patch("anyi2v.pipeline.points", cache(points)):
+    with patch("anyi2v.method.anyi2v.points", cache(points)):
         yield
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, NumericsError
+from anyi2v.job import LossRecord, Result
 from anyi2v.media import load_image
-from anyi2v.pipeline import LossRecord, Result
 from anyi2v.report import write_run
 from anyi2v.run_folder import check_out
 from anyi2v.run_record import differences, image_checksum, tracks_checksum

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
+from anyi2v.job import LossRecord
 from anyi2v.media import load_image
-from anyi2v.pipeline import LossRecord
 from anyi2v.report import write_run
 from anyi2v.report_page import curve, write_page
 from anyi2v.run_folder import GALLERY

@@ -16,10 +16,12 @@ from anyi2v.backbone.unet import points
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.inspection import Recording, Selection, select, write_inspection
+from anyi2v.job import Result
 from anyi2v.media import from_bytes, load_image, to_bytes
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.optimisation import align_maps
-from anyi2v.pipeline import Result, animate, job_crops, video_masks
+from anyi2v.method.crops import job_crops, video_masks
+from anyi2v.method.objective import FeatureAlignment
+from anyi2v.pipeline import animate
 from anyi2v.report import write_run
 from anyi2v.taps import Pass, no_tap
 from anyi2v.tracks import Track, Tracks
@@ -37,7 +39,7 @@ IMAGE = from_bytes(to_bytes(torch.rand(3, 16, 16, generator=torch.Generator().ma
 
 def animated(recording: Recording, config: MethodConfig = SHORT, tracks: Tracks | None = None) -> Result:
     tracks = Tracks(16, 16, (A, B)) if tracks is None else tracks
-    with patch("anyi2v.pipeline.points", lambda unet: KNOWN):
+    with patch("anyi2v.method.anyi2v.points", lambda unet: KNOWN):
         return animate(BACKBONE, IMAGE, "a red ball", tracks, config=config, taps=recording)
 
 
@@ -102,9 +104,9 @@ def test_passes_that_are_not_chosen_are_not_watched() -> None:
 
 def test_masks_of_the_recording_are_the_runs() -> None:
     result, recording = recorded()
-    crops = job_crops(BACKBONE, result.tracks, SHORT)
-    features = [feature_map(name, recording.optimisation[1][name]) for name in SHORT.align]
-    made = align_maps(features, crops, SHORT)
+    crops = job_crops(result.tracks, SHORT, BACKBONE.config.vae.factor)
+    features = {name: feature_map(name, recording.optimisation[1][name]) for name in SHORT.align}
+    made = FeatureAlignment(SHORT)(features, crops)
     assert made.loss.item() == pytest.approx(result.losses[-1].loss, rel=1e-6)
     for mask, expected in zip(video_masks(made.masks, crops, (16, 16)), result.masks, strict=True):
         assert torch.equal(mask, expected)

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from anyi2v.backbone.unet import UNet, points, record
     from anyi2v.config import MethodConfig
     from anyi2v.errors import AnyI2VError
+    from anyi2v.job import Result
     from anyi2v.media import load_image, write_video
-    from anyi2v.pipeline import Result, animate, invert_images
+    from anyi2v.pipeline import animate, invert_images
     from anyi2v.tracks import Track, Tracks, load_tracks
 
 _HOMES = {
     "AnyI2VError": "errors",
     "Backbone": "backbone.checkpoint",
     "MethodConfig": "config",
-    "Result": "pipeline",
+    "Result": "job",
     "Track": "tracks",
     "Tracks": "tracks",
     "UNet": "backbone.unet",
@@ -57,6 +58,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "samplers":
+        return import_module("anyi2v.samplers")
     if name not in _HOMES:
         raise AttributeError(f"module 'anyi2v' has no attribute {name!r}")
     return getattr(import_module(f"anyi2v.{_HOMES[name]}"), name)

@@ -14,7 +14,7 @@ import tyro
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.cli_condition import ConditionFlags
-from anyi2v.config import MethodConfig, overridden, recipe
+from anyi2v.config import MethodConfig, SamplerName, overridden, recipe
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, expanded, read_json
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anyi2v.backbone.checkpoint import Backbone
     from anyi2v.backbone.config import BackboneConfig
-    from anyi2v.pipeline import Result
+    from anyi2v.job import Result
     from anyi2v.taps import Taps
     from anyi2v.tracks import Tracks
 
@@ -69,6 +69,8 @@ class Animate(ConditionFlags):
     repeat: Path | None = None
     """run.json of an earlier run: its values are the defaults, its condition.png lies beside it. Both must be as they
     were written; other versions are said."""
+    sampler: SamplerName = "ddim"
+    """How the latents move from one noise level to the next: DDIM, or DPM-Solver++(2M), which needs fewer steps."""
     seed: int = 0
     """Of the initial noise; equal seed, device and threads give equal bytes, but for rounding on a GPU."""
     frames: int | None = None
@@ -165,6 +167,7 @@ class Animate(ConditionFlags):
                 fps=config.fps if self.fps is None else self.fps,
                 config=self.method,
                 embeddings=self.embedding,
+                parts={} if self.sampler == "ddim" else {"sampler": self.sampler},
             )
             for folder, prompt in folders.items()
         }
@@ -186,6 +189,7 @@ class Animate(ConditionFlags):
         from anyi2v.backbone.text import tokenize
         from anyi2v.pipeline import animate
         from anyi2v.run_record import check_repeat
+        from anyi2v.samplers import SAMPLERS
 
         if self.cache:
             check_place(self.cache)
@@ -218,6 +222,7 @@ class Animate(ConditionFlags):
                 cache=self.cache,
                 low_memory=low_memory,
                 taps=taps,
+                sampler=SAMPLERS[self.sampler](),
                 progress=sys.stderr.isatty(),
             )
             yield backbone, image, result
@@ -375,6 +380,7 @@ def repeated(path: Path) -> Animate:
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
         values["low_memory"] = bool(data.get("low_memory", False))
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+        values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
         values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the record of a run: {error!r}") from error

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from anyi2v.errors import InputError, closest
 
+SamplerName = Literal["ddim", "dpm-solver-2m"]
+"""The samplers that the command line knows; see `anyi2v.samplers`."""
+
 
 @dataclass(frozen=True)
 class MethodConfig:

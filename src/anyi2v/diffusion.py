@@ -7,6 +7,7 @@ References: Ho et al. 2020 (DDPM), Song et al. 2021 (DDIM), Lin et al. 2024 Tabl
 The tables and timesteps equal those of diffusers' DDIMScheduler and DDIMInverseScheduler.
 """
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -34,10 +35,13 @@ CLEAN = Level(1.0, 0.0)
 """No noise at all; `transport(z, eps, at, CLEAN)` is the predicted x0."""
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One move of a latent: the network is evaluated at timestep `t` on a latent of level `at`, which then
     moves to level `to`."""
 
+    index: int
+    """From 0."""
     t: int
     at: Level
     to: Level
@@ -101,7 +105,7 @@ def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing | Non
     """
     timesteps = sampling_timesteps(config, steps, spacing=spacing)
     after = [*timesteps[1:], timesteps[-1] - config.train_steps // steps]
-    return [Step(*row) for row in zip(timesteps, _levels(config, timesteps), _levels(config, after), strict=True)]
+    return _steps(timesteps, _levels(config, timesteps), _levels(config, after))
 
 
 def inversion_timesteps(config: ScheduleConfig, *, until: int, stride: int = 1) -> list[int]:
@@ -136,7 +140,7 @@ def inversion_pairs(config: ScheduleConfig, *, until: int, stride: int = 1) -> l
     """
     timesteps = inversion_timesteps(config, until=until, stride=stride)
     before = [t - stride for t in timesteps]
-    return [Step(*row) for row in zip(timesteps, _levels(config, before), _levels(config, timesteps), strict=True)]
+    return _steps(timesteps, _levels(config, before), _levels(config, timesteps))
 
 
 def transport(
@@ -187,6 +191,10 @@ def add_noise(x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Lev
 def guided(uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """Classifier-free guidance (Ho & Salimans 2022): 0 is unconditional, 1 conditional, above exaggerates."""
     return uncond + scale * (cond - uncond)
+
+
+def _steps(timesteps: list[int], at: list[Level], to: list[Level]) -> list[Step]:
+    return [Step(i, *row) for i, row in enumerate(zip(timesteps, at, to, strict=True))]
 
 
 def _levels(config: ScheduleConfig, timesteps: list[int]) -> list[Level]:

@@ -18,16 +18,18 @@ from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import inversion_pairs
 from anyi2v.errors import InputError
 from anyi2v.feature_pictures import attention_map, colours, heat
 from anyi2v.files import expanded, read_json
+from anyi2v.job import Result
 from anyi2v.media import write_image, write_video
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.crops import paste
+from anyi2v.method.crops import job_crops, paste, video_masks
 from anyi2v.method.inversion import round_trip
 from anyi2v.method.noise import stream
-from anyi2v.method.optimisation import align_maps
-from anyi2v.pipeline import Result, job_crops, video_masks
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
 from anyi2v.report_page import page
 from anyi2v.run_folder import GALLERY, PAGE, RECORD, claimed, staged
@@ -240,11 +242,11 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
     if not recording.optimisation:
         return section
     config, shown = result.config, list(recording.selection.frames)
-    crops = job_crops(backbone, result.tracks, config).to(torch.device("cpu"))
+    crops = job_crops(result.tracks, config, backbone.config.vae.factor)
+    objective = FeatureAlignment(config, stream(result.seed, "pca"))
     within = paste(crops.valid.float(), crops) > 0
     for step, seen in sorted(recording.optimisation.items()):
-        features = [feature_map(name, seen[name]) for name in config.align]
-        made = align_maps(features, crops, config, stream(result.seed, "pca"))
+        made = objective({name: feature_map(name, seen[name]) for name in config.align}, crops)
         maps = [paste(values, crops) for values in made.similarities]
         masks = video_masks(made.masks, crops, (result.tracks.height, result.tracks.width))
         rows = {"tracks": overlay_boxes(result.video, result.tracks)[shown]}
@@ -280,9 +282,9 @@ def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h 
     text = backbone.encode_text([result.prompt]).float()
     with torch.no_grad():
         latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
-        back = round_trip(
-            backbone.unet, latent[:, None], text, backbone.config.schedule, until=until, stride=stride, fps=result.fps
-        )
+        steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
+        network = Denoiser(backbone.unet, text, fps=result.fps).images()
+        back = round_trip(network, latent[:, None], steps)
         decoded = [(backbone.vae.decode(z).float() / 2 + 0.5).clamp(0, 1).cpu()[0] for z in (latent, back[0])]
     error = [((x - image).abs() * ERROR_GAIN).clamp(0, 1) for x in decoded]
     rows = {"image": torch.stack([image, *decoded]), "error": torch.stack([torch.zeros_like(image), *error])}

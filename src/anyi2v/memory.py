@@ -20,13 +20,13 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.packed import packed_size
 from anyi2v.backbone.unet import record
 from anyi2v.config import MethodConfig
+from anyi2v.denoiser import PACK_FROM
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
 from anyi2v.limits import free_memory
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops
-from anyi2v.method.inversion import PACK_FROM
-from anyi2v.method.optimisation import GRAPH_FROM, align_maps
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.tracks import Tracks
 
 
@@ -98,7 +98,7 @@ def predict(
         if optimises:
             passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory, crops)
             iterations = min(method.optimise_steps, method.steps) * method.iterations
-            if torch.device(device).type == "cuda" and not low_memory and iterations >= GRAPH_FROM:
+            if torch.device(device).type == "cuda" and not low_memory and iterations > 1:
                 passes["denoising"] += passes["optimisation"]  # which a graph keeps for the next iteration
         if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
@@ -159,9 +159,9 @@ def _peak_of_optimisation(
         if crops is None:
             loss = sum((x.square().sum() for x in seen.values()), torch.zeros(()))
         else:
-            maps = [feature_map(name, seen[name]) for name in method.align]
+            maps = {name: feature_map(name, seen[name]) for name in method.align}
             # the randomised PCA draws a seed, which fake tensors have none of
-            loss = align_maps(maps, crops.to(z.device), replace(method, pca_solver="exact")).loss
+            loss = FeatureAlignment(replace(method, pca_solver="exact"))(maps, crops.to(z.device)).loss
         torch.autograd.grad(loss, z)
     return meter.peak
 

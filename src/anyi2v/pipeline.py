@@ -1,9 +1,7 @@
-"""One job from start to video: encode, invert, optimise and denoise, decode."""
+"""The loop: one job from image to video."""
 
-import gc
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,75 +11,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.backbone.graphs import graphed
-from anyi2v.backbone.unet import points
-from anyi2v.condition_features import condition_features, injects
 from anyi2v.config import MethodConfig, remarks
-from anyi2v.diffusion import ddim_step, inversion_timesteps, sampling_pairs
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import Step
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.grad_modes import own_modes
+from anyi2v.guard import all_finite, failure, frames_text
+from anyi2v.job import Job, Method, Result, check_general
 from anyi2v.machine import give_back
-from anyi2v.media import MAX_FPS, check_image, check_tracks, write_video
-from anyi2v.method.alignment import feature_map
-from anyi2v.method.crops import Crops, make_crops, paste
-from anyi2v.method.denoising import predict_noise
-from anyi2v.method.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
-from anyi2v.method.injection import Injection, check_injectable
-from anyi2v.method.noise import carried, stream
-from anyi2v.method.optimisation import GRAPH_FROM, graphed_reader, optimise_latents
-from anyi2v.taps import Pass, Tap, Taps, check_names, no_tap, no_taps, whole
-from anyi2v.timing import Stages
+from anyi2v.media import check_tracks
+from anyi2v.method.anyi2v import AnyI2V, check_settings
+from anyi2v.method.features import condition_features
+from anyi2v.method.noise import stream
+from anyi2v.method.objective import Objective
+from anyi2v.samplers import Sampler, ddim, sampler_name
+from anyi2v.taps import Pass, Taps, no_taps, whole
+from anyi2v.timing import Progress, Stages
 from anyi2v.tracks import Tracks
-from anyi2v.tracks.checks import MAX_FRAMES
 
-
-@dataclass(frozen=True)
-class LossRecord:
-    """The alignment loss before one update of the latents."""
-
-    step: int
-    """Denoising step, from 0."""
-    timestep: int
-    iteration: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished video and how it came about."""
-
-    video: Float[Tensor, "f 3 h w"]
-    """In [0, 1]."""
-    masks: list[Float[Tensor, "f h w"]]
-    """Per object, the semantic masks of the last optimisation step, enlarged to the image; empty without any."""
-    losses: list[LossRecord]
-    timings: dict[str, float]
-    """Seconds per stage."""
-    prompt: str
-    negative_prompt: str
-    tracks: Tracks
-    """As used: in pixels of the video, one box per frame."""
-    config: MethodConfig
-    seed: int
-    fps: int
-    features: dict[str, Tensor]
-    """What the inversion recorded by hook point; `animate` can take it again."""
-    features_given: bool = False
-    """Whether they were an argument of `animate`."""
-    low_memory: bool = False
-    """As `animate` was asked; it decides how the results are rounded."""
-
-    def save(self, path: str | Path) -> None:
-        """Writes the video: mp4, GIF or npz by the ending of `path`."""
-        write_video(path, self.video, fps=self.fps)
-
-
-@dataclass
-class _Optimisation:
-    """What the optimisation leaves behind for the result."""
-
-    losses: list[LossRecord] = field(default_factory=list)
-    masks: Tensor | None = None
+Observer = Callable[[Step, Tensor], object]
+"""Called with each denoising step and the latents after it, `1 f c h w`."""
 
 
 @own_modes
@@ -100,7 +49,11 @@ def animate(
     cache: Path | None = None,
     low_memory: bool = False,
     taps: Taps = no_taps,
-    progress: bool = False,
+    method: Method | None = None,
+    sampler: Sampler | None = None,
+    objective: Objective | None = None,
+    observe: Observer | None = None,
+    progress: Progress | bool = False,
 ) -> Result:
     """Animates a condition image along tracks; the same inside of `torch.no_grad`, `inference_mode` and `autocast`.
 
@@ -128,9 +81,15 @@ def animate(
             after the other, and frames are decoded one by one: about half the memory for a third more time. The
             inversion keeps the weights once. The results differ by rounding. See `anyi2v.memory.predict`.
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
-            injection; in denoising it sees the unconditional pass too, see `predict_noise`. A tap that returns the
-            tensors it was given changes no bit of the result.
-        progress: show a bar per stage.
+            method's edits; in denoising it sees the pass with the negative prompt too, see `Denoiser`. A tap that
+            returns the tensors it was given changes no bit of the result.
+        method: how the video is steered; by default `AnyI2V` with the settings of `config`.
+        sampler: how the latents move from one noise level to the next; by default `samplers.ddim` with the `eta` of
+            `config`.
+        objective: what `AnyI2V` minimises; by default the paper's, `FeatureAlignment` with the settings of `config`.
+        observe: called with each step and the latents after it.
+        progress: called with a stage, the number of its units that are done, and their total; True shows a bar per
+            stage.
 
     Raises:
         InputError, HookError: before any work, if something about the job is not usable; HookError also before the
@@ -140,40 +99,35 @@ def animate(
     config = config or backbone.method()
     frames = backbone.config.frames if frames is None else frames
     fps = backbone.config.fps if fps is None else fps
+    parts = _parts(method, sampler, objective)
     check_job(backbone, image, config, frames, fps, seed)
     _warn_of_idle_settings(config, negative_prompt, cache)
-    height, width = image.shape[1:]
-    tracks = check_tracks(tracks, image).scaled(width, height).resample(frames)
-    factor = backbone.config.vae.factor
-    shape = (1, frames, backbone.config.vae.latent_channels, height // factor, width // factor)
-    crops, taps = None, whole(taps)
-    if tracks.objects and config.optimise_steps > 0:
-        crops = job_crops(backbone, tracks, config)
+    tracks = check_tracks(tracks, image).scaled(image.shape[2], image.shape[1]).resample(frames)
     stages = Stages(progress=progress, device=backbone.device)
+    inputs: dict[str, Any] = {"features": features, "cache": cache, "taps": whole(taps), "stages": stages}
+    job = Job(backbone, image, prompt, negative_prompt, tracks, config, seed, frames, fps, low_memory, **inputs)
 
-    with stages.stage("text"), torch.no_grad():
-        states = backbone.encode_text([negative_prompt, prompt]).float()
-    if not all_finite(states):
-        raise failure("the states of the prompt", "text", dtype=backbone.unet.dtype)
-    negative, positive = states.split(1)
-    given = features is not None
+    negative, positive = _text(job)
+    denoiser = Denoiser(backbone.unet, positive, negative, config, fps=fps, low_memory=low_memory, taps=job.taps)
+    sampler = _bound(sampler, config, seed)
+    run = (method or AnyI2V(objective)).start(job, denoiser)
     # drawn on the CPU in float32, so that the noise does not depend on the device
-    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    z = (carried(z, tracks) if config.initial_noise == "carried" else z).to(backbone.device)
-    if features is None:
-        noise = stream(seed, "inversion")
-        features = condition_features(
-            backbone, image[None], positive, config, fps, stages, noise, taps, cache, low_memory
-        )
-    elif not all_finite(*features.values()):
-        raise failure("a feature that was passed in", "inversion", culprit=bad_layer(features))
-    injection = _injection(features, config)
-    z, done = _denoise(backbone, z, negative, positive, injection, crops, config, fps, stages, seed, taps, low_memory)
-    video = _decoded(backbone, z, stages, low_memory)
+    z = torch.randn(job.latent_shape, generator=torch.Generator().manual_seed(seed))
+    z = run.initial_latents(z).to(backbone.device)
+    done = stages.counter("denoising", config.steps)
+    for step in job.steps:
+        z = run.guide(z, step)
+        with stages.stage("denoising"):
+            noise = denoiser(z, step, tap=run.tap(step), negative_tap=run.negative_tap(step))
+            z = sampler(z, noise, step)
+            _check_latents(z, step, denoiser)
+        done(1)
+        if observe is not None:
+            observe(step, z)
     return Result(
-        video=video,
-        masks=video_masks(done.masks, crops, (height, width)) if crops and done.masks is not None else [],
-        losses=done.losses,
+        video=_decoded(job, z),
+        masks=run.masks(),
+        losses=list(run.losses),
         timings=stages.seconds,
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -181,9 +135,10 @@ def animate(
         config=config,
         seed=seed,
         fps=fps,
-        features=dict(features),
-        features_given=given,
+        features=dict(run.features),
+        features_given=features is not None,
         low_memory=low_memory,
+        parts=parts,
     )
 
 
@@ -196,7 +151,7 @@ def invert_images(
     config: MethodConfig | None = None,
     fps: int | None = None,
     low_memory: bool = False,
-    progress: bool = False,
+    progress: Progress | bool = False,
 ) -> list[dict[str, Tensor]]:
     """The `features` of several independent jobs, inverted as one batch.
 
@@ -223,20 +178,13 @@ def invert_images(
         if image.shape != images[0].shape:
             size, first = (f"{x.shape[2]}x{x.shape[1]}" for x in (image, images[0]))
             raise InputError(f"image {number} is {size} pixels, image 1 {first}; a batch needs images of one size")
+    stages = Stages(progress=progress, device=backbone.device)
+    tracks = check_tracks(None, images[0])
+    job = Job(backbone, images[0], prompts[0], "", tracks, config, 0, 1, fps, low_memory, stages=stages)
     with torch.no_grad():
         text = backbone.encode_text(list(prompts)).float()
-    found = condition_features(
-        backbone,
-        torch.stack([*images]),
-        text,
-        config,
-        fps,
-        Stages(progress=progress, device=backbone.device),
-        torch.Generator(),
-        no_taps,
-        None,
-        low_memory,
-    )
+    denoiser = Denoiser(backbone.unet, text, config=config, fps=fps, low_memory=low_memory)
+    found = condition_features(job, denoiser, torch.stack([*images]))
     return [{name: x[i : i + 1].clone() for name, x in found.items()} for i in range(len(images))]
 
 
@@ -247,42 +195,38 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
         InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
         HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
-    check_image(image)
-    if not 1 <= fps <= MAX_FPS:
-        raise InputError(f"{fps} frames per second asked for; it must be 1 to {MAX_FPS}")
-    if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed {seed} is not allowed; it must be a whole number of at most 64 bits")
-    backbone.config.check_size(image.shape[2], image.shape[1])
-    limit = backbone.unet.design.max_frames
-    if not 1 <= frames <= MAX_FRAMES:
-        raise InputError(f"{frames} frames asked for; a video has 1 to {MAX_FRAMES}")
-    if limit is not None and config.window is not None and config.window > limit:
+    check_general(backbone, image, config, frames, fps, seed)
+    check_settings(config, backbone.unet)
+
+
+def _parts(method: Method | None, sampler: Sampler | None, objective: Objective | None) -> dict[str, str]:
+    """The names of the parts that are not the defaults."""
+    if method is not None and objective is not None:
         raise InputError(
-            f"window={config.window}, but the backbone's temporal layers see at most {limit} frames at once"
+            "objective= is an argument of the method AnyI2V; pass one of them, or method=AnyI2V(objective)"
         )
-    if limit is not None and config.window is None and frames > limit:
-        raise InputError(
-            f"{frames} frames asked for, but this backbone makes 1 to {limit}; a longer video needs a window, for "
-            f"example window={min(limit, backbone.config.frames)}"
-        )
-    if torch.get_default_dtype() != torch.float32:
-        raise InputError(
-            f"torch's default dtype is {torch.get_default_dtype()}, but a job's own tensors are float32; call "
-            "torch.set_default_dtype(torch.float32) first (load(dtype=...) sets the dtype of the networks)"
-        )
-    if any(x.is_inference() for network in backbone.networks.values() for x in network.parameters()):
-        raise InputError(
-            "the backbone's weights were made inside torch.inference_mode(), so no gradient can be computed through "
-            "them; load it, or move it, outside of that mode"
-        )
-    known = points(backbone.unet)
-    for setting in ("inject_hidden", "inject_query", "share_kv", "align"):
-        check_names(getattr(config, setting), known, setting)
-    check_injectable(config.inject_hidden, config.inject_query, config.share_kv)
-    for name in config.align:
-        feature_map(name, torch.empty(known[name]))
-    inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
-    sampling_pairs(backbone.config.schedule, config.steps)
+    parts = {"method": method, "objective": objective}
+    found = {kind: _qualified(part) for kind, part in parts.items() if part is not None}
+    if (name := sampler_name(sampler)) != "ddim":
+        found["sampler"] = name or _qualified(sampler)
+    return found
+
+
+def _qualified(part: object) -> str:
+    named: Any = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _bound(sampler: Sampler | None, config: MethodConfig, seed: int) -> Sampler:
+    """The sampler for a job: DDIM with the job's eta.
+
+    Raises InputError for eta > 0 with another sampler.
+    """
+    if sampler is None or sampler is ddim:
+        return partial(ddim, eta=config.eta, generator=stream(seed, "eta"))
+    if config.eta > 0:
+        raise InputError(f"eta={config.eta:g} is a setting of the sampler ddim; with another sampler it must be 0")
+    return sampler
 
 
 def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Path | None) -> None:
@@ -296,103 +240,31 @@ def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Pa
         warnings.warn(text, AnyI2VWarning, stacklevel=3)
 
 
-def _injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    if not (injects(config) or config.share_kv):
-        return no_tap
-    points = {"hiddens": config.inject_hidden, "queries": config.inject_query, "share_kv": config.share_kv}
-    return Injection(features, **points, debias=config.debias, patch=config.patch)
+def _text(job: Job) -> tuple[Float[Tensor, "1 l d"], Float[Tensor, "1 l d"]]:
+    """States of the negative prompt and of the prompt."""
+    with job.stages.stage("text"), torch.no_grad():
+        states = job.backbone.encode_text([job.negative_prompt, job.prompt]).float()
+    if not all_finite(states):
+        raise failure("the states of the prompt", "text", dtype=job.backbone.unet.dtype)
+    negative, positive = states.split(1)
+    return negative, positive
 
 
-def _denoise(
-    backbone: Backbone,
-    z: Float[Tensor, "1 f c h w"],
-    negative: Float[Tensor, "1 l d"],
-    positive: Float[Tensor, "1 l d"],
-    injection: Tap,
-    crops: Crops | None,
-    config: MethodConfig,
-    fps: int,
-    stages: Stages,
-    seed: int,
-    taps: Taps,
-    low_memory: bool,
-) -> tuple[Float[Tensor, "1 f c h w"], _Optimisation]:
-    unet, done, deep, reader = backbone.unet, _Optimisation(), dict[str, Tensor](), None
-    pca, fresh = stream(seed, "pca"), stream(seed, "eta")
-    steps = min(config.optimise_steps, config.steps) if crops and config.iterations else 0
-    iterations = steps * config.iterations
-    if iterations >= GRAPH_FROM and not low_memory and taps is no_taps:
-        with stages.stage("optimisation"):
-            reader = graphed_reader(unet, z, positive, injection, config, fps)
-    with stages.bar("optimisation", iterations) as inner, stages.bar("denoising", config.steps) as outer:
-        for i, (t, at, to) in enumerate(sampling_pairs(backbone.config.schedule, config.steps)):
-            if i == steps:
-                unet = graphed(unet)
-                if reader is not None:
-                    reader = None
-                    gc.collect()  # cycles hold it, and gigabytes
-            if crops and i < steps:
-                give_back()  # gaps that the guided pass before has left are too small for this one's tensors
-                with stages.stage("optimisation"):
-                    z, losses, done.masks = optimise_latents(
-                        unet,
-                        z,
-                        t,
-                        positive,
-                        injection,
-                        crops,
-                        config,
-                        generator=pca,
-                        fps=fps,
-                        step=i,
-                        taps=taps,
-                        checkpoint=low_memory,
-                        reader=reader,
-                        report=inner.update,
-                    )
-                done.losses += [LossRecord(i, t, k, loss) for k, loss in enumerate(losses)]
-            with stages.stage("denoising"):
-                here, edit = Pass("denoising", t, i), injection if i < config.inject_steps else no_tap
-                options: dict[str, Any] = {"fps": fps, "window": config.window, "together": not low_memory}
-                if i >= config.inject_steps and config.deep_every > 1:
-                    if (i - config.inject_steps) % config.deep_every == 0:
-                        deep = {}
-                    options["deep"] = deep
-                guides = config.guidance_steps is None or i < config.guidance_steps
-                scale, watch = config.guidance_scale if guides else 1.0, taps(here)
-                noise = partial(predict_noise, unet, z, t, negative, positive, scale, edit, **options)
-                z = ddim_step(z, noise(tap=watch), at, to, eta=config.eta, generator=fresh)
-                if not all_finite(z):
-                    raise failure("the latents", here, culprit=first_bad_layer(noise, watch), dtype=unet.dtype)
-            outer.update()
-    return z, done
+def _check_latents(z: Float[Tensor, "1 f c h w"], step: Step, denoiser: Denoiser) -> None:
+    """Raises NumericsError for latents that are not finite after a step."""
+    if not all_finite(z):
+        here = Pass("denoising", step.t, step.index)
+        raise failure("the latents", here, culprit=denoiser.culprit(), dtype=denoiser.unet.dtype)
 
 
 @torch.no_grad()
-def _decoded(
-    backbone: Backbone, z: Float[Tensor, "1 f c h w"], stages: Stages, low_memory: bool
-) -> Float[Tensor, "f 3 hh ww"]:
-    """The video; asked for NaN before the clamp, which makes ones of infinities."""
+def _decoded(job: Job, z: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "f 3 hh ww"]:
+    """The video; checked for NaN before the clamp, which makes ones of infinities."""
     give_back()  # the decoder's tensors are larger than what is left of the denoising, and would lie beside it
-    with stages.stage("decode"):
-        video = (backbone.vae.decode(z[0], chunk=1 if low_memory else 8) / 2 + 0.5).cpu()
+    vae = job.backbone.vae
+    with job.stages.stage("decode"):
+        video = (vae.decode(z[0], chunk=1 if job.low_memory else 8) / 2 + 0.5).cpu()
     if not all_finite(video):
         bad = frames_text(~video.isfinite().flatten(1).all(-1))
-        raise failure("the video", "decode", culprit=bad, dtype=backbone.vae.dtype)
+        raise failure("the video", "decode", culprit=bad, dtype=vae.dtype)
     return video.clamp(0, 1)
-
-
-def job_crops(backbone: Backbone, tracks: Tracks, config: MethodConfig) -> Crops:
-    """Where the boxes lie on the working lattice, on the backbone's device.
-
-    `tracks` are in pixels of the video, with one box per frame, as in `Result.tracks`.
-    """
-    factor, frames = backbone.config.vae.factor, len(tracks.objects[0].boxes)
-    lattice = (2 * (tracks.height // factor), 2 * (tracks.width // factor))
-    return make_crops(tracks, lattice, frames, first_box=config.first_box).to(backbone.device)
-
-
-def video_masks(masks: Float[Tensor, "l o f y x"], crops: Crops, size: tuple[int, int]) -> list[Float[Tensor, "f h w"]]:
-    """Per object the mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
-    canvas = paste(masks.mean(0), crops)
-    return list(torch.nn.functional.interpolate(canvas, size=size, mode="nearest").cpu())

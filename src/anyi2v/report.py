@@ -12,8 +12,8 @@ from torch import Tensor
 
 from anyi2v.errors import AnyI2VWarning, ResourceError
 from anyi2v.files import atomic, expanded
+from anyi2v.job import Result
 from anyi2v.media import mp4_problem, to_bytes, write_image, write_video
-from anyi2v.pipeline import Result
 from anyi2v.plots import (
     contact_sheet,
     draw_tracks,

@@ -16,9 +16,10 @@ from anyi2v.backbone.header import SHIPPED, resolve, sources
 from anyi2v.config import MethodConfig
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
+from anyi2v.job import Result
 from anyi2v.media import load_image, to_bytes
-from anyi2v.pipeline import Result
 from anyi2v.run_folder import CONDITION
+from anyi2v.samplers import SAMPLERS
 from anyi2v.tracks import Tracks
 from anyi2v.versions import processor, versions
 
@@ -35,6 +36,7 @@ def inputs(
     fps: int,
     config: MethodConfig,
     embeddings: Sequence[Path] = (),
+    parts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
 
@@ -47,6 +49,7 @@ def inputs(
         tracks: in any frame of reference; recorded as `animate` uses them.
         prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
         embeddings: files of textual inversion that the backbone was loaded with.
+        parts: of the algorithm that are not the defaults, as in `Result.parts`.
     """
     height, width = image.shape[1:]
     used = tracks.scaled(width, height).resample(frames).to_dict()
@@ -66,6 +69,7 @@ def inputs(
         "checksums": {"condition": image_checksum(image), "tracks": tracks_checksum(used)},
         "tracks": used,
         "method": config.to_dict(),
+        "parts": dict(parts or {}),
     }
 
 
@@ -106,6 +110,7 @@ def record(
             fps=result.fps,
             config=result.config,
             embeddings=embeddings,
+            parts=result.parts,
         ),
         "device": device,
         "processor": processor(device),
@@ -125,6 +130,8 @@ def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     for name, here in wanted.items():
         there = former.get(name)
         if there == here or name == "tracks":  # their checksum is compared
+            continue
+        if here == {} and there is None:  # records did not always have every entry
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             keys = [key for key in here if here[key] != there.get(key)]
@@ -155,6 +162,12 @@ def check_repeat(
     """
     path = expanded(path)
     data = read_json(path)
+    for kind, name in data.get("parts", {}).items():
+        if (kind, name) not in known_parts():
+            raise InputError(
+                f"{path} was made with the {kind} {name}, which this program does not know; repeat it in Python, with "
+                f"anyi2v.animate({kind}=...)"
+            )
     former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
     present = {f"embedding {file}": sha256(file) for file in embeddings if file.is_file()}
     for name, digest in {f"backbone {backbone}": weights_sha256(backbone), **present}.items():
@@ -184,6 +197,11 @@ def check_repeat(
     if data.get("features") == "given":
         text = f"{path} was made from features of another job, which are not recorded; they are computed now"
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
+
+
+def known_parts() -> set[tuple[str, str]]:
+    """Kind and name of the parts of the algorithm that the command line knows."""
+    return {("sampler", name) for name in SAMPLERS}
 
 
 def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:

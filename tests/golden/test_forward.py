@@ -1,13 +1,15 @@
 """Recordings A (UNet forwards) and I (forwards with injection and guidance)."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from anyi2v.method.denoising import predict_noise
-from anyi2v.taps import Recorder
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import CLEAN, Step
+from anyi2v.taps import Recorder, no_tap
 
 from . import recordings
 from .recordings import Case, latents
@@ -68,6 +70,8 @@ def test_forwards_equal_the_recorded_ones(case: Case, root: Path) -> None:
 
 INPUTS = ("in", "latents_in", "latents", "sample")
 OUTPUTS = ("out", "guided", "noise_pred", "eps", "cond", "uncond")
+BATCHES = ("inj.eps", "plain.eps")
+"""With and without injection: a batch of the unconditional and the conditional prediction, before guidance."""
 
 
 @pytest.mark.recordings("I")
@@ -91,11 +95,20 @@ def test_injected_guided_forwards_equal_the_recorded_ones(case: Case, root: Path
             if scale is None:
                 ours = network(latents(start), meta["timestep"], case.text[:1])
             else:
-                text = case.text[:1], case.text[1:]
-                ours = predict_noise(network, latents(start), meta["timestep"], *text, scale, tap)
+                guidance = replace(config, guidance_scale=scale)
+                denoiser = Denoiser(network, case.text[1:], case.text[:1], guidance)
+                ours = denoiser(latents(start), Step(0, meta["timestep"], CLEAN, CLEAN), tap=tap)
             # guidance multiplies the noise of two forwards by up to 2 * scale - 1
             limit = LIMIT * max(1.0, 2 * (scale or 1.0) - 1)
             error = (latents(ours) - case.tensors[prefix + output]).abs().max().item()
             assert error <= limit, (name, output, error)
             compared += 1
-    assert compared, f"none of {INPUTS} with one of {OUTPUTS} among {sorted(case.tensors)}"
+        for output in BATCHES:
+            if prefix + output in case.tensors:
+                edit = tap if output == "inj.eps" else no_tap
+                halves_of = zip(case.text.split(1), (no_tap, edit), strict=True)
+                ours = [network(latents(start), meta["timestep"], text, tap=tap_) for text, tap_ in halves_of]
+                error = (latents(torch.cat(ours)) - case.tensors[prefix + output]).abs().max().item()
+                assert error <= LIMIT, (name, output, error)
+                compared += 1
+    assert compared, f"none of {INPUTS} with one of {OUTPUTS + BATCHES} among {sorted(case.tensors)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anyi2v.backbone.config import ScheduleConfig
+from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs, transport
 from anyi2v.method.inversion import invert
 
@@ -18,14 +19,9 @@ LIMIT = 1e-4
 @pytest.mark.recordings("B")
 def test_features_equal_the_recorded_ones(case: Case, root: Path) -> None:
     expected = recordings.recorded_features(case, root)
-    features = invert(
-        recordings.unet(root, "v3"),
-        latents(case.tensors["source_latent"]),
-        case.text[1:],
-        ScheduleConfig(),
-        expected,
-        until=case.meta["inversion_timestep"],
-    )
+    steps = inversion_pairs(ScheduleConfig(), until=case.meta["inversion_timestep"])
+    network = Denoiser(recordings.unet(root, "v3"), case.text[1:]).images(len(steps))
+    features = invert(network, latents(case.tensors["source_latent"]), steps, expected)
     assert features.keys() == expected.keys()
     for name, feature in features.items():
         assert relative(feature, expected[name]) <= LIMIT, name
@@ -36,7 +32,8 @@ def test_latents_on_the_way_equal_the_recorded_ones(case: Case, root: Path) -> N
     network = recordings.unet(root, "v3")
     z = latents(case.tensors["source_latent"])
     compared = 0
-    for t, at, to in inversion_pairs(ScheduleConfig(), until=case.meta["inversion_timestep"]):
+    for step in inversion_pairs(ScheduleConfig(), until=case.meta["inversion_timestep"]):
+        t, at, to = step.t, step.at, step.to
         z = transport(z, network(z, t, case.text[1:], temporal=False), at, to)
         if f"latent_after_t{t}" in case.tensors:
             assert relative(latents(z), case.tensors[f"latent_after_t{t}"]) <= LIMIT, t

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from anyi2v.backbone.config import ScheduleConfig
-from anyi2v.diffusion import ddim_step, sampling_pairs
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import sampling_pairs
 from anyi2v.method.crops import make_crops
-from anyi2v.method.denoising import predict_noise
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import optimise_latents
+from anyi2v.samplers import ddim
 from anyi2v.taps import no_tap
 
 from . import recordings
@@ -43,14 +45,15 @@ def test_denoising_steps_equal_the_recorded_ones(case: Case, root: Path) -> None
     config = recordings.method(case)
     network, tap = recordings.unet(root, "v3"), recordings.injection(case, root)
     compared = 0
-    for i, (t, at, to) in enumerate(sampling_pairs(ScheduleConfig(), config.steps)):
+    denoiser = Denoiser(network, case.text[1:], case.text[:1], config)
+    for step in sampling_pairs(ScheduleConfig(), config.steps):
+        i = step.index
         start, expected = last_iteration(case, i), case.tensors.get(f"step{i:02d}.latents")
         if start is None or expected is None:
             continue
         z = latents(start)
-        injected = tap if i < config.inject_steps else no_tap
-        noise = predict_noise(network, z, t, case.text[:1], case.text[1:], config.guidance_scale, injected)
-        assert relative(latents(ddim_step(z, noise, at, to)), expected) <= STEP, i
+        noise = denoiser(z, step, tap=tap if i < config.inject_steps else no_tap)
+        assert relative(latents(ddim(z, noise, step)), expected) <= STEP, i
         compared += 1
     assert compared
 
@@ -60,6 +63,7 @@ def test_optimisation_iterations_equal_the_recorded_ones(case: Case, root: Path)
     config = replace(recordings.method(case), iterations=1)
     network, tap = recordings.unet(root, "v3"), recordings.injection(case, root)
     pairs = sampling_pairs(ScheduleConfig(), config.steps)
+    denoiser, objective = Denoiser(network, case.text[1:], config=config), FeatureAlignment(config)
     frames, height, width = case.tensors["noise"].shape[2:]
     tracks = recordings.tracks(case, (height, width))
     crops = make_crops(tracks, (2 * height, 2 * width), frames, first_box=config.first_box)
@@ -70,7 +74,7 @@ def test_optimisation_iterations_equal_the_recorded_ones(case: Case, root: Path)
         start = before(case, step) if iteration == 0 else case.tensors.get(previous)
         if start is None:
             continue
-        done = optimise_latents(network, latents(start), pairs[step][0], case.text[1:], tap, crops, config)
+        done = optimise_latents(denoiser, latents(start), pairs[step], objective, crops, tap, config)
         close = (latents(done.latents) - case.tensors[key]).abs() <= LATENTS_WITHIN
         assert close.float().mean().item() >= LATENTS_EQUAL, key
         compared += 1

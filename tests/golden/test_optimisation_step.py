@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.unet import record
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import CLEAN, Step
 from anyi2v.method.alignment import align, feature_map, reduce
 from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import alignment_gradient, optimise_latents
 
 from . import recordings
@@ -40,9 +43,10 @@ def recorded_mask(case: Case, crops: Crops, frame: int, number: int, like: Tenso
 def test_one_step_equals_the_recorded_one(case: Case, root: Path) -> None:
     config, crops = recordings.method(case), make(case)
     network, tap = recordings.unet(root, "v3"), recordings.injection(case, root)
-    z, t = latents(case.tensors["latents_in"]), case.meta["timestep"]
+    z, step = latents(case.tensors["latents_in"]), Step(0, case.meta["timestep"], CLEAN, CLEAN)
+    denoiser, objective = Denoiser(network, case.text[1:], config=config), FeatureAlignment(config)
 
-    gradient, made = alignment_gradient(network, z, t, case.text[1:], tap, crops, config)
+    gradient, made = alignment_gradient(denoiser, z, step, objective, crops, tap)
     masks = made.masks
     differing, total = 0, 0
     for o, boxes in enumerate(crops.boxes):
@@ -59,7 +63,7 @@ def test_one_step_equals_the_recorded_one(case: Case, root: Path) -> None:
         assert relative(latents(gradient), case.tensors["grad"]) <= GRADIENT
         assert made.loss.item() == pytest.approx(case.meta["loss"], rel=1e-5)
 
-    moved = optimise_latents(network, z, t, case.text[1:], tap, crops, config_once(case)).latents
+    moved = optimise_latents(denoiser, z, step, objective, crops, tap, config_once(case)).latents
     close = (latents(moved) - case.tensors["latents_out"]).abs() <= LATENTS_WITHIN
     assert close.float().mean().item() >= LATENTS_EQUAL
 

@@ -42,7 +42,8 @@ def test_schedulers_equal_the_recorded_ones(case: Case) -> None:
 
         compared = 0
         z = tensors[f"{version}.step.x0"]
-        for i, (t, at, to) in enumerate(sampling_pairs(config, 25)):
+        for i, step in enumerate(sampling_pairs(config, 25)):
+            t, at, to = step.t, step.at, step.to
             eps = tensors.get(f"{version}.step{i:02d}.eps")
             if eps is None:
                 break
@@ -62,7 +63,8 @@ def test_inverse_steps_equal_the_recorded_ones(case: Case) -> None:
         recorded = [key.split(".")[2] for key in case.tensors if re.match(rf"{version}\.inv\.t\d+\.eps", key)]
         assert recorded
         for name in recorded:
-            t, at, to = inversion_pairs(config, until=int(name[1:]))[-1]
+            step = inversion_pairs(config, until=int(name[1:]))[-1]
+            t, at, to = step.t, step.at, step.to
             eps, out = (case.tensors[f"{version}.inv.{name}.{part}"] for part in ("eps", "out"))
             error = (transport(case.tensors[f"{version}.inv.x0"], eps, at, to) - out).abs().max()
             assert (error / out.abs().max()).item() <= STEP, (version, t)

@@ -87,9 +87,9 @@ def test_text_tower(part: Part) -> None:
 def assert_trace(part: Part, steps: list[Step]) -> None:
     """Every step from its recorded start, with its recorded noise prediction."""
     assert [step.t for step in steps] == part.io["timesteps"].tolist()
-    for i, (_, at, to) in enumerate(steps):
+    for i, step in enumerate(steps):
         expected = part.io[f"x{i + 1}"]
-        out = transport(part.io[f"x{i}"], part.io["eps"][i], at, to)
+        out = transport(part.io[f"x{i}"], part.io["eps"][i], step.at, step.to)
         assert ((out - expected).abs().max() / expected.abs().max()).item() <= STEP, i
 
 

@@ -87,7 +87,8 @@ def test_sampling_is_equal(config: ScheduleConfig, data: st.DataObject, seed: in
     steps = data.draw(st.integers(1, 19))
     scheduler = reference(config, "DDIMScheduler", steps)
     z = noise(seed)
-    for i, (t, at, to) in enumerate(sampling_pairs(config, steps)):
+    for step in sampling_pairs(config, steps):
+        i, t, at, to = step.index, step.t, step.at, step.to
         eps = noise(1000 + i)
         theirs = scheduler.step(eps, t, z)
         assert_near(ddim_step(z, eps, at, to), theirs.prev_sample)
@@ -104,7 +105,8 @@ def test_inversion_is_equal(config: ScheduleConfig, data: st.DataObject, seed: i
     ours = inversion_pairs(config, until=config.steps_offset + (steps - 1) * stride, stride=stride)
     assert [step.t for step in ours] == scheduler.timesteps.tolist()
     z = noise(seed)
-    for i, (t, at, to) in enumerate(ours):
+    for step in ours:
+        i, t, at, to = step.index, step.t, step.at, step.to
         eps = noise(1000 + i)
         theirs = scheduler.step(eps, t, z).prev_sample
         assert_near(transport(z, eps, at, to), theirs)
@@ -116,7 +118,8 @@ def test_inversion_is_equal(config: ScheduleConfig, data: st.DataObject, seed: i
 def test_fresh_noise_is_equal(config: ScheduleConfig, eta: float, seed: int) -> None:
     scheduler = reference(config, "DDIMScheduler", 10)
     z, eps = noise(seed), noise(seed + 100)
-    for t, at, to in sampling_pairs(config, 10):
+    for step in sampling_pairs(config, 10):
+        t, at, to = step.t, step.at, step.to
         theirs = scheduler.step(eps, t, z, eta=eta, generator=torch.Generator().manual_seed(seed)).prev_sample
         ours = ddim_step(z, eps, at, to, eta=eta, generator=torch.Generator().manual_seed(seed))
         assert_near(ours, theirs)

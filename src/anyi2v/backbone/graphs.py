@@ -3,9 +3,11 @@
 A pass of a single image has a thousand kernels of some microseconds each; to start one from Python takes longer.
 """
 
+import warnings
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -70,3 +72,27 @@ def graphed(unet: UNet) -> UNet:
     twin = copy(unet)
     twin._compiled = Graphs()
     return twin
+
+
+Reader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""The features at some hook points, of latents, timesteps and text."""
+
+
+def graphed_reader(
+    unet: UNet, read: Reader, z: Float[Tensor, "b f c h w"], text: Float[Tensor, "b n d"]
+) -> Reader | None:
+    """`read`, a pass of `unet`, and its backward pass as CUDA graphs, for latents like `z`; None off NVIDIA's GPUs.
+
+    None as well for a network whose modules have hooks, which would run only while it is recorded.
+
+    Started kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
+    allocated as long as the reader lives. To record takes as long as two passes.
+    """
+    if z.device.type != "cuda" or any(map(hooked, unet.modules())):
+        return None
+    samples = (z.detach().clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=z.device), text.clone())
+    with warnings.catch_warnings():
+        # the first pass runs on a stream of its own, as it has to
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+        graphs = torch.cuda.make_graphed_callables(read, samples, num_warmup_iters=1)
+    return cast(Reader, graphs)

@@ -33,6 +33,12 @@ class Alignment(NamedTuple):
     no gradient."""
 
 
+def without_masks(loss: Float[Tensor, ""]) -> Alignment:
+    """A bare loss as an alignment."""
+    empty = loss.detach().new_zeros(0, 0, 0, 0, 0)
+    return Alignment(loss, empty, empty, empty.flatten(2))
+
+
 class Weights(NamedTuple):
     """What the cells of the crops are weighed with; no gradient."""
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.numerics.resize import bicubic_matrix, bilinear_matrix
 from anyi2v.tracks import Track, Tracks
@@ -224,6 +225,23 @@ def make_crops(
         has_given=torch.tensor([track.mask is not None for track in tracks.objects]),
         loss_weights=_loss_weights(tracks),
     )
+
+
+def job_crops(tracks: Tracks, config: MethodConfig, factor: int) -> Crops:
+    """Where the boxes lie on the working lattice.
+
+    Args:
+        tracks: in pixels of the video, with one box per frame, as in `Result.tracks`.
+        config: of the method.
+        factor: of the autoencoder.
+    """
+    lattice = (2 * (tracks.height // factor), 2 * (tracks.width // factor))
+    return make_crops(tracks, lattice, len(tracks.objects[0].boxes), first_box=config.first_box)
+
+
+def video_masks(masks: Float[Tensor, "l o f y x"], crops: Crops, size: tuple[int, int]) -> list[Float[Tensor, "f h w"]]:
+    """Per object the mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
+    return list(F.interpolate(paste(masks.mean(0), crops), size=size, mode="nearest").cpu())
 
 
 def _loss_weights(tracks: Tracks) -> Float[Tensor, " o"] | None:

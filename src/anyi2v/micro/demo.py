@@ -11,6 +11,7 @@ from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.errors import InputError
 from anyi2v.files import expanded
+from anyi2v.job import Result
 from anyi2v.machine import fast_dtype
 from anyi2v.media import from_bytes, to_bytes, write_image
 from anyi2v.micro.cases import make_case
@@ -18,7 +19,7 @@ from anyi2v.micro.measure import Scores
 from anyi2v.micro.variants import FULL, variants
 from anyi2v.micro.workers import PROCESSES, START, quiet, worker_backbone
 from anyi2v.micro.world import Modality
-from anyi2v.pipeline import Result, animate
+from anyi2v.pipeline import animate
 from anyi2v.plots import contact_sheet, overlay_boxes
 from anyi2v.report import impossible_outputs, write_run
 from anyi2v.run_folder import RECORD, check_out, claimed

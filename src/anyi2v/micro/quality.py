@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import inversion_pairs
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.inversion import round_trip
@@ -131,7 +133,8 @@ def reconstruction_error(
     No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
     """
     text = backbone.encode_text(list(prompts)).float()
-    z = round_trip(backbone.unet, latent, text, backbone.config.schedule, until=until, stride=stride)
+    steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
+    z = round_trip(Denoiser(backbone.unet, text).images(), latent, steps)
     return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
 
 

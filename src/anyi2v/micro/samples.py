@@ -8,12 +8,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.diffusion import ddim_step, guided, sampling_pairs
+from anyi2v.diffusion import guided, sampling_pairs
 from anyi2v.micro.modalities import caption, render
 from anyi2v.micro.objectives import Stage
 from anyi2v.micro.training_data import preview
 from anyi2v.micro.world import FRAMES, MODALITIES, Modality, sample_scene, split_generator, still
 from anyi2v.plots import contact_sheet
+from anyi2v.samplers import ddim
 
 STEPS, GUIDANCE_SCALE = 12, 3.0
 
@@ -26,9 +27,9 @@ def sample(backbone: Backbone, captions: Sequence[str], frames: int, *, video: b
     shape = (len(captions), frames, channels, backbone.config.height // factor, backbone.config.width // factor)
     z = torch.randn(shape, generator=generator).to(backbone.device)
     text = backbone.encode_text([""] * len(captions) + list(captions))
-    for t, at, to in sampling_pairs(backbone.config.schedule, STEPS):
-        uncond, cond = backbone.unet(torch.cat([z, z]), t, text, temporal=video).chunk(2)
-        z = ddim_step(z, guided(uncond, cond, GUIDANCE_SCALE), at, to, eta=1.0, generator=generator)
+    for step in sampling_pairs(backbone.config.schedule, STEPS):
+        uncond, cond = backbone.unet(torch.cat([z, z]), step.t, text, temporal=video).chunk(2)
+        z = ddim(z, guided(uncond, cond, GUIDANCE_SCALE), step, eta=1.0, generator=generator)
     return z.cpu()
 
 

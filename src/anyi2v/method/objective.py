@@ -1,0 +1,60 @@
+"""What the optimisation of the latents minimises: features at some hook points, compared inside the boxes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.config import MethodConfig
+from anyi2v.method.alignment import Alignment, align, reduce
+from anyi2v.method.crops import Crops
+from anyi2v.method.parts import align_in_parts
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss of the features of one pass."""
+
+    @property
+    def points(self) -> Sequence[str]:
+        """Hook points that it reads, spatial feature maps each; the pass ends at the last of them."""
+        ...
+
+    def __call__(
+        self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops, /
+    ) -> Alignment | Float[Tensor, ""]:
+        """The loss, alone or with the masks that it was computed with.
+
+        Args:
+            features: by hook point, channels last, in float32; differentiable.
+            crops: the boxes on the working lattice.
+        """
+        ...
+
+
+class FeatureAlignment:
+    """Eq. 3 to 8, the paper's: principal components of self-attention queries follow the boxes, inside masks.
+
+    Args:
+        config: of which `align`, `pca_dim` and all settings of the masks count.
+        generator: for `pca_solver="lowrank"`.
+    """
+
+    def __init__(self, config: MethodConfig, generator: torch.Generator | None = None):
+        self.config, self.generator = config, generator
+        self.points = config.align
+
+    def __call__(self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops) -> Alignment:
+        """Loss, masks and similarities."""
+        config = self.config
+        reduced = [
+            reduce(features[name], config.pca_dim, solver=config.pca_solver, generator=self.generator)
+            for name in self.points
+        ]
+        settings = ("mask", "mask_margin", "clustering", "first_frame_mask", "anchors", "normalise")
+        options: Any = {name: getattr(config, name) for name in settings}
+        if len(crops.parts) > 1:
+            return align_in_parts(reduced, crops, **options)
+        return align(reduced, crops, [crops.maps(*x.shape[1:3]) for x in reduced], **options)

@@ -1,0 +1,82 @@
+"""Samplers: how the latents move from one noise level to the next along the noise prediction.
+
+A sampler is any `sampler(z, noise, step) -> z`. One that keeps something between its steps starts afresh where
+`step.index` is 0, so that it can serve one job after another.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.config import SamplerName
+from anyi2v.diffusion import CLEAN, Level, Step, ddim_step, transport
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Moves latents of level `step.at` to level `step.to`."""
+
+    def __call__(
+        self, z: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step, /
+    ) -> Float[Tensor, "*shape"]:
+        """The latents at `step.to`."""
+        ...
+
+
+def ddim(
+    z: Float[Tensor, "*shape"],
+    noise: Float[Tensor, "*shape"],
+    step: Step,
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "*shape"]:
+    """DDIM (Song et al. 2021, Eq. 12), with fresh noise for `eta` > 0; see `diffusion.ddim_step`."""
+    return ddim_step(z, noise, step.at, step.to, eta=eta, generator=generator)
+
+
+class DPMSolver2M:
+    """DPM-Solver++(2M): second order in the half log signal-to-noise ratio (Lu et al. 2022, Algorithm 2).
+
+    With D the data prediction, extrapolated from this step and the one before, lambda = log(signal / noise) and
+    h = lambda' - lambda:  z' = (noise' / noise) z - signal' (exp(-h) - 1) D. The first step is of first order, and so
+    is one that ends without noise, where h is infinite. Equals diffusers' DPMSolverMultistepScheduler with
+    solver_type="midpoint" and lower_order_final=False.
+    """
+
+    def __init__(self) -> None:
+        self.previous: tuple[Tensor, float] | None = None
+
+    def __call__(
+        self, z: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step
+    ) -> Float[Tensor, "*shape"]:
+        """The latents at `step.to`; step 0 forgets the job before."""
+        at, to = step.at, step.to
+        x0 = transport(z, noise, at, CLEAN)
+        previous, self.previous = (None if step.index == 0 else self.previous), (x0, _lambda(at))
+        if to.noise == 0:
+            return to.signal * x0
+        h, data = _lambda(to) - _lambda(at), x0
+        if previous is not None:
+            ratio = (_lambda(at) - previous[1]) / h
+            data = x0 + (x0 - previous[0]) / (2 * ratio)
+        return to.noise / at.noise * z - to.signal * math.expm1(-h) * data
+
+
+def _lambda(level: Level) -> float:
+    return math.log(level.signal / level.noise)
+
+
+SAMPLERS: dict[SamplerName, Callable[[], Sampler]] = {"ddim": lambda: ddim, "dpm-solver-2m": DPMSolver2M}
+"""What the command line and the records of runs know by name; each call gives a sampler for a job."""
+
+
+def sampler_name(sampler: Sampler | None) -> SamplerName | None:
+    """The name in `SAMPLERS`; None for one of the user's own."""
+    if sampler is None or sampler is ddim:
+        return "ddim"
+    return "dpm-solver-2m" if type(sampler) is DPMSolver2M else None
