@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
     ("errors", "timing", "machine", "versions", "limits", "threads", "grad_modes"),
-    ("backbone.config", "files"),
+    ("backbone.config", "files", "hook_points"),
     ("taps", "config", "conversion", "backbone.header"),
     ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),
     ("fit",),

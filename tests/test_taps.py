@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from anyi2v.backbone.config import RotaryConfig
 from anyi2v.backbone.unet import points, record
 from anyi2v.errors import HookError
-from anyi2v.taps import At, Recorder, Replace, Stop, Tap, chain, is_costly, is_layer, no_tap
+from anyi2v.hook_points import Point
+from anyi2v.taps import At, Recorder, Replace, Stop, Tap, chain, no_tap
 
 from .networks import TINY, inputs, tiny_unet
 
@@ -46,7 +47,7 @@ def test_every_point_is_seen_with_the_listed_shape() -> None:
 
     note.wants = lambda name: True  # type: ignore[attr-defined]
     UNET(z, t, text.expand(1, 5, -1), tap=note)
-    listed = points(UNET, frames=3)
+    listed = {name: point.shape for name, point in points(UNET, frames=3).items()}
     assert list(seen) == list(listed)
     text_points = [name for name in listed if ".cross." in name and not name.endswith("query")]
     assert {n: s for n, s in seen.items() if n not in text_points} == {
@@ -160,15 +161,15 @@ def test_chain_is_left_to_right_and_drops_no_tap() -> None:
 
 
 def test_layers_are_told_from_places_inside_them() -> None:
-    assert is_layer("up_blocks.1.resnets.0")
-    assert not is_layer("up_blocks.1.resnets.0.hidden")
+    assert Point("up_blocks.1.resnets.0").kind == "layer"
+    assert Point("up_blocks.1.resnets.0.hidden").kind == "hidden"
 
 
 @torch.no_grad()
 def test_costly_points_are_offered_to_taps_that_name_them_only() -> None:
     z, t, text = inputs()
     for unet in (UNET, tiny_unet(replace(TINY, temporal=RotaryConfig(heads=2, rotary_dims=4)))):
-        costly, seen = [name for name in points(unet) if is_costly(name)], list[str]()
+        costly, seen = [name for name, point in points(unet).items() if point.costly], list[str]()
 
         def note(name: str, x: torch.Tensor, seen: list[str] = seen) -> torch.Tensor:
             seen.append(name)
@@ -213,5 +214,5 @@ def test_points_that_a_pass_does_not_reach_are_errors() -> None:
 
 def test_the_list_of_points_has_the_length_of_the_text() -> None:
     key = "up_blocks.1.attentions.0.cross.key"
-    assert points(UNET, tokens=5)[key] == (1, 5, 16)
-    assert points(UNET)[key] == (1, 77, 16)
+    assert points(UNET, tokens=5)[key].shape == (1, 5, 16)
+    assert points(UNET)[key].shape == (1, 77, 16)

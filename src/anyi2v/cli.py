@@ -25,6 +25,7 @@ from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.files import expanded, with_home
+from anyi2v.hook_points import Point
 from anyi2v.threads import wait_passively
 
 
@@ -114,10 +115,8 @@ class Inspect:
         for part, count in (*counts.items(), ("all", sum(counts.values()))):
             print(f"{part:5} {count:>13,} parameters")
         if self.points:
-            from anyi2v.taps import is_costly
-
-            for name, shape in _points(config).items():
-                print(f"{name}  {'x'.join(map(str, shape))}{'  on request' * is_costly(name)}")
+            for name, point in _points(config).items():
+                print(f"{name}  {'x'.join(map(str, point.shape))}{'  on request' * point.costly}")
 
 
 def _parameters(config: BackboneConfig) -> dict[str, int]:
@@ -130,7 +129,7 @@ def _parameters(config: BackboneConfig) -> dict[str, int]:
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
-def _points(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
+def _points(config: BackboneConfig) -> dict[str, Point]:
     import torch
 
     from anyi2v.backbone.unet import UNet, points

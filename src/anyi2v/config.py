@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from anyi2v.errors import InputError, closest
+from anyi2v.hook_points import Point
 
 SamplerName = Literal["ddim", "dpm-solver-2m"]
 """The samplers that the command line knows; see `anyi2v.samplers`."""
@@ -232,7 +233,7 @@ def remarks(config: MethodConfig) -> list[str]:
 
 def _layers_of_queries(data: Mapping[str, Any]) -> tuple[str, ...]:
     names = _typed("inject_query", data.get("inject_query", MethodConfig.inject_query), tuple[str, ...])
-    return tuple(name.removesuffix(".query") for name in names)
+    return tuple(Point(name).layer for name in names)
 
 
 _HINTS = typing.get_type_hints(MethodConfig)

@@ -15,7 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from anyi2v.errors import NumericsError
-from anyi2v.taps import Pass, Stop, Tap, chain, is_layer, no_tap
+from anyi2v.hook_points import Point
+from anyi2v.taps import Pass, Stop, Tap, chain, no_tap
 
 
 def all_finite(*tensors: Tensor) -> bool:
@@ -60,8 +61,7 @@ class _Finder:
         if x.isfinite().all():
             return x
         self.found = name
-        # inside of temporal layers and of the attention to the text, axis 1 is not the frames
-        if is_layer(name) or not ("temporal" in name or ".cross." in name):
+        if Point(name).per_frame:
             self.found += ", " + frames_text(~x.isfinite().transpose(0, 1).flatten(1).all(-1))
         raise Stop
 

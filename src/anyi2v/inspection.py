@@ -6,7 +6,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from anyi2v.diffusion import inversion_pairs
 from anyi2v.errors import InputError
 from anyi2v.feature_pictures import attention_map, colours, heat
 from anyi2v.files import expanded, read_json
+from anyi2v.hook_points import paper_layer, place, spatial_layer
 from anyi2v.job import Result
 from anyi2v.media import write_image, write_video
 from anyi2v.method.alignment import feature_map
@@ -35,7 +35,6 @@ from anyi2v.report_page import page
 from anyi2v.run_folder import GALLERY, PAGE, RECORD, claimed, staged
 from anyi2v.taps import Pass, Tap, no_tap
 
-LAYER = re.compile(r"up_blocks\.(\d+)\.(?:attentions|resnets)\.(\d+)\b")
 SHOWN = 8
 """Frames in a picture, unless others are asked for."""
 CELL = 112
@@ -87,10 +86,10 @@ def select(
 
     Raises InputError for a layer, step or frame that the run does not have.
     """
-    there = sorted({layer for name in known if (layer := _layer(name))})
+    there = sorted({layer for name in known if (layer := paper_layer(name))})
     if not layers:
         used = (*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align)
-        layers = sorted({layer for name in used if (layer := _layer(name))}) or there
+        layers = sorted({layer for name in used if (layer := paper_layer(name))}) or there
     if not steps:
         last = min(config.optimise_steps, config.steps) - 1
         steps = sorted({0, max(last, 0), config.steps - 1})
@@ -103,15 +102,9 @@ def select(
     return Selection(tuple(layers), tuple(steps), tuple(number - 1 for number in show))
 
 
-def _layer(name: str) -> str:
-    found = LAYER.match(name)
-    return ".".join(found.groups()) if found else ""
-
-
 def _points(layer: str) -> tuple[str, str, str]:
-    block, number = layer.split(".")
-    attention = f"up_blocks.{block}.attentions.{number}"
-    return f"up_blocks.{block}.resnets.{number}.hidden", f"{attention}.query", f"{attention}.key"
+    attention, resnet = spatial_layer(layer, "attentions"), spatial_layer(layer, "resnets")
+    return place(resnet, "hidden"), place(attention, "query"), place(attention, "key")
 
 
 def _check(what: str, asked: Sequence[Any], known: Sequence[Any] | range) -> None:
@@ -252,7 +245,7 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
         rows = {"tracks": overlay_boxes(result.video, result.tracks)[shown]}
         for o, name in enumerate(crops.names):
             for point, values in zip(config.align, maps, strict=True):
-                rows[f"{name}: similarity {_layer(point) or point}"] = heat(values[o], within[o])[shown]
+                rows[f"{name}: similarity {paper_layer(point) or point}"] = heat(values[o], within[o])[shown]
             others = [torch.zeros_like(masks[o])] * o  # so that the object has its own colour
             rows[f"{name}: mask"] = overlay_masks(result.video, [*others, masks[o]])[shown]
         _add(section, inside, f"similarity_step_{step:02}.png", f"Step {step}", rows, _heads(shown))

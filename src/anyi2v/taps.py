@@ -16,7 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from anyi2v.errors import HookError, closest
+from anyi2v.errors import HookError
+from anyi2v.hook_points import Point
 
 Tap = Callable[[str, Tensor], Tensor]
 StopAt = Literal["point", "layer"]
@@ -130,7 +131,7 @@ class Recorder:
         if name in self.names and name not in self.seen:
             self.seen[name] = tensor
         complete = len(self.seen) == len(self.names)
-        if self.stop and complete and not self._stopped and (self.stop == "point" or is_layer(name)):
+        if self.stop and complete and not self._stopped and (self.stop == "point" or Point(name).kind == "layer"):
             self._stopped = True
             raise Stop
         return tensor
@@ -171,11 +172,6 @@ def handled(tap: Tap) -> frozenset[str]:
     return frozenset(getattr(tap, "names", ()))
 
 
-def is_costly(name: str) -> bool:
-    """Whether the point `name` is computed for taps that ask for it only."""
-    return name.endswith(".probs")
-
-
 def whole(taps: Taps) -> Taps:
     """The same taps for a job, whose passes none may end early: Stop becomes a HookError that says so."""
     if taps is no_taps:
@@ -205,23 +201,3 @@ class _Whole:
 
     def wants(self, name: str) -> bool:
         return wants(self.tap, name)
-
-
-PARTS = ("hidden", "query", "key", "value", "context", "probs")
-
-
-def is_layer(name: str) -> bool:
-    """Whether `name` is the output of a whole layer rather than a place inside one."""
-    return name.rsplit(".", 1)[-1] not in PARTS
-
-
-def check_names(names: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    """Raises HookError for the first of `names` that is not in `known`, with the three closest names.
-
-    `where` is the setting that holds them, for the message.
-    """
-    known = set(known)
-    for name in names:
-        if name not in known:
-            text = f"unknown hook point {name!r}; the closest are {closest(name, sorted(known))}"
-            raise HookError(f"{where}: {text}" if where else text)

@@ -18,7 +18,8 @@ from anyi2v.backbone.group_norm import group_norm_silu
 from anyi2v.backbone.layers import Linear, has_values, transformed
 from anyi2v.backbone.slots import Design, Site, Temporal
 from anyi2v.errors import HookError, InputError
-from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, check_names, handled, no_tap
+from anyi2v.hook_points import Point, check_names
+from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, handled, no_tap
 
 
 class UNet(nn.Module):
@@ -51,7 +52,7 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
         self._compiled: Callable[..., Tensor] | None = None
-        self._points: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}  # see `points`
+        self._points: dict[tuple[int, ...], dict[str, Point]] = {}  # see `points`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -215,12 +216,10 @@ def record(
     return recorder.seen
 
 
-def points(
-    unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, tokens: int = 77
-) -> dict[str, tuple[int, ...]]:
-    """Every hook point in the order of the pass, with the shape its tap sees for a batch of one.
+def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, tokens: int = 77) -> dict[str, Point]:
+    """Every hook point by name, in the order of the pass, with the shape that its tap sees for a batch of one.
 
-    Costly ones (`taps.is_costly`) among them. Computed without arithmetic, by one pass of an equal network on the meta
+    Costly ones (`Point.costly`) among them. Computed without arithmetic, by one pass of an equal network on the meta
     device. Its kernels in Python take a third of a second, so the network remembers the answer.
 
     Args:
@@ -236,7 +235,7 @@ def points(
             lister = _Lister()
             text = torch.empty(1, tokens, config.context_dim)
             shadow(z, torch.zeros(1, dtype=torch.long), text, fps=1.0, tap=lister)
-        unet._points[size] = lister.shapes
+        unet._points[size] = {name: Point(name, shape) for name, shape in lister.shapes.items()}
     return dict(unet._points[size])
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from anyi2v.errors import HookError
+from anyi2v.hook_points import TOKENS, Point
 from anyi2v.method.crops import Crops, Maps
 from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.numerics.pca import fit, project
-from anyi2v.taps import is_layer
 
 Mask = Literal["dynamic", "static", "none"]
 Clustering = Literal["per_frame", "joint"]
@@ -56,11 +56,10 @@ def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
     Raises:
         HookError: the point is not a spatial feature map (text or temporal attention, attention maps).
     """
-    part = name.rsplit(".", 1)[-1]
-    other_attention = not is_layer(name) and (".cross." in name or ".temporals." in name)
-    if part == "probs" or other_attention:
+    point = Point(name)
+    if not point.is_map:
         raise HookError(f"{name} is no spatial feature map; align a query, key, value, hidden or layer output")
-    x = x[0] if part in ("query", "key", "value", "context") else x[0].movedim(1, -1)
+    x = x[0] if point.axes == TOKENS else x[0].movedim(1, -1)
     return x.float()
 
 

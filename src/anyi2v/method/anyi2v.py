@@ -12,6 +12,7 @@ from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.guard import all_finite, bad_layer, failure
+from anyi2v.hook_points import check_names
 from anyi2v.job import Job, LossRecord, Run
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import job_crops, video_masks
@@ -20,7 +21,7 @@ from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.noise import carried, stream
 from anyi2v.method.objective import FeatureAlignment, Objective
 from anyi2v.method.optimisation import optimise_latents
-from anyi2v.taps import Tap, check_names, no_tap
+from anyi2v.taps import Tap, no_tap
 
 
 @dataclass(frozen=True)
@@ -119,4 +120,4 @@ def check_aligned(objective: Objective, unet: UNet) -> None:
     known = points(unet)
     check_names(objective.points, known, "align")
     for name in objective.points:
-        feature_map(name, torch.empty(known[name]))
+        feature_map(name, torch.empty(known[name].shape))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from anyi2v.errors import HookError
+from anyi2v.hook_points import Point, place
 from anyi2v.numerics.adain import patch_adain
-from anyi2v.taps import is_layer
 
 
 class Injection:
@@ -45,7 +45,7 @@ class Injection:
         if missing:
             raise HookError(f"no recorded feature for {', '.join(missing)}; record these points at inversion")
         self.features = dict(features)
-        self.shared = frozenset(f"{name}.context" for name in share_kv)
+        self.shared = frozenset(place(name, "context") for name in share_kv)
         self.debias, self.patch = debias, patch
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -76,17 +76,17 @@ class Injection:
 def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: Iterable[str] = ()) -> None:
     """Raises HookError for the first point that cannot be injected, or share its keys, as what it is listed as."""
     for name in hiddens:
-        if not (is_layer(name) or name.endswith(".hidden")):
+        if Point(name).kind not in ("layer", "hidden"):
             raise HookError(
                 f"inject_hidden: {name} cannot be injected as a hidden; name a residual hidden or a layer output"
             )
     for name in queries:
-        if name.split(".")[-3::2] != ["attentions", "query"]:
+        if (Point(name).kind, Point(name).attention) != ("query", "spatial"):
             raise HookError(
                 f"inject_query: {name} cannot be injected as a query; name the query of a spatial self-attention"
             )
     for name in share_kv:
-        if name.split(".")[-2:-1] != ["attentions"]:
+        if not Point(name).attends:
             raise HookError(
                 f"share_kv: {name} cannot share keys and values; name a layer with spatial self-attention, for example "
                 "up_blocks.1.attentions.0"
