@@ -16,10 +16,19 @@ from anyi2v.backbone.checkpoint import Backbone, build, load
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.unet import record
 from anyi2v.cli_bench import BenchStages
-from anyi2v.config import MethodConfig
+from anyi2v.config import AlignmentOptions, MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import sampling_pairs
-from anyi2v.method.alignment import compare, cut_all, feature_map, reduce, weigh
+from anyi2v.method.alignment import (
+    Weights,
+    all_similarities,
+    clustered,
+    compare,
+    cut_all,
+    feature_map,
+    reduce,
+    weigh,
+)
 from anyi2v.method.anyi2v import injection
 from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.objective import FeatureAlignment
@@ -164,13 +173,18 @@ def optimisation(
     reduced = [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features]
     maps = [crops.maps(*x.shape[1:3]) for x in reduced]
     now, first = cut_all(reduced, maps)
-    settings = ("mask", "mask_margin", "clustering", "first_frame_mask", "anchors")
-    options: Any = {name: getattr(config, name) for name in settings}
-    weights = weigh(reduced, now, first, crops, maps, **options)
+    options = AlignmentOptions.of(config)
+
+    def masks() -> Weights:
+        with torch.no_grad():
+            similar = all_similarities(reduced, now, first, crops, maps, options.anchors)
+            return weigh(similar, clustered(similar, now, crops, options), crops, options)
+
+    weights = masks()
     return {
         "forward": lambda: forward(leaf()),
         "PCA": lambda: [reduce(x, config.pca_dim, solver=config.pca_solver, generator=generator) for x in features],
-        "masks": lambda: weigh(reduced, now, first, crops, maps, **options),
+        "masks": masks,
         "loss": lambda: compare(*cut_all(reduced, maps), weights, normalise=config.normalise),
         "backward": lambda: torch.autograd.grad(*kept(), retain_graph=True)[0],
         "one whole iteration": lambda: torch.autograd.grad(*loss_of_leaf())[0],

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anyi2v.config import AlignmentOptions
 from anyi2v.errors import HookError
-from anyi2v.method.alignment import _anchors, align, cut, feature_map, reduce
+from anyi2v.method import alignment, parts
+from anyi2v.method.alignment import Alignment, _anchors, cut, feature_map, reduce
 from anyi2v.method.crops import Crops, Maps, make_crops
-from anyi2v.method.parts import align_in_parts
 from anyi2v.tracks import Track, Tracks
 
 SIZES = ((8, 12), (16, 24))
@@ -35,6 +37,14 @@ def features(seed: int = 0, channels: int = 6) -> list[Tensor]:
 def make(*tracks: Track, **options: object) -> tuple[Crops, list]:
     crops = make_crops(Tracks(24, 16, tracks), LATTICE, 3, **options)  # type: ignore[arg-type]
     return crops, [crops.maps(*size) for size in SIZES]
+
+
+def align(xs: list[Tensor], crops: Crops, maps: list[Maps], **options: Any) -> Alignment:
+    return alignment.align(xs, crops, maps, AlignmentOptions(**options))
+
+
+def align_in_parts(xs: list[Tensor], crops: Crops, **options: Any) -> Alignment:
+    return parts.align_in_parts(xs, crops, AlignmentOptions(**options))
 
 
 def test_a_moved_copy_has_no_loss() -> None:
@@ -125,6 +135,43 @@ def test_every_combination_of_options_is_finite_and_each_option_matters() -> Non
     for i, values in enumerate(OPTIONS.values()):
         for value in values[1:]:
             assert losses[(*default[:i], value, *default[i + 1 :])] != losses[default], value
+
+
+CLUSTERINGS: tuple[dict[str, Any], ...] = (
+    {"clusters": 3},
+    {"clusters": 3, "clustering": "joint"},
+    {"cluster_by": "features"},
+    {"cluster_by": "features", "clusters": 4, "clustering": "joint"},
+)
+
+
+@pytest.mark.parametrize("options", CLUSTERINGS)
+def test_other_clusterings_make_other_masks_in_parts_too(options: dict[str, Any]) -> None:
+    xs = features()
+    with patch("anyi2v.method.crops.PART_CELLS", 450):
+        crops, maps = make(*MANY)
+        made, some = align(xs, crops, maps, **options), align_in_parts(xs, crops, **options)
+    assert not torch.equal(made.masks, align(xs, crops, maps).masks)
+    assert torch.equal(made.masks, some.masks)
+    assert made.loss.isfinite()
+
+
+def test_a_clustering_of_ones_own_gets_all_that_it_needs() -> None:
+    xs = features()
+    crops, maps = make(A, B)
+    seen: list[Any] = []
+
+    def threshold(similarities: Tensor, cells: Sequence[Tensor], valid: Tensor) -> Tensor:
+        seen.append((similarities, cells, valid))
+        return similarities > 0.3
+
+    made = alignment.align(xs, crops, maps, cluster=threshold)
+    ((similarities, cells, valid),) = seen
+    assert torch.equal(similarities, made.similarities) and torch.equal(valid, crops.valid)
+    assert [x.shape for x in cells] == [(*valid.shape, 6)] * 2 and not any(x.requires_grad for x in cells)
+    assert torch.equal(made.masks.bool(), (made.similarities > 0.3) & crops.valid)
+    in_parts = parts.align_in_parts(xs, crops, cluster=threshold)
+    assert torch.equal(in_parts.masks, made.masks)
 
 
 MANY = (

@@ -27,7 +27,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from(["a", "b", "up_blocks.1.x"]), min_size=1, unique=True).map(tuple)
     kinds = {
         bool: st.booleans(),
-        int: st.integers(1, 999),
+        int: st.integers(2, 999),
         float: st.floats(0, 1),
         int | None: st.none() | st.just(3),
     }

@@ -1,5 +1,7 @@
 """Similarity and semantic masks, Eq. 5 to 7."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anyi2v.config import AlignmentOptions, Clustering
 from anyi2v.method.crops import make_crops, visible
 from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.tracks import Track, Tracks
@@ -16,13 +19,17 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def clustered(similarities: Tensor, valid: Tensor, clustering: Clustering, **options: Any) -> Tensor:
+    return foreground(similarities, [], valid, AlignmentOptions(clustering=clustering, **options))
+
+
 def test_worked_example() -> None:
     """Cosines of (1, 0), (1, 1) and (0, 2) with the points (3, 0) and (0, 1); the larger one counts."""
     cells = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [-1.0, -1.0]]).view(1, 1, 1, 4, 2)
     points = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     expected = torch.tensor([1.0, 0.5**0.5, 1.0, -(0.5**0.5)]).view(1, 1, 1, 4)
     torch.testing.assert_close(similarity(cells, points), expected)
-    mask = foreground(expected[None], torch.ones(1, 1, 1, 4, dtype=torch.bool), "per_frame")
+    mask = clustered(expected[None], torch.ones(1, 1, 1, 4, dtype=torch.bool), "per_frame")
     assert mask.flatten().tolist() == [True, True, True, False]
 
 
@@ -47,7 +54,7 @@ def test_any_number_of_points_counts() -> None:
 def test_equal_similarities_are_all_foreground() -> None:
     valid = torch.ones(1, 2, 3, 3, dtype=torch.bool)
     for clustering in ("per_frame", "joint"):
-        assert foreground(torch.full((2, 1, 2, 3, 3), 0.5), valid, clustering).all()
+        assert clustered(torch.full((2, 1, 2, 3, 3), 0.5), valid, clustering).all()
 
 
 def test_padding_is_background_and_changes_nothing() -> None:
@@ -56,18 +63,50 @@ def test_padding_is_background_and_changes_nothing() -> None:
     inside[..., :4, :4] = True
     padded = F.pad(maps, (0, 3, 0, 2), value=9.0)
     for clustering in ("per_frame", "joint"):
-        alone = foreground(maps, torch.ones(1, 1, 4, 4, dtype=torch.bool), clustering)
-        mask = foreground(padded, inside, clustering)
+        alone = clustered(maps, torch.ones(1, 1, 4, 4, dtype=torch.bool), clustering)
+        mask = clustered(padded, inside, clustering)
         assert torch.equal(mask[..., :4, :4], alone)
         assert not mask[:, ~inside].any()
+
+
+@given(st.integers(0, 99), st.sampled_from(("per_frame", "joint")))
+def test_more_clusters_make_a_smaller_object(seed: int, clustering: Clustering) -> None:
+    maps, valid = random(2, 1, 2, 5, 5, seed=seed), torch.ones(1, 2, 5, 5, dtype=torch.bool)
+    two, many = (clustered(maps, valid, clustering, clusters=k) for k in (2, 6))
+    assert many.any() and many.sum() < two.sum()
+
+
+def test_features_tell_apart_what_similarities_do_not() -> None:
+    """Three kinds of cells; two are equally similar to the point, and the object is the kind that is most similar."""
+    kinds = F.normalize(torch.tensor([[1.0, 0.1, 0.0], [0.6, 0.8, 0.0], [0.6, 0.0, 0.8]]), dim=-1)
+    cells = kinds[torch.tensor([0, 0, 1, 1, 2, 2])].view(1, 1, 1, 6, 3)
+    similar = similarity(cells, torch.tensor([1.0, 0.0, 0.0]).view(1, 1, 1, 3))[None]
+    valid = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+    for clustering in ("per_frame", "joint"):
+        options = AlignmentOptions(clustering=clustering, clusters=3, cluster_by="features")
+        mask = foreground(similar, [cells], valid, options)
+        assert mask.flatten().tolist() == [True, True, False, False, False, False]
+
+
+@given(st.sampled_from(("per_frame", "joint")), st.integers(2, 4), st.integers(0, 99))
+def test_padding_changes_no_clustering_of_features(clustering: Clustering, clusters: int, seed: int) -> None:
+    cells, similar = random(1, 2, 4, 4, 3, seed=seed), random(2, 1, 2, 4, 4, seed=seed)
+    inside = torch.zeros(1, 2, 6, 7, dtype=torch.bool)
+    inside[..., :4, :4] = True
+    options = AlignmentOptions(clustering=clustering, clusters=clusters, cluster_by="features")
+    alone = foreground(similar, [cells, 2 * cells], torch.ones(1, 2, 4, 4, dtype=torch.bool), options)
+    wide = F.pad(cells, (0, 0, 0, 3, 0, 2), value=9.0)
+    padded = foreground(F.pad(similar, (0, 3, 0, 2), value=9.0), [wide, wide], inside, options)
+    assert torch.equal(padded[..., :4, :4], alone)
+    assert not padded[:, ~inside].any()
 
 
 def test_joint_clustering_gives_each_layer_its_own_mask() -> None:
     maps = torch.tensor([[0.9, 0.8, 0.1], [0.1, 0.9, 0.0]], dtype=torch.float64).view(2, 1, 1, 1, 3)
     valid = torch.ones(1, 1, 1, 3, dtype=torch.bool)
-    assert foreground(maps, valid, "joint").view(2, 3).tolist() == [[True, True, False], [False, True, False]]
+    assert clustered(maps, valid, "joint").view(2, 3).tolist() == [[True, True, False], [False, True, False]]
     # the mean map is (0.5, 0.85, 0.05)
-    assert foreground(maps, valid, "per_frame").view(2, 3).tolist() == [[True, True, False]] * 2
+    assert clustered(maps, valid, "per_frame").view(2, 3).tolist() == [[True, True, False]] * 2
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,7 +119,7 @@ def test_masks_of_a_moved_copy_move_along(dx: int, dy: int, seed: int) -> None:
     first = random(30, 40, seed=seed)
     maps = torch.stack([first, first.roll((dy, dx), (0, 1))])
     cells = torch.stack([maps[f, slice(*r), slice(*c)] for f, (r, c) in enumerate(crops.boxes[0])])
-    masks = foreground(cells[None, None], crops.valid, "per_frame")
+    masks = clustered(cells[None, None], crops.valid, "per_frame")
     assert torch.equal(masks[0, 0, 0], masks[0, 0, 1])
     assert torch.equal(first_frame_masks(masks, crops), masks)
 

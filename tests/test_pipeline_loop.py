@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.unet import record
-from anyi2v.config import MethodConfig
+from anyi2v.config import AlignmentOptions, MethodConfig
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.alignment import align, reduce
 from anyi2v.method.crops import make_crops
@@ -79,7 +79,7 @@ def updated(z: Tensor, t: int, text: Tensor, tap: Inject, config: MethodConfig) 
 
         BACKBONE.unet(leaf, t, text, tap=keep)
         features = [reduce(seen[name][0], config.pca_dim) for name in config.align]
-        loss = align(features, crops, [crops.maps(*x.shape[1:3]) for x in features], mask=config.mask).loss
+        loss = align(features, crops, [crops.maps(*x.shape[1:3]) for x in features], AlignmentOptions.of(config)).loss
         (gradient,) = torch.autograd.grad(loss, leaf)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2

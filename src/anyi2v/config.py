@@ -15,6 +15,14 @@ from typing import Any, Literal
 from anyi2v.errors import InputError, closest
 from anyi2v.hook_points import Point
 
+Mask = Literal["dynamic", "static", "none"]
+Clustering = Literal["per_frame", "joint"]
+ClusterBy = Literal["similarity", "features"]
+FirstFrameMask = Literal["per_object", "shared"]
+Anchors = Literal["attached", "box_index"]
+Normalise = Literal["per_object", "all_objects"]
+FirstBox = Literal["clip", "stretch"]
+PcaSolver = Literal["exact", "lowrank"]
 SamplerName = Literal["ddim", "dpm-solver-2m"]
 """The samplers that the command line knows; see `anyi2v.samplers`."""
 
@@ -106,10 +114,10 @@ class MethodConfig:
     pca_dim: int | None = 64
     """Principal components that the aligned features are projected to; None: no projection. A layer with fewer channels
     keeps all of them. Source: Eq. 4 and Section 4; others: Fig. 8 and Table 2."""
-    pca_solver: Literal["exact", "lowrank"] = "exact"
+    pca_solver: PcaSolver = "exact"
     """The full decomposition, or a faster randomised one. Source: Eq. 4; lowrank: neither."""
 
-    mask: Literal["dynamic", "static", "none"] = "dynamic"
+    mask: Mask = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
     that object's in frame 1; "static" and "none" carry it to the others. Source: Eq. 5 to 8; static, none: Table 2;
     masks that are given: neither."""
@@ -117,21 +125,27 @@ class MethodConfig:
     """Cells by which each object's mask of frame 1 is dilated, clustered or given alike, before it is carried to the
     other frames; within its box, in cells of the working lattice, of which a latent cell has two along each axis.
     Source: Eq. 8 (no margin); more: neither."""
-    clustering: Literal["per_frame", "joint"] = "per_frame"
+    clustering: Clustering = "per_frame"
     """2-means on every frame's mean map of the layers, or one over all maps. Source: Eq. 7 for a mask per object and
     frame, neither for the mean of the layers; joint: published code."""
-    first_frame_mask: Literal["per_object", "shared"] = "per_object"
+    clusters: int = 2
+    """Clusters of K-Means in each box; the one that is most similar to the salient points is the object. 2 of
+    similarities has an exact solution, all else is Lloyd's algorithm. Source: Eq. 7 (2); more: neither."""
+    cluster_by: ClusterBy = "similarity"
+    """What K-Means clusters: each cell's similarity to the salient points, or its reduced features. Source: Eq. 7;
+    features: neither."""
+    first_frame_mask: FirstFrameMask = "per_object"
     """Each object has its own mask of frame 1, or all share object 1's. Source: Eq. 8; shared: published code."""
-    anchors: Literal["attached", "box_index"] = "attached"
+    anchors: Anchors = "attached"
     """Salient points follow their object, or stay cells of the first box, clamped. Source: Eq. 5; box_index: published
     code."""
-    normalise: Literal["per_object", "all_objects"] = "per_object"
+    normalise: Normalise = "per_object"
     """Differences over each object's own mask overlap, or summed over all objects'; the mean over the components.
     Source: neither, as Eq. 3 and 8 sum without dividing; all_objects: published code."""
     optimiser_state: Literal["step", "iteration"] = "step"
     """AdamW's moments last a denoising step, or one iteration: sign descent. Source: neither, as A.1 names AdamW alone;
     iteration: published code."""
-    first_box: Literal["clip", "stretch"] = "clip"
+    first_box: FirstBox = "clip"
     """A first box that leaves the frame is clipped like any other, or stretched. Source: neither; stretch: published
     code."""
     remove_update_mean: bool = False
@@ -185,6 +199,25 @@ class MethodConfig:
         if isinstance(data.get("share_kv"), bool):
             data = {**data, "share_kv": _layers_of_queries(data) if data["share_kv"] else ()}
         return cls(**{key: _typed(key, value, _HINTS[key]) for key, value in data.items()})
+
+
+@dataclass(frozen=True)
+class AlignmentOptions:
+    """The settings of `MethodConfig` that decide how aligned features become a loss; explained there."""
+
+    mask: Mask = "dynamic"
+    mask_margin: int = 0
+    clustering: Clustering = "per_frame"
+    clusters: int = 2
+    cluster_by: ClusterBy = "similarity"
+    first_frame_mask: FirstFrameMask = "per_object"
+    anchors: Anchors = "attached"
+    normalise: Normalise = "per_object"
+
+    @classmethod
+    def of(cls, config: MethodConfig) -> "AlignmentOptions":
+        """Those of a method."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
 
 RECIPES: dict[str, MethodConfig]
@@ -249,6 +282,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "inversion_stride": (1, math.inf),
     "patch": (0, math.inf),
     "mask_margin": (0, math.inf),
+    "clusters": (2, math.inf),
     "inject_steps": (0, math.inf),
     "optimise_steps": (0, math.inf),
     "iterations": (0, math.inf),

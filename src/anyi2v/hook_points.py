@@ -14,6 +14,7 @@ from anyi2v.errors import HookError, closest
 Kind = Literal["layer", "hidden", "context", "query", "key", "value", "probs", "output"]
 """The output of a layer; a ResBlock's residual hidden state; of an attention what keys and values are projected from,
 the projections, the attention map, and the output after its output projection."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 AttentionKind = Literal["spatial", "text", "temporal"]
 
 MAP, TOKENS, FRAMES_LAST = "b f c h w", "b f h w c", "b h w f c"
@@ -31,7 +32,7 @@ class Point:
     def kind(self) -> Kind:
         """What the tensor is."""
         last = self.name.rsplit(".", 1)[-1]
-        return last if last in get_args(Kind) else "layer"
+        return next((kind for kind in KINDS if kind == last), "layer")
 
     @property
     def attention(self) -> AttentionKind | None:

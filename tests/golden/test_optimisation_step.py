@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.unet import record
+from anyi2v.config import AlignmentOptions
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
 from anyi2v.method.alignment import align, feature_map, reduce
@@ -115,16 +116,7 @@ def test_masks_from_recorded_queries_are_exactly_the_recorded_ones(case: Case, r
         height = round((flat.shape[0] / frames * ratio) ** 0.5)
         query = flat.view(frames, height, -1, flat.shape[-1])
         features.append(reduce(query, config.pca_dim))
-    masks = align(
-        features,
-        crops,
-        [crops.maps(*x.shape[1:3]) for x in features],
-        mask=config.mask,
-        clustering=config.clustering,
-        first_frame_mask=config.first_frame_mask,
-        anchors=config.anchors,
-        normalise=config.normalise,
-    ).masks
+    masks = align(features, crops, [crops.maps(*x.shape[1:3]) for x in features], AlignmentOptions.of(config)).masks
     for o, boxes in enumerate(crops.boxes):
         for f in range(len(boxes)):
             expected = recorded_mask(case, crops, f, o, masks[:, o, f])

@@ -1,23 +1,26 @@
 """Section 3.3: cross-frame alignment, Eq. 3, 4 and 8: from feature maps to a loss and its masks."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anyi2v.config import AlignmentOptions, Anchors, Normalise, PcaSolver
 from anyi2v.errors import HookError
 from anyi2v.hook_points import TOKENS, Point
 from anyi2v.method.crops import Crops, Maps
-from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
+from anyi2v.method.masks import (
+    Cluster,
+    dilated,
+    first_frame_masks,
+    foreground,
+    shared_first_mask,
+    similarity,
+    with_given,
+)
 from anyi2v.numerics.pca import fit, project
-
-Mask = Literal["dynamic", "static", "none"]
-Clustering = Literal["per_frame", "joint"]
-FirstFrameMask = Literal["per_object", "shared"]
-Anchors = Literal["attached", "box_index"]
-Normalise = Literal["per_object", "all_objects"]
 
 
 class Alignment(NamedTuple):
@@ -67,7 +70,7 @@ def reduce(
     x: Float[Tensor, "f h w c"],
     components: int | None,
     *,
-    solver: Literal["exact", "lowrank"] = "exact",
+    solver: PcaSolver = "exact",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "f h w m"]:
     """Eq. 4: coordinates in the principal components of all frames' vectors together.
@@ -90,39 +93,28 @@ def align(
     features: Sequence[Float[Tensor, "f _ _ _"]],
     crops: Crops,
     maps: Sequence[Maps],
-    *,
-    mask: Mask = "dynamic",
-    mask_margin: int = 0,
-    clustering: Clustering = "per_frame",
-    first_frame_mask: FirstFrameMask = "per_object",
-    anchors: Anchors = "attached",
-    normalise: Normalise = "per_object",
+    options: AlignmentOptions | None = None,
+    cluster: Cluster | None = None,
 ) -> Alignment:
     """Eq. 3 and 8: squared difference between each frame's crop and frame 1's, inside both masks.
 
     Frame 1's features carry no gradient. The squared difference of a cell is the mean over the components,
     and the sum over cells is divided by the sum of the masks (their overlap), so that the loss depends neither
-    on the size of the boxes nor on the number of components. Options are explained at `MethodConfig`.
+    on the size of the boxes nor on the number of components.
 
     Args:
         features: reduced features, one map per aligned layer.
         crops: the boxes.
         maps: `crops.maps(h, w)` for the size of each feature map.
+        options: by default the paper's.
+        cluster: what of a box is the object; by default `masks.foreground` under `options`.
     """
+    options = options or AlignmentOptions()
     now, first = cut_all(features, maps)
-    weights = weigh(
-        features,
-        now,
-        first,
-        crops,
-        maps,
-        mask=mask,
-        mask_margin=mask_margin,
-        clustering=clustering,
-        first_frame_mask=first_frame_mask,
-        anchors=anchors,
-    )
-    return compare(now, first, weights, normalise=normalise, objects=crops.loss_weights)
+    with torch.no_grad():
+        similar = all_similarities(features, now, first, crops, maps, options.anchors)
+        weights = weigh(similar, clustered(similar, now, crops, options, cluster), crops, options)
+    return compare(now, first, weights, normalise=options.normalise, objects=crops.loss_weights)
 
 
 def cut_all(
@@ -132,31 +124,6 @@ def cut_all(
     now = [cut(x, m.now) for x, m in zip(features, maps, strict=True)]
     first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
     return now, first
-
-
-@torch.no_grad()
-def weigh(
-    features: Sequence[Float[Tensor, "f _ _ _"]],
-    now: Sequence[Float[Tensor, "o f y x _"]],
-    first: Sequence[Float[Tensor, "o f y x _"]],
-    crops: Crops,
-    maps: Sequence[Maps],
-    *,
-    mask: Mask,
-    mask_margin: int,
-    clustering: Clustering,
-    first_frame_mask: FirstFrameMask,
-    anchors: Anchors,
-) -> Weights:
-    """Section 3.4: the masks of all crops, and what they weigh the cells with.
-
-    `now` and `first` are from `cut_all`; all else is as for `align`.
-    """
-    similarities = all_similarities(features, now, first, crops, maps, anchors)
-    clustered = all_foreground(similarities, crops, mask, clustering)
-    return weigh_clustered(
-        similarities, clustered, crops, mask=mask, mask_margin=mask_margin, first_frame_mask=first_frame_mask
-    )
 
 
 def all_similarities(
@@ -174,40 +141,51 @@ def all_similarities(
     return torch.stack([similarity(n, p) for n, p in zip(now, points, strict=True)])
 
 
-def all_foreground(
-    similarities: Float[Tensor, "l o f y x"], crops: Crops, mask: Mask, clustering: Clustering
+def clustered(
+    similarities: Float[Tensor, "l o f y x"],
+    now: Sequence[Float[Tensor, "o f y x _"]],
+    crops: Crops,
+    options: AlignmentOptions,
+    cluster: Cluster | None = None,
 ) -> Bool[Tensor, "l o f y x"]:
     """What is clustered as the object in every frame by itself; the whole box without masks."""
-    if mask == "none":
+    if options.mask == "none":
         return crops.valid.expand_as(similarities)
-    return foreground(similarities, crops.valid, clustering)
+    features = [x.detach() for x in now]
+    if cluster is not None:
+        return cluster(similarities, features, crops.valid) & crops.valid
+    return foreground(similarities, features, crops.valid, options)
 
 
-def weigh_clustered(
+def weigh(
     similarities: Float[Tensor, "l o f y x"],
-    clustered: Bool[Tensor, "l o f y x"],
+    masks: Bool[Tensor, "l o f y x"],
     crops: Crops,
-    *,
-    mask: Mask,
-    mask_margin: int,
-    first_frame_mask: FirstFrameMask,
+    options: AlignmentOptions,
 ) -> Weights:
-    """The weights that follow from the clusters and the users' masks; all else is as for `weigh`."""
-    masks = dilated(with_given(clustered, crops), crops, mask_margin)
-    carried = first_frame_masks(masks, crops)
-    if mask == "none":  # but a mask by the user counts in all frames
-        masks = torch.where(crops.has_given[:, None, None, None], carried, clustered)
-    elif mask == "static":
-        masks = carried
-    if first_frame_mask == "shared":
-        carried = shared_first_mask(masks, crops)
+    """Section 3.4: what the cells of all crops are weighed with.
+
+    Args:
+        similarities: S_j, kept in the result.
+        masks: what `clustered` took for the object.
+        crops: the boxes, and the users' masks.
+        options: of which `mask`, `mask_margin` and `first_frame_mask` count.
+    """
+    found = dilated(with_given(masks, crops), crops, options.mask_margin)
+    carried = first_frame_masks(found, crops)
+    if options.mask == "none":  # but a mask by the user counts in all frames
+        found = torch.where(crops.has_given[:, None, None, None], carried, masks)
+    elif options.mask == "static":
+        found = carried
+    if options.first_frame_mask == "shared":
+        carried = shared_first_mask(found, crops)
         # the published loop leaves out frame 1 of the first object only; the others add to the overlap
         kept = torch.ones_like(carried)
         kept[:, 0, 0] = 0
     else:
         kept = torch.ones_like(carried, dtype=torch.float32)
         kept[:, :, 0] = 0
-    return Weights(masks.float(), similarities, masks.float() * carried * kept)
+    return Weights(found.float(), similarities, found.float() * carried * kept)
 
 
 def compare(

@@ -1,14 +1,15 @@
 """Section 3.4: semantic masks, Eq. 5 to 7. All objects and frames at once."""
 
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from anyi2v.config import AlignmentOptions
 from anyi2v.method.crops import Crops
-from anyi2v.numerics.kmeans import two_means_1d
+from anyi2v.numerics.kmeans import kmeans, two_means_1d
 
 POINTS = 64
 """Salient points that all cells are compared with at a time: thousands would fill the memory."""
@@ -23,21 +24,62 @@ def similarity(crops: Float[Tensor, "o f y x m"], anchors: Float[Tensor, "o f k 
 
 def foreground(
     similarities: Float[Tensor, "l o f y x"],
+    features: Sequence[Float[Tensor, "o f y x _"]],
     valid: Bool[Tensor, "o f y x"],
-    clustering: Literal["per_frame", "joint"],
+    options: AlignmentOptions,
 ) -> Bool[Tensor, "l o f y x"]:
-    """Eq. 7: per object and frame, 2-means of the similarities; the upper cluster is the object.
+    """Eq. 7: K-Means in every object's box, frame by frame; the cluster most similar to its points is the object.
 
-    "per_frame" clusters the mean of the layers' maps and gives all layers the same mask; "joint" (published
-    code) clusters the cells of all layers' maps together, which gives one mask per layer.
+    Two clusters of similarities are split exactly. With clustering="per_frame" the layers are clustered together and
+    have the same mask: by the mean of their similarities, or by their features side by side, each of unit length.
+    "joint" (published code) gives one mask per layer: by the similarities of all layers' cells, or by its own features.
+
+    Args:
+        similarities: S_j of every layer, object and frame.
+        features: the reduced features of the same crops, per layer.
+        valid: what of a crop is no padding.
+        options: of which `clustering`, `clusters` and `cluster_by` count.
     """
-    if clustering == "per_frame":
-        mask = two_means_1d(similarities.mean(0).flatten(-2), valid.flatten(-2))[0]
+    together = options.clustering == "per_frame"
+    if options.cluster_by == "features":
+        unit = [F.normalize(x, dim=-1) for x in features]
+        stacks = [torch.cat(unit, -1)] if together else unit
+        similar = [similarities.mean(0)] if together else list(similarities)
+        masks = [
+            _most_similar(x.flatten(2, 3), s.flatten(2), valid.flatten(2), options.clusters).view_as(valid)
+            for x, s in zip(stacks, similar, strict=True)
+        ]
+        return torch.stack(masks * (len(similarities) if together else 1))
+    if together:
+        mask = _upper_cluster(similarities.mean(0).flatten(-2), valid.flatten(-2), options.clusters)
         return (mask.view_as(valid) & valid).expand_as(similarities)
     layers = similarities.shape[0]
     cells = similarities.movedim(0, -1).flatten(-3)
-    mask = two_means_1d(cells, valid[..., None].expand(*valid.shape, layers).flatten(-3))[0]
+    mask = _upper_cluster(cells, valid[..., None].expand(*valid.shape, layers).flatten(-3), options.clusters)
     return mask.unflatten(-1, (*valid.shape[-2:], layers)).movedim(-1, 0) & valid
+
+
+Cluster = Callable[
+    [Float[Tensor, "l o f y x"], Sequence[Float[Tensor, "o f y x _"]], Bool[Tensor, "o f y x"]],
+    Bool[Tensor, "l o f y x"],
+]
+"""Which cells are the object: of similarities, reduced features per layer, and what is no padding; see `foreground`."""
+
+
+def _upper_cluster(x: Float[Tensor, "*b n"], valid: Bool[Tensor, "*b n"], clusters: int) -> Bool[Tensor, "*b n"]:
+    """The cluster of the largest numbers."""
+    return two_means_1d(x, valid)[0] if clusters == 2 else _most_similar(x[..., None], x, valid, clusters)
+
+
+def _most_similar(
+    x: Float[Tensor, "*b n d"], similarities: Float[Tensor, "*b n"], valid: Bool[Tensor, "*b n"], clusters: int
+) -> Bool[Tensor, "*b n"]:
+    """The cluster of the vectors `x` whose mean similarity is largest."""
+    labels = kmeans(x, min(clusters, x.shape[-2]), valid=valid).labels
+    member = (labels[..., None] == torch.arange(clusters, device=x.device)).to(x.dtype)
+    mean = torch.einsum("...nk,...n->...k", member, similarities) / member.sum(-2).clamp(min=1)
+    best = mean.masked_fill(member.sum(-2) == 0, -torch.inf).argmax(-1, keepdim=True)
+    return (labels == best) & valid
 
 
 def with_given(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:

@@ -1,15 +1,16 @@
 """What the optimisation of the latents minimises: features at some hook points, compared inside the boxes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.config import MethodConfig
+from anyi2v.config import AlignmentOptions, MethodConfig
 from anyi2v.method.alignment import Alignment, align, reduce
 from anyi2v.method.crops import Crops
+from anyi2v.method.masks import Cluster
 from anyi2v.method.parts import align_in_parts
 
 
@@ -40,10 +41,13 @@ class FeatureAlignment:
     Args:
         config: of which `align`, `pca_dim` and all settings of the masks count.
         generator: for `pca_solver="lowrank"`.
+        cluster: what of a box is the object; by default K-Means as `config` says.
     """
 
-    def __init__(self, config: MethodConfig, generator: torch.Generator | None = None):
-        self.config, self.generator = config, generator
+    def __init__(
+        self, config: MethodConfig, generator: torch.Generator | None = None, *, cluster: Cluster | None = None
+    ):
+        self.config, self.generator, self.cluster = config, generator, cluster
         self.points = config.align
 
     def __call__(self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops) -> Alignment:
@@ -53,8 +57,7 @@ class FeatureAlignment:
             reduce(features[name], config.pca_dim, solver=config.pca_solver, generator=self.generator)
             for name in self.points
         ]
-        settings = ("mask", "mask_margin", "clustering", "first_frame_mask", "anchors", "normalise")
-        options: Any = {name: getattr(config, name) for name in settings}
+        options = AlignmentOptions.of(config)
         if len(crops.parts) > 1:
-            return align_in_parts(reduced, crops, **options)
-        return align(reduced, crops, [crops.maps(*x.shape[1:3]) for x in reduced], **options)
+            return align_in_parts(reduced, crops, options, self.cluster)
+        return align(reduced, crops, [crops.maps(*x.shape[1:3]) for x in reduced], options, self.cluster)

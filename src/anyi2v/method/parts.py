@@ -7,57 +7,42 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from anyi2v.method.alignment import (
-    Alignment,
-    Anchors,
-    Clustering,
-    FirstFrameMask,
-    Mask,
-    Normalise,
-    Weights,
-    all_foreground,
-    all_similarities,
-    compare,
-    cut_all,
-    weigh_clustered,
-)
+from anyi2v.config import AlignmentOptions, Normalise
+from anyi2v.method.alignment import Alignment, Weights, all_similarities, clustered, compare, cut_all, weigh
 from anyi2v.method.crops import Crops, Maps
+from anyi2v.method.masks import Cluster
 
 
 def align_in_parts(
     features: Sequence[Float[Tensor, "f _ _ _"]],
     crops: Crops,
-    *,
-    mask: Mask = "dynamic",
-    mask_margin: int = 0,
-    clustering: Clustering = "per_frame",
-    first_frame_mask: FirstFrameMask = "per_object",
-    anchors: Anchors = "attached",
-    normalise: Normalise = "per_object",
+    options: AlignmentOptions | None = None,
+    cluster: Cluster | None = None,
 ) -> Alignment:
     """`alignment.align`, up to rounding, with the features of one of `crops.parts` in memory at a time.
 
     The backward pass cuts the crops of each part again. Masks, which have no channels, are those of all objects.
     """
+    options = options or AlignmentOptions()
     parts = [(numbers, part, [part.maps(*x.shape[1:3]) for x in features]) for numbers, part in crops.parts]
-    clustered = crops.valid.new_zeros(len(features), *crops.valid.shape)
-    similarities = features[0].new_zeros(clustered.shape)
+    objects = crops.valid.new_zeros(len(features), *crops.valid.shape)
+    similarities = features[0].new_zeros(objects.shape)
     with torch.no_grad():
         for numbers, part, maps in parts:
-            found = all_similarities(features, *cut_all(features, maps), part, maps, anchors)
+            now, first = cut_all(features, maps)
+            found = all_similarities(features, now, first, part, maps, options.anchors)
             _place(similarities, numbers, found)
-            _place(clustered, numbers, all_foreground(found, part, mask, clustering))
-        weights = weigh_clustered(
-            similarities, clustered, crops, mask=mask, mask_margin=mask_margin, first_frame_mask=first_frame_mask
-        )
-    loss, errors = features[0].new_zeros(()), features[0].new_zeros(clustered.shape[:3])
+            _place(objects, numbers, clustered(found, now, part, options, cluster))
+            del now, first  # before the next part's are cut
+        weights = weigh(similarities, objects, crops, options)
+    loss, errors = features[0].new_zeros(()), features[0].new_zeros(objects.shape[:3])
     overlap = weights.products.sum()
     for numbers, part, maps in parts:
         mine = _of_part(weights, numbers, part)
         of_part, summands = checkpoint(
-            _compare, maps, mine, normalise, part.loss_weights, *features, use_reentrant=False
+            _compare, maps, mine, options.normalise, part.loss_weights, *features, use_reentrant=False
         )
-        if normalise == "all_objects":  # each part's is divided by the overlap of its own objects
+        if options.normalise == "all_objects":  # each part's is divided by the overlap of its own objects
             of_part = of_part * mine.products.sum() / torch.where(overlap > 0, overlap, 1.0)
         loss = loss + of_part
         _place(errors, numbers, summands)
