@@ -25,7 +25,7 @@ FLOORS = (
     ("pipeline", "memory"),
     ("run_record", "report_page"),
     ("report", "sweep"),
-    ("inspection",),
+    ("inspection", "segments"),
     ("micro",),
     ("cli_condition", "cli_tracks"),
     ("cli_animate",),

@@ -20,7 +20,7 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.header import read_config, resolve, sources
 from anyi2v.cli_animate import Animate, animate_defaults, repeated
 from anyi2v.cli_bench import BenchBackbone, BenchMicro, BenchPeers, BenchScaling, BenchStages
-from anyi2v.cli_condition import Condition
+from anyi2v.cli_condition import Condition, Segments
 from anyi2v.cli_tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.conversion import Convert
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
@@ -144,6 +144,7 @@ def _points(config: BackboneConfig) -> dict[str, Point]:
 COMMANDS: dict[str, Any] = {
     "animate": Animate,
     "condition": Condition,
+    "segments": Segments,
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,

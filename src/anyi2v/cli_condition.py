@@ -1,5 +1,6 @@
 """The flags that say what the condition image is, and `anyi2v condition` to see it. Free of torch until they run."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -108,3 +109,47 @@ class Condition(ConditionFlags):
         if tracks.objects:
             write_image(drawn, draw_tracks(image, tracks))
             print(f"{drawn}: the same with boxes and paths")
+
+
+@dataclass(frozen=True)
+class Segments(Condition):
+    """Show what the method can tell apart in a condition image: K-Means over its self-attention queries.
+
+    Writes a picture, and a track file with every segment as an object that stands still, with its mask and box: keep
+    those that shall move, and give them a path.
+
+    Examples:
+    $ anyi2v segments photo.png --prompt "a red circle on a navy background"
+    $ anyi2v animate --image photo.png --prompt "a red circle on a navy background" --tracks segments.json
+    """
+
+    prompt: str = ""
+    """What the image shows."""
+    clusters: int = 4
+    """How many segments."""
+    out: Path = Path("segments.png")
+    """PNG file; the tracks are written beside it, with the suffix .json."""
+    tracks: tyro.conf.Suppress[None] = None
+
+    def run(self) -> None:
+        """Inverts the image, clusters its queries, writes both files."""
+        if self.out.suffix.lower() != ".png":
+            raise InputError(f"cannot write {self.out}: the suffix must be .png")
+        from anyi2v.backbone.checkpoint import load
+        from anyi2v.conditions import load_condition
+        from anyi2v.media import write_image
+        from anyi2v.plots import draw_tracks
+        from anyi2v.run_folder import check_file
+        from anyi2v.segments import segment_tracks, segments
+        from anyi2v.tracks.own import save_tracks
+
+        condition, table = self.condition(read_config(self.backbone)), self.out.with_suffix(".json")
+        inputs = [path for layer in condition["layers"] for path in (layer.path, layer.mask)]
+        for out in (self.out, table):
+            check_file(out, *inputs)
+        image, _ = load_condition(**condition)
+        backbone, bars = load(self.backbone), sys.stderr.isatty()
+        found = segment_tracks(segments(backbone, image, self.prompt, clusters=self.clusters, progress=bars))
+        write_image(self.out, draw_tracks(image, found))
+        save_tracks(table, found)
+        print(f"{self.out}: {len(found.objects)} segments, the largest first; {table}: the same as tracks")

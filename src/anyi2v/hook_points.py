@@ -32,7 +32,10 @@ class Point:
     def kind(self) -> Kind:
         """What the tensor is."""
         last = self.name.rsplit(".", 1)[-1]
-        return next((kind for kind in KINDS if kind == last), "layer")
+        for kind in KINDS:
+            if kind == last:
+                return kind
+        return "layer"
 
     @property
     def attention(self) -> AttentionKind | None:
