@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyi2v.backbone.checkpoint import load, state
-from anyi2v.backbone.config import BackboneConfig, ScheduleConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
 from anyi2v.cli import main
 
 from .layouts import (
@@ -96,7 +96,8 @@ def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     """config.json of each folder is honoured: widths, groups, words."""
     assert run(pipeline, monkeypatch, *MOTION, "--frames", "2") == 0
     backbone = load(pipeline / "out/tiny.safetensors")
-    motion = dataclasses.replace(CONFIG.unet.temporal, norm_over="clip") if CONFIG.unet.temporal else None
+    assert isinstance(CONFIG.unet.temporal, MotionConfig)
+    motion = dataclasses.replace(CONFIG.unet.temporal, norm_over="clip")
     assert backbone.config == BackboneConfig(
         name="tiny",
         unet=dataclasses.replace(CONFIG.unet, temporal=motion),

@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from anyi2v.errors import CheckpointError, InputError
 
@@ -60,6 +60,20 @@ class FactorisedConfig:
     kind: Literal["factorised"] = "factorised"
 
 
+@runtime_checkable
+class TemporalConfig(Protocol):
+    """Describes what fills the temporal slots of a UNet: a frozen dataclass of plain values with a name of its kind."""
+
+    @property
+    def kind(self) -> str:
+        """The family's name, by which a checkpoint finds the class again."""
+        ...
+
+
+TEMPORAL_KINDS: dict[str, type] = {config.kind: config for config in (MotionConfig, RotaryConfig, FactorisedConfig)}
+"""Families of temporal layers by name; `designs.register_family` adds one."""
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """The SD-1.x UNet and what fills its temporal slots."""
@@ -80,7 +94,7 @@ class UNetConfig:
     groups: int = 32
     norm_over: NormOver = "frame"
     """GroupNorm statistics of ResBlocks and output per frame, or over all frames (AnimateDiff v1, LaVie)."""
-    temporal: MotionConfig | RotaryConfig | FactorisedConfig | None = field(default_factory=MotionConfig)
+    temporal: TemporalConfig | None = field(default_factory=MotionConfig)
     fps_embedding: bool = False
     """The frame rate is embedded like the timestep, and added to it."""
     even_grids: bool = False
@@ -224,11 +238,14 @@ def from_dict(cls: type[T], data: dict[str, Any]) -> T:
 def _value(hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [o for o in typing.get_args(hint) if o is not type(None)]
-        if isinstance(value, dict):
-            # of several dataclasses, the one whose `kind` it is
-            options = [o for o in options if o.kind == value.get("kind", o.kind)]
-            if not options:
-                raise CheckpointError(f"unknown kind {value['kind']!r}; was the file written by a newer version?")
+        if isinstance(value, dict) and TemporalConfig in options:
+            kind = value.get("kind", MotionConfig.kind)
+            if kind not in TEMPORAL_KINDS:
+                raise CheckpointError(
+                    f"temporal layers of the unknown kind {kind!r}; register_family makes a family of your own known "
+                    "before its files are read, a newer version may know others"
+                )
+            return from_dict(TEMPORAL_KINDS[kind], value)
         return None if value is None else _value(options[0], value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value)

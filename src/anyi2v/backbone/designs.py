@@ -1,20 +1,56 @@
 """From the description of temporal layers to what fills the UNet's slots."""
 
-from anyi2v.backbone.config import FactorisedConfig, MotionConfig, RotaryConfig
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from anyi2v.backbone.config import (
+    TEMPORAL_KINDS,
+    FactorisedConfig,
+    MotionConfig,
+    RotaryConfig,
+    TemporalConfig,
+)
 from anyi2v.backbone.factorised import Factorised
 from anyi2v.backbone.rotary import RotaryAttentions
 from anyi2v.backbone.slots import Design
 from anyi2v.backbone.temporal import MotionModules
+from anyi2v.errors import InputError
+
+_DESIGNS: dict[str, Callable[[Any], Design]] = {
+    MotionConfig.kind: MotionModules,
+    RotaryConfig.kind: RotaryAttentions,
+    FactorisedConfig.kind: Factorised,
+}
 
 
-def make_design(config: MotionConfig | RotaryConfig | FactorisedConfig | None) -> Design:
-    """The design that a configuration describes; None is the plain 2D UNet."""
-    match config:
-        case None:
-            return Design()
-        case MotionConfig():
-            return MotionModules(config)
-        case RotaryConfig():
-            return RotaryAttentions(config)
-        case FactorisedConfig():
-            return Factorised(config)
+def make_design(config: TemporalConfig | None) -> Design:
+    """The design that a configuration describes; None is the plain 2D UNet.
+
+    Raises InputError for a kind that is not registered.
+    """
+    if config is None:
+        return Design()
+    if config.kind not in _DESIGNS:
+        raise InputError(f"temporal layers of the unknown kind {config.kind!r}; there are {', '.join(_DESIGNS)}")
+    return _DESIGNS[config.kind](config)
+
+
+def register_family(config: type, design: Callable[[Any], Design]) -> None:
+    """Makes a family of temporal layers known by the `kind` of its configuration, for `UNet`, `save` and `load`.
+
+    Args:
+        config: a frozen dataclass of plain values, whose field `kind` has the family's name as its default.
+        design: makes the family's `Design` of such a configuration.
+
+    Raises InputError if another family has that name, or `config` is no such class.
+    """
+    kind = getattr(config, "kind", None)
+    if not (dataclasses.is_dataclass(config) and isinstance(kind, str)):
+        raise InputError(f"{config!r} cannot describe temporal layers: it must be a dataclass with a default kind")
+    known = TEMPORAL_KINDS.get(kind)
+    if known is not None and (known.__module__, known.__qualname__) != (config.__module__, config.__qualname__):
+        raise InputError(
+            f"a family of the kind {kind!r} is registered already: {known.__module__}.{known.__qualname__}"
+        )
+    TEMPORAL_KINDS[kind], _DESIGNS[kind] = config, design

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anyi2v.backbone.call import Call
+from anyi2v.backbone.config import TemporalConfig
 
 
 class Slot(nn.Module):
@@ -81,6 +82,9 @@ class Design:
     A backbone family is one subclass. `stem`, `after_resnet` and `after_layer` get feature maps
     `(b f) c h w`, `in_transformer` gets tokens `b f h w c`.
     """
+
+    def __init__(self, config: TemporalConfig | None = None):
+        self.config = config
 
     max_frames: int | None = None
     """Longest clip that the temporal layers have positions for; None: any."""
