@@ -1,4 +1,4 @@
-"""The annotations of the test run are enforced: kinds of numbers, axes within a call, results, fields of dataclasses."""
+"""The annotations of the test run are enforced: kinds of numbers, axes of a call, results, fields of dataclasses."""
 
 from dataclasses import dataclass
 from typing import Any
