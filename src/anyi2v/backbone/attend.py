@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.layers import has_values, transformed
+from anyi2v.backbone.layers import has_values, in_turn, transformed
 
 VECTOR = 16
 """Numbers in a vector of a CPU's attention kernel."""
@@ -116,7 +116,7 @@ def _forward(
     """The attention; writes into `log_total` the logarithm to the base 2 of what each query's powers add up to."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
-    for rows, columns in _parts(query, key, heads):
+    for rows, columns in in_turn(_parts(query, key, heads), query):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
@@ -151,7 +151,7 @@ def _backward(
         for x, want in zip((query, key, value), wanted, strict=False)
     ]
     buffers = _buffer(key, heads), _buffer(key, heads)
-    for rows, columns in _parts(query, key, heads):
+    for rows, columns in in_turn(_parts(query, key, heads), query):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         g = _heads(gradient[rows, columns], heads)

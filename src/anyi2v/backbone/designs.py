@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from anyi2v.backbone.config import (
@@ -24,8 +25,9 @@ _DESIGNS: dict[str, Callable[[Any], Design]] = {
 }
 
 
+@lru_cache(maxsize=64)
 def make_design(config: TemporalConfig | None) -> Design:
-    """The design that a configuration describes; None is the plain 2D UNet.
+    """The design that a configuration describes, the same for equal ones; None is the plain 2D UNet.
 
     Raises InputError for a kind that is not registered.
     """
@@ -54,3 +56,4 @@ def register_family(config: type, design: Callable[[Any], Design]) -> None:
             f"a family of the kind {kind!r} is registered already: {known.__module__}.{known.__qualname__}"
         )
     TEMPORAL_KINDS[kind], _DESIGNS[kind] = config, design
+    make_design.cache_clear()

@@ -7,7 +7,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import FEW, SMALL, LayerNorm, Linear, linear, on_cpu, on_gpu, plain, product, product_times
+from anyi2v.backbone.layers import (
+    FEW,
+    SMALL,
+    LayerNorm,
+    Linear,
+    in_turn,
+    linear,
+    on_cpu,
+    on_gpu,
+    plain,
+    product,
+    product_times,
+)
 
 CACHE = 2 * 2**20
 """Bytes of hidden states that are alive at once on a CPU: they stay in a core's cache."""
@@ -77,7 +89,9 @@ def feed_forward(
     """The layer for some tokens at a time; oneDNN does gelu and product as it writes what it has multiplied."""
     (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
     made = torch.empty_like(tokens)
-    for x, y in zip(*(t.split(_rows(out, tokens)) for t in (tokens, made)), strict=True):
+    rows = _rows(out, tokens)
+    for i in in_turn(range(0, len(tokens), rows), tokens):
+        x, y = tokens[i : i + rows], made[i : i + rows]
         normed = F.layer_norm(x, norm.shape, norm, norm_bias, eps)
         hidden = product_times(normed, value, value_bias, product(normed, gate, gate_bias, "gelu"))
         torch.add(x, linear(hidden, out, out_bias), out=y)
@@ -98,7 +112,9 @@ class _FeedForward(torch.autograd.Function):
         tokens, norm, norm_bias, proj, proj_bias, out = ctx.saved_tensors
         (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
         back = torch.empty_like(tokens)
-        for x, y, g in zip(*(t.split(_rows(out, tokens)) for t in (tokens, back, gradient)), strict=True):
+        rows = _rows(out, tokens)
+        for i in in_turn(range(0, len(tokens), rows), tokens):
+            x, y, g = (t[i : i + rows] for t in (tokens, back, gradient))
             normed, mean, rstd = torch.native_layer_norm(x, norm.shape, norm, norm_bias, ctx.eps)
             values, gates = linear(normed, value, value_bias), linear(normed, gate, gate_bias)
             hidden = linear(g, out.T)

@@ -8,8 +8,10 @@ needs no activations. On a GPU frozen layers are those of `anyi2v.backbone.kerne
 
 import os
 import shutil
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
@@ -20,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
 Module = TypeVar("Module", bound=nn.Module)
+Part = TypeVar("Part")
 
 
 class Linear(nn.Linear):
@@ -184,6 +187,14 @@ def product_times(
 def has_values(x: Tensor) -> bool:
     """False for fake tensors, with which memory is predicted, and which oneDNN does not know."""
     return type(x) is Tensor
+
+
+def in_turn(parts: Iterable[Part], x: Tensor) -> Iterable[Part]:
+    """The parts of `x` that a loop computes one after the other; the first few if there are no values to compute.
+
+    Those tell how much memory any of them needs: parts are equally large, but for the last of all or of a sequence.
+    """
+    return parts if has_values(x) else islice(parts, 3)
 
 
 def _convolution(

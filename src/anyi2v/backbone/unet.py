@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,7 +53,6 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.groups, channels[0])
         self.conv_out = nn.Conv2d(channels[0], config.latent_channels, 3, padding=1)
         self._compiled: Callable[..., Tensor] | None = None
-        self._points: dict[tuple[int, ...], dict[str, Point]] = {}  # see `points`
 
     @property
     def dtype(self) -> torch.dtype:
@@ -220,23 +220,25 @@ def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, toke
     """Every hook point by name, in the order of the pass, with the shape that its tap sees for a batch of one.
 
     Costly ones (`Point.costly`) among them. Computed without arithmetic, by one pass of an equal network on the meta
-    device. Its kernels in Python take a third of a second, so the network remembers the answer.
+    device. Its kernels in Python take a third of a second, so the answer is kept for all networks of the architecture.
 
     Args:
         unet: the network.
         frames, height, width: of the latents.
         tokens: of the text.
     """
-    config, size = unet.config, (frames, height, width, tokens)
-    if size not in unet._points:
-        with torch.device("meta"):
-            shadow = UNet(config, unet.design).to("meta")
-            z = torch.empty(1, frames, config.latent_channels, height, width)
-            lister = _Lister()
-            text = torch.empty(1, tokens, config.context_dim)
-            shadow(z, torch.zeros(1, dtype=torch.long), text, fps=1.0, tap=lister)
-        unet._points[size] = {name: Point(name, shape) for name, shape in lister.shapes.items()}
-    return dict(unet._points[size])
+    return dict(_points(unet.config, unet.design, frames, height, width, tokens))
+
+
+@lru_cache(maxsize=64)
+def _points(config: UNetConfig, design: Design, frames: int, height: int, width: int, tokens: int) -> dict[str, Point]:
+    with torch.device("meta"):
+        shadow = UNet(config, design).to("meta")
+        z = torch.empty(1, frames, config.latent_channels, height, width)
+        lister = _Lister()
+        text = torch.empty(1, tokens, config.context_dim)
+        shadow(z, torch.zeros(1, dtype=torch.long), text, fps=1.0, tap=lister)
+    return {name: Point(name, shape) for name, shape in lister.shapes.items()}
 
 
 class _Lister:
