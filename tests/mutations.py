@@ -4,8 +4,8 @@
     python -m tests.mutations eta cache       # those whose name contains one of the words; writes nothing
 
 A mutation (tests/mutations.toml) replaces a piece of source text that occurs exactly once in its file, in a copy of
-`src`; then the test files that belong to the part are run against the copy, each up to its first failure. The working
-tree is never changed.
+`src`; then the test files that belong to the part are run against the copy, one after the other up to the first failure.
+The working tree is never changed.
 """
 
 import argparse
@@ -36,15 +36,15 @@ class Mutation:
     old: str
     new: str
     tests: tuple[str, ...]
-    """Test files, below tests/ and without .py, in which it has to be noticed."""
+    """Test files, below tests/ and without .py, one of which has to fail."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The tests that failed under a mutation."""
+    """The test that failed under a mutation, if one did."""
 
     mutation: Mutation
-    failed: tuple[str, ...]
+    failed: str | None
 
     @property
     def verdict(self) -> str:
@@ -63,7 +63,7 @@ def mutations() -> list[Mutation]:
 
 
 def run(mutation: Mutation) -> Outcome:
-    """The names of the tests that fail under the mutation; raises RuntimeError if the tests cannot be run at all."""
+    """The first test that fails under the mutation; raises RuntimeError if the tests cannot be run at all."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
@@ -71,8 +71,8 @@ def run(mutation: Mutation) -> Outcome:
             (source / weights.relative_to(ROOT / "src")).symlink_to(weights)
         changed = source / "anyi2v" / mutation.file
         changed.write_text(mutated(changed.read_text(encoding="utf-8"), mutation), encoding="utf-8")
-        found = [failing_test(source, file) for file in mutation.tests]
-        return Outcome(mutation, tuple(name for name in found if name is not None))
+        found = (failing_test(source, file) for file in mutation.tests)
+        return Outcome(mutation, next((name for name in found if name is not None), None))
 
 
 def mutated(text: str, mutation: Mutation) -> str:
@@ -102,14 +102,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "# Mutations of the method",
         "",
         f"Written by `python -m tests.mutations`: {len(outcomes)} mutations, {survived} survived. Each changes one",
-        "place of the source; named is the first test that fails in each of the files that were run.",
+        "place of the source; named is the first test that failed.",
         "",
         "| mutation | file | from | to | noticed by |",
         "|---|---|---|---|---|",
     ]
     for outcome in outcomes:
         m = outcome.mutation
-        noticed = "<br>".join(f"`{name}`" for name in outcome.failed) or outcome.verdict
+        noticed = f"`{outcome.failed}`" if outcome.failed else outcome.verdict
         cells = [m.name, f"`{m.file}`", _code(m.old), _code(m.new), noticed.replace("|", "\\|")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -133,7 +133,7 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         for outcome in pool.map(run, chosen):
             outcomes.append(outcome)
-            print(f"{outcome.verdict:10} {outcome.mutation.name}: {'; '.join(outcome.failed)}", flush=True)
+            print(f"{outcome.verdict:10} {outcome.mutation.name}: {outcome.failed or ''}", flush=True)
     if not options.words:
         TABLE.write_text(table(outcomes), encoding="utf-8")
     survivors = [outcome for outcome in outcomes if outcome.verdict == "SURVIVED"]
