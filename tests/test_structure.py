@@ -22,7 +22,7 @@ FLOORS = (
     ("job",),
     ("method",),
     ("plots", "feature_pictures"),
-    ("pipeline", "memory"),
+    ("pipeline", "memory", "previews"),
     ("run_record", "report_page"),
     ("report", "sweep"),
     ("inspection", "segments"),

@@ -103,7 +103,7 @@ class Inspect:
         chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
         recording = Recording(chosen, job.method, known)
         with claimed(folder):
-            ((backbone, image, result),) = job.results(job.prompt, recording)
+            ((backbone, image, result),) = job.results(job.prompt, recording, recording.observe)
             print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
 
     def _checkpoint(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyi2v.backbone.checkpoint import Backbone
     from anyi2v.backbone.config import BackboneConfig
     from anyi2v.job import Result
+    from anyi2v.pipeline import Observer
     from anyi2v.taps import Taps
     from anyi2v.tracks import Tracks
 
@@ -180,8 +181,10 @@ class Animate(ConditionFlags):
         image, fit = load_condition(**self.condition(config))
         return image, media.load_placed(self.tracks, fit)
 
-    def results(self, prompts: Sequence[str], taps: "Taps") -> "Iterator[tuple[Backbone, Tensor, Result]]":
-        """For each prompt the networks, the image at the video's size, and the result of the job watched by `taps`."""
+    def results(
+        self, prompts: Sequence[str], taps: "Taps", observe: "Observer | None" = None
+    ) -> "Iterator[tuple[Backbone, Tensor, Result]]":
+        """For each prompt the networks, the image at the video's size, and the result of the job that was watched."""
         if not prompts:
             return
 
@@ -222,6 +225,7 @@ class Animate(ConditionFlags):
                 cache=self.cache,
                 low_memory=low_memory,
                 taps=taps,
+                observe=observe,
                 sampler=SAMPLERS[self.sampler](),
                 progress=sys.stderr.isatty(),
             )

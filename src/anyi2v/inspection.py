@@ -18,7 +18,7 @@ from torch import Tensor
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
-from anyi2v.diffusion import inversion_pairs
+from anyi2v.diffusion import Step, inversion_pairs
 from anyi2v.errors import InputError
 from anyi2v.feature_pictures import attention_map, colours, heat
 from anyi2v.files import expanded, read_json
@@ -31,6 +31,7 @@ from anyi2v.method.inversion import round_trip
 from anyi2v.method.noise import stream
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
+from anyi2v.previews import fit_preview
 from anyi2v.report_page import page
 from anyi2v.run_folder import GALLERY, PAGE, RECORD, claimed, staged
 from anyi2v.taps import Pass, Tap, no_tap
@@ -126,6 +127,11 @@ class Recording:
         self.names = selection.points(known)
         self.denoising: dict[int, dict[str, Tensor]] = {}
         self.optimisation: dict[int, dict[str, Tensor]] = {}
+        self.latents: dict[int, Float[Tensor, "f c h w"]] = {}
+
+    def observe(self, step: Step, z: Float[Tensor, "1 f c h w"]) -> None:
+        """Keeps the latents after a step; an observer for `animate`."""
+        self.latents[step.index] = z[0].detach().cpu()
 
     def __call__(self, at: Pass) -> Tap:
         """The tap for a pass of the job."""
@@ -171,6 +177,7 @@ def write_inspection(
             _features(inside, backbone, result, recording),
             _similarities(inside, backbone, result, recording),
             _trajectories(inside, result, recording.selection),
+            _denoising(inside, backbone, recording),
             _reconstruction(inside, backbone, image, result),
         ]
         sections = [section for section in sections if section["pictures"]]
@@ -258,6 +265,23 @@ def _trajectories(inside: Path, result: Result, selection: Selection) -> Section
         shown = list(selection.frames)
         rows = {"video": overlay_boxes(result.video, result.tracks)[shown]}
         _add(section, inside, "trajectories.png", "Boxes and paths as asked for", rows, _heads(shown), cell=2 * CELL)
+    return section
+
+
+def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Section:
+    """One sheet: the latents after steps spread over the run, below each other."""
+    section = _section(
+        "Denoising",
+        "The latents after some steps, each cell as the colour that the decoder makes of it on average (a linear map).",
+    )
+    if recording.latents:
+        preview, shown = fit_preview(backbone.vae), list(recording.selection.frames)
+        last = max(recording.latents)
+        steps = sorted(
+            {round(k * last / min(last, SHOWN - 1)) for k in range(min(last, SHOWN - 1) + 1)} if last else {0}
+        )
+        rows = {f"after step {step}": preview(recording.latents[step][shown]) for step in steps}
+        _add(section, inside, "denoising.png", "Latents", rows, _heads(shown))
     return section
 
 

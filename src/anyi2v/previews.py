@@ -1,0 +1,42 @@
+"""Previews: latents as small pictures, by a linear map instead of the autoencoder."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.backbone.vae import AutoencoderKL
+
+SAMPLES, CELLS = 16, 8
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Shows each latent cell as one pixel; see `fit_preview`. Takes a small part of the decoder's time."""
+
+    weight: Float[Tensor, "c 3"]
+    bias: Float[Tensor, "3"]
+
+    def __call__(self, z: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b 3 h w"]:
+        """Pictures in [0, 1], on the CPU."""
+        rgb = z.detach().float().cpu().movedim(-3, -1) @ self.weight + self.bias
+        return rgb.movedim(-1, -3).clamp(0, 1)
+
+
+@torch.no_grad()
+def fit_preview(vae: AutoencoderKL) -> Preview:
+    """The affine map from a latent cell to the mean colour of its pixels, by least squares.
+
+    Fitted on images of random colours that the encoder makes latents of, always the same ones.
+    """
+    generator, c = torch.Generator().manual_seed(0), vae.config.latent_channels
+    colours = torch.rand(SAMPLES, 3, CELLS // 2, CELLS // 2, generator=generator)
+    images = F.interpolate(colours, scale_factor=2 * vae.config.factor, mode="bilinear")
+    device = next(vae.parameters()).device
+    latents = vae.encode(2 * images.to(device) - 1).float().cpu()
+    pixels = F.adaptive_avg_pool2d(images, CELLS)
+    rows = torch.cat([latents.movedim(1, -1).reshape(-1, c), torch.ones(SAMPLES * CELLS**2, 1)], 1)
+    solution = torch.linalg.lstsq(rows, pixels.movedim(1, -1).reshape(-1, 3)).solution
+    return Preview(solution[:-1], solution[-1])
