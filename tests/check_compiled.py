@@ -9,14 +9,16 @@ from dataclasses import replace
 
 import torch
 
+from anyi2v.backbone.config import MotionConfig
 from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.taps import Replace, StopAt, Tap, no_tap
 
 from .networks import TINY, inputs, tiny_unet
 
-SMALL = replace(TINY, channels=(8, 16), attention=(True, True))
-QUERIES = ["up_blocks.0.attentions.1.query", "up_blocks.1.attentions.0.query"]
+TEMPORAL = MotionConfig(heads=2, groups=4, attentions=1, max_frames=8)
+SMALL = replace(TINY, channels=(8, 16), attention=(False, True), temporal=TEMPORAL)
+QUERIES = ["up_blocks.0.attentions.0.query", "up_blocks.0.attentions.1.query"]
 HALVE = Replace({QUERIES[0]: lambda q: q * 0.5})
 
 

@@ -1,9 +1,14 @@
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+from anyi2v import memory
 
 if not torch.cuda.is_available():
     # the kernels for GPUs are run by Triton's interpreter; Triton asks when it is imported, by whomever
@@ -27,3 +32,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _one_thread() -> None:
     """Sums in one order everywhere, and workers that do not fight for cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _each_prediction_once() -> Iterator[None]:
+    """The command predicts the memory of its job: of equal jobs once, for it takes longer than most of them.
+
+    Tests of the prediction itself have it from `anyi2v.memory` before this.
+    """
+    known: dict[bytes, memory.Prediction] = {}
+    predict = memory.predict
+
+    def predicted(*args: Any, **options: Any) -> memory.Prediction:
+        job = pickle.dumps((args, options))
+        if job not in known:
+            known[job] = predict(*args, **options)
+        return known[job]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(memory, "predict", predicted)
+        yield

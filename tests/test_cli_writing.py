@@ -22,8 +22,11 @@ from anyi2v.run_folder import claimed
 from .test_cli import files, flags  # noqa: F401  `files` is a fixture
 
 SLOW = """
-import sys, time
+import signal, sys, time
 import anyi2v.pipeline
+
+# a shell that starts the test run in the background has Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def animate(*args, **kwargs):
     print("begun", flush=True)
@@ -82,11 +85,13 @@ def test_a_second_process_ends_at_once_and_a_killed_one_is_no_obstacle(
 
 def test_workers_leave_ctrl_c_to_their_parent_and_tidy_up(tmp_path: Path) -> None:
     code = f"""
-import os, sys, time
+import os, signal, sys, time
 from multiprocessing import get_context
 from anyi2v.cli import main
 from anyi2v.files import atomic
 from anyi2v.micro.workers import quiet
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Job:
     def run(self):
