@@ -4,8 +4,8 @@
     python -m tests.mutations eta cache       # those whose name contains one of the words; writes nothing
 
 A mutation (tests/mutations.toml) replaces a piece of source text that occurs exactly once in its file, in a copy of
-`src`; then the test files that belong to the part are run against the copy, one after the other up to the first failure.
-The working tree is never changed.
+`src`; then the test files that belong to the part are run against the copy, one after the other, up to the first
+failure. The working tree is never changed.
 """
 
 import argparse

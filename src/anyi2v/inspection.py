@@ -276,10 +276,8 @@ def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Sectio
     )
     if recording.latents:
         preview, shown = fit_preview(backbone.vae), list(recording.selection.frames)
-        last = max(recording.latents)
-        steps = sorted(
-            {round(k * last / min(last, SHOWN - 1)) for k in range(min(last, SHOWN - 1) + 1)} if last else {0}
-        )
+        count, last = min(len(recording.latents), SHOWN), max(recording.latents)
+        steps = [round(k * last / max(count - 1, 1)) for k in range(count)]
         rows = {f"after step {step}": preview(recording.latents[step][shown]) for step in steps}
         _add(section, inside, "denoising.png", "Latents", rows, _heads(shown))
     return section

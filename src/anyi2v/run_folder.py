@@ -35,7 +35,7 @@ RUN_FILES = (
 """All that a run writes, the record first: it says that the others are there."""
 
 INSPECTION_FILE = re.compile(
-    r"(features|similarity)_step_\d+\.png|trajectories\.png|denoising\.png|reconstruction\.png|gallery\.json"
+    r"(features|similarity)_step_\d+\.png|(trajectories|denoising|reconstruction)\.png|gallery\.json"
 )
 """All that an inspection writes, in the gallery's folder."""
 
