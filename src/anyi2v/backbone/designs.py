@@ -1,10 +1,10 @@
 """From the description of temporal layers to what fills the UNet's slots."""
 
+from anyi2v.backbone.animatediff import MotionModules
 from anyi2v.backbone.config import FactorisedConfig, MotionConfig, RotaryConfig
-from anyi2v.backbone.factorised import Factorised
-from anyi2v.backbone.rotary import RotaryAttentions
+from anyi2v.backbone.lavie import RotaryAttentions
 from anyi2v.backbone.slots import Design
-from anyi2v.backbone.temporal import MotionModules
+from anyi2v.backbone.videocrafter import Factorised
 
 
 def make_design(config: MotionConfig | RotaryConfig | FactorisedConfig | None) -> Design:
