@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from anyi2v.backbone.layers import linear
 from anyi2v.files import atomic
 from anyi2v.machine import describe
+from anyi2v.operators import linear, private
 
 Work = Callable[[], object]
 R = TypeVar("R")
@@ -85,8 +85,8 @@ def _convolution_flops(x: Tensor, weight: Tensor, *_: Any, out_val: Tensor, **__
 
 FORMULAS = {
     **flop_registry,
-    torch.ops.mkldnn._linear_pointwise: _linear_flops,
-    torch.ops.mkldnn._convolution_pointwise: _convolution_flops,
+    private.linear_pointwise: _linear_flops,
+    private.convolution_pointwise: _convolution_flops,
     torch.ops.aten.mkldnn_convolution: _convolution_flops,
 }
 """FLOPs of an operation; torch's own, and those of oneDNN, which it does not know."""

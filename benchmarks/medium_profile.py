@@ -16,11 +16,12 @@ import torch
 import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from anyi2v.backbone import attention, temporal
+from anyi2v.backbone import attention
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
 from anyi2v.files import atomic
 from anyi2v.machine import describe
+from anyi2v.operators import choice
 from benchmarks.measure import Flops, matmul_peak
 from benchmarks.medium_job import PUBLISHED, job, peer, unit_seconds
 from benchmarks.stages import prepare
@@ -54,17 +55,17 @@ class Args:
 @contextmanager
 def attention_marked() -> Iterator[None]:
     """Within the block the profile has a range around each attention."""
-    plain = attention.attend
+    plain = choice.attention
 
     def marked(*args: Any) -> Any:
         with record_function(ATTENTION[0]):
             return plain(*args)
 
-    attention.attend = temporal.attend = marked
+    attention.attention = choice.attention = marked
     try:
         yield
     finally:
-        attention.attend = temporal.attend = plain
+        attention.attention = choice.attention = plain
 
 
 class Profile:

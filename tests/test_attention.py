@@ -5,10 +5,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anyi2v.backbone import attend as module
-from anyi2v.backbone import attention
-from anyi2v.backbone.attend import attend, in_parts
 from anyi2v.backbone.attention import Attention, probabilities, project, weigh
+from anyi2v.operators import attention
+from anyi2v.operators.cpu import attention as module
+from anyi2v.operators.cpu import linear
+from anyi2v.operators.cpu.attention import in_parts
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,7 +33,7 @@ def test_fused_attention_equals_its_definition(
         torch.randn(batch, length, heads * width, generator=generator).requires_grad_()
         for length in (queries, keys, keys)
     )
-    fused, plain = attend(query, key, value, heads), weigh(probabilities(query, key, heads), value)
+    fused, plain = attention(query, key, value, heads), weigh(probabilities(query, key, heads), value)
     # sums of at most 90 products of float32, in another order and with other exponentials
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(
@@ -45,7 +46,7 @@ def test_fused_attention_equals_its_definition(
     for grad in (True, False):
         q, k, v = (t.detach().bfloat16().requires_grad_(grad) for t in (query, key, value))
         exact = weigh(probabilities(q.float(), k.float(), heads), v.float())
-        torch.testing.assert_close(attend(q, k, v, heads).float(), exact, rtol=0.02, atol=0.03)
+        torch.testing.assert_close(attention(q, k, v, heads).float(), exact, rtol=0.02, atol=0.03)
 
 
 @settings(max_examples=30, deadline=None)
@@ -89,7 +90,7 @@ def test_many_scores_of_narrow_heads_are_done_in_parts(dtype: torch.dtype, monke
     # the last three: heads too wide, too wide for so many keys, too few scores
     for count, keys, width in ((512, 16, 8), (512, 16, 16), (512, 32, 8), (512, 16, 17), (512, 32, 16), (8, 16, 8)):
         x = torch.zeros(count, keys, 2 * width, dtype=dtype)
-        attend(x, x, x, 2)
+        attention(x, x, x, 2)
     assert calls == ([] if dtype == torch.float64 else 3 * [dtype])
 
 
@@ -111,7 +112,7 @@ def test_scores_of_any_size_have_finite_powers(size: float, sign: int) -> None:
 
 @pytest.mark.parametrize("few", [0, 2**15])
 def test_projections_at_once_equal_those_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "AT_ONCE", few)
+    monkeypatch.setattr(linear, "AT_ONCE", few)
     torch.manual_seed(0)
     attn, x = Attention(8, 2), torch.randn(2, 3, 5, 8)
     for one, layer in zip(project(x, attn.to_q, attn.to_k, attn.to_v), (attn.to_q, attn.to_k, attn.to_v), strict=True):

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from anyi2v.backbone import attention
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.feed_forward import FeedForward
-from anyi2v.backbone.layers import Conv2d, linear
+from anyi2v.backbone.layers import Conv2d
 from anyi2v.cli_bench import BenchPeers, BenchStages
 from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.job import Result
 from anyi2v.media import load_image
+from anyi2v.operators import linear
 from benchmarks import gpu_job, measure, peers, scaling, stages
 from benchmarks.medium_job import Costs
 from benchmarks.medium_profile import Profile, attention_marked
@@ -206,15 +207,15 @@ def test_costs_are_those_between_the_units_of_a_stage() -> None:
 
 def test_the_profile_tells_products_from_attention() -> None:
     x, weight = torch.randn(512, 256), torch.randn(256, 256)
-    plain = attention.attend
+    plain = attention.attention
 
     def work() -> Tensor:
         y = linear(x, weight).view(2, 256, 256)
-        return attention.attend(y, y, y, 8)
+        return attention.attention(y, y, y, 8)
 
     with attention_marked():
         found = {kind: seconds_of(kind, work) for kind in KINDS}
-    assert attention.attend is plain
+    assert attention.attention is plain
     assert min(found.values()) > 0
     assert seconds_of("attention", lambda: linear(x, weight)) == 0
     assert seconds_of("products", lambda: x + 1) == 0

@@ -20,7 +20,7 @@ from anyi2v.backbone.config import (
     ScheduleConfig,
     UNetConfig,
 )
-from anyi2v.backbone.rotary import buckets, rotate
+from anyi2v.backbone.lavie import buckets, rotate
 from anyi2v.backbone.unet import UNet
 from anyi2v.diffusion import inversion_pairs, level, sampling_timesteps, transport
 from anyi2v.errors import CheckpointError, HookError, InputError

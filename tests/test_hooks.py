@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
-from anyi2v.backbone import attention, feed_forward, group_norm, layers
+from anyi2v.backbone import attention
 from anyi2v.backbone.attention import Attention
-from anyi2v.backbone.layers import Linear, plain
+from anyi2v.backbone.layers import Linear
 from anyi2v.backbone.packed import packed
 from anyi2v.backbone.slots import Slot
 from anyi2v.backbone.unet import UNet
+from anyi2v.operators import plain
+from anyi2v.operators.cpu import linear, norm
 
 from .networks import inputs, tiny_unet
 
@@ -31,7 +33,7 @@ SIZES = st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 16]), st.booleans(),
 
 
 def thresholds(patch: pytest.MonkeyPatch, large: bool) -> None:
-    for module, names in ((layers, ("SMALL", "FEW")), (feed_forward, ("SMALL", "FEW")), (group_norm, ("MANY",))):
+    for module, names in ((linear, ("SMALL", "FEW")), (norm, ("MANY",))):
         for name in names if large else ():
             patch.setattr(module, name, 0)
 

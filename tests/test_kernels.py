@@ -13,11 +13,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for NVIDIA's and AMD's GPUs only")
 
 
-from anyi2v.backbone.kernels import group_norm as group_norm_module  # noqa: E402
-from anyi2v.backbone.kernels.geglu import geglu  # noqa: E402
-from anyi2v.backbone.kernels.group_norm import group_norm  # noqa: E402
-from anyi2v.backbone.kernels.layer_norm import layer_norm  # noqa: E402
-from anyi2v.backbone.kernels.over_frames import attend_over_frames  # noqa: E402
+from anyi2v.operators.triton import group_norm as group_norm_module  # noqa: E402
+from anyi2v.operators.triton.geglu import geglu  # noqa: E402
+from anyi2v.operators.triton.group_norm import group_norm  # noqa: E402
+from anyi2v.operators.triton.layer_norm import layer_norm  # noqa: E402
+from anyi2v.operators.triton.over_frames import attend_over_frames  # noqa: E402
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from anyi2v.backbone import feed_forward, group_norm, layers
 from anyi2v.backbone.feed_forward import FeedForward
-from anyi2v.backbone.group_norm import group_norm_silu, normalise
-from anyi2v.backbone.layers import Conv2d, Linear
+from anyi2v.backbone.layers import Conv2d, Linear, group_norm, group_norm_silu
+from anyi2v.operators import where
+from anyi2v.operators.cpu import feed_forward, linear, norm
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
@@ -40,17 +40,15 @@ class Norm(nn.Module):
         self.norm, self.silu = nn.GroupNorm(groups, channels), silu
 
     def forward(self, x: Tensor) -> Tensor:
-        return group_norm_silu(self.norm, x, "frame", 1) if self.silu else normalise(self.norm, x)
+        return group_norm_silu(self.norm, x) if self.silu else group_norm(self.norm, x)
 
 
 @pytest.fixture(autouse=True)
 def _every_size_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are PyTorch's own: here none is small."""
-    monkeypatch.setattr(layers, "SMALL", 0)
-    monkeypatch.setattr(layers, "FEW", 0)
-    monkeypatch.setattr(feed_forward, "SMALL", 0)
-    monkeypatch.setattr(feed_forward, "FEW", 0)
-    monkeypatch.setattr(group_norm, "MANY", 0)
+    monkeypatch.setattr(linear, "SMALL", 0)
+    monkeypatch.setattr(linear, "FEW", 0)
+    monkeypatch.setattr(norm, "MANY", 0)
 
 
 def check(layer: nn.Module, plain: nn.Module, x: Tensor) -> None:
@@ -168,7 +166,7 @@ def test_group_norms(
         layer.norm.weight.normal_()
         layer.norm.bias.normal_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_norm, "WIDE", wide)
+        patch.setattr(norm, "WIDE", wide)
         check(
             layer.to(dtype).requires_grad_(False),
             Norm(groups, groups * width, silu).requires_grad_(False),
@@ -250,7 +248,8 @@ OLD = """
 import torch
 from anyi2v.backbone import layers
 from anyi2v.backbone.packed import packed
-assert not layers.onednn_computes(torch.bfloat16)
+from anyi2v.operators import where
+assert not where.onednn_computes(torch.bfloat16)
 network = torch.nn.ModuleList([layers.Linear(256, 256), layers.Conv2d(64, 64, 3, padding=1)]).bfloat16()
 network.requires_grad_(False)
 assert packed(network) is network
@@ -282,8 +281,8 @@ def test_kernels_for_gpus_are_left_out_where_triton_cannot_make_them(
     installed: bool, compiler: bool, capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It calls a C compiler, which the images that many run on lack."""
-    monkeypatch.setattr(layers, "find_spec", lambda _: object() if installed else None)
-    monkeypatch.setattr(layers.shutil, "which", lambda _: "/bin/cc" if compiler else None)
+    monkeypatch.setattr(where, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(where.shutil, "which", lambda _: "/bin/cc" if compiler else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert layers.triton_runs.__wrapped__(torch.device("cuda:0")) is runs
+    assert where.triton_runs.__wrapped__(torch.device("cuda:0")) is runs

@@ -11,6 +11,7 @@ FLOORS = (
     ("errors", "timing", "machine", "versions", "limits", "threads", "grad_modes"),
     ("backbone.config", "files", "hook_points"),
     ("taps", "config", "conversion", "backbone.header"),
+    ("operators",),
     ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),
     ("fit",),
     ("media", "raster"),

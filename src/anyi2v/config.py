@@ -26,6 +26,9 @@ PcaSolver = Literal["exact", "lowrank"]
 SamplerName = Literal["ddim", "dpm-solver-2m"]
 """The samplers that the command line knows; see `anyi2v.samplers`."""
 
+OperatorKind = Literal["fast", "reference"]
+"""How networks compute: by the fastest implementations, or by the formulas of `anyi2v.operators.formulas` alone."""
+
 
 @dataclass(frozen=True)
 class MethodConfig:

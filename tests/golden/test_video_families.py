@@ -18,7 +18,7 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anyi2v.backbone import rotary
+from anyi2v.backbone.lavie import buckets
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.backbone.unet import UNet
 from anyi2v.diffusion import (
@@ -200,9 +200,9 @@ def family(root: Path, name: str) -> Path:
 def test_relative_positions_equal_the_recorded_ones(root: Path) -> None:
     tensors = load_file(family(root, "lavie") / "relpos.safetensors")
     table = tensors["bucket_i_j"]
-    assert torch.equal(rotary.buckets(len(table), 32, 32), table.long())
+    assert torch.equal(buckets(len(table), 32, 32), table.long())
     bias = tensors["bias_h_i_j_n20"]
-    ours = tensors["weight"][rotary.buckets(bias.shape[1], 32, 32)].permute(2, 0, 1)
+    ours = tensors["weight"][buckets(bias.shape[1], 32, 32)].permute(2, 0, 1)
     assert torch.equal(ours, bias)
 
 

@@ -5,17 +5,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.attend import attend
 from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.feed_forward import FeedForward
-from anyi2v.backbone.group_norm import normalise
-from anyi2v.backbone.layers import Conv2d, LayerNorm, Linear, linear, plain
+from anyi2v.backbone.layers import Conv2d, LayerNorm, Linear, group_norm
 from anyi2v.backbone.slots import Slot
+from anyi2v.operators import attention, plain, projections
 from anyi2v.taps import wants
-
-AT_ONCE = 2**15
-"""Numbers, tokens times channels, up to which on a CPU several products take longer to begin than to compute."""
 
 
 class Attention(nn.Module):
@@ -31,21 +27,17 @@ class Attention(nn.Module):
 
 
 def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor, "*n d"], ...]:
-    """Several projections (without bias) of the same tokens; of few tokens, or on an accelerator, as one product.
-
-    Of many, what one product writes together is too large for a cache, and the backward pass would keep its matrix.
-    """
-    separate = x.device.type == "cpu" and (x.numel() > AT_ONCE or x.requires_grad)
+    """Several linear layers of the same tokens."""
     weights = [layer.weight for layer in layers if plain(layer, Linear) and layer.bias is None]
-    if separate or len(weights) < len(layers):
+    if len(weights) < len(layers):
         return tuple(layer(x) for layer in layers)
-    return linear(x, torch.cat(weights)).chunk(len(layers), dim=-1)
+    return projections(x, *weights)
 
 
 def probabilities(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n heads l m"]:
-    """The attention map itself, softmax(Q K^T / sqrt(d)); `attend` never materialises it."""
+    """The attention map itself, softmax(Q K^T / sqrt(d)); `attention` never materialises it."""
     query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
     return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
 
@@ -78,10 +70,10 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
             return attn.to_out(rearrange(weigh(probs, v), "b f (h w) c -> b f h w c", h=height))
     if key.shape[1] < frames:
         q, k, v = (rearrange(t, "b f h w c -> b (f h w) c") for t in (query, key, value))
-        out = attend(q, k, v, attn.heads).view_as(query)
+        out = attention(q, k, v, attn.heads).view_as(query)
     else:
         q, k, v = (rearrange(t, "b f h w c -> (b f) (h w) c") for t in (query, key, value))
-        out = attend(q, k, v, attn.heads).view_as(query)
+        out = attention(q, k, v, attn.heads).view_as(query)
     return attn.to_out(out)
 
 
@@ -97,7 +89,7 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], 
         probs = call.changed(name, "probs", probabilities(q, k, attn.heads))
         if probs is not None:
             return attn.to_out(weigh(probs, v).view_as(query))
-    return attn.to_out(attend(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query))
+    return attn.to_out(attention(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query))
 
 
 class TransformerBlock(nn.Module):
@@ -139,7 +131,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "m c h w"]:
         """Folded feature maps in and out, as many as there are texts."""
-        normed = normalise(self.norm, x)
+        normed = group_norm(self.norm, x)
         if not self.linear:
             normed = self.proj_in(normed)
         tokens = rearrange(normed, "(b f) c h w -> b f h w c", f=call.frames)

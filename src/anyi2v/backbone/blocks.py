@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from anyi2v.backbone.attention import SpatialTransformer
 from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import NormOver, UNetConfig
-from anyi2v.backbone.group_norm import group_norm_silu
-from anyi2v.backbone.layers import Conv2d, Linear, plain
-from anyi2v.backbone.packed import PackedConv2d
+from anyi2v.backbone.layers import Conv2d, Linear, group_norm_silu
 from anyi2v.backbone.slots import Design, Site, Slot
+from anyi2v.operators import plain
 
 
 class ResBlock(nn.Module):
@@ -31,13 +30,14 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n d h w"]:
         """Shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
-        hidden = group_norm_silu(self.norm1, x, self.norm_over, call.frames)
+        frames = call.frames_of(self.norm_over)
+        hidden = group_norm_silu(self.norm1, x, frames)
         time = self.time_emb_proj(call.embedding)
-        if len(time) == 1 and plain(self.conv1, Conv2d, PackedConv2d):  # as part of the bias it costs no pass
+        if len(time) == 1 and plain(self.conv1, Conv2d):  # as part of the bias it costs no pass
             hidden = self.conv1(hidden, time[0])
         else:
             hidden = self.conv1(hidden) + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]
-        hidden = self.conv2(group_norm_silu(self.norm2, hidden, self.norm_over, call.frames))
+        hidden = self.conv2(group_norm_silu(self.norm2, hidden, frames))
         hidden = call.at_map(f"{self.name}.hidden", hidden)
         return self.temporal(self.conv_shortcut(x) + hidden, call)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from anyi2v.backbone.config import NormOver
 from anyi2v.errors import HookError
 from anyi2v.taps import Tap, no_tap
 
@@ -35,6 +36,10 @@ class Call:
     def temporal_on(self, name: str) -> bool:
         """Whether the temporal layer `name` takes part in this pass."""
         return self.temporal if isinstance(self.temporal, bool) else name in self.temporal
+
+    def frames_of(self, norm_over: NormOver) -> int:
+        """How many maps share the statistics of a norm: one, or the frames of a clip."""
+        return self.frames if norm_over == "clip" else 1
 
     def at(self, layer: str, part: str, x: Tensor) -> Tensor:
         """Hook point `layer.part` inside a layer; `x` already has its full axes."""

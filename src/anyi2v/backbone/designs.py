@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from anyi2v.backbone.animatediff import MotionModules
 from anyi2v.backbone.config import (
     TEMPORAL_KINDS,
     FactorisedConfig,
@@ -12,10 +13,9 @@ from anyi2v.backbone.config import (
     RotaryConfig,
     TemporalConfig,
 )
-from anyi2v.backbone.factorised import Factorised
-from anyi2v.backbone.rotary import RotaryAttentions
+from anyi2v.backbone.lavie import RotaryAttentions
 from anyi2v.backbone.slots import Design
-from anyi2v.backbone.temporal import MotionModules
+from anyi2v.backbone.videocrafter import Factorised
 from anyi2v.errors import InputError
 
 _DESIGNS: dict[str, Callable[[Any], Design]] = {

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.call import Call
-from anyi2v.backbone.layers import hooked
 from anyi2v.backbone.unet import UNet
+from anyi2v.operators import hooked
 
 
 class _Recorded(NamedTuple):

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.layers import Conv2d, Linear, has_values, hooked, on_cpu, shifted
+from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Temporal
+from anyi2v.operators.formulas import shifted
+from anyi2v.operators.where import has_values, hooked, on_cpu
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -48,6 +50,7 @@ class PackedConv2d(Conv2d):
     """A convolution that packs its weights in its first pass."""
 
     packed: Tensor | None = None
+    stands_for = Conv2d
 
     def forward(
         self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None

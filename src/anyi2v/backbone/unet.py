@@ -15,11 +15,11 @@ from anyi2v.backbone.blocks import DownBlock, MidBlock, UpBlock, run_slot
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import UNetConfig
 from anyi2v.backbone.designs import make_design
-from anyi2v.backbone.group_norm import group_norm_silu
-from anyi2v.backbone.layers import Linear, has_values, transformed
+from anyi2v.backbone.layers import Linear, group_norm_silu
 from anyi2v.backbone.slots import Design, Site, Temporal
 from anyi2v.errors import HookError, InputError
 from anyi2v.hook_points import Point, check_names
+from anyi2v.operators import has_values, transformed
 from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, handled, no_tap
 
 
@@ -146,7 +146,7 @@ class UNet(nn.Module):
             x, up_blocks = deep.to(self.dtype).flatten(0, 1), self.up_blocks[-1:]
         for block in up_blocks:
             x = block(x, skips, call)
-        x = group_norm_silu(self.conv_norm_out, x, self.config.norm_over, call.frames)
+        x = group_norm_silu(self.conv_norm_out, x, call.frames_of(self.config.norm_over))
         return call.at_map("noise", self.conv_out(x)).unflatten(0, (-1, call.frames)).to(z.dtype)
 
     def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:

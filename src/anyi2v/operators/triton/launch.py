@@ -1,4 +1,4 @@
-"""How a kernel is started."""
+"""Launching a kernel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyi2v.backbone.layers import has_values
+from anyi2v.operators.where import has_values
 
 
 def launch(kernel: Any, grid: Sequence[int], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Starts `kernel` on the device of `x`, its first argument; not for the fake tensors of `anyi2v.memory`."""
+    """Launches `kernel` on the device of `x`, its first argument; not for the fake tensors of `anyi2v.memory`."""
     if has_values(x):
         with torch.cuda.device_of(x):
             kernel[tuple(grid)](x, *arguments, **options)

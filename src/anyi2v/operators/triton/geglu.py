@@ -1,4 +1,4 @@
-"""GEGLU: value * gelu(gate) of what one linear layer has made of both."""
+"""GEGLU: value * gelu(gate) of the output of one linear layer."""
 
 from typing import Any, no_type_check
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.kernels.launch import launch
+from anyi2v.operators.triton.launch import launch
 
 ROWS, COLUMNS = 8, 256
 """Of a program."""
@@ -82,5 +82,5 @@ def _place(count, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit
 @no_type_check
 def _below(x):
-    """How much of a normal distribution lies below x: gelu(x) = x * that."""
+    """The cumulative distribution function of the normal distribution: gelu(x) = x * that."""
     return 0.5 * (1 + tl.erf(x * 0.7071067811865476))

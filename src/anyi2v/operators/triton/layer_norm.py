@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.kernels.launch import launch
+from anyi2v.operators.triton.launch import launch
 
 TILE = 2**12
 """Numbers that a program reads at once, of whole rows."""
@@ -29,7 +29,7 @@ def layer_norm(
 
 
 class _LayerNorm(torch.autograd.Function):
-    """The backward pass keeps the input, whose moments it computes again."""
+    """The backward pass keeps the input, whose moments it recomputes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None) -> Tensor:

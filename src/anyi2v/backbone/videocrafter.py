@@ -8,11 +8,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anyi2v.backbone.animatediff import MotionModule
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import FactorisedConfig
-from anyi2v.backbone.group_norm import normalise
+from anyi2v.backbone.layers import group_norm
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
-from anyi2v.backbone.temporal import MotionModule
 
 
 class Factorised(Design):
@@ -56,5 +56,5 @@ class TemporalConvolution(Temporal):
         """Frames before the first and after the last count as zero."""
         clip = hidden = rearrange(x, "(b f) c h w -> b c f h w", f=call.frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            hidden = conv(F.silu(normalise(norm, hidden)))
+            hidden = conv(F.silu(group_norm(norm, hidden)))
         return rearrange(clip + hidden, "b c f h w -> (b f) c h w")

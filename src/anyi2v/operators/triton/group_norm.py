@@ -1,6 +1,6 @@
 """GroupNorm of maps whose channels lie last, with SiLU or without.
 
-The cells of a map are divided among programs. What each sees of a channel it adds up into a place of its own, and these
+The cells of a map are divided among programs. Each adds its share of a channel up in a place of its own, and these
 sums are added in the same order every time, so that results are equal to the bit from run to run.
 """
 
@@ -12,14 +12,14 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.kernels.launch import launch
+from anyi2v.operators.triton.launch import launch
 
 ROWS, COLUMNS = 128, 64
 """Cells and channels that a program reads at once."""
 MOST_SPLITS = 64
 """Programs that share the cells of an image, at most."""
 SIZES = ("cells", "share", "width")
-"""Numbers that a kernel is not compiled anew for."""
+"""Numbers for which a kernel is not specialised."""
 
 
 def group_norm(
@@ -30,7 +30,7 @@ def group_norm(
     eps: float,
     silu: bool = False,
 ) -> Float[Tensor, "n cells c"]:
-    """GroupNorm over all cells of an image, and SiLU of it if asked; sums in float32, var = E x^2 - (E x)^2."""
+    """GroupNorm over all cells of an image, and SiLU of it with `silu`; sums in float32, var = E x^2 - (E x)^2."""
     x = x.contiguous()
     if x.requires_grad:
         return _GroupNorm.apply(x, weight, bias, groups, eps, silu)

@@ -1,4 +1,10 @@
-"""Scaled dot-product attention, on a CPU in the form in which PyTorch computes it fastest."""
+"""Scaled dot-product attention in the form in which a CPU computes it fastest.
+
+The exponentials of PyTorch's fused kernel are good to 1e-6, and keys that do not fill its vectors cost twice the time.
+So many short sequences, as over the frames of a clip, are put side by side, each seeing its own keys only, and where
+there are many queries, long ones that end within a vector get hidden keys. Narrow heads are computed by matrix
+multiplications and exponentials.
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,85 +15,81 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.layers import has_values, in_turn, transformed
+from anyi2v.operators import formulas
+from anyi2v.operators.where import has_values, in_turn
 
 VECTOR = 16
-"""Numbers in a vector of a CPU's attention kernel."""
+"""Numbers in a vector of PyTorch's kernel."""
 SMALL_HEAD = 8
-"""Width of a head up to which products and powers take less time than the kernel, which is made for 64; twice as much
-for sequences within a vector of which no gradient is wanted."""
+"""Width of a head up to which matrix multiplications and exponentials are faster than the kernel, which is made for 64;
+twice as much for sequences within a vector of which no gradient is wanted."""
 SCORES = 2**19
 """Scores that are held at once, 2 MiB: they stay in a core's cache."""
 MANY = 2**17
 """Scores from which on they are computed in parts."""
 SAFE = 2.0**60
-"""Largest sum of powers, and one over the smallest, with which they weigh values as they are, in float32."""
+"""Largest sum of exponentials, and one over the smallest, for which no largest score is subtracted, in float32."""
 HALVED = (2, 4, 8, 16, 32)
 """Numbers of keys whose largest score is found by halving: PyTorch's maximum of few takes seven times as long."""
 
 
-def attend(
+def attention(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n l c"]:
-    """Multi-head scaled dot-product attention over the last but one axis.
-
-    With one leading axis PyTorch takes a fused kernel. On a CPU its exponentials are good to 1e-6, and keys that do
-    not fill its vectors cost twice the time. So many short sequences, as over the frames of a clip, are put side by
-    side, each seeing its own keys only, and where there are many queries, long ones that end within a vector get
-    hidden keys. Narrow heads are computed without the kernel.
-    """
-    if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
-        return value.expand_as(query)
-    if query.device.type != "cpu" or transformed():
-        return fused(query, key, value, heads)
+    """Multi-head scaled dot-product attention over the last but one axis, of at least two keys."""
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
-    widest = SMALL_HEAD if query.requires_grad or key.shape[-2] > VECTOR else 2 * SMALL_HEAD
-    narrow = head <= widest and query.ndim == 3 and (half or query.dtype == torch.float32)
-    if narrow and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
+    if _narrow(query, key, head) and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
         return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
         # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
             q, k, v = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
-            return attend(q, k, v, heads).to(query.dtype)
+            return attention(q, k, v, heads).to(query.dtype)
     together = VECTOR // key.shape[-2] if query.ndim == 3 and query.shape == key.shape else 0
     if together > 1 and len(query) % together == 0:
-        sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
-        mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
-        q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
-        return fused(q, k, v, heads, mask[None, None]).reshape(query.shape)
+        return side_by_side(query, key, value, heads, together)
+    if key.shape[-2] % VECTOR == 0 or min(query.shape[-2], key.shape[-2]) <= VECTOR:
+        return formulas.attention(query, key, value, heads)
+    return with_hidden_keys(query, key, value, heads)
+
+
+def _narrow(query: Tensor, key: Tensor, head: int) -> bool:
+    widest = SMALL_HEAD if query.requires_grad or key.shape[-2] > VECTOR else 2 * SMALL_HEAD
+    return head <= widest and query.ndim == 3 and query.dtype in (torch.bfloat16, torch.float32)
+
+
+def side_by_side(
+    query: Float[Tensor, "n l c"], key: Float[Tensor, "n l c"], value: Float[Tensor, "n l c"], heads: int, together: int
+) -> Float[Tensor, "n l c"]:
+    """Attention of so many sequences as one, each seeing its own keys only."""
+    sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
+    mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
+    q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
+    return formulas.attention(q, k, v, heads, mask[None, None]).reshape(query.shape)
+
+
+def with_hidden_keys(
+    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
+) -> Float[Tensor, "*n l c"]:
+    """Attention whose keys are padded to whole vectors; the padding has no weight."""
     missing = -key.shape[-2] % VECTOR
-    if not missing or min(query.shape[-2], key.shape[-2]) <= VECTOR:
-        return fused(query, key, value, heads)
     mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
     mask[key.shape[-2] :] = -torch.inf
     key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
-    return fused(query, key, value, heads, mask.expand(1, 1, query.shape[-2], -1))
-
-
-def fused(
-    query: Float[Tensor, "*n l c"],
-    key: Float[Tensor, "*n m c"],
-    value: Float[Tensor, "*n m c"],
-    heads: int,
-    mask: Float[Tensor, "1 1 l m"] | None = None,
-) -> Float[Tensor, "*n l c"]:
-    """PyTorch's kernel; the mask is added to the logits."""
-    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(-3, -2).flatten(-2)
+    return formulas.attention(query, key, value, heads, mask.expand(1, 1, query.shape[-2], -1))
 
 
 def in_parts(
     query: Float[Tensor, "n l c"], key: Float[Tensor, "n m c"], value: Float[Tensor, "n m c"], heads: int
 ) -> Float[Tensor, "n l c"]:
-    """Attention as products and powers of two in float32, as many scores at a time as a core's cache holds."""
+    """Attention as matrix multiplications and exp2 in float32, as many scores at a time as a core's cache holds."""
     if query.requires_grad or key.requires_grad or value.requires_grad:
         return _InParts.apply(query, key, value, heads)
     return _forward(query, key, value, heads, None)
 
 
 class _InParts(torch.autograd.Function):
-    """`in_parts`; the backward pass computes the weights again from query, key and the sums of the powers.
+    """`in_parts`; the backward pass recomputes the weights from query, key and the sums of the exponentials.
 
     Source: FlashAttention (Dao et al. 2022, arXiv:2205.14135), appendix B.
     """
@@ -113,20 +115,20 @@ def _forward(
     heads: int,
     log_total: Float[Tensor, "n heads 1 l"] | None,
 ) -> Float[Tensor, "n l c"]:
-    """The attention; writes into `log_total` the logarithm to the base 2 of what each query's powers add up to."""
+    """The attention; writes into `log_total` the logarithm to the base 2 of the sum of each query's exponentials."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
     for rows, columns in in_turn(_parts(query, key, heads), query):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
         # keys first: what goes over all keys then takes whole vectors of queries
-        powers, top = _product(k, q, buffer).exp2_(), None
-        total = powers.sum(1, keepdim=True)
+        exponentials, top = _scores(k, q, buffer).exp2_(), None
+        total = exponentials.sum(1, keepdim=True)
         if not _safe(total):  # rare; to subtract the largest score always would take a sixth of the time
-            powers = _product(k, q, buffer)
-            top = _maximum(powers)
-            total = powers.sub_(top).exp2_().sum(1, keepdim=True)
-        o = torch.bmm(v.transpose(1, 2), powers).div_(total)
+            exponentials = _scores(k, q, buffer)
+            top = _maximum(exponentials)
+            total = exponentials.sub_(top).exp2_().sum(1, keepdim=True)
+        o = torch.bmm(v.transpose(1, 2), exponentials).div_(total)
         _place(out[rows, columns], heads).copy_(o.unflatten(0, (-1, heads)))
         if log_total is not None:
             level = total.log2_() if top is None else total.log2_().add_(top)
@@ -143,7 +145,7 @@ def _backward(
     gradient: Float[Tensor, "n l c"],
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of query, key and value, as far as they are wanted."""
+    """The gradients of query, key and value, as far as they are needed."""
     heads = log_total.shape[1]
     scale = _scale(query, heads)
     back = [
@@ -156,8 +158,8 @@ def _backward(
         k, v = (_heads(x[rows], heads) for x in (key, value))
         g = _heads(gradient[rows, columns], heads)
         level = log_total[rows, :, :, columns].flatten(0, 1)
-        weights = _product(k, q, buffers[0]).sub_(level).exp2_()
-        change = _product(v, g, buffers[1]).mul_(weights)
+        weights = _scores(k, q, buffers[0]).sub_(level).exp2_()
+        change = _scores(v, g, buffers[1]).mul_(weights)
         change.addcmul_(weights, change.sum(1, keepdim=True), value=-1)
         parts = (
             (k.transpose(1, 2), change, scale * math.log(2)),
@@ -183,7 +185,7 @@ def _buffer(key: Float[Tensor, "n m c"], heads: int) -> Float[Tensor, " s"]:
     return torch.empty(max(SCORES, heads * key.shape[1]), dtype=torch.float32)
 
 
-def _product(
+def _scores(
     x: Float[Tensor, "n m d"], y: Float[Tensor, "n l d"], buffer: Float[Tensor, " s"]
 ) -> Float[Tensor, "n m l"]:
     shape = (*x.shape[:2], y.shape[1])
@@ -200,12 +202,12 @@ def _place(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n heads d l"
 
 
 def _scale(query: Tensor, heads: int) -> float:
-    """Of the exponents: powers of two take a quarter of the time of powers of e."""
+    """Of the exponents: exp2 takes a quarter of the time of exp."""
     return (query.shape[-1] // heads) ** -0.5 / math.log(2)
 
 
 def _safe(total: Float[Tensor, "n 1 l"]) -> bool:
-    """Whether the powers have neither overflown nor vanished."""
+    """Whether the exponentials have neither overflown nor vanished."""
     if not has_values(total):
         return True
     low, high = total.aminmax()

@@ -67,7 +67,7 @@ class RotaryAttention(Temporal):
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
         """What is added to the score of query frame i and key frame j."""
         device = self.relative_bias.weight.device
-        if (frames, device) not in self._tables:  # made on the CPU: on a GPU rounding could fall into another bucket
+        if (frames, device) not in self._tables:  # elsewhere rounding could choose another bucket
             with torch.inference_mode(False):  # kept for passes under autograd
                 table = buckets(frames, self.config.buckets, self.config.max_distance)
                 self._tables[frames, device] = table.to(device)

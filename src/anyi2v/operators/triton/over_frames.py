@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.kernels.launch import launch
+from anyi2v.operators.triton.launch import launch
 
 
 def attend_over_frames(
@@ -22,7 +22,7 @@ def attend_over_frames(
 
 
 class _OverFrames(torch.autograd.Function):
-    """The backward pass keeps query, key and value, and computes the weights again."""
+    """The backward pass keeps query, key and value, and recomputes the weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -122,7 +122,7 @@ def _attend(
 @triton.jit
 @no_type_check
 def _weights(q, k, scale, known):
-    """softmax(q k^T scale) over the frames that there are."""
+    """softmax(q k^T scale) over the known frames."""
     scores = tl.where(known[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
-    powers = tl.exp(scores - tl.max(scores, 1)[:, None])
-    return powers / tl.sum(powers, 1)[:, None]
+    exponentials = tl.exp(scores - tl.max(scores, 1)[:, None])
+    return exponentials / tl.sum(exponentials, 1)[:, None]

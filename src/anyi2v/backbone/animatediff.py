@@ -1,4 +1,4 @@
-"""Transformers over frames: self-attention at every position of the feature map; AnimateDiff's motion modules."""
+"""AnimateDiff's motion modules: transformers over frames, self-attention at every position of the feature map."""
 
 import math
 
@@ -7,18 +7,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.attend import attend
 from anyi2v.backbone.attention import Attention, probabilities, project, weigh
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
-from anyi2v.backbone.group_norm import group_norm
-from anyi2v.backbone.layers import LayerNorm, Linear, on_gpu, plain
+from anyi2v.backbone.layers import LayerNorm, Linear, group_norm
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
+from anyi2v.operators import HOST, attention_over_frames, plain
 from anyi2v.taps import wants
-
-MOST_FRAMES = 32
-"""Longest sequences that the kernel for GPUs holds in its registers."""
 
 
 class MotionModules(Design):
@@ -73,7 +69,7 @@ class MotionModule(Temporal):
 
     def mix(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
         """Lets the frames at each position of the map see each other."""
-        tokens = group_norm(self.norm, x, self.norm_over, call.frames)
+        tokens = group_norm(self.norm, x, call.frames_of(self.norm_over))
         tokens = self.proj_in(rearrange(tokens, "(b f) c h w -> b f h w c", f=call.frames))
         for block in self.transformer_blocks:
             tokens = block(tokens, call)
@@ -137,25 +133,15 @@ def temporal_attention(
         probs = call.changed(name, "probs", probabilities(query, key, attn.heads))
         if probs is not None:
             return attn.to_out(rearrange(weigh(probs, value), "b h w f c -> b f h w c"))
-    if x.shape[1] <= MOST_FRAMES and on_gpu(query):
-        from anyi2v.backbone.kernels.over_frames import attend_over_frames
-
-        q, k, v = (rearrange(t, "b h w f c -> b f (h w) c") for t in (query, key, value))
-        return attn.to_out(attend_over_frames(q, k, v, attn.heads).view(x.shape))
-    # clip by clip, so that positions become one axis without a copy; with more axes the fused kernel is not used
-    query, key, value = (rearrange(t, "b h w f c -> b (h w) f c") for t in (query, key, value))
-    clips = [attend(q, k, v, attn.heads) for q, k, v in zip(query, key, value, strict=True)]
-    # projected in the order in which they are computed: products of rearranged tokens are slow
-    out = attn.to_out(clips[0][None] if len(clips) == 1 else torch.stack(clips))
-    return rearrange(out, "b (h w) f c -> b f h w c", h=x.shape[2])
+    return attention_over_frames(query, key, value, attn.heads, attn.to_out)
 
 
 def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:
     """Sinusoidal positions: sin in the even channels, cos in the odd ones (Vaswani et al., section 3.5).
 
-    Made on the CPU whatever the default device is: a network built on the meta device keeps real positions.
+    Computed on the host whatever the default device is: a network built on the meta device keeps real positions.
     """
-    frame = torch.arange(frames, device="cpu", dtype=torch.float32)[:, None]
-    index = torch.arange(0, channels, 2, device="cpu", dtype=torch.float32)
+    frame = torch.arange(frames, device=HOST, dtype=torch.float32)[:, None]
+    index = torch.arange(0, channels, 2, device=HOST, dtype=torch.float32)
     angle = frame * torch.exp(index * (-math.log(10000.0) / channels))
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

@@ -1,0 +1,37 @@
+"""Convolutions by PyTorch's own kernels, of which the backward pass keeps the weights only."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.operators.frozen import convolution_input_gradient
+
+
+def conv2d(
+    x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
+) -> Float[Tensor, "n d h2 w2"]:
+    """The convolution of `x`, padded with zeros; weights are frozen."""
+    if weight.shape[-1] == stride == 1 and padding == 0:  # as a linear map the bias costs no pass over the maps
+        return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+    if x.requires_grad:
+        return _Convolution.apply(x, weight, bias, stride, padding)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+class _Convolution(torch.autograd.Function):
+    """PyTorch's own would keep the input for the gradient of the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        back = convolution_input_gradient(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
+        return back, None, None, None, None
