@@ -53,8 +53,9 @@ def checked(definition: Any = None, *, typechecker: Callable[[Any], Any]) -> Any
 def _resolved(hint: Any, names: dict[str, Any]) -> Any:
     """The hint without quotation marks; anything if it names what only a type checker imports."""
 
-    def holder(value: hint) -> None: ...
+    def holder() -> None: ...
 
+    holder.__annotations__ = {"value": hint}
     try:
         return get_type_hints(holder, names, include_extras=True)["value"]
     except NameError:

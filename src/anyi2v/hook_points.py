@@ -13,7 +13,7 @@ from anyi2v.errors import HookError, closest
 
 Kind = Literal["layer", "hidden", "context", "query", "key", "value", "probs", "output"]
 """The output of a layer; a ResBlock's residual hidden state; of an attention what keys and values are projected from,
-the projections, the attention map, and the output after its output projection."""
+the projections, the attention map, and the output: after the output projection, as it is added to the layer's input."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 AttentionKind = Literal["spatial", "text", "temporal"]
 

@@ -104,7 +104,8 @@ class MotionBlock(nn.Module):
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
             normed = with_positions(norm, x, self.positions)
-            x = x + temporal_attention(attn, f"{self.name}.{i}", normed, call)
+            name = f"{self.name}.{i}"
+            x = x + call.at(name, "output", temporal_attention(attn, name, normed, call))
         return self.ff(x, self.ff_norm)
 
 

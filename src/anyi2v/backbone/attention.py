@@ -108,8 +108,9 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "#b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
         """Mixes the tokens of each frame, the text, and (if the slot is filled) the frames."""
-        x = x + self_attention(self.attn1, self.name, self.norm1(x), call)
-        x = x + cross_attention(self.attn2, f"{self.name}.cross", self.norm2(x), call)
+        x = x + call.at(self.name, "output", self_attention(self.attn1, self.name, self.norm1(x), call))
+        cross = f"{self.name}.cross"
+        x = x + call.at(cross, "output", cross_attention(self.attn2, cross, self.norm2(x), call))
         x = self.temporal(x, call)
         return self.ff(x, self.norm3)
 

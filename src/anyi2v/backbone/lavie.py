@@ -62,7 +62,7 @@ class RotaryAttention(Temporal):
         if wants(call.tap, f"{self.name}.probs"):  # as in other families, although here the map is there anyway
             probs = call.at(self.name, "probs", probs)
         out = weigh(probs, value)
-        return x + attn.to_out(rearrange(out, "b h w f c -> b f h w c"))
+        return x + call.at(self.name, "output", attn.to_out(rearrange(out, "b h w f c -> b f h w c")))
 
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
         """What is added to the score of query frame i and key frame j."""
