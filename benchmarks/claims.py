@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import tyro
 
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
-from anyi2v.micro.bench_report import METRICS, Rows, names, paired, values
-from anyi2v.micro.statistics import Estimate, estimate
-from anyi2v.micro.variants import FULL, groups
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.bench_report import METRICS, Rows, names, paired, values
+from anyi2v.micro.benchmark.statistics import Estimate, estimate
+from anyi2v.micro.benchmark.variants import FULL, groups
 
 COLUMNS = {
     "trajectory_error": "trajectory error, px",

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import anyi2v
-from anyi2v.conditions import Layer, Look, edges, load_condition, render
 from anyi2v.files import atomic
-from anyi2v.fit import fit_image
-from anyi2v.media import load_placed, write_image
-from anyi2v.plots import draw_tracks, overlay_boxes
-from anyi2v.raster import Camera
+from anyi2v.images.conditions import Layer, Look, edges, load_condition, render
+from anyi2v.images.fit import fit_image
+from anyi2v.images.media import load_placed, write_image
+from anyi2v.images.raster import Camera
+from anyi2v.reports.plots import draw_tracks, overlay_boxes
 from anyi2v.tracks import save_tracks
 
 ABOVE = Camera(20, 50, 4.2)

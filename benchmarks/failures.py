@@ -13,13 +13,13 @@ import tyro
 from torch import Tensor
 
 from anyi2v.files import atomic, read_json
-from anyi2v.micro import bench
-from anyi2v.micro.bench_report import Rows
-from anyi2v.micro.case import Case
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.measure import centroids, find_object
-from anyi2v.micro.statistics import estimate
-from anyi2v.micro.variants import FULL
+from anyi2v.micro.benchmark import bench
+from anyi2v.micro.benchmark.bench_report import Rows
+from anyi2v.micro.benchmark.case import Case
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.measure import centroids, find_object
+from anyi2v.micro.benchmark.statistics import estimate
+from anyi2v.micro.benchmark.variants import FULL
 
 ASTRAY = 8.0
 """Pixels, an eighth of the frame: what is farther away is not the object that was asked for."""

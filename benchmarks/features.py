@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.unet import points, record
+from anyi2v.checkpoints.checkpoint import Backbone, load
 from anyi2v.diffusion import add_noise, level
-from anyi2v.feature_pictures import colours, reduced
+from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from anyi2v.machine import describe
-from anyi2v.media import write_image
-from anyi2v.micro.case import Case
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.statistics import estimate
-from anyi2v.micro.world import object_masks
-from anyi2v.plots import contact_sheet
+from anyi2v.images.media import write_image
+from anyi2v.micro.benchmark.case import Case
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.statistics import estimate
+from anyi2v.micro.world.world import object_masks
+from anyi2v.reports.feature_pictures import colours, reduced
+from anyi2v.reports.plots import contact_sheet
 
 KINDS = {
     "query": "up_blocks.{}.attentions.{}.query",

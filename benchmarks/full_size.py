@@ -21,13 +21,13 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anyi2v.backbone.foreign import WINDOW
-from anyi2v.backbone.header import read_config
-from anyi2v.config import MethodConfig
-from anyi2v.conversion import Convert
+from anyi2v.checkpoints.foreign import WINDOW
+from anyi2v.checkpoints.header import read_config
+from anyi2v.cli.convert import Convert
+from anyi2v.execution.machine import describe
+from anyi2v.execution.memory import predict
 from anyi2v.files import atomic
-from anyi2v.machine import describe
-from anyi2v.memory import predict
+from anyi2v.method.config import MethodConfig
 
 MANIFESTS = Path(__file__).parents[1] / "tests" / "manifests"
 FRAMES = 16
@@ -131,7 +131,7 @@ def convert(scratch: Path, family: Family) -> dict[str, Any]:
 
 def animate(scratch: Path, family: Family) -> dict[str, Any]:
     """Loads in bfloat16 and makes a video; raises NumericsError if it is not finite."""
-    from anyi2v.backbone.checkpoint import load
+    from anyi2v.checkpoints.checkpoint import load
     from anyi2v.pipeline import animate
     from anyi2v.tracks import Track, Tracks
 

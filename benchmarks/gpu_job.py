@@ -19,14 +19,14 @@ import tyro
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.config import MethodConfig
-from anyi2v.memory import predict
+from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.execution.memory import predict
+from anyi2v.latency.measure import flops, table, write
+from anyi2v.latency.stages import boxes, counts, parts
+from anyi2v.method.config import MethodConfig
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Tracks
-from benchmarks.measure import flops, table, write
-from benchmarks.stages import boxes, counts, parts
 
 KINDS = (
     ("attention", re.compile(r"sdpa|flash|fmha|_attend")),

@@ -18,22 +18,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.backbone.header import read_config
-from anyi2v.config import MethodConfig, recipe
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
+from anyi2v.execution.machine import describe, fast_dtype
 from anyi2v.files import atomic
-from anyi2v.machine import describe, fast_dtype
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.config import MethodConfig, recipe
 from anyi2v.method.crops import job_crops, paste
 from anyi2v.method.objective import FeatureAlignment
-from anyi2v.micro.bench_report import Rows, names, values
-from anyi2v.micro.case import Case
-from anyi2v.micro.cases import conditions, make_case
-from anyi2v.micro.statistics import Estimate, difference, estimate
-from anyi2v.micro.variants import FULL
-from anyi2v.micro.workers import worker_backbone
-from anyi2v.micro.world import object_masks
+from anyi2v.micro.benchmark.bench_report import Rows, names, values
+from anyi2v.micro.benchmark.case import Case
+from anyi2v.micro.benchmark.cases import conditions, make_case
+from anyi2v.micro.benchmark.statistics import Estimate, difference, estimate
+from anyi2v.micro.benchmark.variants import FULL
+from anyi2v.micro.benchmark.workers import worker_backbone
+from anyi2v.micro.world.world import object_masks
 from anyi2v.pipeline import animate
 from anyi2v.taps import Pass, Tap, no_tap
 from benchmarks.claims import folder

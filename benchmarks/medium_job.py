@@ -22,12 +22,12 @@ import torch
 import tyro
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
-from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.latency.measure import Flops, flops, table, write
+from anyi2v.latency.stages import MEDIUM, PROMPT, prepare
+from anyi2v.method.config import MethodConfig
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
-from benchmarks.measure import Flops, flops, table, write
-from benchmarks.stages import MEDIUM, PROMPT, prepare
 
 FRAMES, SIZE, TOKENS = 16, 16, 77
 PUBLISHED = {"inversion": 10, "optimisation": 27, "guided steps": 30}

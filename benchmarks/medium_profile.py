@@ -17,14 +17,14 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from anyi2v.backbone import attention
-from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from anyi2v.machine import describe
+from anyi2v.latency.measure import Flops, matmul_peak
+from anyi2v.latency.stages import prepare
+from anyi2v.method.config import MethodConfig
 from anyi2v.operators import choice
-from benchmarks.measure import Flops, matmul_peak
 from benchmarks.medium_job import PUBLISHED, job, peer, unit_seconds
-from benchmarks.stages import prepare
 
 PRODUCTS = (
     "mkldnn::_linear_pointwise",

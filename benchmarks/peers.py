@@ -1,4 +1,4 @@
-"""Our networks and numerics beside diffusers', transformers' and scikit-learn's: `anyi2v bench peers`.
+"""Our networks and numerics beside diffusers', transformers' and scikit-learn's: `python -m benchmarks.peers`.
 
 Same weights, same inputs, measured in turns in one process; before that the outputs are compared. The nearest
 equivalent of a pass without temporal layers is UNet2DConditionModel on the frames as a batch, else UNetMotionModel.
@@ -7,21 +7,23 @@ equivalent of a pass without temporal layers is UNet2DConditionModel on the fram
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import tyro
 from torch import Tensor, nn
 
-from anyi2v.backbone.checkpoint import channels_last
 from anyi2v.backbone.text import TextTower
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
-from anyi2v.cli_bench import BenchPeers
+from anyi2v.checkpoints.checkpoint import channels_last
 from anyi2v.errors import InputError
+from anyi2v.latency.measure import Work, flops, matmul_peak, ratio, seconds, spread, table, threads, write
+from anyi2v.latency.options import check_measurement
 from anyi2v.numerics import kmeans, pca
-from benchmarks.measure import Work, flops, matmul_peak, ratio, seconds, spread, table, threads, write
 from weights_converters.diffusers_layout import (
     MOTION,
     TEXT,
@@ -74,8 +76,23 @@ def library(name: str) -> Any:
         ) from error
 
 
-def main(args: BenchPeers) -> None:
+@dataclass(frozen=True)
+class Args:
+    """Measure our networks and numerics beside diffusers', transformers' and scikit-learn's."""
+
+    threads: tuple[int, ...] = (1, 2)
+    """Numbers of CPU threads; on one, CPU time is measured, on several wall time."""
+    only: str = ""
+    """Rows whose name begins so; empty: all."""
+    budget: float = 4.0
+    """Seconds for each row, about."""
+    out: Path = Path("runs/peers")
+    """Folder for peers.json, peers.md and peers.png."""
+
+
+def main(args: Args) -> None:
     """All rows by all numbers of threads."""
+    check_measurement(args.out, None, args.budget, *args.threads)
     rows, peaks = [], {}
     for count in args.threads:
         with threads(count):
@@ -274,3 +291,7 @@ def adopt(ours: Any, sources: dict[str, Tensor], rules: Sequence[Rule]) -> Any:
     ours.load_state_dict(convert(sources, rules, targets)[0])
     channels_last(ours)
     return ours.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anyi2v.files import atomic
-from anyi2v.micro.objectives import STAGES
+from anyi2v.micro.training.objectives import STAGES
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 import tyro
 
 import anyi2v
-from anyi2v.config import MethodConfig, recipe
 from anyi2v.files import atomic
-from anyi2v.micro.cases import make_case
+from anyi2v.method.config import MethodConfig, recipe
+from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.versions import processor
 from tests.networks import SHORT, tiny_backbone
 

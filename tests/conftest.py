@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from anyi2v import memory
+from anyi2v.execution import memory
 
 if not torch.cuda.is_available():
     # the kernels for GPUs are run by Triton's interpreter; Triton asks when it is imported, by whomever
@@ -38,7 +38,7 @@ def _one_thread() -> None:
 def _each_prediction_once() -> Iterator[None]:
     """The command predicts the memory of its job: of equal jobs once, for it takes longer than most of them.
 
-    Tests of the prediction itself have it from `anyi2v.memory` before this.
+    Tests of the prediction itself have it from `anyi2v.execution.memory` before this.
     """
     known: dict[bytes, memory.Prediction] = {}
     predict = memory.predict

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.backbone.foreign import WeightsFile
-from anyi2v.conversion import Convert
+from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.checkpoints.foreign import WeightsFile
+from anyi2v.cli.convert import Convert
 from weights_converters.sources import Source
 
 from .layouts import Tensors, spatial, temporal, to_animatediff, to_clip_text, to_ldm_unet, to_ldm_vae

@@ -2,10 +2,10 @@
 
 import torch
 
-from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.unet import UNet
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.method.config import MethodConfig
 
 TINY = UNetConfig(
     channels=(8, 16, 16),

@@ -22,16 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anyi2v import cli
-from anyi2v.backbone.checkpoint import Backbone, build, load, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig, VAEConfig
-from anyi2v.backbone.header import read_config
-from anyi2v.config import MethodConfig
-from anyi2v.media import load_image, to_bytes
-from anyi2v.memory import Prediction, predict
-from anyi2v.micro import bench
-from anyi2v.micro.bench_report import METRICS, write_report
+from anyi2v.checkpoints.checkpoint import Backbone, build, load, save
+from anyi2v.checkpoints.header import read_config
+from anyi2v.execution.memory import Prediction, predict
+from anyi2v.images.media import load_image, to_bytes
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark import bench
+from anyi2v.micro.benchmark.bench_report import METRICS, write_report
 from anyi2v.pipeline import animate
-from anyi2v.plots import draw_tracks
+from anyi2v.reports.plots import draw_tracks
 from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
 
 from . import foreign
@@ -171,11 +171,11 @@ def test_02_the_predicted_peak_comes_first_and_decides(
         return made[low_memory]
 
     def job(free: int, **changes: object) -> tuple[int, str]:
-        monkeypatch.setattr("anyi2v.memory.available", lambda device: free)
+        monkeypatch.setattr("anyi2v.execution.memory.available", lambda device: free)
         code = cli.main(flags(files, tmp_path / str(free), **changes))
         return code, capsys.readouterr().err
 
-    monkeypatch.setattr("anyi2v.memory.predict", once)
+    monkeypatch.setattr("anyi2v.execution.memory.predict", once)
     code, said = job(1)
     assert (code, (tmp_path / "1").exists()) == (2, False)
     assert f"the job needs {made[True]} even in low-memory mode, but 0.00 GiB are free" in said
@@ -190,7 +190,7 @@ def test_02_the_predicted_peak_comes_first_and_decides(
     def loaded(*args: object, **options: object) -> NoReturn:
         raise RuntimeError("weights were read")
 
-    monkeypatch.setattr("anyi2v.backbone.checkpoint.load", loaded)
+    monkeypatch.setattr("anyi2v.checkpoints.checkpoint.load", loaded)
     with pytest.raises(RuntimeError, match="weights were read"):
         job(enough + 1)
     assert capsys.readouterr().err.startswith("memory: ")

@@ -9,8 +9,8 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.fit import fit_image
-from anyi2v.micro.measure import Target
+from anyi2v.images.fit import fit_image
+from anyi2v.micro.benchmark.measure import Target
 
 from . import check
 from .annotations import checked

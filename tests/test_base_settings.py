@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyi2v.backbone.config import ScheduleConfig
-from anyi2v.backbone.header import read_config
+from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import CheckpointError
 from weights_converters import base_settings
 from weights_converters.command import convert

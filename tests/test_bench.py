@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from anyi2v import cli, run_record, versions
-from anyi2v.config import MethodConfig
+from anyi2v import cli, versions
 from anyi2v.errors import HookError, InputError
-from anyi2v.media import to_bytes
-from anyi2v.micro import bench
-from anyi2v.micro.bench_report import names, paired, table, values, write_report
-from anyi2v.micro.kinds import KINDS, Kind
-from anyi2v.micro.provenance import provenance
-from anyi2v.micro.statistics import estimate
+from anyi2v.images.media import to_bytes
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark import bench
+from anyi2v.micro.benchmark.bench_report import names, paired, table, values, write_report
+from anyi2v.micro.benchmark.kinds import KINDS, Kind
+from anyi2v.micro.benchmark.provenance import provenance
+from anyi2v.micro.benchmark.statistics import estimate
+from anyi2v.reports import record as run_record
 from anyi2v.tracks import Tracks
 from benchmarks.claims import ablation_tables, comparison, merged
 
@@ -147,10 +148,10 @@ def test_the_digest_is_of_what_makes_frames(tmp_path: Path) -> None:
     assert digest(package) == recorded == versions.code_digest()
     for pattern in versions.REPORTING:
         assert list(package.glob(f"{pattern}.py")), f"there is no {pattern}"
-    for name in ("cli_bench.py", "report_page.py", "micro/bench_report.py"):
+    for name in ("cli/bench.py", "reports/page.py", "micro/benchmark/bench_report.py"):
         (package / name).write_text("1\n")
     assert digest(package) == recorded
-    for name in ("pipeline.py", "micro/input_cases.py", "micro/bench.py", "backbone/layers.py"):
+    for name in ("pipeline.py", "micro/benchmark/input_cases.py", "micro/benchmark/bench.py", "backbone/layers.py"):
         former = (package / name).read_text()
         (package / name).write_text(f"{former}\n")
         assert digest(package) != recorded, name

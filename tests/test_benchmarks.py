@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from anyi2v.backbone import attention
-from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import Conv2d
-from anyi2v.cli_bench import BenchPeers, BenchStages
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.cli.bench import BenchStages
 from anyi2v.errors import InputError
+from anyi2v.images.media import load_image
 from anyi2v.job import Result
-from anyi2v.media import load_image
+from anyi2v.latency import measure, scaling, stages
+from anyi2v.method.config import MethodConfig
 from anyi2v.operators import linear
-from benchmarks import gpu_job, measure, peers, scaling, stages
+from benchmarks import gpu_job, peers
 from benchmarks.medium_job import Costs
 from benchmarks.medium_profile import Profile, attention_marked
 
@@ -164,14 +165,14 @@ def test_peers_are_summed_up_by_the_geometric_mean_over_unets() -> None:
 
 
 def test_a_row_beside_its_peer(tmp_path: Path) -> None:
-    peers.main(BenchPeers(threads=(1,), only="unet tiny, 1 frame(s), motion on", budget=0, out=tmp_path))
+    peers.main(peers.Args(threads=(1,), only="unet tiny, 1 frame(s), motion on", budget=0, out=tmp_path))
     found = json.loads((tmp_path / "peers.json").read_text())
     (row,) = found["rows"]
     assert len(row["ours"]) == len(row["theirs"]) >= 3
     assert "unet tiny" in (tmp_path / "peers.md").read_text()
     assert load_image(tmp_path / "peers.png").shape[0] == 3
     with pytest.raises(InputError, match="no row begins with 'unheard'"):
-        peers.main(BenchPeers(threads=(1,), only="unheard", out=tmp_path))
+        peers.main(peers.Args(threads=(1,), only="unheard", out=tmp_path))
 
 
 def test_stages_write_table_figures_and_plot(tmp_path: Path) -> None:

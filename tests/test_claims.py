@@ -7,14 +7,14 @@ from functools import cache
 
 import pytest
 
-from anyi2v.backbone.checkpoint import load
-from anyi2v.config import recipe
-from anyi2v.machine import fast_dtype
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.kinds import Kind
-from anyi2v.micro.measure import Scores
-from anyi2v.micro.variants import FULL, variants
-from anyi2v.micro.world import Modality
+from anyi2v.checkpoints.checkpoint import load
+from anyi2v.execution.machine import fast_dtype
+from anyi2v.method.config import recipe
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.kinds import Kind
+from anyi2v.micro.benchmark.measure import Scores
+from anyi2v.micro.benchmark.variants import FULL, variants
+from anyi2v.micro.world.world import Modality
 from anyi2v.pipeline import animate
 
 EDGE: tuple[int, Modality] = 1000, "edge"

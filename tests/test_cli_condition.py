@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from anyi2v import cli
-from anyi2v.backbone.checkpoint import save
-from anyi2v.media import load_image, write_image
-from anyi2v.plots import draw_tracks
+from anyi2v.checkpoints.checkpoint import save
+from anyi2v.images.media import load_image, write_image
+from anyi2v.reports.plots import draw_tracks
 from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
 from tests.networks import QUERIES, SHORT, tiny_backbone
 

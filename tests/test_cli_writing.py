@@ -17,7 +17,7 @@ from PIL import Image
 
 import anyi2v
 from anyi2v import cli
-from anyi2v.run_folder import claimed
+from anyi2v.reports.folder import claimed
 
 from .test_cli import files, flags  # noqa: F401  `files` is a fixture
 
@@ -89,7 +89,7 @@ import os, signal, sys, time
 from multiprocessing import get_context
 from anyi2v.cli import main
 from anyi2v.files import atomic
-from anyi2v.micro.workers import quiet
+from anyi2v.micro.benchmark.workers import quiet
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

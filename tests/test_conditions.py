@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from anyi2v import conditions
-from anyi2v.conditions import Layer, Look, compose, edges, load_condition, load_mask, render
 from anyi2v.errors import AnyI2VWarning, InputError
-from anyi2v.fit import fit_image, plan
-from anyi2v.media import from_bytes, load_image, to_bytes, write_image
-from anyi2v.raster import Camera, draw
+from anyi2v.images import conditions
+from anyi2v.images.conditions import Layer, Look, compose, edges, load_condition, load_mask, render
+from anyi2v.images.fit import fit_image, plan
+from anyi2v.images.media import from_bytes, load_image, to_bytes, write_image
+from anyi2v.images.raster import Camera, draw
 
 
 def some(seed: int, height: int = 12, width: int = 20) -> Tensor:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anyi2v.backbone.checkpoint import load, state
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
+from anyi2v.checkpoints.checkpoint import load, state
 from anyi2v.cli import main
 
 from .layouts import (

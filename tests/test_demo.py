@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from anyi2v import cli
-from anyi2v.micro import demo
-from anyi2v.run_folder import claimed
+from anyi2v.micro.benchmark import demo
+from anyi2v.reports.folder import claimed
 
 
 def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(

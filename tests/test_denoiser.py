@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
+from anyi2v.method.config import MethodConfig
 from anyi2v.taps import Tap, no_tap, no_taps
 
 from .networks import inputs, tiny_unet

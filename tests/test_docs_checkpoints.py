@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anyi2v import cli
-from anyi2v.conversion import Convert
+from anyi2v.cli.convert import Convert
 
 from .test_manifests import COUNTS, MOTION
 

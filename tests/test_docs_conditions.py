@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from anyi2v import cli
-from anyi2v.cli_condition import Condition
-from anyi2v.raster import Camera
+from anyi2v.cli.condition import Condition
+from anyi2v.images.raster import Camera
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "conditions.md").read_text()

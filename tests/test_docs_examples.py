@@ -15,11 +15,11 @@ from PIL import Image
 
 import anyi2v
 from anyi2v import cli
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
 from anyi2v.job import Result
-from anyi2v.micro.measure import centroids, find_object, nearest_colours
-from anyi2v.micro.world import BACKGROUND_COLOURS, OBJECT_COLOURS
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.measure import centroids, find_object, nearest_colours
+from anyi2v.micro.world.world import BACKGROUND_COLOURS, OBJECT_COLOURS
 from anyi2v.tracks import Track, Tracks, centre, save_tracks
 
 ROOT = Path(__file__).parents[1]

@@ -17,12 +17,13 @@ from torch import Tensor
 
 import anyi2v
 from anyi2v import cli
-from anyi2v.backbone.checkpoint import save, state
 from anyi2v.backbone.config import TextConfig
-from anyi2v.backbone.embeddings import read_embeddings, split, used
+from anyi2v.backbone.prompt_syntax import split, used
 from anyi2v.backbone.text import shortened, tokenize
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import save, state
+from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
+from anyi2v.method.config import MethodConfig
 
 from .networks import SHORT, tiny_backbone
 

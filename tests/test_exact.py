@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import anyi2v
-from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.denoiser import PACK_FROM
 from anyi2v.errors import HookError, InputError
 from anyi2v.job import Result
+from anyi2v.method.config import MethodConfig
 from anyi2v.pipeline import animate, invert_images
 from anyi2v.taps import Pass, Recorder, Replace, Stop, Tap, Taps, no_tap, no_taps
 from anyi2v.tracks import Track, Tracks

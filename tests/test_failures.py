@@ -2,7 +2,7 @@
 
 import torch
 
-from anyi2v.micro.cases import make_case
+from anyi2v.micro.benchmark.cases import make_case
 from benchmarks.failures import by_share, leaving_table, resize_table, style_table, three_table
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from anyi2v.feature_pictures import GREY, attention_map, colours, heat, reduced
+from anyi2v.reports.feature_pictures import GREY, attention_map, colours, heat, reduced
 
 
 def rand(*shape: int) -> torch.Tensor:

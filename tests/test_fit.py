@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.errors import AnyI2VWarning, InputError
-from anyi2v.fit import Fit, Mode, border_colour, check_fit, fit_image, plan
+from anyi2v.images.fit import Fit, Mode, border_colour, check_fit, fit_image, plan
 from anyi2v.tracks import Box, Point, Track, Tracks
 
 MODES = get_args(Mode)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anyi2v.backbone.foreign import PICKLES, read_tensors
+from anyi2v.checkpoints.foreign import PICKLES, read_tensors
 from anyi2v.errors import CheckpointError, InputError
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.cli_condition import ConditionFlags
-from anyi2v.conditions import Layer, load_condition
+from anyi2v.cli.condition import ConditionFlags
 from anyi2v.errors import InputError
-from anyi2v.fit import Fit
+from anyi2v.images.conditions import Layer, load_condition
+from anyi2v.images.fit import Fit
 
 trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
 

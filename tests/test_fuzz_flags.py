@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anyi2v import cli
-from anyi2v.backbone.checkpoint import save
 from anyi2v.backbone.unet import points
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.tracks import Track, Tracks, save_tracks
 
 from . import foreign
@@ -407,22 +407,22 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("work began")
 
     for name in (
-        "anyi2v.memory.predict",
-        "anyi2v.backbone.checkpoint.load",
-        "anyi2v.micro.bench.check",
-        "anyi2v.micro.quality.measure_backbone",
-        "anyi2v.micro.workers.load",
+        "anyi2v.execution.memory.predict",
+        "anyi2v.checkpoints.checkpoint.load",
+        "anyi2v.micro.benchmark.bench.check",
+        "anyi2v.micro.benchmark.quality.measure_backbone",
+        "anyi2v.micro.benchmark.workers.load",
         "weights_converters.command.write",
-        "benchmarks.stages.prepare",
-        "benchmarks.scaling.prepare",
+        "anyi2v.latency.stages.prepare",
+        "anyi2v.latency.scaling.prepare",
         "benchmarks.peers.pairs",
-        "benchmarks.measure.seconds",
+        "anyi2v.latency.measure.seconds",
     ):
         monkeypatch.setattr(name, begun)
     # the same for every job: making them takes most of the time before work begins
     shadow = tiny_backbone()
     known = points(shadow.unet)
-    monkeypatch.setattr("anyi2v.backbone.checkpoint.build", lambda config: shadow)
+    monkeypatch.setattr("anyi2v.checkpoints.checkpoint.build", lambda config: shadow)
     monkeypatch.setattr("anyi2v.method.anyi2v.points", lambda unet: known)
     monkeypatch.setattr("anyi2v.cli._points", lambda config: known)
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyi2v import geometry
 from anyi2v.errors import InputError
-from anyi2v.geometry import GEOMETRY_SUFFIXES, Geometry, load_geometry
+from anyi2v.images import geometry
+from anyi2v.images.geometry import GEOMETRY_SUFFIXES, Geometry, load_geometry
 
 trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
 

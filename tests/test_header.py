@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from anyi2v.backbone import header
 from anyi2v.backbone.config import BackboneConfig, TextConfig
-from anyi2v.backbone.header import guess, read_config, read_header, resolve
+from anyi2v.checkpoints import header
+from anyi2v.checkpoints.header import guess, read_config, read_header, resolve
 from anyi2v.errors import CheckpointError, InputError
 
 CONFIG = BackboneConfig(name="tiny", text=TextConfig(words=("<pad>", "<bos>", "<eos>", "a")), frames=3)
@@ -121,7 +121,7 @@ def test_foreign_files_are_recognised(key: str, kind: str) -> None:
 def test_no_torch_is_needed(tmp_path: Path, whole: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(whole)
     code = (
-        "import sys; from anyi2v.backbone.header import read_config; import json;"
+        "import sys; from anyi2v.checkpoints.header import read_config; import json;"
         "print(read_config(sys.argv[1]).to_json()); assert 'torch' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "x.safetensors")]

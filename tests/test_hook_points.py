@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from anyi2v.backbone.checkpoint import load
-from anyi2v.backbone.header import SHIPPED
 from anyi2v.backbone.unet import UNet, points
+from anyi2v.checkpoints.checkpoint import load
+from anyi2v.checkpoints.header import SHIPPED
 from anyi2v.hook_points import Point, paper_layer, place, spatial_layer
 
 SIZES = {"b": 1, "f": 3, "h": 8, "w": 8, "l": 5}

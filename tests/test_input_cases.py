@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyi2v.micro.case import Case
-from anyi2v.micro.cases import STYLES, conditions, make_case
-from anyi2v.micro.kinds import KINDS, InputKind, Kind
-from anyi2v.micro.solids import cloud, prism
-from anyi2v.micro.world import SHAPES, Sprite, box, distance
-from anyi2v.raster import Camera, draw
+from anyi2v.images.raster import Camera, draw
+from anyi2v.micro.benchmark.case import Case
+from anyi2v.micro.benchmark.cases import STYLES, conditions, make_case
+from anyi2v.micro.benchmark.kinds import KINDS, InputKind, Kind
+from anyi2v.micro.world.solids import cloud, prism
+from anyi2v.micro.world.world import SHAPES, Sprite, box, distance
 from anyi2v.tracks import centre
 
 seeds = st.integers(0, 10_000)

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anyi2v.backbone.checkpoint import Backbone, build
+from anyi2v.checkpoints.checkpoint import Backbone, build
 from anyi2v.denoiser import Denoiser
 from anyi2v.errors import AnyI2VWarning
-from anyi2v.inversion_cache import cache_key, cached, checksum, fingerprint
 from anyi2v.job import Job
 from anyi2v.method.features import condition_features
+from anyi2v.method.features_cache import cache_key, cached, checksum, fingerprint
 from anyi2v.tracks import Tracks
 
 from .networks import SHORT, tiny_backbone
@@ -201,7 +201,7 @@ def test_everything_that_decides_the_features_is_in_the_key(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("anyi2v.inversion_cache.code_digest", lambda: "other"),
+        ("anyi2v.method.features_cache.code_digest", lambda: "other"),
         ("anyi2v.method.features.processor", lambda device: "other"),
         ("torch.get_num_threads", lambda: 7),
         ("torch.__version__", "1.0"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anyi2v.backbone.lora_family import family
+from anyi2v.checkpoints.lora_family import family
 
 CROSS = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 LDM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_v"

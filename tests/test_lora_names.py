@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from anyi2v.backbone.checkpoint import build, state
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.backbone.lora_names import Site, flatten, is_lora, parse, sites, unsupported
+from anyi2v.checkpoints.checkpoint import build, state
+from anyi2v.checkpoints.lora_names import Site, flatten, is_lora, parse, sites, unsupported
 
 Shapes = Mapping[str, tuple[int, ...]]
 

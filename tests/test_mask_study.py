@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from anyi2v.backbone.checkpoint import load
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.errors import InputError
-from anyi2v.micro.cases import make_case
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.cases import make_case
 from benchmarks.masks import COLUMNS, effects, measure_case, overlap, paired_across, separated
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from anyi2v import media
 from anyi2v.errors import AnyI2VWarning, InputError, NumericsError, ResourceError
-from anyi2v.fit import plan
-from anyi2v.media import (
+from anyi2v.images import media
+from anyi2v.images.fit import plan
+from anyi2v.images.media import (
     check_image,
     check_tracks,
     from_bytes,

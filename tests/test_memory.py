@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, RotaryConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.config import MethodConfig
 from anyi2v.errors import ResourceError
-from anyi2v.limits import free_memory
-from anyi2v.memory import Prediction, available, fitting, predict, size_of
+from anyi2v.execution.limits import free_memory
+from anyi2v.execution.memory import Prediction, available, fitting, predict, size_of
+from anyi2v.method.config import MethodConfig
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 
@@ -38,7 +38,7 @@ METHOD = MethodConfig(align=("up_blocks.1.attentions.1.query",), inject_hidden=(
 
 MEASURE = """
 import json, sys, torch, torch.utils.checkpoint
-from anyi2v.backbone.checkpoint import build
+from anyi2v.checkpoints.checkpoint import build
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.unet import record
 from functools import partial
@@ -76,7 +76,7 @@ def measured(low_memory: bool, frames: int) -> int:
 
 LEFT = """
 import torch
-from anyi2v.machine import give_back
+from anyi2v.execution.machine import give_back
 resident = lambda: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS:"))
 small = [torch.ones(16384) for _ in range(4096)]
 last = torch.ones(1024)
@@ -215,7 +215,7 @@ def test_in_a_container_the_groups_path_may_be_the_hosts(tmp_path: Path) -> None
 
 LIMITED = """
 import resource, psutil
-from anyi2v.limits import free_memory
+from anyi2v.execution.limits import free_memory
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, resource.RLIM_INFINITY))
 print(free_memory())

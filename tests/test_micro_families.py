@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from anyi2v.backbone.checkpoint import load, state
-from anyi2v.backbone.header import SHIPPED, resolve
 from anyi2v.backbone.unet import points
-from anyi2v.config import recipe
-from anyi2v.machine import fast_dtype
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.variants import FULL, variants
+from anyi2v.checkpoints.checkpoint import load, state
+from anyi2v.checkpoints.header import SHIPPED, resolve
+from anyi2v.execution.machine import fast_dtype
+from anyi2v.method.config import recipe
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.variants import FULL, variants
 from anyi2v.pipeline import animate
 
 OTHERS = [name for name in SHIPPED if name != "micro"]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyi2v.micro.case import LEAST_MOTION
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.measure import (
+from anyi2v.micro.benchmark.case import LEAST_MOTION
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.measure import (
     NAMES,
     Target,
     centroids,
@@ -20,8 +20,8 @@ from anyi2v.micro.measure import (
     largest_component,
     nearest_colours,
 )
-from anyi2v.micro.modalities import render
-from anyi2v.micro.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES, recoloured
+from anyi2v.micro.world.modalities import render
+from anyi2v.micro.world.world import BACKGROUND_COLOURS, HELD_OUT, OBJECT_COLOURS, SHAPES, recoloured
 
 seeds = st.integers(0, 10**6)
 

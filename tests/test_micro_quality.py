@@ -11,9 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anyi2v.errors import InputError
-from anyi2v.micro import quality
-from anyi2v.micro.modalities import render
-from anyi2v.micro.quality import (
+from anyi2v.micro.benchmark import quality
+from anyi2v.micro.benchmark.quality import (
     best_shape,
     measure_backbone,
     measure_sample,
@@ -21,7 +20,8 @@ from anyi2v.micro.quality import (
     sample_case,
     summary,
 )
-from anyi2v.micro.world import SHAPES, Sprite, distance, object_masks
+from anyi2v.micro.world.modalities import render
+from anyi2v.micro.world.world import SHAPES, Sprite, distance, object_masks
 
 from .networks import tiny_backbone
 

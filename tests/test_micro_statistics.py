@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyi2v.micro.statistics import difference, estimate
+from anyi2v.micro.benchmark.statistics import difference, estimate
 
 values = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30)
 

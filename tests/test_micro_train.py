@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anyi2v.backbone.checkpoint import build, load, state
+from anyi2v.checkpoints.checkpoint import build, load, state
 from anyi2v.errors import InputError
-from anyi2v.micro import objectives, train
-from anyi2v.micro.measure import NAMES, find_object, nearest_colours
-from anyi2v.micro.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
-from anyi2v.micro.samples import sample
-from anyi2v.micro.train import CONFIG, Args, Run, export, learning_rate, train_stage
-from anyi2v.micro.training_data import pair_batch, preview
-from anyi2v.plots import SHORT_SIDE
+from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
+from anyi2v.micro.training import objectives, train
+from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
+from anyi2v.micro.training.samples import sample
+from anyi2v.micro.training.train import CONFIG, Args, Run, export, learning_rate, train_stage
+from anyi2v.micro.training.training_data import pair_batch, preview
+from anyi2v.reports.plots import SHORT_SIDE
 
 
 def args(out: Path, **changes: object) -> Args:

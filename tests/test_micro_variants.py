@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
-from anyi2v.micro.variants import FULL, GIVEN, groups, variants
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.variants import FULL, GIVEN, groups, variants
 
 FIELDS = {
     "no K&V consistency": {"share_kv"},

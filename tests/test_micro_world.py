@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyi2v.micro.measure import find_object
-from anyi2v.micro.modalities import WORDS, caption, render
-from anyi2v.micro.training_data import analytic_latents, clip_batch, image_batch, pair_batch, preview
-from anyi2v.micro.world import (
+from anyi2v.micro.benchmark.measure import find_object
+from anyi2v.micro.training.training_data import analytic_latents, clip_batch, image_batch, pair_batch, preview
+from anyi2v.micro.world.modalities import WORDS, caption, render
+from anyi2v.micro.world.world import (
     BACKGROUND_COLOURS,
     HELD_OUT,
     MODALITIES,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.method.alignment import Alignment, align, feature_map, reduce
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import Optimised, alignment_gradient, optimise_latents

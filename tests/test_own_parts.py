@@ -18,8 +18,8 @@ from anyi2v.method.anyi2v import AnyI2V
 from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import Result, animate
-from anyi2v.report import write_run
-from anyi2v.run_record import check_repeat
+from anyi2v.reports.record import check_repeat
+from anyi2v.reports.writing import write_run
 from anyi2v.samplers import DPMSolver2M, ddim
 from anyi2v.taps import Tap
 from anyi2v.tracks import Track, Tracks

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from anyi2v.errors import InputError
-from anyi2v.media import from_bytes, load_image, magnify
-from anyi2v.plots import (
+from anyi2v.images.media import from_bytes, load_image, magnify
+from anyi2v.reports.plots import (
     COLOURS,
     contact_sheet,
     draw_tracks,

@@ -2,9 +2,9 @@
 
 import torch
 
-from anyi2v.backbone.checkpoint import load
-from anyi2v.micro.cases import make_case
-from anyi2v.previews import fit_preview
+from anyi2v.checkpoints.checkpoint import load
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.reports.previews import fit_preview
 
 from .networks import tiny_backbone
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anyi2v import raster
 from anyi2v.errors import InputError
-from anyi2v.raster import BACKGROUNDS, Camera, check_picture, draw
+from anyi2v.images import raster
+from anyi2v.images.raster import BACKGROUNDS, Camera, check_picture, draw
 
 pytest.importorskip("embreex", reason="embreex is not installed: pip install 'anyi2v[mesh]'")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError, NumericsError
+from anyi2v.images.media import load_image
 from anyi2v.job import LossRecord, Result
-from anyi2v.media import load_image
-from anyi2v.report import write_run
-from anyi2v.run_folder import check_out
-from anyi2v.run_record import differences, image_checksum, tracks_checksum
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.folder import check_out
+from anyi2v.reports.record import differences, image_checksum, tracks_checksum
+from anyi2v.reports.writing import write_run
 from anyi2v.tracks import Track, Tracks, load_tracks
 
 TRACKS = Tracks(16, 16, (Track("a", ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
+from anyi2v.images.media import load_image
 from anyi2v.job import LossRecord
-from anyi2v.media import load_image
-from anyi2v.report import write_run
-from anyi2v.report_page import curve, write_page
-from anyi2v.run_folder import GALLERY
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.folder import GALLERY
+from anyi2v.reports.page import curve, write_page
+from anyi2v.reports.writing import write_run
 from anyi2v.tracks import Track, Tracks
 
 from .test_report import CONDITION, result

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from anyi2v import media, run_folder
 from anyi2v.errors import InputError, ResourceError
-from anyi2v.report import write_run
-from anyi2v.run_folder import GALLERY, INSPECTION_FILE, RUN_FILES, check_file, check_out, claimed, recover, staged
+from anyi2v.images import media
+from anyi2v.reports import folder as run_folder
+from anyi2v.reports.folder import GALLERY, INSPECTION_FILE, RUN_FILES, check_file, check_out, claimed, recover, staged
+from anyi2v.reports.writing import write_run
 
 from .test_report import CONDITION, backbone, result  # noqa: F401  `backbone` is a fixture
 
@@ -323,7 +324,7 @@ def test_what_fails_is_named_and_costs_nothing_else(
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a font is missing")
 
-    monkeypatch.setattr(f"anyi2v.report.{broken}", fails)
+    monkeypatch.setattr(f"anyi2v.reports.writing.{broken}", fails)
     out = tmp_path / "out"
     with pytest.warns(match=r"is not written, the other files are: a font is missing"):
         write_run(out, result(), CONDITION, backbone=backbone)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anyi2v.backbone.config import ScheduleConfig
-from anyi2v.config import SamplerName
 from anyi2v.diffusion import Step, add_noise, ddim_step, level, sampling_pairs
+from anyi2v.method.config import SamplerName
 from anyi2v.samplers import SAMPLERS, DPMSolver2M, Sampler, ddim, sampler_name
 
 SCHEDULE = ScheduleConfig()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from anyi2v import cli
-from anyi2v.backbone.checkpoint import load, save
+from anyi2v.checkpoints.checkpoint import load, save
 from anyi2v.errors import InputError
-from anyi2v.media import load_image, write_image
-from anyi2v.micro.cases import make_case
-from anyi2v.micro.world import object_masks
+from anyi2v.images.media import load_image, write_image
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.world.world import object_masks
 from anyi2v.segments import segment_tracks, segments
 from anyi2v.tracks import load_tracks
 

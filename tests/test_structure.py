@@ -8,36 +8,32 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FLOORS = (
-    ("errors", "timing", "machine", "versions", "limits", "threads", "grad_modes"),
-    ("backbone.config", "files", "hook_points"),
-    ("taps", "config", "conversion", "backbone.header"),
+    ("errors", "timing", "versions", "execution"),
+    tuple(f"execution.{name}" for name in ("limits", "threads", "grad_modes", "machine")),
+    ("files", "hook_points", "backbone.config"),
+    ("taps", "method.config", "checkpoints.header"),
+    ("tracks", "diffusion", "numerics"),
     ("operators",),
-    ("tracks", "diffusion", "numerics", "inversion_cache", "run_folder"),
-    ("fit",),
-    ("media", "raster"),
-    ("geometry",),
-    ("conditions",),
+    ("images",),
     ("backbone",),
-    ("guard",),
+    ("checkpoints", "guard", "execution.packed", "execution.graphs"),
     ("denoiser", "samplers"),
     ("job",),
     ("method",),
-    ("plots", "feature_pictures"),
-    ("pipeline", "memory", "previews"),
-    ("run_record", "report_page"),
-    ("report", "sweep"),
-    ("inspection", "segments"),
-    ("micro",),
-    ("cli_condition", "cli_tracks"),
-    ("cli_animate",),
-    ("cli_bench",),
+    ("pipeline", "execution.memory"),
+    ("latency.options", "segments"),
+    ("latency",),
+    ("reports",),
+    ("micro.world",),
+    ("micro.training",),
+    ("micro.benchmark", "micro"),
     ("cli",),
 )
-"""From the ground up; a name stands for a module or for all modules of a package."""
+"""From the ground up; a name stands for a module or for all modules of a package, the longer name first."""
 
 
 def module(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT / "src" / "anyi2v").with_suffix("").parts)
+    return ".".join(path.relative_to(ROOT / "src" / "anyi2v").with_suffix("").parts).removesuffix(".__init__")
 
 
 def floor(name: str) -> tuple[int, str]:
@@ -57,18 +53,44 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+MODULES = frozenset(map(module, SOURCES))
+
+
+def of_package(path: Path) -> set[str]:
+    """Modules of ours that a file imports, wherever in it, by their names below `anyi2v`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anyi2v"):
+            room = node.module.removeprefix("anyi2v").lstrip(".")
+            inside = {f"{room}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= inside & MODULES
+            if not inside <= MODULES:
+                found.add(room)
+    return found & MODULES
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module)
 def test_imports_go_down(path: Path) -> None:
     name = module(path)
     if name == "__init__":  # re-exports the public names
         return
     here, package = floor(name)
-    for target in imports(path):
-        target = target.removeprefix("anyi2v.")
-        if not (ROOT / "src" / "anyi2v" / (target.replace(".", "/") + ".py")).exists():
-            continue
+    for target in of_package(path):
         there, other = floor(target)
         assert there < here or other == package, f"{name} imports {target}"
+
+
+def test_imports_make_no_circle() -> None:
+    graph = {module(path): of_package(path) - {module(path)} for path in SOURCES if module(path) != "__init__"}
+    while leaves := [name for name, targets in graph.items() if not targets & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, f"circles among {sorted(graph)}"
+
+
+def test_the_product_never_imports_the_benchmarks() -> None:
+    for path in [*SOURCES, *(ROOT / "weights_converters").glob("*.py")]:
+        assert not {name for name in imports(path) if name.split(".")[0] == "benchmarks"}, path
 
 
 def test_numerics_know_nothing_but_torch_and_errors() -> None:

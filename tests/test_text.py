@@ -140,5 +140,5 @@ def test_the_activation_is_configuration() -> None:
 
 
 def test_open_clip_is_imported_only_when_needed() -> None:
-    code = "import sys, anyi2v.backbone.checkpoint; assert 'open_clip' not in sys.modules"
+    code = "import sys, anyi2v.checkpoints.checkpoint; assert 'open_clip' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anyi2v.threads import SETTINGS, wait_passively
+from anyi2v.execution.threads import SETTINGS, wait_passively
 
 PRINT = "import os; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in __import__('sys').modules)"
 
@@ -32,7 +32,7 @@ def test_the_command_line_waits_passively_before_torch_is_there() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_users_policy_stays(name: str) -> None:
-    code = f"from anyi2v.threads import wait_passively; wait_passively(); {PRINT}"
+    code = f"from anyi2v.execution.threads import wait_passively; wait_passively(); {PRINT}"
     assert policy(code, **{name: "ACTIVE"}) == f"{'ACTIVE' if name == 'OMP_WAIT_POLICY' else None} False"
 
 
@@ -51,7 +51,7 @@ def test_once_torch_is_there_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-@pytest.mark.parametrize("module", ["anyi2v.micro.train", "benchmarks.claims", "weights_converters"])
+@pytest.mark.parametrize("module", ["anyi2v.micro.training.train", "benchmarks.claims", "weights_converters"])
 def test_programs_of_their_own_wait_passively(module: str, tmp_path: Path) -> None:
     """A module that is found first says what the program has set when it imports torch, or ends."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anyi2v.micro.case import Case
-from anyi2v.micro.cases import CONDITIONS, make_case
-from anyi2v.micro.kinds import Kind
-from anyi2v.micro.world import object_masks, still
+from anyi2v.micro.benchmark.case import Case
+from anyi2v.micro.benchmark.cases import CONDITIONS, make_case
+from anyi2v.micro.benchmark.kinds import Kind
+from anyi2v.micro.world.world import object_masks, still
 from anyi2v.tracks import Box, Track, Tracks
 from anyi2v.tracks.contents import doubtful, empty_boxes
 

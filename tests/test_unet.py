@@ -12,9 +12,9 @@ from torch import Tensor
 
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.backbone.header import read_config
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.unet import UNet, points
+from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
 
 from .networks import TINY, inputs, tiny_unet

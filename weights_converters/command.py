@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyi2v.backbone.checkpoint import build, state, write
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.backbone.header import read_header
-from anyi2v.backbone.lora import Delta, added
-from anyi2v.conversion import Convert
+from anyi2v.checkpoints.checkpoint import build, state, write
+from anyi2v.checkpoints.header import read_header
+from anyi2v.checkpoints.lora import Delta, added
+from anyi2v.cli.convert import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json, with_home
-from anyi2v.media import MAX_FPS
+from anyi2v.images.media import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import base_settings, lavie, videocrafter
 from weights_converters import diffusers_layout as layout

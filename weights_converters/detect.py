@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anyi2v.backbone.lora_names import is_lora
+from anyi2v.checkpoints.lora_names import is_lora
 from anyi2v.errors import CheckpointError
 from weights_converters import animatediff, relatives
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.backbone.embeddings import bundled
-from anyi2v.backbone.lora_family import family
-from anyi2v.backbone.lora_kinds import kind_of, misfit
-from anyi2v.backbone.lora_names import Site, group, parse, sites, unsupported
+from anyi2v.checkpoints.embeddings import bundled
+from anyi2v.checkpoints.lora_family import family
+from anyi2v.checkpoints.lora_kinds import kind_of, misfit
+from anyi2v.checkpoints.lora_names import Site, group, parse, sites, unsupported
 from anyi2v.errors import AnyI2VError
 from weights_converters import animatediff, base_settings, infer, parts
 from weights_converters.account import left_out

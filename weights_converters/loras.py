@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyi2v.backbone.lora import Delta, read_lora
-from anyi2v.conversion import Convert
+from anyi2v.checkpoints.lora import Delta, read_lora
+from anyi2v.cli.convert import Convert
 from anyi2v.errors import InputError
 from anyi2v.files import expanded
 from weights_converters.detect import Kind, read

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from anyi2v.backbone.foreign import WeightsFile, open_file
+from anyi2v.checkpoints.foreign import WeightsFile, open_file
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import read_json
 

@@ -7,33 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anyi2v.backbone.checkpoint import Backbone, load, loras_applied, save
     from anyi2v.backbone.unet import UNet, points, record
-    from anyi2v.config import MethodConfig
+    from anyi2v.checkpoints.checkpoint import Backbone, load, loras_applied, save
     from anyi2v.errors import AnyI2VError
+    from anyi2v.images.media import load_image, write_video
     from anyi2v.job import Result
-    from anyi2v.media import load_image, write_video
+    from anyi2v.method.config import MethodConfig
     from anyi2v.pipeline import animate, invert_images
     from anyi2v.tracks import Track, Tracks, load_tracks
 
 _HOMES = {
     "AnyI2VError": "errors",
-    "Backbone": "backbone.checkpoint",
-    "MethodConfig": "config",
+    "Backbone": "checkpoints.checkpoint",
+    "MethodConfig": "method.config",
     "Result": "job",
     "Track": "tracks",
     "Tracks": "tracks",
     "UNet": "backbone.unet",
     "animate": "pipeline",
     "invert_images": "pipeline",
-    "load": "backbone.checkpoint",
-    "load_image": "media",
+    "load": "checkpoints.checkpoint",
+    "load_image": "images.media",
     "load_tracks": "tracks",
-    "loras_applied": "backbone.checkpoint",
+    "loras_applied": "checkpoints.checkpoint",
     "points": "backbone.unet",
     "record": "backbone.unet",
-    "save": "backbone.checkpoint",
-    "write_video": "media",
+    "save": "checkpoints.checkpoint",
+    "write_video": "images.media",
 }
 
 __all__ = [

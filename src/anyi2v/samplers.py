@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.config import SamplerName
 from anyi2v.diffusion import CLEAN, Level, Step, ddim_step, transport
+from anyi2v.method.config import SamplerName
 
 
 @runtime_checkable

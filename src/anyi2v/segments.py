@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyi2v.backbone.checkpoint import Backbone
-from anyi2v.config import MethodConfig
+from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.errors import InputError
 from anyi2v.method.alignment import feature_map, reduce
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.noise import stream
 from anyi2v.numerics.kmeans import kmeans
 from anyi2v.pipeline import invert_images

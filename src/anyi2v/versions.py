@@ -15,9 +15,8 @@ LIBRARIES = ("torch", "numpy", "open_clip_torch", "pillow", "imageio-ffmpeg")
 PACKAGE = Path(__file__).resolve().parent
 
 REPORTING = (
-    *("cli", "cli_*", "conversion", "feature_pictures", "inspection", "plots", "report", "report_page"),
-    *("run_folder", "run_record", "sweep"),
-    *("micro/bench_report", "micro/demo", "micro/statistics", "micro/train", "micro/training_data"),
+    *("cli/*", "reports/*", "micro/training/*"),
+    *(f"micro/benchmark/{name}" for name in ("bench_report", "demo", "statistics")),
 )
 """Modules that change no frame of a video: commands, reports and training."""
 

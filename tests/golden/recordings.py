@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anyi2v.backbone.unet import UNet
-from anyi2v.config import MethodConfig
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.injection import Injection
 from anyi2v.tracks import Track, Tracks
 from weights_converters.animatediff import convert_unet, unet_config

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anyi2v.backbone.lora import bake, read_lora
+from anyi2v.checkpoints.lora import bake, read_lora
 
 LIMIT = 1e-6  # weights are below 1; float32 rounding of rank 4 sums is about 1e-7
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyi2v.backbone.config import TextConfig
-from anyi2v.backbone.embeddings import read_embeddings
 from anyi2v.backbone.text import TextTower, tokenize
+from anyi2v.checkpoints.embeddings import read_embeddings
 from weights_converters.diffusers_layout import TEXT, text_config
 
 from .compare import ROUNDING, adopt, difference, random_weights

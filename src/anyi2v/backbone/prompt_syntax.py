@@ -2,9 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from anyi2v.backbone.embeddings import split
 from anyi2v.errors import AnyI2VWarning
 
 _SYNTAX = (
@@ -50,3 +49,34 @@ def syntax(text: str) -> list[str]:
     patterns = [*_SYNTAX, *(_CAPITALS if any(letter.islower() for letter in text) else ())]
     matches = [match for pattern in patterns for match in re.finditer(pattern, text)]
     return [match[0] for match in sorted(matches, key=lambda match: match.start())]
+
+
+def split(prompt: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The pieces of a prompt in their order: each plain text, or the name of an embedding, and the other one empty.
+
+    A name stands for itself in any case, also behind "embedding:", if it is no part of a longer word. Of two names that
+    begin at the same place the longer one counts.
+    """
+    names = sorted(names, key=len, reverse=True)
+    forms = [rf"(?:(?<!\w)embedding:)?{_bounded(name)}" for name in names]
+    end = 0
+    for match in re.finditer("|".join(forms), prompt, re.IGNORECASE) if forms else ():
+        assert match.lastindex is not None  # each form is one group
+        yield prompt[end : match.start()], ""
+        yield "", names[match.lastindex - 1]
+        end = match.end()
+    yield prompt[end:], ""
+
+
+def _bounded(name: str) -> str:
+    """A pattern for a name as a word of its own, wherever it begins or ends with a letter."""
+    before, after = (
+        edge if re.match(r"\w", letter) else "" for edge, letter in ((r"(?<!\w)", name[0]), (r"(?!\w)", name[-1]))
+    )
+    return f"{before}({re.escape(name)}){after}"
+
+
+def used(prompts: Sequence[str], names: Iterable[str]) -> set[str]:
+    """Which embeddings occur in any of the prompts."""
+    names = list(names)
+    return {name for prompt in prompts for _, name in split(prompt, names) if name}

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import TextConfig
-from anyi2v.backbone.embeddings import split
+from anyi2v.backbone.prompt_syntax import split
 from anyi2v.errors import InputError, closest
 
 
@@ -81,7 +81,7 @@ def tokenize(
     all padded positions differ between the two.
     With `config.words` the tokens are whole words (lower case, split at white space), else CLIP's byte pairs.
     The name of one of the `embeddings` stands for as many tokens as it has vectors, whose ids follow those of the
-    vocabulary in the order of the embeddings; see `anyi2v.backbone.embeddings`.
+    vocabulary in the order of the embeddings; see `anyi2v.checkpoints.embeddings`.
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """

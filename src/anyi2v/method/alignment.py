@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.config import AlignmentOptions, Anchors, Normalise, PcaSolver
 from anyi2v.errors import HookError
 from anyi2v.hook_points import TOKENS, Point
+from anyi2v.method.config import AlignmentOptions, Anchors, Normalise, PcaSolver
 from anyi2v.method.crops import Crops, Maps
 from anyi2v.method.masks import (
     Cluster,

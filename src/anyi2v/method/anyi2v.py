@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.unet import UNet, points
-from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.guard import all_finite, bad_layer, failure
 from anyi2v.hook_points import check_names
 from anyi2v.job import Job, LossRecord, Run
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.crops import job_crops, video_masks
 from anyi2v.method.features import condition_features, injects
 from anyi2v.method.injection import Injection, check_injectable

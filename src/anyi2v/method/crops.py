@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anyi2v.config import MethodConfig
 from anyi2v.errors import InputError
+from anyi2v.method.config import MethodConfig
 from anyi2v.numerics.resize import bicubic_matrix, bilinear_matrix
 from anyi2v.tracks import Track, Tracks
 

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs
 from anyi2v.guard import all_finite, failure
-from anyi2v.inversion_cache import cache_key, cached
 from anyi2v.job import Job
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.features_cache import cache_key, cached
 from anyi2v.method.inversion import invert, noise_directly
 from anyi2v.method.noise import stream
 from anyi2v.taps import no_taps

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anyi2v.denoiser import ImageDenoiser
 from anyi2v.diffusion import Level, Step, add_noise, transport
-from anyi2v.grad_modes import own_modes
+from anyi2v.execution.grad_modes import own_modes
 from anyi2v.guard import all_finite, failure
 from anyi2v.taps import Pass
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.config import AlignmentOptions
+from anyi2v.method.config import AlignmentOptions
 from anyi2v.method.crops import Crops
 from anyi2v.numerics.kmeans import kmeans, two_means_1d
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.config import AlignmentOptions, MethodConfig
 from anyi2v.method.alignment import Alignment, align, reduce
+from anyi2v.method.config import AlignmentOptions, MethodConfig
 from anyi2v.method.crops import Crops
 from anyi2v.method.masks import Cluster
 from anyi2v.method.parts import align_in_parts

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.errors import InputError
-from anyi2v.grad_modes import own_modes
+from anyi2v.execution.grad_modes import own_modes
 from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.method.alignment import Alignment, feature_map, without_masks
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.crops import Crops
 from anyi2v.method.guard import bad_errors, bad_map
 from anyi2v.method.inversion import no_report

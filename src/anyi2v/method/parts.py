@@ -7,8 +7,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from anyi2v.config import AlignmentOptions, Normalise
 from anyi2v.method.alignment import Alignment, Weights, all_similarities, clustered, compare, cut_all, weigh
+from anyi2v.method.config import AlignmentOptions, Normalise
 from anyi2v.method.crops import Crops, Maps
 from anyi2v.method.masks import Cluster
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from anyi2v.threads import wait_passively
+from anyi2v.execution.threads import wait_passively
 
 if sys.argv[:1] == ["-m"]:  # Python is looking for a module of this package to run it: torch is not imported yet
     wait_passively()

@@ -13,7 +13,7 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
-from anyi2v.config import OperatorKind
+from anyi2v.method.config import OperatorKind
 from anyi2v.operators import private
 
 Module = TypeVar("Module", bound=nn.Module)

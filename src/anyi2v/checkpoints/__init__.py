@@ -1,0 +1,1 @@
+"""Our files of weights, LoRA and textual inversion."""

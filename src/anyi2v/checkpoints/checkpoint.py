@@ -1,0 +1,349 @@
+"""Backbones and their files: one .safetensors per backbone, with its configuration in the metadata.
+
+Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.prompt_syntax import warn_of_syntax
+from anyi2v.backbone.text import TextTower, tokenize
+from anyi2v.backbone.unet import UNet
+from anyi2v.backbone.vae import AutoencoderKL
+from anyi2v.checkpoints.embeddings import read_embeddings
+from anyi2v.checkpoints.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
+from anyi2v.checkpoints.lora import Lora, bake, read_loras
+from anyi2v.errors import CheckpointError
+from anyi2v.files import atomic
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.config import recipe as preset
+
+
+@dataclass
+class Backbone:
+    """The networks of one text-to-video model, and what its checkpoint says of them."""
+
+    config: BackboneConfig
+    unet: UNet
+    vae: AutoencoderKL
+    text: TextTower
+    embeddings: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
+    """Textual inversion: vectors that stand for words in prompts, from `read_embeddings`; no part of a checkpoint."""
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The three networks by the prefix of their keys in a checkpoint."""
+        return {"unet": self.unet, "vae": self.vae, "text": self.text}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet and the text tower; the autoencoder is always float32."""
+        return self.unet.dtype
+
+    def method(self, recipe: str = "paper", **changes: Any) -> MethodConfig:
+        """A recipe with this backbone's own settings, and `changes` on top of both: a job's `config`.
+
+        As the command line does it. `MethodConfig.paper()` and `official()` are the recipes alone.
+
+        Args:
+            recipe: "paper" or "official".
+            changes: fields of MethodConfig.
+
+        Raises InputError for an unknown recipe or setting, and for unusable values.
+        """
+        return preset(recipe, {**self.config.method, **changes})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
+        """Moves the networks (in place, as torch's modules do); `dtype` leaves the autoencoder out.
+
+        The SD-1.x autoencoder overflows in float16, and its share of the time is small.
+        """
+        self.unet.to(device, dtype)
+        self.text.to(device, dtype)
+        self.vae.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
+        """States of the prompts' tokens for the UNet; raises InputError as `tokenize` does.
+
+        Warns of other programs' prompt syntax, which is not interpreted.
+        """
+        ids = tokenize(self.config.text, prompts, self.embeddings).to(self.device)
+        warn_of_syntax(prompts, self.embeddings)
+        return self.text(ids, torch.cat([*self.embeddings.values()]) if self.embeddings else None)
+
+
+def build(config: BackboneConfig) -> Backbone:
+    """New networks with random weights, on torch's default device (use the meta device for shapes alone)."""
+    unet, vae = UNet(config.unet), AutoencoderKL(config.vae)
+    for network in (unet, vae):
+        channels_last(network)
+    return Backbone(config, unet, vae, TextTower(config.text))
+
+
+def state(backbone: Backbone) -> dict[str, Tensor]:
+    """All parameters under the keys of a checkpoint."""
+    return {
+        f"{prefix}.{key}": tensor
+        for prefix, network in backbone.networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def save(
+    backbone: Backbone,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a checkpoint that `load` reads.
+
+    Args:
+        backbone: networks on any device.
+        path: replaced as a whole or not at all; missing folders are made.
+        dtype: what to store; by default each network's own.
+        metadata: further entries of the file's metadata, e.g. how the weights were trained.
+    """
+    write(state(backbone), backbone.config, path, dtype=dtype, metadata=metadata)
+
+
+def save_parts(backbone: Backbone, path: str | Path, base: str | Path, *, dtype: torch.dtype) -> None:
+    """Writes only the tensors that `base` does not hold; `load` takes the others from there, by its name.
+
+    Args:
+        backbone: networks on any device.
+        path: as in `save`.
+        base: a checkpoint in our layout, or the name of a shipped backbone.
+        dtype: what to store; tensors that are equal to those of `base` in this type are left out.
+
+    Raises CheckpointError if `base` holds only parts itself.
+    """
+    file = resolve(base)
+    header = read_header(file)
+    if BASE[0] in header.metadata:
+        raise CheckpointError(f"{file} holds only parts of a backbone; give the whole one that it is based on")
+    theirs = load_file(file)
+    tensors = {
+        key: tensor
+        for key, tensor in state(backbone).items()
+        if key not in theirs or not torch.equal(theirs[key].to(dtype), tensor.to(dtype))
+    }
+    entries = dict(zip(BASE, (parse_config(file, header).name, header.metadata["sha256"]), strict=True))
+    write(tensors, backbone.config, path, dtype=dtype, metadata=entries)
+
+
+def write(
+    tensors: Mapping[str, Tensor],
+    config: BackboneConfig,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """`save` for tensors under the keys of a checkpoint, without networks.
+
+    The safetensors library's own writer puts the metadata in random order, copies all tensors first and
+    makes files that only their owner may read. Here equal content gives equal bytes, and the metadata's entry
+    `sha256` is that of all tensors' bytes in their order.
+
+    Args:
+        tensors: fetched one by one where `shapes` is given, twice each otherwise.
+        config: goes to the metadata.
+        path: as in `save`.
+        dtype: as in `save`.
+        metadata: as in `save`.
+        shapes: of the tensors, in the order of writing, where fetching them only to ask is costly; needs `dtype`.
+
+    Raises CheckpointError, naming tensors, if values do not fit into `dtype`; ResourceError if the file cannot
+    be written.
+    """
+    layout = (
+        _layout(tensors, dtype) if shapes is None or dtype is None else {key: (dtype, shapes[key]) for key in shapes}
+    )
+    entries = {**(metadata or {}), "anyi2v": config.to_json(), "format": FORMAT, "sha256": _UNKNOWN}
+    header = _header(entries, layout)
+    digest, unfit = hashlib.sha256(), {}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(header)
+        for key, (kind, shape) in layout.items():
+            tensor = tensors[key].detach()
+            assert tuple(tensor.shape) == tuple(shape), f"{key} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
+            for piece in tensor.flatten().split(_PIECE):
+                cast = piece.to(kind)
+                if dtype is not None and not cast.isfinite().all():
+                    unfit[key] = tensor.abs().max().item()
+                elif not unfit:
+                    digest.update(raw := _raw(cast))
+                    file.write(raw)
+        if unfit:
+            names = [f"{key} (largest magnitude {value:g})" for key, value in unfit.items()]
+            raise CheckpointError(
+                f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(names[:5])}; "
+                "store another dtype or mend the weights"
+            )
+        file.seek(header.index(_UNKNOWN.encode()))
+        file.write(digest.hexdigest().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+
+_PIECE = 2**22
+"""Numbers that are converted, tested and written at a time: no copy of a large tensor is needed."""
+
+_UNKNOWN = "?" * 64
+"""Holds the place of the checksum, which is known only when all tensors are written."""
+
+Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
+
+
+def _layout(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Layout:
+    return {key: (dtype or tensor.dtype, tensor.shape) for key, tensor in tensors.items()}
+
+
+def _header(entries: Mapping[str, str], layout: Layout) -> bytes:
+    """What a .safetensors file begins with; the checksum comes first in it."""
+    table: dict[str, Any] = {"__metadata__": {"sha256": entries["sha256"], **entries}}
+    end = 0
+    for key, (kind, shape) in layout.items():
+        start, end = end, end + math.prod(shape) * kind.itemsize
+        table[key] = {"dtype": _DTYPES[kind], "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor in row-major order; by way of uint8, because NumPy has no bfloat16."""
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+@torch.inference_mode(False)  # autograd cannot save weights that are inference tensors
+def load(
+    path_or_name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    loras: Sequence[Lora] = (),
+    lora_unmatched: Literal["error", "warning"] = "error",
+    embeddings: Sequence[str | Path] = (),
+) -> Backbone:
+    """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
+
+    Args:
+        path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
+        device: where the networks shall be.
+        dtype: of the UNet and the text tower; the autoencoder is always float32.
+        loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
+        lora_unmatched: what a LoRA's keys are whose modules the backbone does not have.
+        embeddings: files of textual inversion, whose names may then be words of prompts.
+
+    Raises:
+        InputError: neither a file nor a shipped name.
+        CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
+        Both also for the LoRA files, as `read_lora` does, and for those of embeddings, as `read_embeddings` does.
+    """
+    path = resolve(path_or_name)
+    headers = sources(path)
+    with torch.device("meta"):
+        backbone = build(parse_config(path, headers[path]))
+    wanted = {key: tuple(tensor.shape) for key, tensor in state(backbone).items()}
+    owners = {key: path for key in headers[path].shapes}
+    for other, header in headers.items():
+        owners |= {key: other for key in header.shapes if key in wanted and key not in owners}
+    _check(path, {key: headers[owner].shapes[key] for key, owner in owners.items()}, wanted)
+    backbone.embeddings = read_embeddings(embeddings, backbone.config.text)
+    deltas = read_loras(loras, keys=wanted, strict=lora_unmatched == "error")
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(safe_open(name, framework="pt", device=str(device))) for name in headers}
+        for prefix, network in backbone.networks.items():
+            kind = torch.float32 if prefix == "vae" else dtype
+            tensors = {}
+            for name in network.state_dict():
+                key = f"{prefix}.{name}"
+                tensor = files[owners[key]].get_tensor(key)
+                if key in deltas:
+                    tensor = bake(key, tensor, deltas[key], kind)
+                # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
+                tensors[name] = tensor.to(kind, copy=True)
+            network.load_state_dict(tensors, assign=True)
+            channels_last(network)
+            network.to(device).eval().requires_grad_(False)
+    return backbone
+
+
+def channels_last(network: nn.Module) -> None:
+    """Lays the weights of the convolutions out with the channels last, in place; kernels are faster so."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def loras_applied(
+    backbone: Backbone, loras: Sequence[Lora], *, lora_unmatched: Literal["error", "warning"] = "error"
+) -> Iterator[None]:
+    """Adds LoRAs to the weights of `backbone` in place; at the end of the block they are as before, bit by bit.
+
+    The touched weights are kept meanwhile, which costs their memory. The backbone may be moved in the block.
+
+    Args:
+        backbone: networks on any device, in any dtype.
+        loras: LoRA files and their weights; several for the same weight add up.
+        lora_unmatched: as in `load`.
+
+    Raises InputError and CheckpointError as `read_lora` does; the weights are then unchanged.
+    """
+    tensors = state(backbone)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    deltas = read_loras(loras, keys=shapes, strict=lora_unmatched == "error")
+    originals = {key: tensors[key].clone() for key in deltas}
+    try:
+        for key, original in originals.items():
+            tensors[key].copy_(bake(key, original, deltas[key], original.dtype))
+        yield
+    finally:
+        # looked up anew: a move replaces the tensors
+        current = state(backbone)
+        for key, original in originals.items():
+            current[key].copy_(original)
+
+
+def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError unless both have the same keys with the same shapes."""
+    missing = [key for key in wanted if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    misshapen = [
+        f"{key} {found[key]} instead of {wanted[key]}" for key in wanted if key in found and found[key] != wanted[key]
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen}
+    if any(problems.values()):
+        lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
+        raise CheckpointError(
+            f"{path} does not hold the tensors of its configuration (of {len(wanted)}, {'; '.join(lines)}); "
+            f"it looks like {guess(found)}"
+        )

@@ -1,0 +1,336 @@
+"""LoRA and its relatives: updates of weights from foreign files; `lora_kinds` has the formulas.
+
+Read are the layouts of kohya and LyCORIS, PEFT, diffusers, and AnimateDiff's motion LoRA and domain adapter.
+"""
+
+import json
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.checkpoints.embeddings import bundled
+from anyi2v.checkpoints.foreign import read_tensors
+from anyi2v.checkpoints.header import guess
+from anyi2v.checkpoints.lora_family import family
+from anyi2v.checkpoints.lora_kinds import (
+    MAGNITUDES,
+    Parts,
+    additive,
+    kind_of,
+    misfit,
+    product,
+    rank_of,
+    scales_rows,
+    trained,
+)
+from anyi2v.checkpoints.lora_names import Grouping, Side, Site, group, is_lora, parse, sites, unsupported
+from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
+from anyi2v.files import read_json
+
+Lora = tuple[str | Path, float]
+"""A LoRA file and its weight: 0 is without, 1 as trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """One update of a weight, or of some of its rows: W + weight * (W as trained - W)."""
+
+    parts: Parts
+    """See `lora_kinds`; linear layers and 1x1 convolutions may stand for each other."""
+    scale: float
+    """Alpha / rank."""
+    weight: float
+    """0 is without, 1 as trained."""
+    rows: slice
+    """Which rows of the weight are meant."""
+
+    @property
+    def factor(self) -> float:
+        """Of an update that does not depend on the weight."""
+        return self.weight * self.scale
+
+    def update(self, base: Float[Tensor, "rows *inner"]) -> Float[Tensor, "rows *inner"]:
+        """What is to be added to these rows of the original weight, in its dtype."""
+        parts = {side: x.to(base.device, base.dtype) for side, x in self.parts.items()}
+        if not additive(parts):
+            # the same sums whatever the memory format
+            base = base.contiguous()
+            return self.weight * (trained(parts, self.scale, base) - base)
+        if parts.keys() - {"alpha"} == {"down", "up"}:
+            # the factor on the small matrix: no further tensor of W's size
+            parts["up"] = self.factor * parts["up"]
+            return product(parts).view_as(base)
+        return (self.factor * product(parts)).view_as(base)
+
+    def added_to(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """A new tensor with this update alone, computed as `added` does, in the dtype of `tensor`."""
+        return added(tensor, [self]).to(tensor.dtype)
+
+
+def added(tensor: Float[Tensor, "*shape"], deltas: Iterable[Delta]) -> Float[Tensor, "*shape"]:
+    """A new tensor with all updates, each of the original weight; in float32, or the dtype of `tensor` if wider."""
+    base = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    total = base.clone()
+    for delta in deltas:
+        total[delta.rows] += delta.update(base[delta.rows])
+    return total
+
+
+def bake(
+    key: str, tensor: Float[Tensor, "*shape"], deltas: Iterable[Delta], dtype: torch.dtype
+) -> Float[Tensor, "*shape"]:
+    """The weight `key` with all updates, rounded to `dtype` once at the end.
+
+    Raises CheckpointError if a value does not fit into `dtype`.
+    """
+    total = added(tensor, deltas)
+    baked = total.to(dtype)
+    if not baked.isfinite().all():
+        raise CheckpointError(
+            f"{key} with its LoRAs does not fit into {dtype}: its largest magnitude is {total.abs().max().item():g}; "
+            "lower the weights of the LoRAs"
+        )
+    return baked
+
+
+def read_loras(
+    loras: Sequence[Lora], *, keys: Mapping[str, Sequence[int]], strict: bool = True
+) -> dict[str, list[Delta]]:
+    """The updates of several files together, in their order; `keys`, `strict` and errors as in `read_lora`."""
+    deltas: dict[str, list[Delta]] = {}
+    for path, weight in loras:
+        for key, more in read_lora(path, weight, keys=keys, strict=strict).items():
+            deltas.setdefault(key, []).extend(more)
+    return deltas
+
+
+def read_lora(
+    path: str | Path,
+    weight: float = 1.0,
+    *,
+    keys: Mapping[str, Sequence[int]],
+    alpha: Literal["file", "ignored"] = "file",
+    strict: bool = True,
+) -> dict[str, list[Delta]]:
+    """The updates in a LoRA file, by the key of the weight that they change.
+
+    Args:
+        path: .safetensors, or what `torch.save` wrote, as long as there is no code in it.
+        weight: scales all updates; 0 is without, 1 as trained. What depends on W itself (DoRA, IA3) is interpolated.
+        keys: all keys of the backbone's checkpoint with their shapes.
+        alpha: "file" scales each module by alpha / rank where the file gives an alpha, as its own tensor or in
+            diffusers' metadata, or where PEFT's adapter_config.json beside an adapter_model file does, else by 1.
+            "ignored" scales by 1 throughout, as AnimateDiff's loader does.
+        strict: whether a key whose module the backbone does not have is an error or a warning. Keys of modules that
+            it has must all be understood: a module is applied as it was trained, or not at all.
+
+    Raises:
+        InputError: no such file, or a weight that is not finite.
+        CheckpointError: not a weights file; keys that match nothing (strict), or are of a kind that is not computed;
+            modules with a part missing, the same module twice, shapes that do not fit, values that are not finite.
+    """
+    if not math.isfinite(weight):
+        raise InputError(f"LoRA {path}: the weight is {weight}; it must be a finite number")
+    tensors, metadata = read_tensors(path)
+    tensors = _without_embeddings(path, tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = group(tensors, sites(keys))
+    _refuse_unmatched(path, found, shapes, metadata, strict)
+    _check(path, tensors, found, keys, made_for := family(shapes, metadata))
+    if made_for not in ("", "SD-1.x") and _context_width(keys) == 768:
+        text = f"{path} fits this backbone, but by its names or metadata it was made for {made_for}"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
+    declared = _declared(path, metadata)
+    deltas: dict[str, list[Delta]] = {}
+    for site, names in found.modules.items():
+        parts = {side: tensors[name] for side, name in names.items()}
+        scale = _scale(path, site, names, parts, declared) if alpha == "file" else 1.0
+        deltas.setdefault(site.key, []).append(Delta(parts, scale, weight, site.rows))
+    return deltas
+
+
+def _without_embeddings(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the textual inversion embeddings that come with some LoRAs; warns by their names."""
+    if brought := bundled(tensors):
+        text = (
+            f"{path} brings the embeddings {', '.join(map(repr, brought))}, which its LoRA was trained with; if the "
+            "prompt uses them, give the file as an embedding too (--embedding, embeddings=)"
+        )
+        warnings.warn(text, AnyI2VWarning, stacklevel=3)
+    theirs = {name for names in brought.values() for name in names}
+    return {name: tensor for name, tensor in tensors.items() if name not in theirs}
+
+
+def _refuse_unmatched(
+    path: str | Path,
+    found: Grouping,
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+    strict: bool,
+) -> None:
+    """Raises CheckpointError, or warns of modules that the backbone does not have if not `strict`."""
+    strangers = [*found.odd, *found.unmatched]
+    if shapes and not strangers:
+        return
+    made_for = family(shapes, metadata)
+    text = (
+        f"{path}: {len(strangers)} of {len(shapes)} keys match no weight of this backbone: {', '.join(strangers[:5])}; "
+        f"the file looks like {f'a LoRA for {made_for}' if made_for and is_lora(shapes) else guess(shapes)}"
+    )
+    if kinds := Counter(filter(None, map(unsupported, strangers))):
+        text += "; not supported: " + ", ".join(f"{kind} ({count} keys)" for kind, count in kinds.items())
+    if found.odd and not strict:
+        text += f"; {len(found.odd)} of them belong to modules that the backbone has, and a module is applied whole"
+    if found.odd or strict:
+        raise CheckpointError(text)
+    warnings.warn(text, AnyI2VWarning, stacklevel=3)
+
+
+def _check(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    found: Grouping,
+    keys: Mapping[str, Sequence[int]],
+    made_for: str,
+) -> None:
+    """Raises CheckpointError unless every module is whole, fits its weight and is finite."""
+    whole = {site: names for site, names in found.modules.items() if kind_of(names)}
+    broken = [names for site, names in found.modules.items() if site not in whole]
+    # of half a plain LoRA the last side in the alphabet: an alpha is named only if it is alone
+    plain = [names for names in broken if names.keys() <= {"alpha", "down", "mid", "up", *MAGNITUDES}]
+    problems = {
+        "of the same module and side": found.twice,
+        "without its counterpart (down or up)": [names[max(names)] for names in plain],
+        "that make no whole module together": [" + ".join(names.values()) for names in broken if names not in plain],
+        "of the wrong shape": [
+            line for site, names in whole.items() for line in _misshapen(tensors, site, names, keys)
+        ],
+        "not finite floating point numbers": [
+            name
+            for names in found.modules.values()
+            for side, name in names.items()
+            if not (tensors[name].is_floating_point() or side in ("alpha", "on_input"))
+            or not tensors[name].float().isfinite().all()
+        ],
+    }
+    lines = [f"{len(names)} {kind}: {', '.join(names[:5])}" for kind, names in problems.items() if names]
+    if lines:
+        expected = made_for == "SD-1.x" and _context_width(keys) == 768
+        hint = f"; it was made for {made_for}" if made_for and not expected else ""
+        raise CheckpointError(
+            f"{path} is not usable as a LoRA of this backbone; of its tensors {'; '.join(lines)}{hint}"
+        )
+
+
+def _misshapen(
+    tensors: Mapping[str, Tensor], site: Site, names: Mapping[Side, str], keys: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """What is wrong with the shapes of a whole module; 1x1 convolutions and linear layers may stand for each other."""
+    shapes = {side: tuple(tensors[name].shape) for side, name in names.items()}
+    lines = []
+    if "alpha" in names and tensors[names["alpha"]].numel() != 1:
+        lines.append(f"{names['alpha']} {shapes['alpha']} instead of (), for {site.key} {site.shape}")
+    parts = {side: tensors[name] for side, name in names.items() if side != "alpha"}
+    if parts.keys() == {"down", "up"}:
+        rank = len(parts["down"]) if parts["down"].ndim else 0
+        wanted = {"down": (rank or "rank", *_bare(site.shape)[1:]), "up": (site.shape[0], rank or "rank")}
+        return lines + [
+            f"{names[side]} {shapes[side]} instead of {wanted[side]}, for {site.key} {site.shape}"
+            for side in parts
+            if _bare(shapes[side]) != wanted[side]
+        ]
+    problem = misfit(parts, site.shape)
+    bias = re.sub(r"(in_proj_|\.)weight$", r"\1bias", site.key)
+    if not problem and scales_rows(parts) and bias in keys:
+        problem = f"it scales {bias} as well, which is not supported"
+    listed = ", ".join(f"{names[side]} {shapes[side]}" for side in parts)
+    return [*lines, f"{listed} for {site.key} {site.shape} ({problem})"] if problem else lines
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without the last two axes of a 1x1 convolution."""
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+
+
+def _context_width(keys: Mapping[str, Sequence[int]]) -> int | None:
+    """Width of the text tokens that the UNet attends to."""
+    return next((shape[1] for key, shape in keys.items() if key.endswith(".attn2.to_k.weight")), None)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """An alpha in words, and the modules that it holds for."""
+
+    begin: str
+    """Of our keys."""
+    module: re.Pattern[str]
+    """Of the file's modules."""
+    alpha: float | None
+    rank: float | None
+    """Divides alpha where the tensors do not tell."""
+    root: bool
+    """Alpha is divided by the root of the rank (rsLoRA, arXiv:2312.03732)."""
+    dora: bool
+    """The modules are DoRA."""
+
+
+def _scale(
+    path: str | Path, site: Site, names: Mapping[Side, str], parts: Parts, declared: Sequence[_Declared]
+) -> float:
+    """Alpha / rank of a module, or 1; raises CheckpointError if the file calls it DoRA, but has no magnitudes."""
+    rank = rank_of(parts)
+    module = next((found[0] for name in names.values() if (found := parse(name))), "")
+    entry = next((x for x in declared if site.key.startswith(x.begin) and x.module.fullmatch(module)), None)
+    if entry and entry.dora and not parts.keys() & {*MAGNITUDES}:
+        raise CheckpointError(f"{path}: {module} is said to be DoRA (use_dora), but its magnitudes are not in the file")
+    if "alpha" in parts:
+        return parts["alpha"].item() / rank if rank else 1.0
+    below = rank or (entry and entry.rank)
+    if entry is None or entry.alpha is None or not below:
+        return 1.0
+    return entry.alpha / (math.sqrt(below) if entry.root else below)
+
+
+def _declared(path: str | Path, metadata: Mapping[str, str]) -> list[_Declared]:
+    """What the metadata of diffusers, or PEFT's file beside the weights, say of alphas; the most special first.
+
+    For example {"unet.lora_alpha": 8} in the metadata's lora_adapter_metadata.
+    """
+    beside = Path(path).with_name("adapter_config.json")
+    config: dict[str, Any] = {}
+    if Path(path).stem == "adapter_model" and beside.is_file():
+        config = read_json(beside)
+    found = []
+    try:
+        config |= json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        for theirs, ours in {"unet.": "unet.", "text_encoder.": "text.", "": ""}.items():
+            own = {
+                name: config.get(f"{theirs}{name}") for name in ("use_rslora", "use_dora", "r", "lora_alpha", "alpha")
+            }
+            alpha = own["alpha"] if own["lora_alpha"] is None else own["lora_alpha"]
+            patterns = [*(config.get(f"{theirs}alpha_pattern") or {}).items(), (".*", alpha)]
+            found += [
+                # PEFT's rule: a pattern may leave out the beginning of a module's name
+                _Declared(
+                    ours,
+                    re.compile(rf"(?:.*\.)?(?:{pattern})"),
+                    None if value is None else float(value),
+                    own["r"],
+                    bool(own["use_rslora"]),
+                    bool(own["use_dora"]),
+                )
+                for pattern, value in patterns
+                if value is not None or own["use_dora"]
+            ]
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise CheckpointError(f"{path}: its metadata 'lora_adapter_metadata' cannot be read ({error})") from error
+    return found

@@ -1,0 +1,231 @@
+"""Animate any conditional image along drawn tracks."""
+
+# Flags and help are made from the dataclasses. torch is imported only where work begins: help is instant.
+
+import errno
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.checkpoints.header import read_config, resolve, sources
+from anyi2v.cli.animate import Animate, animate_defaults, repeated
+from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
+from anyi2v.cli.condition import Condition, Segments
+from anyi2v.cli.convert import Convert
+from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksShow
+from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
+from anyi2v.execution.threads import wait_passively
+from anyi2v.files import expanded, with_home
+from anyi2v.hook_points import Point
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Show the method on the shipped micro backbone, without any files.
+
+    Examples:
+    $ anyi2v demo
+    $ anyi2v demo --out somewhere
+    """
+
+    out: Path = Path("demo")
+    """Folder for videos and pictures."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    overwrite: bool = False
+    """Replace the files of a former demo in the folder; others stay."""
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from anyi2v.micro.benchmark import demo
+
+        demo.run(self.out, backbone=self.backbone, overwrite=self.overwrite, progress=sys.stderr.isatty())
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Look inside a finished run, or print what a checkpoint says of itself.
+
+    A run is repeated, and pictures of its features, similarities, masks and inversion are put on its report.html.
+
+    Examples:
+    $ anyi2v inspect out
+    $ anyi2v inspect out --layers 2.0 2.1 --steps 0 7 --frames 1 4 8
+    $ anyi2v inspect micro
+    $ anyi2v inspect animatediff.safetensors --points
+    """
+
+    what: Annotated[str, tyro.conf.Positional]
+    """Folder of a run; or name of a shipped backbone, or a converted .safetensors file."""
+    points: bool = False
+    """Of a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's own size); those
+    marked "on request" are computed only for taps that name them."""
+    layers: tuple[str, ...] = ()
+    """Of a run: layers like 1.0 (up block 1, layer 0); default: those that the run injects or aligns."""
+    steps: tuple[int, ...] = ()
+    """Of a run: denoising steps, from 0; default: the first, the last optimised one and the last."""
+    frames: tuple[int, ...] = ()
+    """Of a run: frames of the video, from 1; default: 8 of them."""
+
+    def run(self) -> None:
+        """Draws the run, or prints the checkpoint's configuration and parameter counts."""
+        if os.path.isdir(expanded(self.what)):
+            if self.points:
+                raise InputError(f"--points is for checkpoints, but {self.what} is a folder")
+            self._run()
+        elif self.layers or self.steps or self.frames:
+            raise InputError(f"--layers, --steps and --frames are for folders of runs; {self.what} is none")
+        else:
+            self._checkpoint()
+
+    def _run(self) -> None:
+        from anyi2v.reports.folder import RECORD, claimed, recover
+
+        folder = expanded(self.what)
+        recover(folder)
+        if not (folder / RECORD).is_file():
+            raise InputError(f"folder {folder} holds no run: there is no run.json in it")
+        job = repeated(folder / RECORD)
+        from anyi2v.reports.inspection import Recording, select, write_inspection
+
+        known, frames = _points(read_config(job.backbone)), job.frames
+        assert frames is not None  # every record has it
+        chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
+        recording = Recording(chosen, job.method, known)
+        with claimed(folder):
+            ((backbone, image, result),) = job.results(job.prompt, recording, recording.observe)
+            print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
+
+    def _checkpoint(self) -> None:
+        config = read_config(self.what)
+        print(json.dumps(json.loads(config.to_json()), indent=1))
+        for path in list(sources(resolve(self.what)))[1:]:
+            print(f"the file holds parts only; the rest is in {path}")
+        counts = _parameters(config)
+        for part, count in (*counts.items(), ("all", sum(counts.values()))):
+            print(f"{part:5} {count:>13,} parameters")
+        if self.points:
+            for name, point in _points(config).items():
+                print(f"{name}  {'x'.join(map(str, point.shape))}{'  on request' * point.costly}")
+
+
+def _parameters(config: BackboneConfig) -> dict[str, int]:
+    import torch
+
+    from anyi2v.checkpoints.checkpoint import build
+
+    with torch.device("meta"):
+        networks = build(config).networks
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
+def _points(config: BackboneConfig) -> dict[str, Point]:
+    import torch
+
+    from anyi2v.backbone.unet import UNet, points
+
+    with torch.device("meta"):
+        unet = UNet(config.unet)
+    factor = config.vae.factor
+    size = {"height": config.height // factor, "width": config.width // factor}
+    return points(unet, frames=config.frames, tokens=config.text.length, **size)
+
+
+COMMANDS: dict[str, Any] = {
+    "animate": Animate,
+    "condition": Condition,
+    "segments": Segments,
+    "demo": Demo,
+    "inspect": Inspect,
+    "convert": Convert,
+    "tracks": {"show": TracksShow, "convert": TracksConvert, "check": TracksCheck},
+    "bench": {
+        "micro": BenchMicro,
+        "backbone": BenchBackbone,
+        "stages": BenchStages,
+        "scaling": BenchScaling,
+    },
+}
+
+
+def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str = "anyi2v") -> Any:
+    """The command in `args`, ready to run; exits with a message and code 2 for unusable flags."""
+    name = args[0] if args else ""
+    if name not in commands:
+        kinds = {key: kind for key, kind in commands.items() if not isinstance(kind, dict)}
+        kinds |= {
+            f"{key} {sub}": kind
+            for key, found in commands.items()
+            if isinstance(found, dict)
+            for sub, kind in found.items()
+        }
+        return tyro.extras.subcommand_cli_from_dict(kinds, prog=prog, args=args, description=__doc__)
+    kind, prog = commands[name], f"{prog} {name}"
+    if isinstance(kind, dict):
+        return parse(args[1:], kind, prog)
+    default = animate_defaults(args[1:]) if name == "animate" else tyro.MISSING_NONPROP
+    description = inspect.cleandoc(kind.__doc__ or "")
+    return tyro.cli(kind, prog=prog, args=args[1:], default=default, description=description)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something, or 130 on Ctrl-C."""
+    wait_passively()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_print_warning, warnings.showwarning, set())
+            warnings.simplefilter("always", AnyI2VWarning)
+            with_home(parse(sys.argv[1:] if args is None else args)).run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+    except AnyI2VError as error:
+        return _refused(str(error))
+    except OSError as error:
+        # no path that is asked about anywhere in the program may be longer than the system allows
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _refused(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("anyi2v: interrupted; what was being written is not there, what was finished is", file=sys.stderr)
+        return 130  # as shells count a process that Ctrl-C has ended
+    return 0
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads the output any more (`| head`); what is left of it then goes nowhere."""
+    try:
+        print(flush=True)  # at worst an empty line before the traceback of something else
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _print_warning(
+    usual: Callable[..., None], printed: set[str], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """Prints our own warnings on one line, without the source location, once; others as Python `usual`ly does."""
+    if issubclass(category, AnyI2VWarning):
+        line = "anyi2v: warning: " + " ".join(str(message).split())
+        if line not in printed:
+            print(line, file=sys.stderr)
+        printed.add(line)
+    else:
+        usual(message, category, *rest)
+
+
+def _refused(message: str) -> int:
+    print("anyi2v: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

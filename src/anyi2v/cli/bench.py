@@ -1,0 +1,186 @@
+"""`anyi2v bench ...`: measurements that anyone can repeat. Free of torch until they run."""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from anyi2v.checkpoints.header import read_config
+from anyi2v.cli.animate import Dtype, network_dtype
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, check_place
+from anyi2v.latency.options import MAX_THREADS, ScalingOptions, StagesOptions, within
+from anyi2v.method.config import recipe
+from anyi2v.micro.benchmark.kinds import CAMERA_KINDS, KINDS, Kind
+
+_HYPHENATED: dict[str, Kind] = {kind.replace(" ", "-"): kind for kind in KINDS}
+_KIND = PrimitiveConstructorSpec[Kind](
+    nargs=1,
+    metavar=f"{{{','.join(_HYPHENATED)}}}",
+    instance_from_str=lambda args: _HYPHENATED[args[0].replace(" ", "-")],
+    is_instance=lambda value: value in KINDS,
+    str_from_instance=lambda kind: [kind.replace(" ", "-")],
+    choices=tuple(dict.fromkeys((*_HYPHENATED, *KINDS))),
+)
+"""Of `--kind`: names with hyphens, or with spaces as in the tables."""
+
+
+@dataclass(frozen=True)
+class BenchMicro:
+    """Measure the method and its ablations on generated cases with ground truth.
+
+    Can be interrupted and started again; more cases or ablations may be added to a folder, with the same code only.
+
+    Examples:
+    $ anyi2v bench micro --cases 48
+    $ anyi2v bench micro --cases 100 --kind loose-box --ablate masks --out runs/loose_box
+    $ anyi2v bench micro --cases 100 --ablate "table 2" "figure 10" --out runs/table2
+    """
+
+    cases: int = 48
+    """Condition images in turn, as far as the kind of case has them: edge, depth, segmentation, photo, sketch,
+    silhouette, mixed."""
+    seed: int = 1000
+    """Of the first case; the noise of a case has the case's seed, whatever the variant."""
+    kind: Annotated[Kind, _KIND] = "plain"
+    """Of the cases: what the scene or the user's input is like, see docs/benchmark.md."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    dtype: Dtype = "auto"
+    """As for `anyi2v animate`."""
+    recipe: Literal["paper", "official"] = "paper"
+    """What "full" is, with the backbone's own settings on top."""
+    ablate: tuple[str, ...] = ("baselines",)
+    """Groups of variants (baselines, "table 2", masks, "figure 8, components", ...), single variants by their names in
+    the tables ("no queries"), or all."""
+    set: tuple[str, ...] = ()
+    """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
+    processes: int = 2
+    """Of one thread each."""
+    out: Path = Path("runs/bench")
+    """Folder for frames, scores, table and pictures."""
+
+    def run(self) -> None:
+        """Runs what is missing, measures everything, prints the table."""
+        _check(self.cases, self.processes, self.seed)
+        changes = {**read_config(self.backbone).method, **_settings(self.set)}
+        config = recipe(self.recipe, changes)
+        from anyi2v.execution.machine import describe
+        from anyi2v.micro.benchmark import bench
+        from anyi2v.micro.benchmark.bench_report import write_report
+        from anyi2v.micro.benchmark.variants import variants
+
+        methods = variants(config, self.ablate, given=self.kind not in CAMERA_KINDS)
+        dtype = network_dtype(self.dtype, "cpu")
+        known = bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
+        jobs = partial(bench.jobs, self.out, self.cases, self.seed, self.kind, self.backbone, dtype)
+        bench.run(jobs(methods), processes=self.processes, progress=sys.stderr.isatty())
+        made = bench.finished(jobs(known))
+        work = jobs(made)
+        print(write_report(self.out, work, list(bench.rows(work)), describe()))
+        if missing := [name for name in known if name not in made]:
+            print(f"not in the report, for cases are missing: {', '.join(missing)} (add them with --ablate)")
+        print(f"scores, table and pictures: {self.out}")
+
+
+def _check(cases: int, processes: int, seed: int) -> None:
+    within("--cases", cases, 1, 100_000)
+    within("--processes", processes, 1, MAX_THREADS)
+    within("--seed", seed, 0, 2**30 - cases)  # see split_generator
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, object]:
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--set {pair}: {value!r} is no JSON; write for example --set lr=0.02") from error
+    return found
+
+
+@dataclass(frozen=True)
+class BenchBackbone:
+    """Measure the micro backbone itself: plain text-to-video, and DDIM inversion and back.
+
+    Can be interrupted and started again.
+
+    Examples:
+    $ anyi2v bench backbone --cases 200 --out backbone.json
+    """
+
+    cases: int = 200
+    """Prompts, and images."""
+    seed: int = 5000
+    """Of the first."""
+    backbone: str = "micro"
+    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    dtype: Dtype = "auto"
+    """As for `anyi2v animate`."""
+    processes: int = 2
+    """Of one thread each."""
+    out: Path = Path("runs/backbone.json")
+    """JSON file for all figures."""
+
+    def run(self) -> None:
+        """Prints the shares, writes the file."""
+        _check(self.cases, self.processes, self.seed)
+        check_place(self.out.parent)
+        read_config(self.backbone)
+        from anyi2v.execution.machine import describe
+        from anyi2v.micro.benchmark import quality
+
+        dtype, kept = network_dtype(self.dtype, "cpu"), self.out.with_suffix(".partial.json")
+        figures = quality.measure_backbone(
+            self.backbone,
+            dtype,
+            self.cases,
+            self.seed,
+            processes=self.processes,
+            progress=sys.stderr.isatty(),
+            kept=kept,
+        )
+        with atomic(self.out) as temporary:
+            temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
+        kept.unlink()
+        for name, value in figures["summary"].items():
+            print(f"{name:45} {value:.3f}")
+
+
+@dataclass(frozen=True)
+class BenchStages(StagesOptions):
+    """Measure each part of a job, and how much of the machine's arithmetic it uses.
+
+    Examples:
+    $ anyi2v bench stages
+    $ anyi2v bench stages --backbone medium --dtype bfloat16 --threads 2
+    """
+
+    def run(self) -> None:
+        """Measures, prints the table, writes the files."""
+        self.check()
+        from anyi2v.latency import stages
+
+        stages.main(self)
+
+
+@dataclass(frozen=True)
+class BenchScaling(ScalingOptions):
+    """Measure how iterations, guided steps, inversions and jobs grow with frames, objects, pixels, images, steps.
+
+    Examples:
+    $ anyi2v bench scaling
+    $ anyi2v bench scaling --backbone medium
+    """
+
+    def run(self) -> None:
+        """Measures, prints the table, writes the files."""
+        self.check()
+        from anyi2v.latency import scaling
+
+        scaling.main(self)

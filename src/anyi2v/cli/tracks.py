@@ -1,0 +1,136 @@
+"""`anyi2v tracks ...`: look at track files, check and convert them. Free of torch and Pillow until they run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from anyi2v.checkpoints.header import read_config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class TracksShow:
+    """Draw tracks over their image: boxes, paths with numbers of frames, points, masks.
+
+    Examples:
+    $ anyi2v tracks show tracks.json --image edges.png --out tracks.png
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """Track file of any kind; its content tells which."""
+    image: Path
+    """The image that the tracks were drawn on."""
+    out: Path
+    """PNG file to write."""
+    box_size: tuple[float, float] | None = None
+    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+
+    def run(self) -> None:
+        """Writes the picture."""
+        from anyi2v.images.media import load_image, write_image
+        from anyi2v.reports.folder import check_file
+        from anyi2v.reports.plots import draw_tracks
+        from anyi2v.tracks import read_tracks
+        from anyi2v.tracks.review import summary
+
+        check_file(self.out, self.file, self.image)
+        image = load_image(self.image)
+        kind, tracks = read_tracks(self.file, size=(image.shape[2], image.shape[1]), box_size=self.box_size)
+        write_image(self.out, draw_tracks(image, tracks))
+        print(f"{self.out}: {summary(kind, tracks)}")
+
+
+@dataclass(frozen=True)
+class TracksConvert:
+    """Convert a track file of any kind to ours or to AnyI2V's.
+
+    Examples:
+    $ anyi2v tracks convert traj.npy --size 1024 576 --to own --out tracks.json
+    $ anyi2v tracks convert tracks.json --to anyi2v --frames 16 --out anyi2v.json
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """Track file of any kind; its content tells which."""
+    to: Literal["anyi2v", "own"]
+    """The format to write."""
+    out: Path
+    """File to write."""
+    frames: int | None = None
+    """Resample to this many frames; None: as they are."""
+    size: tuple[int, int] | None = None
+    """Width and height of the image that the tracks were drawn on, for files that do not say it."""
+    box_size: tuple[float, float] | None = None
+    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+
+    def run(self) -> None:
+        """Writes the file; prints what the format could not take."""
+        from anyi2v.reports.folder import check_file
+        from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
+        from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
+        from anyi2v.tracks.review import summary
+
+        check_file(self.out, self.file)
+        kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
+        if self.frames is not None:
+            tracks = tracks.resample(self.frames)
+        (save_anyi2v if self.to == "anyi2v" else save_tracks)(self.out, tracks)
+        print(f"{self.out}: {summary(kind, tracks)}")
+        for line in lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
+            print(f"warning: {line}")
+
+
+@dataclass(frozen=True)
+class TracksCheck:
+    """Say what a track file is, what is in it, and what may be a mistake.
+
+    Examples:
+    $ anyi2v tracks check tracks.json
+    $ anyi2v tracks check tracks.json --image edges.png
+    $ anyi2v tracks check traj.npy --size 1024 576 --backbone v3.safetensors
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """Track file of any kind; its content tells which."""
+    size: tuple[int, int] | None = None
+    """Width and height of the image that the tracks were drawn on, for files that do not say it."""
+    box_size: tuple[float, float] | None = None
+    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+    image: Path | None = None
+    """The image that the tracks were drawn on: its size, and whether the first boxes show anything of it."""
+    backbone: str = "micro"
+    """What the tracks are for: its frames and the cells of its latent count."""
+
+    def run(self) -> None:
+        """Prints format, size, objects and warnings."""
+        from anyi2v.tracks import read_tracks
+        from anyi2v.tracks.contents import doubtful
+        from anyi2v.tracks.review import followed, summary, warnings
+
+        config = read_config(self.backbone)
+        image = None if self.image is None else _pixels(self.image)
+        size = self.size if self.size or image is None else (image.shape[2], image.shape[1])
+        kind, tracks = read_tracks(self.file, size=size, box_size=self.box_size)
+        print(summary(kind, tracks))
+        for track in tracks.objects:
+            first, last = (", ".join(f"{v:g}" for v in track.boxes[k]) for k in (0, -1))
+            mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
+            weight = "" if track.weight == 1 else f", weight {track.weight:g}"
+            more = f"{followed(track)}{mask}{weight}"
+            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {more}")
+        factor = config.vae.factor
+        cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)
+        lines = warnings(tracks.resample(config.frames), cell)
+        if image is not None:
+            lines += doubtful(image, tracks)
+        for line in lines:
+            print(f"warning: {line}")
+
+
+def _pixels(path: Path) -> "np.ndarray":
+    from anyi2v.images.media import load_image
+
+    return load_image(path).numpy()

@@ -1,0 +1,1 @@
+"""Ways to run a whole network: graphs, packed weights, memory, the machine."""

@@ -1,0 +1,1 @@
+"""Condition images: read, fitted, drawn, written."""

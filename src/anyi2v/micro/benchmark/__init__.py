@@ -1,0 +1,1 @@
+"""Benchmark with ground truth: cases, measures, tables."""

@@ -1,0 +1,212 @@
+"""`anyi2v bench micro`: the method and its ablations on generated cases with ground truth.
+
+A folder holds `bench.json` (what is compared), `cases/SEED-MODALITY/` with the truth and one file of frames per
+variant, and the report, which is measured from these frames. Whatever is there already is not made again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, check_place, read_json
+from anyi2v.images.media import from_bytes, to_bytes
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.case import Case, Condition
+from anyi2v.micro.benchmark.cases import conditions, make_case
+from anyi2v.micro.benchmark.kinds import Kind
+from anyi2v.micro.benchmark.provenance import differences, provenance
+from anyi2v.micro.benchmark.variants import GIVEN
+from anyi2v.micro.benchmark.workers import START, quiet, worker_backbone
+from anyi2v.pipeline import animate, check_job
+from anyi2v.reports.record import weights_sha256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case by all variants that are still missing."""
+
+    folder: Path
+    seed: int
+    modality: Condition
+    kind: Kind
+    backbone: str
+    dtype: torch.dtype
+    methods: Mapping[str, MethodConfig]
+
+    @property
+    def case(self) -> Case:
+        """The case, drawn anew."""
+        return make_case(self.seed, self.modality, self.kind)
+
+    def path(self, variant: str) -> Path:
+        """Where a variant's frames are kept."""
+        return self.folder / (variant.replace(" ", "_").replace("&", "") + ".npz")
+
+
+def jobs(
+    out: Path,
+    cases: int,
+    seed: int,
+    kind: Kind,
+    backbone: str,
+    dtype: torch.dtype,
+    methods: Mapping[str, MethodConfig],
+) -> list[Job]:
+    """The cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
+    made = []
+    modalities = conditions(kind)
+    for number in range(cases):
+        modality = modalities[number % len(modalities)]
+        folder = out / "cases" / f"{seed + number}-{modality}"
+        made.append(Job(folder, seed + number, modality, kind, backbone, dtype, methods))
+    return made
+
+
+def prepare(
+    out: Path,
+    backbone: str,
+    dtype: torch.dtype,
+    methods: Mapping[str, MethodConfig],
+    *,
+    cases: int,
+    seed: int,
+    kind: Kind,
+) -> dict[str, MethodConfig]:
+    """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
+
+    Returns all variants of the folder: its former ones, which may lack cases, and `methods`.
+
+    Raises InputError if the folder holds something else, or was made with other code, another backbone, seed or kind
+    of cases, or other settings under the same name, or has more cases; ResourceError if it cannot be written; and what
+    `check_job` does, if a variant cannot be run on the backbone. Nothing is written then.
+    """
+    check_place(out)
+    path, precision = out / "bench.json", str(dtype).removeprefix("torch.")
+    wanted = {"sha256": weights_sha256(backbone), "dtype": precision, "kind": kind, "seed": seed, **provenance()}
+    settings = {name: config.to_dict() for name, config in methods.items()}
+    if path.exists():
+        settings = _continued(out, read_json(path), wanted, cases, settings)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
+    check(jobs(out, 1, seed, kind, backbone, dtype, methods)[0])
+    with atomic(path) as temporary:
+        data = {"backbone": backbone, **wanted, "cases": cases, "methods": settings}
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+    return {name: MethodConfig.from_dict(values) for name, values in settings.items()}
+
+
+def _continued(
+    out: Path,
+    former: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    cases: int,
+    settings: Mapping[str, dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """The settings of all variants of the folder, the former ones first; raises InputError for what may not be mixed.
+
+    The backbone's name may be another one: its weights are known by their digest.
+    """
+    gaps = differences(former, wanted)
+    if cases < former.get("cases", 0):
+        gaps.append(f"{former['cases']} cases (now {cases})")
+    if gaps:
+        raise InputError(f"{out} cannot be continued: it was made with {', '.join(gaps)}; use another --out")
+    merged = dict(former["methods"])
+    for name, values in settings.items():
+        gaps = differences(merged.setdefault(name, values), values)
+        if gaps:
+            raise InputError(f"{out} has a variant {name!r} with other settings: {', '.join(gaps)}; use another --out")
+    return merged
+
+
+def finished(work: Sequence[Job]) -> dict[str, MethodConfig]:
+    """The variants of which every case is made."""
+    return {name: config for name, config in work[0].methods.items() if all(job.path(name).exists() for job in work)}
+
+
+def run_case(job: Job) -> None:
+    """Makes the frames of all variants; those with the same inversion share it."""
+    missing = {name: config for name, config in job.methods.items() if not job.path(name).exists()}
+    if not missing:
+        return
+    backbone, case = worker_backbone(job.backbone, job.dtype), job.case
+    image = from_bytes(to_bytes(case.image))
+    if not (job.folder / "truth.npz").exists():
+        _write(
+            job.folder / "truth.npz",
+            condition=to_bytes(image),
+            frames=to_bytes(case.truth),
+            targets=torch.stack([target.centres for target in case.targets]).numpy(),
+            masks=torch.stack([target.mask for target in case.targets]).numpy(),
+        )
+    inverted: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    # first those that record most, so that the others find all that they need
+    for name, config in sorted(missing.items(), key=lambda item: -len(_points(item[1]))):
+        key = (config.inversion, config.inversion_timestep, config.inversion_stride)
+        known = inverted.get(key, {})
+        features = known if _points(config) <= known.keys() else None
+        tracks = case.with_true_masks() if name in GIVEN else case.tracks
+        result = animate(backbone, image, case.prompt, tracks, config=config, seed=job.seed, features=features)
+        inverted[key] = known | result.features
+        seconds = sum(result.timings.values())
+        _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(seconds))
+
+
+def _points(config: MethodConfig) -> set[str]:
+    return {*config.inject_hidden, *config.inject_query}
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def check(job: Job) -> None:
+    """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
+    backbone = worker_backbone(job.backbone, job.dtype)  # before the workers are forked
+    for config in job.methods.values():
+        check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
+
+
+def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
+    """Runs all jobs, each process one at a time on one thread."""
+    with get_context(START).Pool(processes, initializer=quiet) as pool:
+        done = pool.imap_unordered(run_case, work)
+        for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):
+            pass
+
+
+def frames(path: Path) -> Tensor:
+    """The video in a file of frames, `f 3 h w` in [0, 1]."""
+    with np.load(path) as file:
+        return torch.stack([from_bytes(frame) for frame in file["frames"]])
+
+
+def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
+    """The scores of every case, variant and object, measured from the saved frames."""
+    for job in work:
+        case = job.case
+        for name in job.methods:
+            with np.load(job.path(name)) as file:
+                seconds = float(file["seconds"])
+            video = frames(job.path(name))
+            common = {"seed": job.seed, "modality": job.modality, "variant": name, "seconds": seconds}
+            if job.kind == "pan":
+                common["pan_error"] = case.pan_error(video)
+            more: dict[str, list[float]] = {}
+            if job.kind in ("resize", "zoom"):
+                more["area_error"] = case.area_errors(video)
+            if len(case.targets) > 1:
+                more["identity_kept"] = case.identities_kept(video)
+            for number, scores in enumerate(case.scores(video)):
+                extra = {metric: values[number] for metric, values in more.items()}
+                yield {**common, "object": number + 1, **vars(scores), **extra}

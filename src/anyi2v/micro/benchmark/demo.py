@@ -1,0 +1,130 @@
+"""`anyi2v demo`: three condition images of the synthetic world, animated and measured."""
+
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from anyi2v.checkpoints.header import read_config
+from anyi2v.errors import InputError
+from anyi2v.execution.machine import fast_dtype
+from anyi2v.files import expanded
+from anyi2v.images.media import from_bytes, to_bytes, write_image
+from anyi2v.job import Result
+from anyi2v.method.config import MethodConfig, recipe
+from anyi2v.micro.benchmark.cases import make_case
+from anyi2v.micro.benchmark.measure import Scores
+from anyi2v.micro.benchmark.variants import FULL, variants
+from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, worker_backbone
+from anyi2v.micro.world.world import Modality
+from anyi2v.pipeline import animate
+from anyi2v.reports.folder import RECORD, check_out, claimed
+from anyi2v.reports.plots import contact_sheet, overlay_boxes
+from anyi2v.reports.writing import impossible_outputs, write_run
+
+CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
+"""Condition and seed: of each modality the median case of `anyi2v bench micro --cases 200` by trajectory error."""
+SHEET = "comparison.png"
+"""The picture that compares all variants, in the demo's folder."""
+Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
+"""A backbone and its data type, a case, and a variant."""
+
+
+def _image(modality: Modality, seed: int) -> torch.Tensor:
+    """The condition as it will be read back from condition.png, so that the run can be repeated exactly."""
+    return from_bytes(to_bytes(make_case(seed, modality).image))
+
+
+def _animate(job: Job) -> Result:
+    backbone, dtype, modality, seed, config = job
+    case = make_case(seed, modality)
+    return animate(
+        worker_backbone(backbone, dtype), _image(modality, seed), case.prompt, case.tracks, config=config, seed=seed
+    )
+
+
+def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> None:
+    """Makes each case by the full method, without optimisation and without injection.
+
+    Writes one run folder per case (the full method, see `anyi2v.reports.writing`), a sheet that compares all variants,
+    and prints a table of trajectory error and first-frame IoU.
+
+    Raises InputError for an unknown backbone, or if `out` holds something that may not be replaced; ResourceError if
+    another process is writing to it.
+    """
+    out = expanded(out)
+    _check(out, overwrite=overwrite)
+    with ExitStack() as claims:
+        for folder in (out, *(out / modality for modality, _ in CASES)):
+            claims.enter_context(claimed(folder))
+        _check(out, overwrite=overwrite)  # another process may have been faster
+        _run(out, backbone, overwrite=overwrite, progress=progress)
+
+
+def _check(out: Path, *, overwrite: bool) -> None:
+    """Raises what `run` does about its folder."""
+    folders = [out / modality for modality, _ in CASES]
+    for folder in folders:
+        check_out(folder, overwrite=overwrite)
+    if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in folders):
+        raise InputError(f"{out / SHEET} is there, but no run that it compares; move it away, or give another folder")
+
+
+def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
+    impossible = impossible_outputs()
+    configs = variants(recipe("paper", read_config(backbone).method))
+    # the variants that take longest first, so that no process waits for the other at the end
+    order = sorted(configs, key=lambda name: -configs[name].optimise_steps)
+    dtype = fast_dtype()
+    keys: list[tuple[Modality, int, str]] = [(modality, seed, name) for name in order for modality, seed in CASES]
+    jobs: list[Job] = [(backbone, dtype, modality, seed, configs[name]) for modality, seed, name in keys]
+    worker_backbone(backbone, dtype)  # before the workers are forked
+    results: dict[tuple[Modality, str], Result] = {}
+    with (
+        get_context(START).Pool(PROCESSES, initializer=quiet) as pool,
+        tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
+    ):
+        for (modality, seed, name), result in zip(keys, pool.imap(_animate, jobs), strict=True):
+            results[modality, name] = result
+            if name == FULL:
+                write_run(
+                    out / modality,
+                    result,
+                    _image(modality, seed),
+                    backbone=backbone,
+                    dtype=str(dtype).removeprefix("torch."),
+                    overwrite=overwrite,
+                    impossible=impossible,
+                )
+            bar.update()
+
+    scores: dict[str, list[Scores]] = {name: [] for name in configs}
+    rows: dict[str, torch.Tensor] = {}
+    for modality, seed in CASES:
+        case = make_case(seed, modality)
+        rows[f"{modality}: {case.prompt}"] = case.image[None]
+        for name in configs:
+            result = results[modality, name]
+            scores[name] += case.scores(result.video)
+            rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
+    write_image(out / SHEET, contact_sheet(rows, cell=128))
+    print(table(scores))
+    print(f"pictures: {out / 'comparison.png'}; videos: {out}/*/video.mp4")
+
+
+def table(scores: dict[str, list[Scores]]) -> str:
+    """One line per case and variant, and their means."""
+    lines = [f"{'':13} {'':16} {'trajectory error':>17} {'first-frame IoU':>16}"]
+    for i, (modality, _) in enumerate(CASES):
+        for name, found in scores.items():
+            lines.append(_line(modality, name, found[i : i + 1]))
+    lines += [_line("mean", name, found) for name, found in scores.items()]
+    return "\n".join(lines)
+
+
+def _line(case: str, variant: str, scores: list[Scores]) -> str:
+    error = sum(s.trajectory_error for s in scores) / len(scores)
+    iou = sum(s.first_frame_iou for s in scores) / len(scores)
+    return f"{case:13} {variant:16} {error:14.1f} px {iou:16.2f}"

@@ -1,0 +1,223 @@
+"""`anyi2v bench backbone`: how good the micro backbone itself is, without the method.
+
+Plain text-to-video: are the named object, background and shape there, and does the object move smoothly?
+And how exactly DDIM inversion is undone by sampling back.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import inversion_pairs
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, read_json
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.inversion import round_trip
+from anyi2v.micro.benchmark.measure import NAMES, centroids, find_object, nearest_colours
+from anyi2v.micro.benchmark.provenance import provenance
+from anyi2v.micro.benchmark.workers import START, quiet, worker_backbone
+from anyi2v.micro.world.modalities import caption, render
+from anyi2v.micro.world.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
+from anyi2v.pipeline import animate
+from anyi2v.reports.record import weights_sha256
+from anyi2v.tracks import Tracks
+
+LONGEST_JUMP = 6
+"""Pixels between two frames; the world's own objects move at most 4.5."""
+BATCH = 10
+"""Images that are inverted together."""
+PLAIN = MethodConfig(
+    inject_hidden=(), inject_query=(), share_kv=(), optimise_steps=0, steps=100, guidance_scale=2.5, eta=1.0
+)
+"""Settings that leave only the sampler. The noise that it adds in each step (`eta`) and the many steps let frames agree
+on where things are. Strong guidance hinders that: it makes each frame surer of the place its own noise suggests."""
+
+
+def best_shape(mask: Bool[Tensor, "h w"], angles: int = 8) -> str:
+    """The shape of the world whose drawing, of the mask's area and around its centre, overlaps it best."""
+    size = mask.shape[-1]
+    area, (x, y) = mask.sum().item(), centroids(mask[None])[0].tolist()
+    best, found = -1.0, ""
+    for shape in SHAPES:
+        for turn in range(angles):
+            angle = -0.4 + 0.8 * turn / max(angles - 1, 1)
+            template = _template(shape, angle, area, x, y, size)
+            iou = ((template & mask).sum() / (template | mask).sum()).item()
+            if iou > best:
+                best, found = iou, shape
+    return found
+
+
+def _template(shape: str, angle: float, area: float, x: float, y: float, size: int) -> Bool[Tensor, "h w"]:
+    share, shift_x, shift_y = _moments(shape, angle)
+    radius = math.sqrt(area / share)
+    centre = (x - radius * shift_x, y - radius * shift_y)
+    return distance(Sprite(shape, "red", (centre,), (radius,), angle), size)[0] < 0
+
+
+@cache
+def _moments(shape: str, angle: float) -> tuple[float, float, float]:
+    """Area and centre of mass of a shape of radius 1 around the origin."""
+    mask = distance(Sprite(shape, "red", ((64.0, 64.0),), (50.0,), angle), 128) < 0
+    x, y = centroids(mask)[0].tolist()
+    return mask.sum().item() / 50**2, (x - 64) / 50, (y - 64) / 50
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one text-to-video clip shows."""
+
+    object_found: float
+    """Share of the frames; those after the object has left through an edge do not count."""
+    background_found: float
+    """Share of the frames in which most pixels outside the object have the named colour."""
+    shape_right: float
+    """Share of the frames, with an object that touches no edge, whose best template is the named shape."""
+    largest_jump: float
+    """Of the object between neighbouring frames in which it is found and touches no edge, which may cut it into pieces;
+    pixels."""
+
+
+def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
+    """Measures a clip against the words of its prompt; of two objects only the first one counts."""
+    sprite = scene.sprites[0]
+    masks = find_object(video, sprite.colour)
+    found = [bool(mask.any()) for mask in masks]
+    at_edge = [_touches_edge(mask) for mask in masks]
+    left = [not found[f] and any(at_edge[:f]) for f in range(len(masks))]
+    colours = nearest_colours(video)
+    outside = [colours[f][~masks[f]].bincount(minlength=len(NAMES)).argmax().item() for f in range(len(video))]
+    whole = [mask for mask, seen, edge in zip(masks, found, at_edge, strict=True) if seen and not edge]
+    centres = centroids(masks)
+    jumps = (centres[1:] - centres[:-1]).norm(dim=-1)
+    jumps[torch.tensor(at_edge[1:]) | torch.tensor(at_edge[:-1])] = math.nan
+    return Sample(
+        object_found=sum(found) / max(len(found) - sum(left), 1),
+        background_found=sum(i == NAMES.index(scene.background) for i in outside) / len(outside),
+        shape_right=sum(best_shape(m) == sprite.shape for m in whole) / len(whole) if whole else math.nan,
+        largest_jump=jumps[jumps.isfinite()].max().item() if jumps.isfinite().any() else math.nan,
+    )
+
+
+def _touches_edge(mask: Bool[Tensor, "h w"]) -> bool:
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+
+def sample_case(seed: int) -> Scene:
+    """A scene of the test split with one object, as a prompt."""
+    generator = split_generator("test", seed)
+    scene = sample_scene(generator)
+    while len(scene.sprites) > 1:
+        scene = sample_scene(generator)
+    return scene
+
+
+@torch.no_grad()
+def reconstruction_error(
+    backbone: Backbone, latent: Float[Tensor, "b 1 c h w"], prompts: Sequence[str], *, until: int, stride: int
+) -> Float[Tensor, " b"]:
+    """Relative error of each latent after inversion to timestep `until` and sampling back along the same steps.
+
+    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    """
+    text = backbone.encode_text(list(prompts)).float()
+    steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
+    z = round_trip(Denoiser(backbone.unet, text).images(), latent, steps)
+    return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
+
+
+def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
+    name, dtype, seed = job
+    backbone, scene = worker_backbone(name, dtype), sample_case(seed)
+    size = (backbone.config.height, backbone.config.width)
+    prompt = caption(scene, "photo")
+    result = animate(backbone, torch.zeros(3, *size), prompt, Tracks(size[1], size[0]), config=PLAIN, seed=seed)
+    return {"seed": seed, "prompt": prompt, **vars(measure_sample(result.video, scene))}
+
+
+def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float]:
+    """The errors of a batch of test images, of all modalities in turn."""
+    name, dtype, first, count, until, stride = job
+    backbone = worker_backbone(name, dtype)
+    images, prompts = [], []
+    for seed in range(first, first + count):
+        scene, modality = sample_case(seed), MODALITIES[seed % len(MODALITIES)]
+        images.append(render(still(scene, 0), modality)[0])
+        prompts.append(caption(scene, modality))
+    with torch.no_grad():
+        latent = backbone.vae.encode(2 * torch.stack(images) - 1)[:, None]
+    return reconstruction_error(backbone, latent, prompts, until=until, stride=stride).tolist()
+
+
+def measure_backbone(
+    name: str, dtype: torch.dtype, cases: int, seed: int, *, processes: int, progress: bool, kept: Path
+) -> dict[str, Any]:
+    """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
+
+    Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
+    strides of 20. What is finished is kept in file `kept`, where an interrupted run with the same code goes on.
+
+    Raises InputError if `kept` is another file.
+    """
+    config = worker_backbone(name, dtype).config
+    run = json.dumps([weights_sha256(name), str(dtype), PLAIN.to_dict(), provenance()])
+    finished = read_json(kept) if kept.exists() else {}
+    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
+        raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
+
+    def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
+        """The results of jobs in their order."""
+        keys = [json.dumps([run, label, *job[2:]]) for job in work]
+        missing = [i for i, key in enumerate(keys) if key not in finished]
+        made = pool.imap(function, [work[i] for i in missing])
+        bar = tqdm(missing, total=len(work), initial=len(work) - len(missing), desc=label, disable=not progress)
+        for i, result in zip(bar, made, strict=True):
+            finished[keys[i]] = result
+            with atomic(kept) as temporary:
+                temporary.write_text(json.dumps(finished), encoding="utf-8")
+        return [finished[key] for key in keys]
+
+    ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
+    errors: dict[str, list[float]] = {}
+    with get_context(START).Pool(processes, initializer=quiet) as pool:
+        work = [(name, dtype, seed + i) for i in range(cases)]
+        clips = each(_sample, work, "clips")
+        for way, (until, stride) in ways.items():
+            batches = [(name, dtype, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
+            errors[way] = [error for batch in each(_reconstruct, batches, way) for error in batch]
+    return {
+        "backbone": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "cases": cases,
+        "frames": config.frames,
+        "width": config.width,
+        "height": config.height,
+        "sampler": {name: getattr(PLAIN, name) for name in ("steps", "guidance_scale", "eta")},
+        "summary": summary(clips, errors),
+        "clips": clips,
+        "reconstruction": errors,
+    }
+
+
+def summary(clips: Sequence[Mapping[str, Any]], errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Means over the clips that have a value."""
+    columns = {key: torch.tensor([float(clip[key]) for clip in clips]) for key in Sample.__dataclass_fields__}
+    jumps = columns.pop("largest_jump")
+    smooth = jumps[jumps.isfinite()] <= LONGEST_JUMP
+    figures = {f"{key.replace('_', ' ')}, share of frames": value.nanmean().item() for key, value in columns.items()}
+    figures[f"clips without a jump above {LONGEST_JUMP} px"] = smooth.float().mean().item()
+    for way, values in errors.items():
+        figures[f"relative error of inversion {way}"] = sum(values) / len(values)
+    return figures

@@ -1,0 +1,1 @@
+"""How micro and its siblings were trained."""

@@ -1,0 +1,163 @@
+"""What each training stage of the micro backbone minimises, and which parameters it moves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from anyi2v.backbone.config import ScheduleConfig
+from anyi2v.backbone.text import tokenize
+from anyi2v.backbone.unet import record
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.diffusion import alphas_cumprod
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.training.training_data import analytic_latents, clip_batch, image_batch, pair_batch
+from anyi2v.micro.world.world import Split
+from anyi2v.numerics.adain import patch_adain
+
+OFFSET_NOISE = 0.1
+"""Of the noise's mean per frame and channel; without it the mean colour leaks through the last noise level."""
+AGREEMENT = 0.02
+"""Weight of the agreement between modalities, beside a noise error of about 0.01."""
+AGREEMENT_TIMESTEPS = 100, 700
+"""Where features are read from condition images."""
+Stage = Literal["images", "vae", "motion"]
+STAGES: tuple[Stage, ...] = ("images", "vae", "motion")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between the stages."""
+
+    batch: int
+    """Per process."""
+    lr: float
+    loss: Callable[[Backbone, int, int, int], Tensor]
+    """(backbone, first sample, count, noise seed) -> loss."""
+    parameters: Callable[[Backbone], list[nn.Parameter]]
+
+
+def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian noise whose mean per frame and channel wanders (offset noise)."""
+    offset = torch.randn(*latents.shape[:-2], 1, 1, generator=generator)
+    return torch.randn(latents.shape, generator=generator) + OFFSET_NOISE * offset
+
+
+def signal_power(schedule: ScheduleConfig, timesteps: Tensor) -> Float[Tensor, "b 1 1 1 1"]:
+    """Share of the clean latents' power at each timestep; the noise has the rest."""
+    return alphas_cumprod(schedule)[timesteps][:, None, None, None, None]
+
+
+def noised(latents: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
+    """The latents with noise, where the signal's share of the power is `signal`."""
+    return signal.sqrt() * latents + (1 - signal).sqrt() * noise
+
+
+def noise_loss(
+    backbone: Backbone,
+    latents: Tensor,
+    captions: list[str],
+    timesteps: Tensor,
+    generator: torch.Generator,
+    *,
+    video: bool,
+) -> Tensor:
+    """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
+
+    Of videos, predictions at high noise count more, by 1 / sqrt(SNR) below an SNR of one: there the frames agree on
+    where things are, although the error in the noise is smallest there.
+    """
+    device = backbone.device
+    noise = noise_like(latents, generator).to(device)
+    signal = signal_power(backbone.config.schedule, timesteps).to(device)
+    z = noised(latents.to(device), noise, signal)
+    text = backbone.text(tokenize(backbone.config.text, captions).to(device))
+    predicted = backbone.unet(z, timesteps.to(device), text, temporal=video)
+    snr = (signal / (1 - signal)).flatten()
+    weight = 0.8 * snr.clamp(max=5) / snr + 0.2
+    if video:
+        weight = weight * snr.clamp(max=1).rsqrt()
+    return (weight * (predicted.float() - noise).square().flatten(1).mean(1)).mean()
+
+
+def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, generator: torch.Generator) -> Tensor:
+    """How far features of a condition image, once injected, are from those of the photo that is asked for.
+
+    Relative squared error of the debiased residual hiddens and of the queries that the method injects; the photo's
+    carry no gradient. Large backbones have seen every content in every style, and their features of the one serve the
+    other; the world is too small for that to come by itself, and without it line drawings and silhouettes guide little.
+    """
+    conditions, photos, captions = pair_batch(split, first, count)
+    timesteps = torch.randint(*AGREEMENT_TIMESTEPS, (count,), generator=generator)
+    latents = analytic_latents(torch.stack([conditions, photos]))[:, :, None]
+    noise = noise_like(latents[0], generator)
+    condition, photo = noised(latents, noise, signal_power(backbone.config.schedule, timesteps)).to(backbone.device)
+    text = backbone.text(tokenize(backbone.config.text, captions).to(backbone.device))
+    hiddens, queries = MethodConfig().inject_hidden, MethodConfig().inject_query
+
+    def features(z: Tensor) -> dict[str, Tensor]:
+        names = hiddens + queries
+        seen = record(backbone.unet, names, z, timesteps.to(z.device), text, temporal=False, stop="layer")
+        return {name: seen[name].flatten(0, 1).float() for name in names}
+
+    found = features(condition)
+    with torch.no_grad():
+        wanted = features(photo)
+    injected = found | {name: patch_adain(found[name], wanted[name], 0) for name in hiddens}
+    errors = [(injected[name] - x).square().mean() / x.var() for name, x in wanted.items()]
+    return torch.stack(errors).mean()
+
+
+def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+    """Stage "images": the error of the noise prediction, and on half as many images the agreement of modalities."""
+    split = "train" if seed >= 0 else "validation"
+    images, captions = image_batch(split, first, count)
+    generator = torch.Generator().manual_seed(abs(seed))
+    timesteps = torch.randint(1000, (count,), generator=generator)
+    error = noise_loss(backbone, analytic_latents(images)[:, None], captions, timesteps, generator, video=False)
+    return error + AGREEMENT * agreement_loss(backbone, split, first, max(1, count // 2), generator)
+
+
+def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+    """Stage "motion"; layout and motion are decided at high noise, so 60 % of the timesteps lie there."""
+    clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
+    generator = torch.Generator().manual_seed(abs(seed))
+    high = torch.rand(count, generator=generator) < 0.6
+    low, top = (torch.randint(a, b, (count,), generator=generator) for a, b in ((0, 1000), (400, 1000)))
+    timesteps = torch.where(high, top, low)
+    return noise_loss(backbone, analytic_latents(clips), captions, timesteps, generator, video=True)
+
+
+def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+    """Stage "vae": the encoder regresses the analytic latents, the decoder restores the image from noisy ones."""
+    images, _ = image_batch("train" if seed >= 0 else "validation", first, count)
+    generator = torch.Generator().manual_seed(abs(seed))
+    device = backbone.device
+    jitter = 0.05 * torch.randn(analytic_latents(images).shape, generator=generator)
+    pixels, target = (2 * images - 1).to(device), analytic_latents(images).to(device)
+    mean, logvar = backbone.vae.moments(pixels)
+    error = backbone.vae.decode(target + jitter.to(device), chunk=count) - pixels
+    # the posterior is not used; a constant keeps it finite and narrow
+    narrow = (logvar + 8).square().mean()
+    return error.square().mean() + 0.5 * error.abs().mean() + (mean - target).square().mean() + 1e-3 * narrow
+
+
+def image_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """Everything but the temporal layers and the autoencoder."""
+    spatial = [p for name, p in backbone.unet.named_parameters() if "temporal" not in name]
+    return spatial + list(backbone.text.parameters())
+
+
+def motion_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """The temporal layers."""
+    return [p for name, p in backbone.unet.named_parameters() if "temporal" in name]
+
+
+RECIPES: dict[Stage, Recipe] = {
+    "images": Recipe(24, 1.6e-3, image_loss, image_parameters),
+    "motion": Recipe(4, 1.6e-3, motion_loss, motion_parameters),
+    "vae": Recipe(8, 4e-3, vae_loss, lambda backbone: list(backbone.vae.parameters())),
+}

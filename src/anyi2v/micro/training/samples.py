@@ -1,0 +1,60 @@
+"""Sheets of samples during training: what the backbone makes of a few captions of the validation split by now."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.diffusion import guided, sampling_pairs
+from anyi2v.micro.training.objectives import Stage
+from anyi2v.micro.training.training_data import preview
+from anyi2v.micro.world.modalities import caption, render
+from anyi2v.micro.world.world import FRAMES, MODALITIES, Modality, sample_scene, split_generator, still
+from anyi2v.reports.plots import contact_sheet
+from anyi2v.samplers import ddim
+
+STEPS, GUIDANCE_SCALE = 12, 3.0
+
+
+@torch.no_grad()
+def sample(backbone: Backbone, captions: Sequence[str], frames: int, *, video: bool) -> Float[Tensor, "b f c h w"]:
+    """Latents for the captions, always with the same noise; `video` says whether temporal layers take part."""
+    generator = torch.Generator().manual_seed(0)
+    factor, channels = backbone.config.vae.factor, backbone.config.vae.latent_channels
+    shape = (len(captions), frames, channels, backbone.config.height // factor, backbone.config.width // factor)
+    z = torch.randn(shape, generator=generator).to(backbone.device)
+    text = backbone.encode_text([""] * len(captions) + list(captions))
+    for step in sampling_pairs(backbone.config.schedule, STEPS):
+        uncond, cond = backbone.unet(torch.cat([z, z]), step.t, text, temporal=video).chunk(2)
+        z = ddim(z, guided(uncond, cond, GUIDANCE_SCALE), step, eta=1.0, generator=generator)
+    return z.cpu()
+
+
+@torch.no_grad()
+def sample_sheet(backbone: Backbone, stage: Stage, count: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture of `count` samples with their captions.
+
+    Stage "images": pictures in all modalities in turn; "motion": clips of photos; "vae": images and what the
+    autoencoder makes of them. The first two are shown by the mean colours of their latents, since the autoencoder is
+    trained after the UNet.
+    """
+    scenes = [sample_scene(split_generator("validation", i)) for i in range(count)]
+    modalities: list[Modality] = [
+        MODALITIES[i % len(MODALITIES)] if stage != "motion" else "photo" for i in range(count)
+    ]
+    # a clip's caption may say that the object leaves; a picture's says what is in it
+    shown = [scene if stage == "motion" else still(scene, 0) for scene in scenes]
+    captions = [caption(scene, modality) for scene, modality in zip(shown, modalities, strict=True)]
+    names = [f"{i + 1}: {text}" for i, text in enumerate(captions)]
+    if stage == "vae":
+        images = torch.stack([render(scene, modality)[0] for scene, modality in zip(shown, modalities, strict=True)])
+        latents, _ = backbone.vae.moments((2 * images - 1).to(backbone.device))
+        decoded = (backbone.vae.decode(latents, chunk=count) / 2 + 0.5).clamp(0, 1).cpu()
+        pairs = torch.stack([images, decoded], dim=1)
+        return contact_sheet(dict(zip(names, pairs, strict=True)), heads=("image", "decoded"))
+    video = stage == "motion"
+    pictures = preview(sample(backbone, captions, FRAMES if video else 1, video=video))
+    return contact_sheet(dict(zip(names, pictures, strict=True)))

@@ -1,0 +1,397 @@
+"""Trains the micro backbone on the synthetic world: `python -m anyi2v.micro.training.train --out runs/micro`.
+
+Three stages. "images": UNet and text tower on single frames in all modalities. "vae": the autoencoder. "motion":
+motion modules on clips, everything else frozen, as AnimateDiff does. Each stage plans its steps from the
+minutes it is given and the speed it measures, writes a checkpoint every few minutes and resumes from it, and
+its data are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given
+more minutes than before goes on as if it had been planned so, from the learning rate that then is due.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from tqdm import tqdm
+
+from anyi2v.backbone.config import (
+    BackboneConfig,
+    FactorisedConfig,
+    MotionConfig,
+    RotaryConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from anyi2v.checkpoints.checkpoint import Backbone, build, load, save, save_parts, state
+from anyi2v.checkpoints.header import read_config
+from anyi2v.errors import InputError
+from anyi2v.files import atomic
+from anyi2v.images.media import write_image
+from anyi2v.micro.training.objectives import RECIPES, STAGES, Stage
+from anyi2v.micro.training.samples import sample_sheet
+from anyi2v.micro.world.modalities import WORDS
+
+CONFIG = BackboneConfig(
+    name="micro",
+    unet=UNetConfig(
+        channels=(32, 64, 64, 64),
+        attention=(False, True, True, False),
+        context_dim=64,
+        heads=4,
+        groups=16,
+        temporal=MotionConfig(heads=4, groups=16, max_frames=32),
+    ),
+    # one norm group: groups of few channels would wipe out absolute colour
+    vae=VAEConfig(channels=(16, 32), layers=1, groups=1, scale=1.0),
+    text=TextConfig(width=64, layers=2, heads=4, mlp_ratio=2.0, length=16, vocab_size=len(WORDS), words=WORDS),
+    height=64,
+    width=64,
+    frames=8,
+    fps=8,
+    # chosen on 14 to 28 cases with seeds from 30000, which the benchmark does not use by default
+    method={
+        "steps": 8,
+        "guidance_scale": 3.0,
+        "inversion_stride": 10,
+        "patch": 0,
+        "inject_steps": 8,
+        "align": [f"up_blocks.{block}.attentions.{layer}.query" for block, layer in ((1, 1), (2, 0), (2, 1))],
+        "optimise_steps": 4,
+        "iterations": 3,
+        "lr": 0.08,
+        "pca_dim": 32,
+        "mask": "none",
+        "remove_update_mean": True,
+    },
+)
+
+
+Kind = Literal["motion_modules", "rotary", "factorised"]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of the trainer."""
+
+    out: Path = Path("runs/micro")
+    """Folder of checkpoints, records and the finished backbone."""
+    images: float = 60
+    """Minutes for the image stage; 0 leaves it out, and so for the others."""
+    vae: float = 10
+    """Minutes for the autoencoder."""
+    motion: float = 45
+    """Minutes for the motion stage."""
+    processes: int = 2
+    """Training processes of one thread each; their gradients are averaged."""
+    device: str = "cpu"
+    """Or a GPU ("cuda"), with one process."""
+    bf16: bool = True
+    """Mixed precision: weights in float32, products in bfloat16."""
+    compile: bool = False
+    """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
+    save_every: float = 5
+    """Minutes between checkpoints, each with its validation loss and a sheet of samples."""
+    samples: int = 4
+    """On each sheet, in the folder `samples`: captions and what is made of them by then; 0: no sheets."""
+    start: Path | None = None
+    """A backbone of the same architecture whose weights all stages begin with, instead of random ones; at half the
+    learning rate, for they are to be kept."""
+    spatial: Path | None = None
+    """A finished micro backbone. Its spatial weights, text tower and autoencoder stay as they are, and only temporal
+    layers are trained: the motion stage."""
+    temporal: Kind = "motion_modules"
+    """AnimateDiff's, LaVie's or VideoCrafter2's kind of temporal layers."""
+    steps: int | None = None
+    """Fixed number of steps per stage, instead of minutes (for tests and exact repetition)."""
+    batch: float = 1.0
+    """Factor on the batch sizes."""
+
+
+def architecture(args: Args) -> BackboneConfig:
+    """The backbone to be trained: `CONFIG`, or that of `args.spatial`, with temporal layers of the wished kind."""
+    config = CONFIG if args.spatial is None else read_config(args.spatial)
+    unet = config.unet
+    match args.temporal:
+        case "rotary":
+            # LaVie's norms take their statistics over the clip
+            temporal = RotaryConfig(heads=unet.heads, rotary_dims=min(unet.channels) // unet.heads)
+            return replace(config, name="micro-lavie", unet=replace(unet, temporal=temporal, norm_over="clip"))
+        case "factorised":
+            width = min(unet.channels) // unet.heads
+            temporal = FactorisedConfig(head_dim=16, groups=unet.groups, stem_heads=unet.heads, stem_head_dim=width)
+            return replace(config, name="micro-vc2", unet=replace(unet, temporal=temporal))
+        case "motion_modules":
+            return config
+
+
+def initial(args: Args) -> Backbone:
+    """The backbone before training: random, but for what is taken from `args.spatial` and `args.start`."""
+    torch.manual_seed(0)  # every process gets the same
+    backbone = build(architecture(args))
+    with torch.no_grad():
+        for source in filter(None, (args.spatial, args.start)):
+            theirs = state(load(source))
+            for key, tensor in state(backbone).items():
+                if source == args.start or "temporal" not in key:
+                    tensor.copy_(theirs[key])
+    return backbone
+
+
+def stages(args: Args) -> tuple[Stage, ...]:
+    """What is trained."""
+    minutes = {"images": args.images, "vae": args.vae, "motion": args.motion}
+    return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))
+
+
+class Run:
+    """One stage in one process: model, average of its weights, optimiser, step."""
+
+    def __init__(self, stage: Stage, args: Args, rank: int):
+        self.stage: Stage = stage
+        self.args, self.rank = args, rank
+        self.recipe = RECIPES[stage]
+        self.lr = self.recipe.lr * (0.5 if args.start else 1)
+        self.backbone = initial(args).to(args.device)
+        load_stages(self.backbone, args.out, before=stage)
+        for network in self.backbone.networks.values():
+            network.requires_grad_(False)
+        if args.compile:
+            self.backbone.unet.compile(dynamic=False)
+        self.parameters = self.recipe.parameters(self.backbone)
+        for parameter in self.parameters:
+            parameter.requires_grad_()
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.step, self.planned, self.seconds = 0, args.steps or 0, 0.0
+        self.minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
+        self.batch = max(1, round(self.recipe.batch * args.batch))
+        self._resume()
+
+    @property
+    def file(self) -> Path:
+        """The stage's checkpoint."""
+        return self.args.out / f"{self.stage}.pt"
+
+    def _resume(self) -> None:
+        if not self.file.exists():
+            return
+        saved = torch.load(self.file, weights_only=True, map_location=self.args.device)
+        with torch.no_grad():
+            for p, a, value, average in zip(
+                self.parameters, self.average, saved["parameters"], saved["average"], strict=True
+            ):
+                p.copy_(value)
+                a.copy_(average)
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.step, self.planned, self.seconds = saved["step"], saved["planned"], saved["seconds"]
+        if self.minutes > saved["minutes"]:  # the stage goes on
+            self.planned = round(self.planned * self.minutes / saved["minutes"])
+
+    def save(self) -> None:
+        """Writes the checkpoint; only the first process does."""
+        saved = {
+            "parameters": [p.detach() for p in self.parameters],
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "planned": self.planned,
+            "seconds": self.seconds,
+            "minutes": self.minutes,
+        }
+        with atomic(self.file) as temporary:
+            torch.save(saved, temporary)
+
+    def loss(self, first: int, seed: int) -> torch.Tensor:
+        """Loss of the batch that begins with sample `first`, with the noise of `seed` (negative: validation)."""
+        with torch.autocast(self.args.device, dtype=torch.bfloat16, enabled=self.args.bf16):
+            return self.recipe.loss(self.backbone, first, self.batch, seed)
+
+    def train_step(self) -> float:
+        """One update; returns the loss of this process."""
+        world = self.args.processes
+        first = (self.step * world + self.rank) * self.batch
+        loss = self.loss(first, 1 + self.step * world + self.rank)
+        loss.backward()
+        gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters])
+        if world > 1:
+            dist.all_reduce(gradient)
+            gradient /= world
+        gradient *= (1.0 / gradient.norm().clamp(min=1.0)).item()
+        for p, part in zip(self.parameters, gradient.split([p.numel() for p in self.parameters]), strict=True):
+            p.grad = part.view_as(p)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * learning_rate(self.step, self.planned)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        decay = min(0.998, (1 + self.step) / (10 + self.step))
+        for average, p in zip(self.average, self.parameters, strict=True):
+            average.lerp_(p.detach(), 1 - decay)
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Loss of the averaged weights on the same four batches of validation samples each time."""
+        with averaged(self):
+            losses = [self.loss(i * self.batch, -1 - i).item() for i in range(4)]
+        return sum(losses) / len(losses)
+
+
+def learning_rate(step: int, planned: int) -> float:
+    """Warm-up over 100 steps (or a tenth of few), then half a cosine to a hundredth."""
+    warm = min(100, max(planned // 10, 1))
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(planned - warm, 1)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@contextmanager
+def averaged(run: Run) -> Iterator[None]:
+    """Within the block the model has its averaged weights."""
+    with torch.no_grad():
+        trained = [p.detach().clone() for p in run.parameters]
+        for p, average in zip(run.parameters, run.average, strict=True):
+            p.copy_(average)
+        yield
+        for p, value in zip(run.parameters, trained, strict=True):
+            p.copy_(value)
+
+
+def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
+    """Puts the averaged weights of the finished or running stages before `before` into the networks."""
+    for stage in STAGES:
+        if stage == before:
+            return
+        if (out / f"{stage}.pt").exists():
+            average = torch.load(out / f"{stage}.pt", weights_only=True)["average"]
+            with torch.no_grad():
+                for p, a in zip(RECIPES[stage].parameters(backbone), average, strict=True):
+                    p.copy_(a)
+
+
+def export(args: Args) -> Path:
+    """Writes the backbone (float16) from the averaged weights of all stages so far, named after its configuration.
+
+    With `args.spatial`, only the parts that this does not hold are written.
+    """
+    backbone = initial(args)
+    path = args.out / f"{backbone.config.name}.safetensors"
+    load_stages(backbone, args.out, before=None)
+    if args.spatial is None:
+        save(backbone, path, dtype=torch.float16)
+    else:
+        save_parts(backbone, path, args.spatial, dtype=torch.float16)
+    return path
+
+
+def planned(run: Run) -> Run:
+    """The run with a fixed number of steps, from the speed of ten, which are trained again afterwards."""
+    if run.planned:
+        return run
+    run.planned = 10**6
+    for _ in range(3):  # memory is fetched and kernels are chosen
+        run.train_step()
+    start = time.perf_counter()
+    for _ in range(10):
+        run.train_step()
+    seconds = torch.tensor((time.perf_counter() - start) / 10)
+    if run.args.processes > 1:
+        dist.all_reduce(seconds)
+        seconds /= run.args.processes
+    count = max(1, int(60 * run.minutes / seconds.item()))
+    return Run(run.stage, replace(run.args, steps=count), run.rank)
+
+
+def steps(run: Run) -> Iterator[int]:
+    """The steps that are left, with a progress bar in the first process."""
+    bar = tqdm(total=run.planned, initial=run.step, desc=run.stage, disable=run.rank > 0, mininterval=10)
+    with bar:
+        while run.step < run.planned:
+            yield run.step
+            bar.update()
+
+
+def train_stage(stage: Stage, args: Args, rank: int) -> None:
+    """Trains one stage to its end, or goes on where it stopped."""
+    run = planned(Run(stage, args, rank))
+    start = saved_at = time.perf_counter()
+    before, total, count = run.seconds, 0.0, 0
+    for _ in steps(run):
+        total, count = total + run.train_step(), count + 1
+        run.seconds = before + time.perf_counter() - start
+        # every process must take the same decision, so it depends on the step alone
+        last = run.step == run.planned
+        if rank == 0 and (last or run.step % 100 == 0):
+            record(
+                args.out,
+                stage=stage,
+                step=run.step,
+                planned=run.planned,
+                loss=total / count,
+                seconds=round(run.seconds, 1),
+            )
+            total, count = 0.0, 0
+        if rank == 0 and (last or time.perf_counter() - saved_at > 60 * args.save_every):
+            record(args.out, stage=stage, step=run.step, validation_loss=run.validation_loss())
+            run.save()
+            if args.samples:
+                with averaged(run):
+                    sheet = sample_sheet(run.backbone, stage, args.samples)
+                (args.out / "samples").mkdir(exist_ok=True)
+                write_image(args.out / "samples" / f"{stage}-{run.step:06}.png", sheet)
+            export(args)
+            saved_at = time.perf_counter()
+
+
+def record(out: Path, **entry: Any) -> None:
+    """Appends one line to the run's record."""
+    with (out / "record.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def worker(rank: int, args: Args) -> None:
+    """One training process."""
+    torch.set_num_threads(1)
+    if args.processes > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ.get("MASTER_PORT", "29511"))
+        dist.init_process_group("gloo", rank=rank, world_size=args.processes)
+    for stage in stages(args):
+        train_stage(stage, args, rank)
+        if args.processes > 1:
+            dist.barrier()  # the next stage begins with the checkpoint that the first process writes
+    if args.processes > 1:
+        dist.destroy_process_group()
+
+
+def main(args: Args) -> Path:
+    """Trains all stages and returns the path of the finished backbone.
+
+    Raises InputError if the folder holds weights of something else, which would be replaced.
+    """
+    args.out.mkdir(parents=True, exist_ok=True)
+    weights = [path for pattern in ("*.pt", "*.safetensors") for path in args.out.glob(pattern)]
+    if weights and not (args.out / "record.jsonl").exists():
+        raise InputError(f"{args.out} holds {weights[0].name}, but no record of a training; give another folder")
+    # large tensors come and go at every step; without this the allocator gives their pages back each time
+    os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="500000000")
+    if args.processes == 1:
+        worker(0, args)
+    else:
+        spawn(worker, args=(args,), nprocs=args.processes)
+    return export(args)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    print(main(tyro.cli(Args)))

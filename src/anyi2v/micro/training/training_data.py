@@ -1,0 +1,91 @@
+"""Batches of the synthetic world as functions of the step, and the latents that the micro VAE is trained for."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.micro.world.modalities import caption, render
+from anyi2v.micro.world.world import (
+    BACKGROUND_COLOURS,
+    MODALITIES,
+    Modality,
+    Scene,
+    Split,
+    choice,
+    other_colours,
+    recoloured,
+    sample_scene,
+    split_generator,
+    still,
+    uniform,
+)
+
+PHOTO_SHARE = 0.55
+"""Of the images that are photos; the other modalities share the rest evenly."""
+EMPTY_SHARE = 0.1
+"""Of the captions that are left empty, for classifier-free guidance."""
+
+
+def _frame(split: Split, index: int) -> tuple[Scene, torch.Generator]:
+    """A random frame of a random scene, and the generator for all further choices."""
+    generator = split_generator(split, index)
+    scene = sample_scene(generator)
+    return still(scene, int(torch.randint(scene.frames, (), generator=generator))), generator
+
+
+def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
+    """Single frames number `first` to `first + count - 1` of a split, in [0, 1], and their captions."""
+    images, captions = [], []
+    for index in range(first, first + count):
+        scene, generator = _frame(split, index)
+        photo = uniform(generator, 0, 1) < PHOTO_SHARE
+        modality: Modality = "photo" if photo else choice(generator, MODALITIES[1:])
+        empty = uniform(generator, 0, 1) < EMPTY_SHARE
+        images.append(render(scene, modality))
+        captions.append("" if empty else caption(scene, modality))
+    return torch.cat(images), captions
+
+
+def pair_batch(
+    split: Split, first: int, count: int
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"], list[str]]:
+    """Single frames twice: in any modality, and as a photo in other colours; and the captions of the photos."""
+    conditions, photos, captions = [], [], []
+    for index in range(first, first + count):
+        scene, generator = _frame(split, index)
+        conditions.append(render(scene, choice(generator, MODALITIES)))
+        background = choice(generator, tuple(BACKGROUND_COLOURS))
+        scene = recoloured(scene, other_colours(generator, scene, unseen_pair=False), background)
+        photos.append(render(scene, "photo"))
+        captions.append(caption(scene, "photo"))
+    return torch.cat(conditions), torch.cat(photos), captions
+
+
+def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f 3 h w"], list[str]]:
+    """Clips of photos, numbered like the images, in [0, 1], and their captions."""
+    clips, captions = [], []
+    for index in range(first, first + count):
+        generator = split_generator(split, index)
+        scene = sample_scene(generator)
+        empty = uniform(generator, 0, 1) < EMPTY_SHARE
+        clips.append(render(scene, "photo"))
+        captions.append("" if empty else caption(scene, "photo"))
+    return torch.stack(clips), captions
+
+
+def analytic_latents(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 4 h2 w2"]:
+    """Latents known without a network: mean colour of each 2x2 cell, and how much its brightness varies.
+
+    Scaled to a standard deviation of about one. The UNet is trained on these, so it need not wait for the
+    autoencoder, whose encoder learns to compute them and whose decoder to undo them.
+    """
+    cells = images.unfold(-2, 2, 2).unfold(-2, 2, 2).flatten(-2)
+    colour = 2.2 * (cells.mean(-1) - 0.3)
+    contrast = 12 * cells.mean(-4).std(-1) - 0.3
+    return torch.cat([colour, contrast[..., None, :, :]], dim=-3)
+
+
+def preview(latents: Float[Tensor, "*n 4 h w"]) -> Float[Tensor, "*n 3 h2 w2"]:
+    """The mean colours of analytic latents as an image in [0, 1]."""
+    colour = (latents[..., :3, :, :] / 2.2 + 0.3).clamp(0, 1)
+    return colour.repeat_interleave(2, -1).repeat_interleave(2, -2)

@@ -1,0 +1,1 @@
+"""The world of flat shapes that micro was trained on."""

@@ -1,0 +1,335 @@
+"""Looking inside a run: it is repeated with taps that record, and what they saw becomes pictures.
+
+`Selection` says what to look at, `Recording` collects it during `animate(..., taps=recording)`, and
+`write_inspection` draws it into the run's folder and puts it on the run's page.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import Step, inversion_pairs
+from anyi2v.errors import InputError
+from anyi2v.files import expanded, read_json
+from anyi2v.hook_points import paper_layer, place, spatial_layer
+from anyi2v.images.media import write_image, write_video
+from anyi2v.job import Result
+from anyi2v.method.alignment import feature_map
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.crops import job_crops, paste, video_masks
+from anyi2v.method.inversion import round_trip
+from anyi2v.method.noise import stream
+from anyi2v.method.objective import FeatureAlignment
+from anyi2v.reports.feature_pictures import attention_map, colours, heat
+from anyi2v.reports.folder import GALLERY, PAGE, RECORD, claimed, staged
+from anyi2v.reports.page import page
+from anyi2v.reports.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
+from anyi2v.reports.previews import fit_preview
+from anyi2v.taps import Pass, Tap, no_tap
+
+SHOWN = 8
+"""Frames in a picture, unless others are asked for."""
+CELL = 112
+"""Pixels of a frame's short side in the sheets."""
+ERROR_GAIN = 4
+WAYS = ("condition", "autoencoder", "inversion and back")
+
+Section = dict[str, Any]
+"""Of the gallery, see `run_folder.GALLERY`."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to look at."""
+
+    layers: tuple[str, ...]
+    """As the paper counts them: "1.0" is spatial layer 0 of up block 1."""
+    steps: tuple[int, ...]
+    """Denoising steps, from 0."""
+    frames: tuple[int, ...]
+    """Of the video, from 0."""
+
+    def points(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The hook points of the layers that the UNet has: hidden, query and key."""
+        known = set(known)
+        names = [name for layer in self.layers for name in _points(layer)]
+        return tuple(name for name in names if name in known)
+
+
+def select(
+    config: MethodConfig,
+    known: Iterable[str],
+    frames: int,
+    *,
+    layers: Sequence[str] = (),
+    steps: Sequence[int] = (),
+    show: Sequence[int] = (),
+) -> Selection:
+    """The selection that was asked for. By default: the layers that the run injects or aligns; the first step, the
+    last optimised one and the last one; frames spread over the video.
+
+    Args:
+        config: of the run.
+        known: hook points of the UNet.
+        frames: of the video.
+        layers: like "1.0".
+        steps: from 0.
+        show: frames to show, numbered from 1 as in all pictures.
+
+    Raises InputError for a layer, step or frame that the run does not have.
+    """
+    there = sorted({layer for name in known if (layer := paper_layer(name))})
+    if not layers:
+        used = (*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align)
+        layers = sorted({layer for name in used if (layer := paper_layer(name))}) or there
+    if not steps:
+        last = min(config.optimise_steps, config.steps) - 1
+        steps = sorted({0, max(last, 0), config.steps - 1})
+    if not show:
+        count = min(frames, SHOWN)
+        show = [1 + round(k * (frames - 1) / max(count - 1, 1)) for k in range(count)]
+    _check("layer", layers, there)
+    _check("step", steps, range(config.steps))
+    _check("frame", show, range(1, frames + 1))
+    return Selection(tuple(layers), tuple(steps), tuple(number - 1 for number in show))
+
+
+def _points(layer: str) -> tuple[str, str, str]:
+    attention, resnet = spatial_layer(layer, "attentions"), spatial_layer(layer, "resnets")
+    return place(resnet, "hidden"), place(attention, "query"), place(attention, "key")
+
+
+def _check(what: str, asked: Sequence[Any], known: Sequence[Any] | range) -> None:
+    for value in asked:
+        if value not in known:
+            allowed = f"{known[0]} to {known[-1]}" if isinstance(known, range) else ", ".join(map(str, known))
+            raise InputError(f"{what} {value} is not in this run; it has {allowed}")
+
+
+class Recording:
+    """Gives the taps that keep what a selection needs, on the CPU. They change nothing.
+
+    `denoising[step]` holds the selected layers' hidden, query and key of the conditional pass, `optimisation[step]`
+    the aligned features of the last iteration before that step.
+    """
+
+    def __init__(self, selection: Selection, config: MethodConfig, known: Iterable[str]):
+        self.selection, self.config = selection, config
+        self.names = selection.points(known)
+        self.denoising: dict[int, dict[str, Tensor]] = {}
+        self.optimisation: dict[int, dict[str, Tensor]] = {}
+        self.latents: dict[int, Float[Tensor, "f c h w"]] = {}
+
+    def observe(self, step: Step, z: Float[Tensor, "1 f c h w"]) -> None:
+        """Keeps the latents after a step; an observer for `animate`."""
+        self.latents[step.index] = z[0].detach().cpu()
+
+    def __call__(self, at: Pass) -> Tap:
+        """The tap for a pass of the job."""
+        if at.step not in self.selection.steps:
+            return no_tap
+        if at.stage == "denoising":
+            return _keeper(self.names, self.denoising.setdefault(at.step, {}))
+        if at.iteration == self.config.iterations - 1:
+            return _keeper(self.config.align, self.optimisation.setdefault(at.step, {}))
+        return no_tap
+
+
+def _keeper(names: Iterable[str], store: dict[str, Tensor]) -> Tap:
+    names = frozenset(names)
+
+    def keep(name: str, x: Tensor) -> Tensor:
+        if name in names:
+            # the conditional pass comes last, as a pass of its own or as the second entry of the batch
+            store[name] = x[-1:].detach().float().cpu()
+        return x
+
+    return keep
+
+
+def write_inspection(
+    folder: Path, backbone: Backbone, image: Float[Tensor, "3 h w"], result: Result, recording: Recording
+) -> Path:
+    """Draws a repeated run into `folder`/inspection and makes its report.html again; returns the page's path.
+
+    Args:
+        folder: of the run that was repeated.
+        backbone: of the run.
+        image: the condition.
+        result: of the repetition.
+        recording: its taps.
+    """
+    folder = expanded(folder).resolve()
+    with claimed(folder), staged(folder) as new:
+        inside = (new / GALLERY).parent
+        inside.mkdir()
+        same = _faithful(folder, inside, result)
+        sections = [
+            _features(inside, backbone, result, recording),
+            _similarities(inside, backbone, result, recording),
+            _trajectories(inside, result, recording.selection),
+            _denoising(inside, backbone, recording),
+            _reconstruction(inside, backbone, image, result),
+        ]
+        sections = [section for section in sections if section["pictures"]]
+        sections[0]["text"] += " " + same
+        (new / GALLERY).write_text(json.dumps({"sections": sections}, indent=1) + "\n", encoding="utf-8")
+        (new / PAGE).write_text(page(folder, new / GALLERY), encoding="utf-8")
+    return folder / PAGE
+
+
+def _faithful(folder: Path, inside: Path, result: Result) -> str:
+    """Whether the repetition made the same video, told by the bytes of the GIF, which are the frames'."""
+    again, (height, width) = inside / "again.gif", result.video.shape[-2:]
+    write_video(again, result.video, fps=result.fps, enlarge=magnification(height, width))
+    same = (folder / "video.gif").is_file() and again.read_bytes() == (folder / "video.gif").read_bytes()
+    again.unlink()
+    if same:
+        return "The run was repeated for these pictures and gave the same video, byte for byte."
+    pairs = zip(read_json(folder / RECORD)["losses"], result.losses, strict=False)
+    gap = max((abs(a["loss"] - b.loss) / max(abs(a["loss"]), 1e-12) for a, b in pairs), default=0.0)
+    return (
+        "The run was repeated for these pictures, but its video differs: another machine, another number of threads "
+        f"or other versions round differently. The losses differ by at most {100 * gap:.2g} %."
+    )
+
+
+def _features(inside: Path, backbone: Backbone, result: Result, recording: Recording) -> Section:
+    """One sheet per step: layers below each other, frames beside each other (Fig. 5 of the paper)."""
+    section = _section(
+        "Features",
+        "The first three principal components of each layer's features, over all frames of the step, as red, green "
+        "and blue: places of one colour are alike. Of attention maps, the components of where each place looks.",
+    )
+    shown = list(recording.selection.frames)
+    for step, seen in sorted(recording.denoising.items()):
+        rows = {"video": result.video[shown]}
+        for layer in recording.selection.layers:
+            for kind, feature in _kinds(layer, seen, backbone):
+                rows[f"{kind} {layer}"] = colours(feature)[shown]
+        _add(section, inside, f"features_step_{step:02}.png", f"Step {step}", rows, _heads(shown))
+    return section
+
+
+def _kinds(layer: str, seen: Mapping[str, Tensor], backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    """What a layer has of query, residual hidden and attention map, with the names in the paper's figure."""
+    hidden, query, key = _points(layer)
+    if query in seen:
+        yield "query", feature_map(query, seen[query])
+    if hidden in seen:
+        yield "residual", feature_map(hidden, seen[hidden])
+    if query in seen:
+        heads = backbone.config.unet.heads_of(seen[query].shape[-1])
+        yield "attention map", attention_map(seen[query][0], seen[key][0], heads)
+
+
+def _similarities(inside: Path, backbone: Backbone, result: Result, recording: Recording) -> Section:
+    """One sheet per optimised step: each object's similarity maps and its masks (Fig. 6 of the paper)."""
+    section = _section(
+        "Similarities and masks",
+        "In the last update before a step: how similar each place of an object's box is to its salient points in "
+        "frame 1, from dark (least) to yellow (most), and the mask that 2-means makes of it.",
+    )
+    if not recording.optimisation:
+        return section
+    config, shown = result.config, list(recording.selection.frames)
+    crops = job_crops(result.tracks, config, backbone.config.vae.factor)
+    objective = FeatureAlignment(config, stream(result.seed, "pca"))
+    within = paste(crops.valid.float(), crops) > 0
+    for step, seen in sorted(recording.optimisation.items()):
+        made = objective({name: feature_map(name, seen[name]) for name in config.align}, crops)
+        maps = [paste(values, crops) for values in made.similarities]
+        masks = video_masks(made.masks, crops, (result.tracks.height, result.tracks.width))
+        rows = {"tracks": overlay_boxes(result.video, result.tracks)[shown]}
+        for o, name in enumerate(crops.names):
+            for point, values in zip(config.align, maps, strict=True):
+                rows[f"{name}: similarity {paper_layer(point) or point}"] = heat(values[o], within[o])[shown]
+            others = [torch.zeros_like(masks[o])] * o  # so that the object has its own colour
+            rows[f"{name}: mask"] = overlay_masks(result.video, [*others, masks[o]])[shown]
+        _add(section, inside, f"similarity_step_{step:02}.png", f"Step {step}", rows, _heads(shown))
+    return section
+
+
+def _trajectories(inside: Path, result: Result, selection: Selection) -> Section:
+    section = _section("Trajectories", "The path so far is drawn strongly, the path to come faintly.")
+    if result.tracks.objects:
+        shown = list(selection.frames)
+        rows = {"video": overlay_boxes(result.video, result.tracks)[shown]}
+        _add(section, inside, "trajectories.png", "Boxes and paths as asked for", rows, _heads(shown), cell=2 * CELL)
+    return section
+
+
+def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Section:
+    """One sheet: the latents after steps spread over the run, below each other."""
+    section = _section(
+        "Denoising",
+        "The latents after some steps, each cell as the colour that the decoder makes of it on average (a linear map).",
+    )
+    if recording.latents:
+        preview, shown = fit_preview(backbone.vae), list(recording.selection.frames)
+        count, last = min(len(recording.latents), SHOWN), max(recording.latents)
+        steps = [round(k * last / max(count - 1, 1)) for k in range(count)]
+        rows = {f"after step {step}": preview(recording.latents[step][shown]) for step in steps}
+        _add(section, inside, "denoising.png", "Latents", rows, _heads(shown))
+    return section
+
+
+def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h w"], result: Result) -> Section:
+    """The condition after inversion to t_alpha and back: what the recorded features can know of it."""
+    config = result.config
+    until, stride = config.inversion_timestep, config.inversion_stride
+    section = _section(
+        "Inversion and back",
+        f"The condition through the autoencoder alone, and after DDIM inversion to timestep {until} and back without "
+        f"guidance. Errors, {ERROR_GAIN} times enlarged, are absolute differences from the condition.",
+    )
+    if config.inversion != "ddim" or not result.features:
+        return section
+    text = backbone.encode_text([result.prompt]).float()
+    with torch.no_grad():
+        latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
+        steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
+        network = Denoiser(backbone.unet, text, fps=result.fps).images()
+        back = round_trip(network, latent[:, None], steps)
+        decoded = [(backbone.vae.decode(z).float() / 2 + 0.5).clamp(0, 1).cpu()[0] for z in (latent, back[0])]
+    error = [((x - image).abs() * ERROR_GAIN).clamp(0, 1) for x in decoded]
+    rows = {"image": torch.stack([image, *decoded]), "error": torch.stack([torch.zeros_like(image), *error])}
+    told = " and ".join(f"{_psnr(x, image):.1f} dB ({name})" for x, name in zip(decoded, WAYS[1:], strict=True))
+    _add(section, inside, "reconstruction.png", f"Signal to noise: {told}", rows, WAYS, cell=2 * CELL)
+    return section
+
+
+def _psnr(x: Tensor, image: Tensor) -> float:
+    """Peak signal-to-noise ratio in decibels; infinite for equal images."""
+    return -10 * math.log10(error) if (error := (x - image).square().mean().item()) else math.inf
+
+
+def _section(title: str, text: str) -> Section:
+    return {"title": title, "text": text, "pictures": []}
+
+
+def _add(
+    section: Section,
+    inside: Path,
+    file: str,
+    title: str,
+    rows: Mapping[str, Tensor],
+    heads: Sequence[str],
+    *,
+    cell: int = CELL,
+) -> None:
+    write_image(inside / file, contact_sheet(rows, heads=heads, cell=cell))
+    section["pictures"].append({"title": title, "text": "", "file": file})
+
+
+def _heads(frames: Sequence[int]) -> list[str]:
+    return [str(number + 1) for number in frames]

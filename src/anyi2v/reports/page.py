@@ -1,0 +1,190 @@
+"""A run's folder as one page, report.html, that opens offline: everything is inside of it, and no script.
+
+The page is made from the files of the folder alone, so that it can be made again when there are more of them:
+`anyi2v.reports.inspection` adds a folder of pictures and a list of them, `GALLERY`. All that is shown is plain data
+that is put into the templates page.html and curve.svg; whatever comes from a file is escaped there.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, read_json
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.folder import CONDITION, GALLERY, PAGE, RECORD
+from anyi2v.reports.plots import COLOURS, magnification
+
+TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
+
+
+def write_page(folder: Path) -> Path:
+    """Writes report.html in a run's folder, whole or not at all; returns its path.
+
+    Raises InputError as `page` does.
+    """
+    text = page(folder, folder / GALLERY)
+    with atomic(folder / PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / PAGE
+
+
+def page(folder: Path, gallery: Path) -> str:
+    """The page of a run, with the pictures that `gallery` lists, if it is there.
+
+    What the run could not write is named, and the GIF is shown where there is no mp4.
+
+    Raises InputError naming the file if another one of a run's files is missing or unreadable, or is no record of a
+    run.
+    """
+    data = read_json(folder / RECORD)
+    try:
+        values = _values(folder, data)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / RECORD} is not the record of a run: {error!r}") from error
+    return _template("page.html").render(**values, gallery=list(_gallery(gallery)))
+
+
+def _template(name: str) -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["px"] = lambda value: f"{value:.1f}"
+    return environment.get_template(name)
+
+
+def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """What the page says about a run, section by section."""
+    height, width = int(data["height"]), int(data["width"])
+    failed = dict(data.get("failed_outputs", {}))
+    settings = list(_settings(data))
+    versions = {**data["versions"], "backbone": data["backbone"]["name"], "its SHA-256": data["backbone"]["sha256"]}
+    return {
+        "data": {key: data[key] for key in ("prompt", "negative_prompt", "device", "threads")},
+        "record": RECORD,
+        "ratio": f"{width} / {height}",
+        "small": magnification(height, width) > 1,
+        "facts": list(_facts(data)),
+        "condition": _uri(folder / CONDITION),
+        "shown": _video(folder, "video", failed),
+        "side_by_side": _video(folder, "side_by_side", failed),
+        "frames": None if "sheet.png" in failed else _uri(folder / "sheet.png"),
+        "failed": list(failed.items()),
+        "curve": curve(data["losses"]) if data["losses"] else None,
+        "tracks": list(_tracks(data)),
+        "timings": list(_timings(data)),
+        "settings": settings,
+        "changed": sum(usual is not None for _, _, usual in settings),
+        "versions": list(versions.items()),
+    }
+
+
+def _uri(path: Path) -> str:
+    """The file as a data URI."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}, a part of the run: {error.strerror}") from error
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
+
+
+def _video(folder: Path, name: str, failed: Mapping[str, str]) -> str | None:
+    """The mp4, or the GIF where the run could not write one; None if it could write neither."""
+    for suffix in (".mp4", ".gif"):
+        if name + suffix not in failed:
+            return _uri(folder / (name + suffix))
+    return None
+
+
+def _facts(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "frames", data["frames"]
+    yield "size", f"{data['width']} x {data['height']} px"
+    yield "frames per second", data["fps"]
+    yield "backbone", Path(data["backbone"]["name"]).name
+    yield "seed", data["seed"]
+    yield "objects", len(data["tracks"]["objects"])
+    yield "computed in", f"{sum(data['timings'].values()):.1f} s on {data['device']}, {data['dtype']}"
+
+
+def curve(losses: list[dict[str, Any]], width: int = 1060, height: int = 260) -> dict[str, Any]:
+    """The values of the template curve.svg: a point per update of the latents, a line per denoising step."""
+    left, top, bottom = 64, 22, height - 30
+    highest = max(float(loss["loss"]) for loss in losses) or 1.0
+    place = (width - left) / len(losses)
+
+    def y(loss: float) -> float:
+        return top + (1 - loss / highest) * (bottom - top)
+
+    steps: dict[Any, dict[str, Any]] = {}
+    for k, loss in enumerate(losses):
+        step = steps.setdefault(
+            str(loss["step"]), {"name": loss["step"], "x0": left + k * place, "x1": left, "spots": []}
+        )
+        step["x1"] = left + (k + 1) * place
+        spot = {"x": left + (k + 0.5) * place, "y": y(loss["loss"]), "text": f"{loss['loss']:.5g}"}
+        step["spots"].append({**spot, "iteration": loss["iteration"]})
+    grid = [{"y": y(share * highest), "text": f"{share * highest:.3g}"} for share in (0.0, 0.5, 1.0)]
+    first, last = losses[0]["loss"], losses[-1]["loss"]
+    text = f"{len(losses)} updates of the latents: from {first:.4g} to {last:.4g}. A line for each denoising step."
+    where = {"width": width, "height": height, "left": left, "top": top, "bottom": bottom}
+    return {**where, "steps": list(steps.values()), "grid": grid, "text": text}
+
+
+def _tracks(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for i, track in enumerate(data["tracks"]["objects"]):
+        first, last = (_numbers(track["boxes"][k]) for k in (0, -1))
+        points = ", ".join(f"({_numbers(point)})" for point in track["points"]) or "centre of the box"
+        yield {
+            "colour": COLOURS[i % len(COLOURS)],
+            "name": track["name"],
+            "first": first,
+            "last": last,
+            "points": points,
+        }
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{round(value, 1):g}" for value in values)
+
+
+def _gallery(path: Path) -> Iterator[dict[str, Any]]:
+    """The sections of the list `path`, with their pictures as data URIs; they lie beside it."""
+    if not path.is_file():
+        return
+    try:
+        for section in read_json(path)["sections"]:
+            pictures = [
+                {key: picture[key] for key in ("title", "text")}
+                | {"uri": _uri(path.with_name(Path(picture["file"]).name))}
+                for picture in section["pictures"]
+            ]
+            yield {"title": section["title"], "text": section["text"], "pictures": pictures}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a list of pictures: {error!r}") from error
+
+
+def _timings(data: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
+    """Stage, seconds, and its share of all in percent."""
+    total = sum(data["timings"].values()) or 1.0
+    for stage, seconds in data["timings"].items():
+        yield stage, seconds, 100 * seconds / total
+
+
+def _settings(data: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """Name and value of each setting, and the paper's value where it is another one."""
+    usual = MethodConfig().to_dict()
+    for key, value in data["method"].items():
+        yield key, _plain(value), None if value == usual[key] else _plain(usual[key])
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

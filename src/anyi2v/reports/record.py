@@ -1,0 +1,237 @@
+"""run.json: everything that decides the bytes of a run, so that it can be repeated, compared and known again."""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.checkpoints.header import SHIPPED, resolve, sources
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.files import expanded, read_json
+from anyi2v.images.media import load_image, to_bytes
+from anyi2v.job import Result
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.folder import CONDITION
+from anyi2v.samplers import SAMPLERS
+from anyi2v.tracks import Tracks
+from anyi2v.versions import processor, versions
+
+
+def inputs(
+    *,
+    backbone: str,
+    image: Float[Tensor, "3 h w"],
+    tracks: Tracks,
+    prompt: str,
+    negative_prompt: str,
+    seed: int,
+    frames: int,
+    fps: int,
+    config: MethodConfig,
+    embeddings: Sequence[Path] = (),
+    parts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
+
+    Both the record of a run and the question whether a run is already there are made from it. Shipped backbones are
+    named, others are given by their full path.
+
+    Args:
+        backbone: name or path that it was loaded from.
+        image: the condition at the video's size.
+        tracks: in any frame of reference; recorded as `animate` uses them.
+        prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
+        embeddings: files of textual inversion that the backbone was loaded with.
+        parts: of the algorithm that are not the defaults, as in `Result.parts`.
+    """
+    height, width = image.shape[1:]
+    used = tracks.scaled(width, height).resample(frames).to_dict()
+    return {
+        "backbone": {
+            "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
+            "sha256": weights_sha256(backbone),
+        },
+        "embeddings": [_file(path) for path in embeddings],
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "frames": frames,
+        "width": width,
+        "height": height,
+        "fps": fps,
+        "checksums": {"condition": image_checksum(image), "tracks": tracks_checksum(used)},
+        "tracks": used,
+        "method": config.to_dict(),
+        "parts": dict(parts or {}),
+    }
+
+
+def _file(path: Path) -> dict[str, str]:
+    path = expanded(path).resolve()
+    return {"name": str(path), "sha256": sha256(path)}
+
+
+def record(
+    result: Result,
+    condition: Float[Tensor, "3 h w"],
+    *,
+    backbone: str,
+    device: str,
+    dtype: str,
+    embeddings: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """A run as plain data: its `inputs`, how and where it was computed, seconds per stage, losses.
+
+    Args:
+        result: of `animate`.
+        condition: the image that `animate` was given.
+        backbone: name or path that it was loaded from.
+        device: where it was computed.
+        dtype: of the networks.
+        embeddings: files of textual inversion that the backbone was loaded with.
+    """
+    return {
+        "versions": versions(),
+        **inputs(
+            backbone=backbone,
+            image=condition,
+            tracks=result.tracks,
+            prompt=result.prompt,
+            negative_prompt=result.negative_prompt,
+            seed=result.seed,
+            frames=len(result.video),
+            fps=result.fps,
+            config=result.config,
+            embeddings=embeddings,
+            parts=result.parts,
+        ),
+        "device": device,
+        "processor": processor(device),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "low_memory": result.low_memory,
+        "features": "given" if result.features_given else "computed",
+        "timings": result.timings,
+        "losses": [dataclasses.asdict(loss) for loss in result.losses],
+        "failed_outputs": {},
+    }
+
+
+def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """How the record of a run differs from the `inputs` (and other entries) that are wanted, in words."""
+    found = []
+    for name, here in wanted.items():
+        there = former.get(name)
+        if there == here or name == "tracks":  # their checksum is compared
+            continue
+        if here == {} and there is None:  # records did not always have every entry
+            continue
+        if isinstance(here, dict) and isinstance(there, dict):
+            keys = [key for key in here if here[key] != there.get(key)]
+            found += [f"{name} {key}: {_short(there.get(key))}, not {_short(here[key])}" for key in keys]
+        else:
+            found.append(f"{name}: {_short(there)}, not {_short(here)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def check_repeat(
+    path: Path, *, backbone: str, image: Path | None, tracks: Path | None, embeddings: Sequence[Path], device: str
+) -> None:
+    """Checks that a run can be repeated: from the backbone, embeddings, condition and tracks that it was made with.
+
+    Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
+
+    Args:
+        path: the run's run.json.
+        backbone, image, tracks, embeddings: files to use now; one that is not the run's is a new wish, not compared.
+        device: where it shall be computed.
+
+    Raises InputError naming the file that is another one now, and the way out.
+    """
+    path = expanded(path)
+    data = read_json(path)
+    for kind, name in data.get("parts", {}).items():
+        if (kind, name) not in known_parts():
+            raise InputError(
+                f"{path} was made with the {kind} {name}, which this program does not know; repeat it in Python, with "
+                f"anyi2v.animate({kind}=...)"
+            )
+    former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
+    present = {f"embedding {file}": sha256(file) for file in embeddings if file.is_file()}
+    for name, digest in {f"backbone {backbone}": weights_sha256(backbone), **present}.items():
+        recorded = former.get(name.split(" ", 1)[1])
+        if recorded is not None and digest != recorded:
+            raise InputError(
+                f"{name} is another file than the one that {path} was made with (SHA-256 {recorded}); find that one, "
+                "or start a new run without --repeat"
+            )
+    sums = data.get("checksums", {})
+    condition = path.with_name(CONDITION)
+    if image == condition and "condition" in sums and sums["condition"] != image_checksum(load_image(condition)):
+        raise InputError(
+            f"{condition} is another image than the one that {path} was made with: its pixels do not have the SHA-256 "
+            f"under checksums.condition ({sums['condition'][:12]}...); put the former file back, or give the new one "
+            "by --image under another name"
+        )
+    if tracks == path and "tracks" in sums and sums["tracks"] != tracks_checksum(data.get("tracks")):
+        raise InputError(
+            f"the tracks in {path} are not those of the run: they do not have the SHA-256 under checksums.tracks "
+            f"({sums['tracks'][:12]}...); put the former file back, or give the new ones by --tracks in a file of "
+            "their own"
+        )
+    changes = list(_changes(data, device))
+    if changes:
+        warnings.warn(f"{path} was made with {'; '.join(changes)}: bytes may differ", AnyI2VWarning, stacklevel=2)
+    if data.get("features") == "given":
+        text = f"{path} was made from features of another job, which are not recorded; they are computed now"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
+
+
+def known_parts() -> set[tuple[str, str]]:
+    """Kind and name of the parts of the algorithm that the command line knows."""
+    return {("sampler", name) for name in SAMPLERS}
+
+
+def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:
+    """What is another now than when a run was made, of all that is recorded."""
+    former = data.get("versions", {})
+    for name, here in versions().items():
+        if name in former and former[name] != here:
+            yield f"{name} {former[name]} (here {here})"
+    if "processor" in data and data.get("device") == device and data["processor"] != processor(device):
+        yield f"processor {data['processor']} (here {processor(device)})"
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(backbone: str) -> str:
+    """SHA-256 of a backbone's file; of one that holds parts only, of the digests of all files that it stands on."""
+    digests = [sha256(path) for path in sources(resolve(backbone))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def image_checksum(image: Float[Tensor, "3 h w"]) -> str:
+    """SHA-256 of the size and the pixels in 8 bits, whatever file they are stored in."""
+    height, width = image.shape[1:]
+    return hashlib.sha256(f"{width}x{height}\n".encode() + to_bytes(image).tobytes()).hexdigest()
+
+
+def tracks_checksum(tracks: Any) -> str:
+    """SHA-256 of tracks as plain data, masks included."""
+    return hashlib.sha256(json.dumps(tracks, sort_keys=True).encode()).hexdigest()

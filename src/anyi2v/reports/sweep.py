@@ -1,0 +1,94 @@
+"""Several prompts of one job: a folder with a run for each, and a picture of all."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from anyi2v.errors import InputError
+from anyi2v.files import expanded, read_json
+from anyi2v.images.media import from_bytes, write_image
+from anyi2v.reports.folder import RECORD, check_out, recover
+from anyi2v.reports.plots import contact_sheet
+from anyi2v.reports.record import differences
+
+SHEET = "prompts.png"
+"""The picture of all runs, in the sweep's folder."""
+
+
+def sweep_folders(out: Path, prompts: Sequence[str]) -> dict[Path, str]:
+    """A folder per prompt, named by number and words.
+
+    Raises InputError for a prompt that is there twice.
+    """
+    if len(set(prompts)) < len(prompts):
+        twice = next(prompt for prompt in prompts if list(prompts).count(prompt) > 1)
+        raise InputError(f"prompt {twice!r} is there twice; each prompt has a folder of its own")
+    slugs = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt" for prompt in prompts)
+    return {out / f"{i:02}-{slug}": prompt for i, (slug, prompt) in enumerate(zip(slugs, prompts, strict=True), 1)}
+
+
+def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrite: bool) -> list[Path]:
+    """The folders of the runs that are still to be made: with `overwrite` all, else those that hold none.
+
+    Args:
+        out: the sweep's folder.
+        wanted: for each run's folder what its record must say (`anyi2v.reports.record.inputs`) to be the one asked for.
+        overwrite: make all runs again.
+
+    Raises InputError for a folder that holds a run of other inputs, naming them, and as `check_out` for one that holds
+    something else; and if the picture of all runs would replace a file that is none.
+    """
+    out = expanded(out)
+    if out.is_file() or (out / RECORD).exists():
+        raise InputError(f"{out} is a file or a run; several prompts need a folder for their runs")
+    missing = []
+    for folder, values in wanted.items():
+        recover(folder)
+        if overwrite or not (folder / RECORD).is_file():
+            check_out(folder, overwrite=overwrite)
+            missing.append(folder)
+            continue
+        found = differences(read_json(folder / RECORD), values)
+        if found:
+            raise InputError(
+                f"folder {folder} holds a run of something else ({'; '.join(found)}); use --overwrite to make all runs "
+                "again, or give another folder"
+            )
+    if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in wanted):
+        raise InputError(f"{out / SHEET} is there, but no run that it shows; move it away, or give another folder")
+    return missing
+
+
+def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
+    """The videos of all prompts below each other in one picture; returns its path."""
+    rows = {prompt: _video(folder) for folder, prompt in sweep_folders(out, prompts).items()}
+    write_image(out / SHEET, contact_sheet(rows))
+    return out / SHEET
+
+
+def _video(folder: Path) -> Float[Tensor, "f 3 h w"]:
+    """The video of a run: of its mp4, or of its GIF where no mp4 could be written."""
+    if (folder / "video.mp4").is_file():
+        frames = iter(iio.imread(folder / "video.mp4", plugin="FFMPEG"))
+    else:
+        frames = _gif_frames(folder / "video.gif", read_json(folder / RECORD)["fps"])
+    return torch.stack([from_bytes(frame) for frame in frames])
+
+
+def _gif_frames(path: Path, fps: int) -> Iterator[np.ndarray]:
+    """Frames of equal length: equal ones were joined to one that lasts longer."""
+    with Image.open(path) as file, contextlib.suppress(EOFError):
+        while True:
+            pixels = np.asarray(file.convert("RGB"))
+            for _ in range(max(1, round(file.info["duration"] * fps / 1000))):
+                yield pixels
+            file.seek(file.tell() + 1)

@@ -1,0 +1,147 @@
+"""A run's folder: the video, pictures of it, and the record from which it can be repeated."""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anyi2v.errors import AnyI2VWarning, ResourceError
+from anyi2v.files import atomic, expanded
+from anyi2v.images.media import mp4_problem, to_bytes, write_image, write_video
+from anyi2v.job import Result
+from anyi2v.reports.folder import CONDITION, PAGE, RECORD, check_out, claimed, staged
+from anyi2v.reports.page import write_page
+from anyi2v.reports.plots import (
+    contact_sheet,
+    draw_tracks,
+    loss_curve,
+    magnification,
+    overlay_boxes,
+    overlay_masks,
+    side_by_side,
+)
+from anyi2v.reports.record import record
+
+VIDEOS = ("video.gif", "video.mp4")
+"""One of them must be there: a run without its video is none."""
+
+
+def impossible_outputs() -> dict[str, str]:
+    """The files that no run can have on this machine, and why; asked before a job, and warned of in one line."""
+    problem = mp4_problem()
+    if problem is None:
+        return {}
+    warnings.warn(f"no .mp4 files will be written, the GIFs will be: {problem}", AnyI2VWarning, stacklevel=2)
+    return dict.fromkeys(("video.mp4", "side_by_side.mp4"), problem)
+
+
+def write_run(
+    out: Path,
+    result: Result,
+    condition: Float[Tensor, "3 h w"],
+    *,
+    backbone: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    embeddings: Sequence[Path] = (),
+    overwrite: bool = False,
+    impossible: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a run's files into folder `out`, all at once (`anyi2v.reports.folder`).
+
+    video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths,
+    if there are objects), masks.png (if there are masks), loss.png,
+    condition.png (8 bit: give an image of `from_bytes(to_bytes(x))` to be able to repeat the run exactly),
+    run.json (`record`), and report.html, which shows all of it on one page.
+
+    A file that cannot be written costs no other: a warning says why, and so does `failed_outputs` in run.json. Without
+    condition.png, run.json or any video there is no run, and `out` stays as it is.
+
+    Args:
+        out: the folder; see `check_out`, whose errors are raised.
+        result: of `animate`.
+        condition: the image that `animate` was given.
+        backbone: name or path that the backbone was loaded from.
+        device: the run's, for the record.
+        dtype: of the networks, for the record.
+        embeddings: files of textual inversion that the backbone was loaded with, for the record.
+        overwrite: replace a former run.
+        impossible: of `impossible_outputs`: not tried, and not warned of again.
+
+    Raises:
+        NumericsError: the video or the condition has NaN or infinite values.
+        ResourceError: the run cannot be written; or another process is writing to the folder.
+    """
+    out = expanded(out)
+    for pixels in (result.video, condition):
+        to_bytes(pixels)  # raises before anything is touched
+    data = record(result, condition, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
+    check_out(out, overwrite=overwrite)
+    with claimed(out), staged(out) as folder:
+        write_image(folder / CONDITION, condition)
+        _write_record(folder / RECORD, data)  # while there is room; later ones only say more
+        failed = dict(impossible or {})
+        for name, write in _outputs(result, condition).items():
+            if name not in failed:
+                _try(write, folder / name, out, failed)
+        if all(name in failed for name in VIDEOS):
+            raise ResourceError(f"no video can be written to {out}: {failed['video.gif']}")
+        if failed:
+            _try(partial(_write_record, data={**data, "failed_outputs": failed}), folder / RECORD, out, failed)
+        _try(lambda path: write_page(path.parent), folder / PAGE, out, failed)
+        if PAGE in failed:
+            _try(partial(_write_record, data={**data, "failed_outputs": failed}), folder / RECORD, out, failed)
+
+
+def _try(write: Callable[[Path], object], path: Path, out: Path, failed: dict[str, str]) -> None:
+    """Calls `write(path)`; if it raises, `path` is in `failed` with the reason, and a warning has said so."""
+    try:
+        write(path)
+    except Exception as error:  # writers of pictures and videos fail in many ways, and none shall cost the others
+        reason = str(error).replace(str(path.parent), str(out)) or type(error).__name__
+        failed[path.name] = reason
+        text = f"{out / path.name} is not written, the other files are: {reason}"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
+
+
+def _write_record(path: Path, data: Mapping[str, Any]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _outputs(result: Result, condition: Tensor) -> dict[str, Callable[[Path], object]]:
+    """What writes each picture and video, by its name; the most important first."""
+    factor = magnification(*result.video.shape[-2:])
+    outputs: dict[str, Callable[[Path], object]] = {}
+    for name in VIDEOS:
+        outputs[name] = partial(write_video, video=result.video, fps=result.fps, enlarge=factor)
+    for name in ("side_by_side.gif", "side_by_side.mp4"):
+        outputs[name] = partial(_write_side_by_side, result=result, condition=condition)
+    if result.tracks.objects:
+        outputs["tracks.png"] = lambda path: write_image(path, draw_tracks(condition, result.tracks))
+    if result.masks:
+        outputs["masks.png"] = lambda path: write_image(
+            path, contact_sheet({"masks": overlay_masks(result.video, result.masks)})
+        )
+    outputs["sheet.png"] = lambda path: write_image(path, contact_sheet(_rows(result, condition)))
+    losses = [(loss.step, loss.iteration, loss.loss) for loss in result.losses]
+    outputs["loss.png"] = partial(loss_curve, losses)
+    return outputs
+
+
+def _write_side_by_side(path: Path, result: Result, condition: Tensor) -> None:
+    write_video(path, side_by_side(condition, result.video, result.tracks), fps=result.fps)
+
+
+def _rows(result: Result, condition: Tensor) -> dict[str, Tensor]:
+    rows = {"condition": condition[None], "video": result.video}
+    if result.tracks.objects:
+        rows["tracks"] = overlay_boxes(result.video, result.tracks)
+    if result.masks:
+        rows["masks"] = overlay_masks(result.video, result.masks)
+    return rows
