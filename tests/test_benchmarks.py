@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anyi2v.backbone import attention
-from anyi2v.backbone.checkpoint import Backbone
+from anyi2v.backbone.checkpoint import Backbone, save
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import Conv2d, linear
 from anyi2v.cli_bench import BenchPeers, BenchStages
@@ -20,6 +20,8 @@ from anyi2v.media import load_image
 from anyi2v.pipeline import Result
 from benchmarks import gpu_job, measure, peers, scaling, stages
 from benchmarks.medium_profile import attention_marked, seconds_of
+
+from .networks import SHORT, tiny_backbone
 
 
 def test_spread_is_the_median_and_the_quartiles() -> None:
@@ -171,7 +173,10 @@ def test_a_row_beside_its_peer(tmp_path: Path) -> None:
 
 
 def test_stages_write_table_figures_and_plot(tmp_path: Path) -> None:
-    stages.main(BenchStages(backbone="micro", frames=2, budget=0, out=tmp_path))
+    tiny, (defaults, short) = tiny_backbone(), (config.to_dict() for config in (MethodConfig(), SHORT))
+    method = {key: value for key, value in short.items() if value != defaults[key]}
+    save(Backbone(replace(tiny.config, method=method), tiny.unet, tiny.vae, tiny.text), tmp_path / "tiny.safetensors")
+    stages.main(BenchStages(backbone=str(tmp_path / "tiny.safetensors"), frames=2, budget=0, out=tmp_path))
     found = json.loads((tmp_path / "stages.json").read_text())
     assert found["matmul_peak"] > 0
     assert all(len(row["seconds"]) >= 3 for row in found["rows"])
