@@ -11,7 +11,7 @@ from functools import partial, wraps
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, config
 from jaxtyping._storage import pop_shape_memo, push_shape_memo
 
 ORIGINAL = jaxtyping.jaxtyped
@@ -41,6 +41,8 @@ def checked(definition: Any = None, *, typechecker: Callable[[Any], Any]) -> Any
     @wraps(definition)
     def call(*args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
+        if config.jaxtyping_disable:
+            return definition(*args, **options)
         push_shape_memo({} if signature is None else _arguments(signature, args, options))
         try:
             return function(*args, **options)

@@ -18,6 +18,8 @@ from anyi2v.micro.variants import FULL, variants
 from anyi2v.micro.world import Modality
 from anyi2v.pipeline import animate
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")
+
 EDGE: tuple[int, Modality] = 1000, "edge"
 DEPTH: tuple[int, Modality] = 1001, "depth"
 WORSE: dict[str, tuple[str, float]] = {
