@@ -1,4 +1,4 @@
-"""jaxtyping's decorator for the test run, with the same checks in a quarter of the time.
+"""jaxtyping's decorator for the test run, with the same checks in less time.
 
 jaxtyping's own binds the arguments of every call, checks them before and after it, and lets no function out; in the
 test run that took as long as the jobs themselves.
@@ -8,10 +8,11 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, config
 from jaxtyping._storage import pop_shape_memo, push_shape_memo
 
 ORIGINAL = jaxtyping.jaxtyped
@@ -41,6 +42,8 @@ def checked(definition: Any = None, *, typechecker: Callable[[Any], Any]) -> Any
     @wraps(definition)
     def call(*args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
+        if config.jaxtyping_disable:
+            return definition(*args, **options)
         push_shape_memo({} if signature is None else _arguments(signature, args, options))
         try:
             return function(*args, **options)
@@ -53,9 +56,7 @@ def checked(definition: Any = None, *, typechecker: Callable[[Any], Any]) -> Any
 def _resolved(hint: Any, names: dict[str, Any]) -> Any:
     """The hint without quotation marks; anything if it names what only a type checker imports."""
 
-    def holder() -> None: ...
-
-    holder.__annotations__ = {"value": hint}
+    holder = SimpleNamespace(__annotations__={"value": hint})
     try:
         return get_type_hints(holder, names, include_extras=True)["value"]
     except NameError:

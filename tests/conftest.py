@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -32,6 +33,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _one_thread() -> None:
     """Sums in one order everywhere, and workers that do not fight for cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def arrays_unchecked() -> Iterator[None]:
+    """For whole jobs of the shipped backbones that ask how good a video is: checks of shapes are a third of their time.
+
+    The other tests have all functions of such jobs checked.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same for all of its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -69,6 +69,10 @@ def test_fields_of_dataclasses_and_methods_are_checked() -> None:
         shown.on(torch.ones(1, 2, 4), shown.mask)
 
 
+def test_arrays_are_unchecked_where_a_test_asks_for_it_and_nowhere_else(arrays_unchecked: None) -> None:
+    assert joined(torch.zeros(2, 3), torch.zeros(4, 3), 1).shape == (6, 2)
+
+
 def test_the_package_is_checked() -> None:
     with pytest.raises(BeartypeCallHintViolation):
         fit_image(torch.zeros(1, 4, 4), 2, 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anyi2v.backbone import attention
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import Conv2d
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.checkpoints.checkpoint import Backbone, save
 from anyi2v.cli.bench import BenchStages
 from anyi2v.errors import InputError
 from anyi2v.images.media import load_image
@@ -25,6 +25,8 @@ from anyi2v.operators import linear
 from benchmarks import gpu_job, peers
 from benchmarks.medium_job import Costs
 from benchmarks.medium_profile import Profile, attention_marked
+
+from .networks import SHORT, tiny_backbone
 
 
 def test_spread_is_the_median_and_the_quartiles() -> None:
@@ -176,7 +178,10 @@ def test_a_row_beside_its_peer(tmp_path: Path) -> None:
 
 
 def test_stages_write_table_figures_and_plot(tmp_path: Path) -> None:
-    stages.main(BenchStages(backbone="micro", frames=2, budget=0, out=tmp_path))
+    tiny, (defaults, short) = tiny_backbone(), (config.to_dict() for config in (MethodConfig(), SHORT))
+    method = {key: value for key, value in short.items() if value != defaults[key]}
+    save(Backbone(replace(tiny.config, method=method), tiny.unet, tiny.vae, tiny.text), tmp_path / "tiny.safetensors")
+    stages.main(BenchStages(backbone=str(tmp_path / "tiny.safetensors"), frames=2, budget=0, out=tmp_path))
     found = json.loads((tmp_path / "stages.json").read_text())
     assert found["matmul_peak"] > 0
     assert all(len(row["seconds"]) >= 3 for row in found["rows"])

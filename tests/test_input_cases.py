@@ -24,7 +24,7 @@ def case_of(kind: Kind, seed: int) -> Case:
     return make_case(seed, turns[seed % len(turns)], kind)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(get_args(InputKind)), seeds)
 def test_the_truth_follows_its_tracks(kind: Kind, seed: int) -> None:
     case = case_of(kind, seed)

@@ -32,6 +32,7 @@ def test_hook_points_have_the_same_names() -> None:
     assert names[0] == names[1] == names[2]
 
 
+@pytest.mark.usefixtures("arrays_unchecked")
 @pytest.mark.parametrize("name", OTHERS)
 def test_objects_follow_their_tracks(name: str) -> None:
     """At 0.4 times the distance without optimisation, or less, as on 100 cases (docs/claims/backbones.md)."""

@@ -123,7 +123,7 @@ def test_cases_are_deterministic_and_move_within_the_frame(seed: int) -> None:
         assert target.mask[int(y), int(x)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_two_objects_have_colours_and_tracks_of_their_own(seed: int) -> None:
     case = make_case(seed, "edge", "two objects")
@@ -140,7 +140,7 @@ def test_two_objects_have_colours_and_tracks_of_their_own(seed: int) -> None:
     assert missing.trajectory_error == 32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_objects_in_each_others_colours_follow_their_tracks_all_the_same(seed: int) -> None:
     case = make_case(seed, "edge", "two objects")
@@ -191,7 +191,7 @@ def test_objects_of_one_colour_that_touch_are_two_and_one_with_a_gap_is_one() ->
     assert torch.equal(torch.stack(found), torch.stack([left, right])[:, None])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seeds)
 def test_a_pan_is_measured_in_the_background(seed: int) -> None:
     case = make_case(seed, "photo", "pan")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from anyi2v.checkpoints.checkpoint import build, load, state
 from anyi2v.errors import InputError
 from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
-from anyi2v.micro.training import objectives, train
+from anyi2v.micro.training import objectives, samples, train
 from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
 from anyi2v.micro.training.samples import sample
 from anyi2v.micro.training.train import CONFIG, Args, Run, export, learning_rate, train_stage
@@ -32,23 +32,23 @@ def test_an_interrupted_stage_ends_like_an_uninterrupted_one(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    train_stage(stage, args(whole), 0)
+    train_stage(stage, args(whole, steps=2), 0)
 
     step = Run.train_step
 
     def stops(run: Run) -> float:
-        if run.step == 2:
+        if run.step == 1:
             raise KeyboardInterrupt
         return step(run)
 
     with monkeypatch.context() as patched:
         patched.setattr(Run, "train_step", stops)
         with pytest.raises(KeyboardInterrupt):
-            train_stage(stage, args(broken), 0)
-    train_stage(stage, args(broken), 0)
+            train_stage(stage, args(broken, steps=2), 0)
+    train_stage(stage, args(broken, steps=2), 0)
 
     ours, theirs = (torch.load(folder / f"{stage}.pt", weights_only=True) for folder in (broken, whole))
-    assert ours["step"] == theirs["step"] == 3
+    assert ours["step"] == theirs["step"] == 2
     for key in ("parameters", "average"):
         assert all(torch.equal(a, b) for a, b in zip(ours[key], theirs[key], strict=True))
 
@@ -96,7 +96,10 @@ def test_stages_move_their_own_parameters_only() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sheet_of_samples_is_written_with_each_checkpoint(stage: Stage, tmp_path: Path) -> None:
+def test_a_sheet_of_samples_is_written_with_each_checkpoint(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "STEPS", 2)
     train_stage(stage, args(tmp_path, steps=1, samples=1), 0)
     (file,) = (tmp_path / "samples").iterdir()
     assert file.name == f"{stage}-000001.png"
@@ -155,7 +158,7 @@ def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rotary", "factorised"])
 def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: train.Kind, tmp_path: Path) -> None:
     spatial = export(args(tmp_path / "base"))
-    options = args(tmp_path / "out", spatial=spatial, temporal=kind)
+    options = args(tmp_path / "out", spatial=spatial, temporal=kind, steps=1)
     options.out.mkdir()
     assert train.stages(options) == ("motion",)
     train_stage("motion", options, 0)
@@ -175,7 +178,7 @@ def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: train
 
 
 def test_training_goes_on_from_a_finished_backbone(tmp_path: Path) -> None:
-    first = args(tmp_path / "first", images=0, vae=0)
+    first = args(tmp_path / "first", images=0, vae=0, steps=1)
     first.out.mkdir()
     train_stage("motion", first, 0)
     start = export(first)

@@ -112,6 +112,7 @@ def test_a_long_video_runs_through_the_whole_method() -> None:
     assert all(loss.loss > 0 for loss in result.losses)
 
 
+@pytest.mark.usefixtures("arrays_unchecked")
 @pytest.mark.parametrize("frames", [16, 22])
 def test_long_videos_follow_their_track_without_jumps_where_windows_meet(frames: int) -> None:
     """Trained on 8 frames; with a fourth iteration the error is 0.8 to 0.9 px (8.1 px without

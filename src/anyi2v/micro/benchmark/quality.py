@@ -29,7 +29,16 @@ from anyi2v.micro.benchmark.measure import NAMES, centroids, find_object, neares
 from anyi2v.micro.benchmark.provenance import provenance
 from anyi2v.micro.benchmark.workers import START, quiet, worker_backbone
 from anyi2v.micro.world.modalities import caption, render
-from anyi2v.micro.world.world import MODALITIES, SHAPES, Scene, Sprite, distance, sample_scene, split_generator, still
+from anyi2v.micro.world.world import (
+    MODALITIES,
+    SHAPES,
+    Scene,
+    Sprite,
+    distance,
+    sample_scene,
+    split_generator,
+    still,
+)
 from anyi2v.pipeline import animate
 from anyi2v.reports.record import weights_sha256
 from anyi2v.tracks import Tracks
