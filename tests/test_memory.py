@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -255,3 +255,24 @@ def test_low_rank_components_can_be_predicted() -> None:
     method = replace(SHORT, pca_solver="lowrank")
     needed = predict(tiny_backbone().config, method, frames=4, height=16, width=16, tracks=many(1, 8))
     assert needed.passes["optimisation"] > 0
+
+
+def test_the_first_parts_of_a_loop_need_as_much_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"feed_forward.SMALL": 1, "feed_forward.CACHE": 2**13, "attend.MANY": 1}.items():
+        monkeypatch.setattr(f"anyi2v.backbone.{name}", value)
+    monkeypatch.setattr("anyi2v.backbone.attend.SCORES", 2**13)
+    lengths: list[int] = []
+
+    def all_of_them(parts: Iterable[object], x: object) -> list[object]:
+        every = [*parts]
+        lengths.append(len(every))
+        return every
+
+    def predicted() -> Prediction:
+        return predict(tiny_backbone().config, replace(SHORT, guidance_scale=1.0), frames=2, height=16, width=16)
+
+    few = predicted()
+    for name in ("feed_forward", "attend"):
+        monkeypatch.setattr(f"anyi2v.backbone.{name}.in_turn", all_of_them)
+    assert predicted() == few
+    assert max(lengths) > 3
