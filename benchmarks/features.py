@@ -21,9 +21,9 @@ from tqdm import tqdm
 from anyi2v.backbone.checkpoint import Backbone, load
 from anyi2v.backbone.unet import points, record
 from anyi2v.diffusion import add_noise, level
+from anyi2v.execution.machine import describe
 from anyi2v.feature_pictures import colours, reduced
 from anyi2v.files import atomic
-from anyi2v.machine import describe
 from anyi2v.media import write_image
 from anyi2v.micro.case import Case
 from anyi2v.micro.cases import make_case

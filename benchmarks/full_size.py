@@ -25,9 +25,9 @@ from anyi2v.backbone.foreign import WINDOW
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig
 from anyi2v.conversion import Convert
+from anyi2v.execution.machine import describe
+from anyi2v.execution.memory import predict
 from anyi2v.files import atomic
-from anyi2v.machine import describe
-from anyi2v.memory import predict
 
 MANIFESTS = Path(__file__).parents[1] / "tests" / "manifests"
 FRAMES = 16

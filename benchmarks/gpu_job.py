@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.config import MethodConfig
-from anyi2v.memory import predict
+from anyi2v.execution.memory import predict
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Tracks
 from benchmarks.measure import flops, table, write

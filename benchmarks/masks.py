@@ -22,8 +22,8 @@ from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.errors import InputError
+from anyi2v.execution.machine import describe, fast_dtype
 from anyi2v.files import atomic
-from anyi2v.machine import describe, fast_dtype
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import job_crops, paste
 from anyi2v.method.objective import FeatureAlignment

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from anyi2v.machine import describe
 from anyi2v.operators import linear, private
 
 Work = Callable[[], object]

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from anyi2v.backbone import attention
 from anyi2v.backbone.checkpoint import Backbone
 from anyi2v.config import MethodConfig
+from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from anyi2v.machine import describe
 from anyi2v.operators import choice
 from benchmarks.measure import Flops, matmul_peak
 from benchmarks.medium_job import PUBLISHED, job, peer, unit_seconds

@@ -26,8 +26,8 @@ from anyi2v.backbone.checkpoint import Backbone, build, load, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig
+from anyi2v.execution.memory import Prediction, predict
 from anyi2v.media import load_image, to_bytes
-from anyi2v.memory import Prediction, predict
 from anyi2v.micro import bench
 from anyi2v.micro.bench_report import METRICS, write_report
 from anyi2v.pipeline import animate
@@ -171,11 +171,11 @@ def test_02_the_predicted_peak_comes_first_and_decides(
         return made[low_memory]
 
     def job(free: int, **changes: object) -> tuple[int, str]:
-        monkeypatch.setattr("anyi2v.memory.available", lambda device: free)
+        monkeypatch.setattr("anyi2v.execution.memory.available", lambda device: free)
         code = cli.main(flags(files, tmp_path / str(free), **changes))
         return code, capsys.readouterr().err
 
-    monkeypatch.setattr("anyi2v.memory.predict", once)
+    monkeypatch.setattr("anyi2v.execution.memory.predict", once)
     code, said = job(1)
     assert (code, (tmp_path / "1").exists()) == (2, False)
     assert f"the job needs {made[True]} even in low-memory mode, but 0.00 GiB are free" in said

@@ -9,7 +9,7 @@ import pytest
 
 from anyi2v.backbone.checkpoint import load
 from anyi2v.config import recipe
-from anyi2v.machine import fast_dtype
+from anyi2v.execution.machine import fast_dtype
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.kinds import Kind
 from anyi2v.micro.measure import Scores

@@ -407,7 +407,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("work began")
 
     for name in (
-        "anyi2v.memory.predict",
+        "anyi2v.execution.memory.predict",
         "anyi2v.backbone.checkpoint.load",
         "anyi2v.micro.bench.check",
         "anyi2v.micro.quality.measure_backbone",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.checkpoint import load
-from anyi2v.backbone.graphs import graphed
 from anyi2v.backbone.unet import UNet
 from anyi2v.config import MethodConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs, sampling_pairs
+from anyi2v.execution.graphs import graphed
 from anyi2v.method.anyi2v import injection
 from anyi2v.method.crops import job_crops
 from anyi2v.method.inversion import invert

@@ -15,9 +15,9 @@ from torch.nn.utils import parametrize
 from anyi2v.backbone import attention
 from anyi2v.backbone.attention import Attention
 from anyi2v.backbone.layers import Linear
-from anyi2v.backbone.packed import packed
 from anyi2v.backbone.slots import Slot
 from anyi2v.backbone.unet import UNet
+from anyi2v.execution.packed import packed
 from anyi2v.operators import plain
 from anyi2v.operators.cpu import linear, norm
 

@@ -247,7 +247,7 @@ def test_the_backward_pass_keeps_the_input_at_most(
 OLD = """
 import torch
 from anyi2v.backbone import layers
-from anyi2v.backbone.packed import packed
+from anyi2v.execution.packed import packed
 from anyi2v.operators import where
 assert not where.onednn_computes(torch.bfloat16)
 network = torch.nn.ModuleList([layers.Linear(256, 256), layers.Conv2d(64, 64, 3, padding=1)]).bfloat16()

@@ -18,8 +18,8 @@ from torch import nn
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, RotaryConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.config import MethodConfig
 from anyi2v.errors import ResourceError
+from anyi2v.execution.memory import Prediction, available, fitting, predict, size_of
 from anyi2v.limits import free_memory
-from anyi2v.memory import Prediction, available, fitting, predict, size_of
 from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 
@@ -76,7 +76,7 @@ def measured(low_memory: bool, frames: int) -> int:
 
 LEFT = """
 import torch
-from anyi2v.machine import give_back
+from anyi2v.execution.machine import give_back
 resident = lambda: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS:"))
 small = [torch.ones(16384) for _ in range(4096)]
 last = torch.ones(1024)

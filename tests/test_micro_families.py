@@ -7,7 +7,7 @@ from anyi2v.backbone.checkpoint import load, state
 from anyi2v.backbone.header import SHIPPED, resolve
 from anyi2v.backbone.unet import points
 from anyi2v.config import recipe
-from anyi2v.machine import fast_dtype
+from anyi2v.execution.machine import fast_dtype
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.variants import FULL, variants
 from anyi2v.pipeline import animate

@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from anyi2v import denoiser
 from anyi2v.backbone.attention import TransformerBlock
 from anyi2v.backbone.layers import Conv2d, Linear
-from anyi2v.backbone.packed import PackedConv2d, PackedLinear, packed, packed_size
 from anyi2v.backbone.unet import UNet, points, record
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import inversion_pairs
-from anyi2v.memory import predict
+from anyi2v.execution.memory import predict
+from anyi2v.execution.packed import PackedConv2d, PackedLinear, packed, packed_size
 from anyi2v.method.inversion import invert
 from anyi2v.operators.where import onednn_computes
 from anyi2v.taps import Replace

@@ -15,7 +15,7 @@ from anyi2v.backbone.slots import window_starts
 from anyi2v.backbone.unet import record
 from anyi2v.config import recipe
 from anyi2v.errors import InputError
-from anyi2v.machine import fast_dtype
+from anyi2v.execution.machine import fast_dtype
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import centroids, find_object
 from anyi2v.pipeline import animate

@@ -235,7 +235,7 @@ class Animate(ConditionFlags):
         import torch
 
         from anyi2v.backbone.checkpoint import build
-        from anyi2v.memory import available, fitting, gib, predict
+        from anyi2v.execution.memory import available, fitting, gib, predict
         from anyi2v.pipeline import check_job
 
         config = read_config(self.backbone)
@@ -290,7 +290,7 @@ def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
     """That of the networks; "auto" is resolved."""
     import torch
 
-    from anyi2v.machine import fast_dtype
+    from anyi2v.execution.machine import fast_dtype
 
     return fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
 

@@ -68,7 +68,7 @@ class BenchMicro:
         _check(self.cases, self.processes, self.seed)
         changes = {**read_config(self.backbone).method, **_settings(self.set)}
         config = recipe(self.recipe, changes)
-        from anyi2v.machine import describe
+        from anyi2v.execution.machine import describe
         from anyi2v.micro import bench
         from anyi2v.micro.bench_report import write_report
         from anyi2v.micro.variants import variants
@@ -146,7 +146,7 @@ class BenchBackbone:
         _check(self.cases, self.processes, self.seed)
         check_place(self.out.parent)
         read_config(self.backbone)
-        from anyi2v.machine import describe
+        from anyi2v.execution.machine import describe
         from anyi2v.micro import quality
 
         dtype, kept = network_dtype(self.dtype, "cpu"), self.out.with_suffix(".partial.json")

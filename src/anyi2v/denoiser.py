@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.backbone.graphs import Reader, graphed, graphed_reader
-from anyi2v.backbone.packed import packed
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.config import MethodConfig
 from anyi2v.diffusion import Step, guided
+from anyi2v.execution.graphs import Reader, graphed, graphed_reader
+from anyi2v.execution.machine import give_back
+from anyi2v.execution.packed import packed
 from anyi2v.guard import all_finite, bad_layer, failure, first_bad_layer
-from anyi2v.machine import give_back
 from anyi2v.taps import Pass, Recorder, Tap, Taps, chain, no_tap, no_taps
 
 PACK_FROM = 64

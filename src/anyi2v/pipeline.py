@@ -15,10 +15,10 @@ from anyi2v.config import MethodConfig, remarks
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.execution.machine import give_back
 from anyi2v.grad_modes import own_modes
 from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.job import Job, Method, Result, check_general
-from anyi2v.machine import give_back
 from anyi2v.media import check_tracks
 from anyi2v.method.anyi2v import AnyI2V, check_settings
 from anyi2v.method.features import condition_features
@@ -79,7 +79,7 @@ def animate(
             `anyi2v.inversion_cache`. Not used while `taps` watch.
         low_memory: layers are recomputed in the optimisation's backward pass, the two passes of the guidance run one
             after the other, and frames are decoded one by one: about half the memory for a third more time. The
-            inversion keeps the weights once. The results differ by rounding. See `anyi2v.memory.predict`.
+            inversion keeps the weights once. The results differ by rounding. See `anyi2v.execution.memory.predict`.
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
             method's edits; in denoising it sees the pass with the negative prompt too, see `Denoiser`. A tap that
             returns the tensors it was given changes no bit of the result.

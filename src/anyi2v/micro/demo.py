@@ -10,9 +10,9 @@ from tqdm import tqdm
 from anyi2v.backbone.header import read_config
 from anyi2v.config import MethodConfig, recipe
 from anyi2v.errors import InputError
+from anyi2v.execution.machine import fast_dtype
 from anyi2v.files import expanded
 from anyi2v.job import Result
-from anyi2v.machine import fast_dtype
 from anyi2v.media import from_bytes, to_bytes, write_image
 from anyi2v.micro.cases import make_case
 from anyi2v.micro.measure import Scores

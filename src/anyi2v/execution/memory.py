@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves
 
 from anyi2v.backbone.checkpoint import Backbone, build
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.backbone.packed import packed_size
 from anyi2v.backbone.unet import record
 from anyi2v.config import MethodConfig
 from anyi2v.denoiser import PACK_FROM
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
+from anyi2v.execution.packed import packed_size
 from anyi2v.limits import free_memory
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.crops import Crops, make_crops
@@ -150,7 +150,7 @@ def _inputs(backbone: Backbone, batch: int, frames: int, grid: Grid) -> tuple[Te
 def _peak_of_optimisation(
     backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool, crops: Crops | None
 ) -> int:
-    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the way back."""
+    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the backward pass."""
     z, t, text = _inputs(backbone, 1, frames, grid)
     fps = float(backbone.config.fps)
     with _Meter() as meter:
