@@ -1,6 +1,7 @@
 """The house: who may import whom, what the product never imports, how long a file may be."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,29 @@ def test_oracles_are_never_imported_by_the_product(path: Path) -> None:
 @pytest.mark.parametrize("path", [*SOURCES, *(ROOT / "weights_converters").glob("*.py")], ids=lambda p: p.stem)
 def test_files_can_be_read_in_one_go(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+WORDS = re.compile(r"\b(cpu|cuda|gpu|mps|onednn|mkldnn|triton|mkl)s?\b", re.IGNORECASE)
+PRIVATE = re.compile(r"torch\._(?!_version__)|torch\.ops\.|\._C\b")
+NAME_DEVICES = {
+    "checkpoint": "loads and saves tensors of any device",
+    "embeddings": "reads files into the host's memory",
+    "foreign": "reads files into the host's memory",
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src/anyi2v/backbone").glob("*.py")), ids=lambda p: p.stem)
+def test_networks_name_no_device_and_no_library(path: Path) -> None:
+    """Who computes an operator is decided in operators/."""
+    if path.stem not in NAME_DEVICES:
+        assert not WORDS.findall(path.read_text())
+    assert not {name for name in imports(path) if name.startswith("anyi2v.execution")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_private_names_of_pytorch_stay_in_two_packages(path: Path) -> None:
+    if not module(path).startswith(("operators.", "execution.")):
+        assert not PRIVATE.findall(path.read_text())
 
 
 def test_readme_names_files_that_exist() -> None:

@@ -1,1 +1,1 @@
-"""Ways to run a whole network: graphs, packed weights, memory, the machine."""
+"""Ways to run a whole network: from packed weights, as CUDA graphs, within a predicted amount of memory."""

@@ -1,6 +1,6 @@
-"""CUDA graphs: a GPU repeats the kernels of a pass without being told each of them anew.
+"""CUDA graphs: a GPU replays the kernels of a pass without launching each from Python.
 
-A pass of a single image has a thousand kernels of some microseconds each; to start one from Python takes longer.
+A pass of a single image has a thousand kernels of some microseconds each; to launch one from Python takes longer.
 """
 
 import warnings
@@ -85,7 +85,7 @@ def graphed_reader(
 
     None as well for a network whose modules have hooks, which would run only while it is recorded.
 
-    Started kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
+    Launched kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
     allocated as long as the reader lives. To record takes as long as two passes.
     """
     if z.device.type != "cuda" or any(map(hooked, unet.modules())):

@@ -33,14 +33,14 @@ def describe() -> dict[str, Any]:
 
 
 HALF_GAIN = 1.5
-"""Times that products must be faster in bfloat16: processors with such instructions reach 2 to 10, others 1 or less."""
+"""Speedup that matrix multiplications must reach in bfloat16: 2 to 10 with instructions for it, else 1 or less."""
 
 
 def fast_dtype(device: str = "cpu") -> torch.dtype:
     """The data type for the networks in which a device is fastest: float32, or one of 16 bits.
 
-    On a CPU it is bfloat16 where a matrix product, measured for a few hundredths of a second, gains `HALF_GAIN` from
-    it. On an NVIDIA GPU it is bfloat16, float16 where that is only emulated; on other devices float32.
+    On a CPU it is bfloat16 where a matrix multiplication, measured for a few hundredths of a second, gains `HALF_GAIN`
+    from it. On an NVIDIA GPU it is bfloat16, float16 where that is only emulated; on other devices float32.
     """
     kind = torch.device(device).type
     if kind == "cuda":
@@ -52,7 +52,7 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Of a product of two large matrices, the least of some."""
+    """Of a multiplication of two large matrices, the least of some."""
     a, found = torch.ones(512, 512, dtype=dtype), []
     for _ in range(6):
         start = time.perf_counter()

@@ -150,7 +150,7 @@ def _inputs(backbone: Backbone, batch: int, frames: int, grid: Grid) -> tuple[Te
 def _peak_of_optimisation(
     backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool, crops: Crops | None
 ) -> int:
-    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the way back."""
+    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the backward pass."""
     z, t, text = _inputs(backbone, 1, frames, grid)
     fps = float(backbone.config.fps)
     with _Meter() as meter:

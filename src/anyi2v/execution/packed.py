@@ -1,7 +1,8 @@
-"""A copy of a network for many passes of one image: its weights lie in the order in which oneDNN reads them.
+"""A copy of a network for many passes of one image, whose weights lie in the order in which oneDNN reads them.
 
-To bring them into that order takes longer than a product of few rows. The copy shares the network's parameters and
-keeps those of the layers that run once more. Source: freezing in torch.compile, which computes by the same operators.
+To reorder them takes longer than a matrix multiplication of few rows. The copy shares the network's parameters and
+keeps the reordered weights of the layers that run besides. Source: freezing in torch.compile, which computes by the
+same operators.
 """
 
 from copy import copy
@@ -11,65 +12,73 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from anyi2v import operators
 from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Temporal
+from anyi2v.operators import has_values, hooked, private
 from anyi2v.operators.formulas import shifted
-from anyi2v.operators.where import has_values, hooked, on_cpu
+from anyi2v.operators.where import on_cpu
 
 Network = TypeVar("Network", bound=nn.Module)
 
 LEAST_ROWS = 4
-"""Rows below which a product is PyTorch's own."""
+"""Rows below which a matrix multiplication is PyTorch's own."""
 
 
-class PackedLinear(Linear):
-    """A linear layer that packs its weights in its first pass."""
+class PackedLinear(nn.Module):
+    """A linear layer on the parameters of another, which reorders its weights in its first pass."""
 
-    packed: Tensor | None = None
-    last: tuple[Tensor, Tensor] | None = None
-    """The last text, and what the layer made of it."""
+    def __init__(self, layer: Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.packed: Tensor | None = None
+        self.last: tuple[Tensor, Tensor] | None = None
+        """The last text, and its projection."""
 
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """x W^T + b."""
         if input.ndim != 3:  # tokens of images, `b f h w c`
-            return self._product(input)
+            return self._linear(input)
         if self.last is None or self.last[0] is not input:  # a text is the same tensor in every pass
-            self.last = input, self._product(input)
+            self.last = input, self._linear(input)
         return self.last[1]
 
-    def _product(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+    def _linear(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         rows = input.numel() // input.shape[-1]
         if rows < LEAST_ROWS:
-            return super().forward(input)
+            return operators.linear(input, self.weight, self.bias)
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "none")
+            self.packed = private.reorder_linear_weight(self.weight.detach(), rows)
+        return private.linear_pointwise(input, self.packed, self.bias, "none", [], "none")
 
 
-class PackedConv2d(Conv2d):
-    """A convolution that packs its weights in its first pass."""
+class PackedConv2d(nn.Module):
+    """A convolution on the parameters of another, which reorders its weights in its first pass."""
 
-    packed: Tensor | None = None
     stands_for = Conv2d
+
+    def __init__(self, layer: Conv2d):
+        super().__init__()
+        self.weight, self.bias, self.kernel_size = layer.weight, layer.bias, layer.kernel_size
+        self.geometry = layer.padding, layer.stride, layer.dilation, layer.groups
+        self.is_linear = layer.kernel_size == layer.stride == (1, 1)
+        self.packed: Tensor | None = None
 
     def forward(
         self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
         """The convolution, padded with zeros; the shift is added to the bias."""
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
         bias = shifted(self.bias, shift)
-        if self.kernel_size == self.stride == (1, 1):  # as a product it takes two thirds of the time
+        if self.is_linear:  # as a linear map it takes two thirds of the time
             weight, cells = self.weight.detach()[:, :, 0, 0], input.permute(0, 2, 3, 1)
             if self.packed is None:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, cells.numel() // cells.shape[-1])
-            made = torch.ops.mkldnn._linear_pointwise(cells, self.packed, bias, "none", [], "none")
+                self.packed = private.reorder_linear_weight(weight, cells.numel() // cells.shape[-1])
+            made = private.linear_pointwise(cells, self.packed, bias, "none", [], "none")
             return made.permute(0, 3, 1, 2)
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *geometry, input.shape)
-        return torch.ops.mkldnn._convolution_pointwise(input, self.packed, bias, *geometry, "none", [], "")
-
-
-PACKED: dict[type[nn.Module], type[nn.Module]] = {Linear: PackedLinear, Conv2d: PackedConv2d}
+            self.packed = private.reorder_convolution_weight(self.weight.detach(), *self.geometry, input.shape)
+        return private.convolution_pointwise(input, self.packed, bias, *self.geometry, "none", [], "")
 
 
 @torch.no_grad()
@@ -87,11 +96,13 @@ def packed(network: Network) -> Network:
 
 def _twin(module: nn.Module) -> nn.Module:
     """The same module on the same tensors, with layers that pack; a deep copy takes as long as two passes."""
-    made = copy(module)
-    if not hooked(module):
-        made.__class__ = PACKED.get(type(module), type(module))
-    made._modules = {name: layer and _twin(layer) for name, layer in module._modules.items()}
-    return made
+    if type(module) is Linear and not hooked(module):
+        return PackedLinear(module)
+    if type(module) is Conv2d and not hooked(module):
+        return PackedConv2d(module)
+    twin = copy(module)
+    twin._modules = {name: layer and _twin(layer) for name, layer in module._modules.items()}
+    return twin
 
 
 def packed_size(network: nn.Module) -> int:
