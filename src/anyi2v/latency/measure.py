@@ -87,7 +87,7 @@ FORMULAS = {
     **flop_registry,
     private.linear_pointwise: _linear_flops,
     private.convolution_pointwise: _convolution_flops,
-    torch.ops.aten.mkldnn_convolution: _convolution_flops,
+    private.mkldnn_convolution_op: _convolution_flops,
 }
 """FLOPs of an operation; torch's own, and those of oneDNN, which it does not know."""
 

@@ -27,6 +27,8 @@ convolution_pointwise = find("ops.mkldnn._convolution_pointwise")
 reorder_linear_weight = find("ops.mkldnn._reorder_linear_weight")
 reorder_convolution_weight = find("ops.mkldnn._reorder_convolution_weight")
 mkldnn_convolution = find("mkldnn_convolution")
+mkldnn_convolution_op = find("ops.aten.mkldnn_convolution")
+"""The operation behind it, as a dispatch mode sees it."""
 native_group_norm = find("native_group_norm")
 """Also returns mean and 1 / sqrt(variance + eps)."""
 native_layer_norm = find("native_layer_norm")
