@@ -150,8 +150,8 @@ def test_01_the_kind_of_a_checkpoint_is_found_out_and_its_keys_are_accounted_for
 def test_02_the_published_size_fits(monkeypatch: pytest.MonkeyPatch, low_memory: bool, gigabytes: float) -> None:
     """With little memory 512 rows fit where 320 need to, in 8 GB, so the 12 GB promised for them need no test."""
     # PyTorch's own layers, as on an accelerator; what is computed on a CPU keeps less
-    for module in ("layers", "feed_forward", "group_norm"):
-        monkeypatch.setattr(f"anyi2v.backbone.{module}.on_cpu", lambda *_: False)
+    for module in ("linear", "convolution", "feed_forward", "norm"):
+        monkeypatch.setattr(f"anyi2v.operators.cpu.{module}.on_cpu", lambda *_: False)
     config = BackboneConfig(name="SD 1.5 and AnimateDiff v3", unet=UNetConfig(temporal=MotionConfig()))
     size = {"frames": 16, "height": 512, "width": 512, "dtype": torch.float16}
     needed = predict(config, MethodConfig.paper(), **size, low_memory=low_memory)

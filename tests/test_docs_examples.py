@@ -88,6 +88,21 @@ def conditions(names: Names, _: Path) -> None:
     assert torch.equal(mixed[:, :128], chair[:, :128]) and (mixed[:, 128:] == 1).all()
 
 
+def extending(names: Names, folder: Path) -> None:
+    """Each part was used: the objective moves the object, the others make another video, the family is known again."""
+    follows(names["gaussian"], names["image"])
+    plain = anyi2v.animate(
+        *(names[key] for key in ("backbone", "image", "prompt", "tracks")), config=names["fast"]
+    ).video
+    for name in ("both", "boxed", "clustered"):
+        assert names[name].video.isfinite().all() and not torch.equal(names[name].video, plain), name
+    assert names["both"].parts.keys() == {"sampler", "objective"}
+    assert len(names["clustered"].masks) == 1
+    assert names["again"].config.unet.temporal == names["ShiftConfig"]()
+    assert names["again"].unet.temporal_names == names["shifted"].unet.temporal_names
+    assert len(names["pictures"]) == 8 and names["pictures"][0].shape == (8, 3, 32, 32)
+
+
 def photo_and_mesh(folder: Path) -> Names:
     """What docs/conditions.md takes for granted: the reader's own files, and a sketch with its mask."""
     trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
@@ -104,6 +119,7 @@ CHECKS: dict[str, tuple[Callable[[Path], Names], Callable[[Names, Path], None]]]
     "README.md": (lambda _: {}, readme),
     "docs/inspection.md": (lambda _: {}, inspection),
     "docs/conditions.md": (photo_and_mesh, conditions),
+    "docs/extending.md": (lambda _: {"__name__": "extending"}, extending),
 }
 """By page: what its examples take for granted, and what they must have made."""
 

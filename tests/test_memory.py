@@ -258,9 +258,8 @@ def test_low_rank_components_can_be_predicted() -> None:
 
 
 def test_the_first_parts_of_a_loop_need_as_much_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"feed_forward.SMALL": 1, "feed_forward.CACHE": 2**13, "attend.MANY": 1}.items():
-        monkeypatch.setattr(f"anyi2v.backbone.{name}", value)
-    monkeypatch.setattr("anyi2v.backbone.attend.SCORES", 2**13)
+    for name, value in {"linear.SMALL": 1, "feed_forward.CACHE": 2**13, "attention.MANY": 1, "attention.SCORES": 2**13}.items():
+        monkeypatch.setattr(f"anyi2v.operators.cpu.{name}", value)
     lengths: list[int] = []
 
     def all_of_them(parts: Iterable[object], x: object) -> list[object]:
@@ -272,7 +271,7 @@ def test_the_first_parts_of_a_loop_need_as_much_as_all_of_them(monkeypatch: pyte
         return predict(tiny_backbone().config, replace(SHORT, guidance_scale=1.0), frames=2, height=16, width=16)
 
     few = predicted()
-    for name in ("feed_forward", "attend"):
-        monkeypatch.setattr(f"anyi2v.backbone.{name}.in_turn", all_of_them)
+    for name in ("feed_forward", "attention"):
+        monkeypatch.setattr(f"anyi2v.operators.cpu.{name}.in_turn", all_of_them)
     assert predicted() == few
     assert max(lengths) > 3

@@ -103,6 +103,19 @@ class Crops:
         rows, cols = out
         return rows.to(self.valid.device), cols.to(self.valid.device)
 
+    @cached_property
+    def positions(self) -> Float[Tensor, "o f y x 2"]:
+        """Row and column of each cell in its whole box, from -1 at its first edge to 1 at its last; 0 in padding."""
+        out = torch.zeros(*self.valid.shape, 2)
+        for o, object_boxes in enumerate(self.boxes):
+            for f, box in enumerate(object_boxes):
+                axes = []
+                for (first, last), (low, high) in zip(box, self.seen(o, f), strict=True):
+                    axes.append((2 * torch.arange(low, high) + 1 - first - last) / (last - first))
+                rows, cols = axes
+                out[o, f, : len(rows), : len(cols)] = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), -1)
+        return out.to(self.valid.device)
+
     def seen(self, o: int, f: int) -> tuple[Span, Span]:
         """Rows and columns that are seen of object o's box in frame f."""
         rows, cols = (visible(span, size) for span, size in zip(self.boxes[o][f], self.lattice, strict=True))
