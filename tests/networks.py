@@ -53,6 +53,7 @@ SHORT = MethodConfig(
     optimise_steps=2,
     iterations=2,
     pca_dim=4,
+    pca_solver="exact",
     patch=2,
 )
 """A method that runs in a fraction of a second on the tiny backbone."""

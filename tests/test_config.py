@@ -67,6 +67,7 @@ def test_recipes_differ_only_where_paper_and_code_do() -> None:
         "normalise": "all_objects",
         "optimiser_state": "iteration",
         "first_box": "stretch",
+        "pca_solver": "exact",
     }
 
 

@@ -52,7 +52,7 @@ def test_what_is_the_full_method_already_is_left_out() -> None:
     some = variants(MethodConfig(steps=9, inject_steps=7), ["approximations"])
     assert {"guidance in injected steps", "deep levels once in 2 steps"} <= some.keys()
     none = variants(MethodConfig(steps=9, inject_steps=9), ["approximations"])
-    assert set(none) == {FULL, "guidance in half of the steps", "low-rank PCA"}
+    assert set(none) == {FULL, "guidance in half of the steps", "exact PCA"}
 
 
 def test_recipes_are_compared_with_their_masks() -> None:

@@ -70,7 +70,7 @@ def seconds(work: Mapping[str, Work], *, budget: float = 2.0, least: int = 3) ->
     return found
 
 
-def ratio(found: Mapping[str, Sequence[float]], over: str, under: str) -> Spread:
+def ratio(found: Mapping[str, Any], over: str, under: str) -> Spread:
     """How many times as long `over` takes as `under`, from round to round."""
     return spread([a / b for a, b in zip(found[over], found[under], strict=True)])
 

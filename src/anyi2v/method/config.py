@@ -117,8 +117,9 @@ class MethodConfig:
     pca_dim: int | None = 64
     """Principal components that the aligned features are projected to; None: no projection. A layer with fewer channels
     keeps all of them. Source: Eq. 4 and Section 4; others: Fig. 8 and Table 2."""
-    pca_solver: PcaSolver = "exact"
-    """The full decomposition, or a faster randomised one. Source: Eq. 4; lowrank: neither."""
+    pca_solver: PcaSolver = "lowrank"
+    """The randomised decomposition of `torch.pca_lowrank`, which differs from the full one by rounding, or the full
+    one. Source: neither; exact: published code."""
 
     mask: Mask = "dynamic"
     """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
@@ -180,6 +181,7 @@ class MethodConfig:
             normalise="all_objects",
             optimiser_state="iteration",
             first_box="stretch",
+            pca_solver="exact",
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -40,14 +40,15 @@ class FeatureAlignment:
 
     Args:
         config: of which `align`, `pca_dim` and all settings of the masks count.
-        generator: for `pca_solver="lowrank"`.
+        generator: for `pca_solver="lowrank"`; by default one of its own, always with the same seed.
         cluster: what of a box is the object; by default K-Means as `config` says.
     """
 
     def __init__(
         self, config: MethodConfig, generator: torch.Generator | None = None, *, cluster: Cluster | None = None
     ):
-        self.config, self.generator, self.cluster = config, generator, cluster
+        self.config, self.cluster = config, cluster
+        self.generator = generator or torch.Generator().manual_seed(0)
         self.points = config.align
 
     def __call__(self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops) -> Alignment:

@@ -79,7 +79,7 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "guidance in half of the steps": {"guidance_steps": config.steps // 2},
             **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps > 0 else {}),
             **{f"deep levels once in {n} steps": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
-            "low-rank PCA": {"pca_solver": "lowrank"},
+            "exact PCA": {"pca_solver": "exact"},
         },
     }
 
