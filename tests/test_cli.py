@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from anyi2v import cli, machine
+from anyi2v import cli
 from anyi2v.backbone.checkpoint import build, save
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.cli_animate import REPEATED
 from anyi2v.config import RECIPES, MethodConfig
 from anyi2v.errors import AnyI2VWarning
+from anyi2v.execution import machine
 from anyi2v.media import load_image
 from anyi2v.tracks import Track, Tracks, save_tracks
 

@@ -14,7 +14,7 @@ import tyro
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.header import read_config
 from anyi2v.cli_condition import ConditionFlags
-from anyi2v.config import MethodConfig, SamplerName, overridden, recipe
+from anyi2v.config import MethodConfig, OperatorKind, SamplerName, overridden, recipe
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, expanded, read_json
 
@@ -84,6 +84,8 @@ class Animate(ConditionFlags):
     dtype: Dtype = "auto"
     """Of the networks; latents and losses are float32 always. auto: 16 bits where the device is faster in them, which
     is measured; what was chosen is printed and recorded."""
+    operators: OperatorKind = "fast"
+    """How the networks compute: by the fastest implementations, or by the formulas in plain PyTorch alone."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
     low_memory: bool = False
@@ -152,6 +154,8 @@ class Animate(ConditionFlags):
         same = {name: getattr(self, name) for name in ("device", "low_memory", "threads")}
         if self.dtype != "auto":
             same["dtype"] = self.dtype
+        if self.operators != "fast":
+            same["operators"] = self.operators
         # what is not asked for may be as it was
         same = {name: value for name, value in same.items() if value not in (None, False)}
         return {
@@ -207,7 +211,9 @@ class Animate(ConditionFlags):
         if self.repeat and low_memory and not self.low_memory:
             text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
             warnings.warn(text, AnyI2VWarning, stacklevel=2)
-        backbone = load(self.backbone, device=self.device, dtype=dtype, embeddings=self.embedding)
+        backbone = load(
+            self.backbone, device=self.device, dtype=dtype, operators=self.operators, embeddings=self.embedding
+        )
         for prompt in prompts:
             result = animate(
                 backbone,
@@ -252,6 +258,7 @@ class Animate(ConditionFlags):
             width=image.shape[2],
             dtype=dtype,
             device=self.device,
+            operators=self.operators,
             tracks=tracks,
         )
         modes = (True,) if self.low_memory else (False, True)
@@ -379,6 +386,7 @@ def repeated(path: Path) -> Animate:
         prompt = (str(data["prompt"]),)
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
         values["low_memory"] = bool(data.get("low_memory", False))
+        values["operators"] = data.get("operators", "fast")
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
         values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
         values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
