@@ -4,7 +4,11 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint golden bench claims clean
+.PHONY: demo test lint reference golden bench claims clean
+
+# the tests that also run with operators="reference"
+REFERENCE := $(addprefix tests/,oracles/test_unet_oracle.py oracles/test_vae_oracle.py oracles/test_text_oracle.py \
+             test_unet.py test_pipeline_loop.py golden/test_forward.py)
 
 demo: .venv/.installed          ## three condition images -> videos, pictures and a table, in ./demo
 	$(BIN)/anyi2v demo --out demo --overwrite
@@ -16,6 +20,9 @@ lint: .venv/.installed-dev      ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+reference: .venv/.installed-dev ## the formulas alone: oracles, recordings, the UNet and the loop, in about two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --operators reference $(REFERENCE)
 
 golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the published code in that folder
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/golden --golden-dir $(DIR)

@@ -7,14 +7,15 @@ machine code, which would take minutes.
 from copy import deepcopy
 from dataclasses import replace
 
+import pytest
 import torch
 
 from anyi2v.backbone.config import MotionConfig
-from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.taps import Replace, StopAt, Tap, no_tap
 
 from .networks import TINY, inputs, tiny_unet
+from .test_operators import CASES, Fixed, make_all_large
 
 TEMPORAL = MotionConfig(heads=2, groups=4, attentions=1, max_frames=8)
 SMALL = replace(TINY, channels=(8, 16), attention=(False, True), temporal=TEMPORAL)
@@ -81,17 +82,16 @@ def layer_by_layer(checkpoint: bool) -> None:
     print("equal")
 
 
-def layers_of_onednn() -> None:
-    """Layers that eagerly are computed by operators of their own, which a compiler cannot trace."""
-    tokens, maps = torch.randn(256, 256), torch.randn(2, 64, 16, 16)
-    for layer, x in ((Linear(256, 256), tokens), (Conv2d(64, 64, 3, padding=1), maps)):
-        layer.requires_grad_(False)
-        assert x.numel() * layer.weight.numel() > 2**23 * x.shape[1]
-        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-        x.requires_grad_()
-        # float32; the compiled layers take other kernels, which sum 256 to 576 numbers in another order
-        for find in (lambda f, x=x: f(x), lambda f, x=x: torch.autograd.grad(f(x).square().sum(), x)[0]):
-            torch.testing.assert_close(find(compiled), find(layer), rtol=1e-4, atol=1e-4)
+def operators() -> None:
+    """Each is compiled as its formula, also of tensors for which eagerly it has another implementation."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_all_large(patch)
+        for make in CASES.values():
+            case = make(Fixed())
+            tensors = (*case.inputs, *case.parameters)
+            compiled = torch.compile(case.ours, backend="eager", fullgraph=True)
+            assert torch.equal(compiled(*tensors), case.formula(*tensors))
+            torch.compiler.reset()
     print("equal")
 
 
@@ -106,4 +106,4 @@ if __name__ == "__main__":
     what_nothing_watches()
     layer_by_layer(checkpoint=False)
     layer_by_layer(checkpoint=True)
-    layers_of_onednn()
+    operators()

@@ -27,6 +27,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(__file__).parent / "golden" / "data",
         help="folder of recordings of the published code, in the layout of tests/golden/data",
     )
+    parser.addoption(
+        "--operators",
+        choices=("fast", "reference"),
+        default="fast",
+        help="what every network of the run computes by: the fastest implementations, or the formulas alone",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Under `--operators reference` networks, and layers outside of any, compute by the formulas whatever they say."""
+    if pytestconfig.getoption("--operators") == "fast":
+        yield
+        return
+    from anyi2v.backbone.text import TextTower
+    from anyi2v.backbone.unet import UNet
+    from anyi2v.backbone.vae import AutoencoderKL
+    from anyi2v.operators import using
+
+    with pytest.MonkeyPatch.context() as patch, using("reference"):
+        for network in (UNet, AutoencoderKL, TextTower):
+            patch.setattr(network, "operators", property(lambda self: "reference", lambda self, kind: None))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

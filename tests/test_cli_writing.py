@@ -275,6 +275,17 @@ def test_low_memory_is_recorded_as_used_and_repeated_as_recorded(
     assert ("was made with more memory than is free here" in capsys.readouterr().err) != low_memory
 
 
+def test_operators_are_recorded_and_repeated(
+    tmp_path: Path,
+    files: Path,  # noqa: F811
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main([*flags(files, out), "--operators", "reference"]) == 0
+    assert json.loads((out / "run.json").read_text())["operators"] == "reference"
+    job = cli.parse(["animate", "--repeat", str(out / "run.json")])
+    assert job.operators == "reference"
+
+
 def test_a_run_that_was_killed_while_it_was_put_in_place_can_be_repeated(tmp_path: Path, run: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / ".anyi2v-placing").mkdir()

@@ -174,6 +174,12 @@ def other_schedule() -> Backbone:
     return changed
 
 
+def by_formulas() -> Backbone:
+    changed = tiny_backbone()
+    changed.operators = "reference"
+    return changed
+
+
 CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "stride": lambda: {"config": replace(SHORT, inversion_stride=2)},
     "until": lambda: {"config": replace(SHORT, inversion_timestep=4)},
@@ -184,6 +190,7 @@ CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "weights": lambda: {"backbone": tiny_backbone(seed=1)},
     "low memory": lambda: {"low_memory": True},
     "dtype": lambda: {"backbone": tiny_backbone().to("cpu", torch.float64)},
+    "operators": lambda: {"backbone": by_formulas()},
     "image": lambda: {"image": torch.zeros(1, 3, 16, 16)},
     "text": lambda: {"text": torch.zeros(1, 6, 8)},
 }

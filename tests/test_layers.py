@@ -1,4 +1,7 @@
-"""Layers as oneDNN computes them equal PyTorch's own, forwards and backwards, with weights frozen or not."""
+"""What layers keep for the backward pass, what is trained, and where the libraries behind them are missing.
+
+That they equal their formulas: `test_operators`.
+"""
 
 import os
 import subprocess
@@ -8,17 +11,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import Conv2d, Linear, group_norm, group_norm_silu
 from anyi2v.operators import where
-from anyi2v.operators.cpu import feed_forward, linear, norm
-
-DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+from anyi2v.operators.cpu import linear, norm
 
 
 class Residual(nn.Module):
@@ -49,129 +48,6 @@ def _every_size_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "SMALL", 0)
     monkeypatch.setattr(linear, "FEW", 0)
     monkeypatch.setattr(norm, "MANY", 0)
-
-
-def check(layer: nn.Module, plain: nn.Module, x: Tensor) -> None:
-    """Result and gradient of a layer in its data type, against those of PyTorch's own in float64."""
-    plain.load_state_dict(layer.state_dict())
-    plain.double()
-    ours, exact = x.clone().requires_grad_(), x.double().requires_grad_()
-    found, wanted = layer(ours), plain(exact)
-    weights = torch.linspace(-1, 1, wanted.numel(), dtype=torch.float64).view_as(wanted).round(decimals=2)
-    (back,) = torch.autograd.grad(found, ours, weights.to(found.dtype))
-    (right,) = torch.autograd.grad(wanted, exact, weights)
-    # a few hundred products of the order of 1, summed in float32, which may cancel; bfloat16 rounds to 8 bits
-    close = 1e-5 if x.dtype == torch.float32 else 0.03
-    for a, b in ((found, wanted), (layer(x), wanted), (back, right)):
-        assert a.dtype == x.dtype
-        torch.testing.assert_close(a.double(), b, rtol=close, atol=close * max(1.0, b.detach().abs().max().item()))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    widths=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    bias=st.booleans(),
-    dtype=DTYPES,
-    seed=st.integers(0, 2**31),
-)
-def test_linear_layers(rows: list[int], widths: tuple[int, int], bias: bool, dtype: torch.dtype, seed: int) -> None:
-    torch.manual_seed(seed)
-    layer = Linear(*widths, bias=bias, dtype=dtype).requires_grad_(False)
-    check(layer, nn.Linear(*widths, bias=bias), torch.randn(*rows, widths[0]).to(dtype))
-
-
-@settings(max_examples=60, deadline=None)
-# maps so small that the gradient is a product, too
-@example(count=2, size=(2, 3), widths=(5, 40), kind=(3, 1, 1), last=True, dtype=torch.float32, seed=0)
-@example(count=1, size=(5, 4), widths=(5, 40), kind=(3, 2, 1), last=False, dtype=torch.float32, seed=1)
-@given(
-    count=st.integers(1, 3),
-    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
-    widths=st.tuples(st.integers(1, 20), st.integers(1, 40)),
-    kind=st.sampled_from([(1, 1, 0), (3, 1, 1), (3, 2, 1)]),
-    last=st.booleans(),
-    dtype=DTYPES,
-    seed=st.integers(0, 2**31),
-)
-def test_convolutions(
-    count: int,
-    size: tuple[int, int],
-    widths: tuple[int, int],
-    kind: tuple[int, int, int],
-    last: bool,
-    dtype: torch.dtype,
-    seed: int,
-) -> None:
-    """Both ways: small maps with many output channels as a product, others as a convolution."""
-    torch.manual_seed(seed)
-    kernel, stride, padding = kind
-    order = torch.channels_last if last else torch.contiguous_format
-    layer = Conv2d(*widths, kernel, stride, padding).to(dtype).requires_grad_(False).to(memory_format=order)
-    x = torch.randn(count, widths[0], *size).to(dtype).contiguous(memory_format=order)
-    check(layer, nn.Conv2d(*widths, kernel, stride, padding), x)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    channels=st.integers(4, 12),  # of two that happen to be close LayerNorm is ill-conditioned
-    cache=st.sampled_from([1, 700, 2**21]),
-    dtype=DTYPES,
-    seed=st.integers(0, 2**31),
-)
-def test_feed_forward_layers(rows: list[int], channels: int, cache: int, dtype: torch.dtype, seed: int) -> None:
-    """Whatever the number of rows at a time."""
-    torch.manual_seed(seed)
-    layer, plain = Residual(channels).to(dtype).requires_grad_(False), Residual(channels)
-    with torch.no_grad():  # or LayerNorm's are 1 and 0
-        layer.norm.weight.normal_()
-        layer.norm.bias.normal_()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed_forward, "CACHE", cache)
-        check(layer, plain.requires_grad_(False), torch.randn(*rows, channels).to(dtype))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 3),
-    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),  # of a few numbers a norm is ill-conditioned
-    groups=st.integers(1, 4),
-    width=st.integers(1, 12),
-    wide=st.sampled_from([1, 64]),
-    last=st.booleans(),
-    silu=st.booleans(),
-    dtype=DTYPES,
-    seed=st.integers(0, 2**31),
-)
-def test_group_norms(
-    count: int,
-    size: tuple[int, int],
-    groups: int,
-    width: int,
-    wide: int,
-    last: bool,
-    silu: bool,
-    dtype: torch.dtype,
-    seed: int,
-) -> None:
-    """With vectors over all channels or over a group's, with SiLU or without."""
-    torch.manual_seed(seed)
-    order = torch.channels_last if last else torch.contiguous_format
-    # means as large as the deviation; not in bfloat16, whose products of both lose what is left
-    mean = torch.randn(groups * width, 1, 1) if dtype == torch.float32 else 0
-    x = (torch.randn(count, groups * width, *size) + mean).to(dtype)
-    layer = Norm(groups, groups * width, silu)
-    with torch.no_grad():
-        layer.norm.weight.normal_()
-        layer.norm.bias.normal_()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norm, "WIDE", wide)
-        check(
-            layer.to(dtype).requires_grad_(False),
-            Norm(groups, groups * width, silu).requires_grad_(False),
-            x.contiguous(memory_format=order),
-        )
 
 
 @pytest.mark.parametrize("make", [lambda: Linear(6, 5), lambda: Residual(6)])

@@ -17,7 +17,7 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
 from anyi2v.images.media import MAX_FPS, check_image, write_video
-from anyi2v.method.config import MethodConfig
+from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.taps import Tap, Taps, no_tap, no_taps
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
@@ -95,6 +95,8 @@ class Result:
     """Whether they were an argument of `animate`."""
     low_memory: bool = False
     """As `animate` was asked; it decides how the results are rounded."""
+    operators: OperatorKind = "fast"
+    """Those of the backbone; they too decide how the results are rounded."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """The parts of the algorithm that were arguments of `animate` - method, sampler, objective - by their names; those
     that this package does not know have the name of their class or function, with a dot."""

@@ -138,6 +138,7 @@ def animate(
         features=dict(run.features),
         features_given=features is not None,
         low_memory=low_memory,
+        operators=backbone.operators,
         parts=parts,
     )
 

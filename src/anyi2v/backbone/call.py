@@ -1,7 +1,9 @@
 """What travels with the tensors through one forward pass of the UNet."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anyi2v.backbone.config import NormOver
 from anyi2v.errors import HookError
+from anyi2v.operators import chosen, using
 from anyi2v.taps import Tap, no_tap
 
 
@@ -75,13 +78,24 @@ class Call:
         return seen.squeeze(1) if self.frames == 1 else seen.flatten(0, 1)
 
     def run(self, layer: Callable[..., Tensor], name: str, *inputs: Tensor) -> Tensor:
-        """Calls `layer(*inputs, call)`, checkpointed if asked, and offers its output to the tap as `name`."""
+        """Calls `layer(*inputs, call)`, checkpointed with `checkpoint`, and offers its output to the tap as `name`."""
         if self.checkpoint:
-            out = checkpoint(layer, *inputs, self, use_reentrant=False)
+            out = checkpoint(layer, *inputs, self, use_reentrant=False, **_same_operators())
             assert isinstance(out, Tensor)
         else:
             out = layer(*inputs, self)
         return self.at_map(name, out)
+
+
+def _same_operators() -> dict[str, Any]:
+    """Options of `checkpoint`: the recomputation takes the same operators, in whichever thread it runs.
+
+    A compiler knows no contexts here, and needs none.
+    """
+    if torch.compiler.is_compiling():
+        return {}
+    kind = chosen()
+    return {"context_fn": lambda: (nullcontext(), using(kind))}
 
 
 def repeat_clip(x: Float[Tensor, "n c h w"], maps: int) -> Float[Tensor, "maps c h w"]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.prompt_syntax import split
 from anyi2v.errors import InputError, closest
+from anyi2v.method.config import OperatorKind
+from anyi2v.operators import using
 
 
 class TextTower(nn.Module):
@@ -21,6 +23,9 @@ class TextTower(nn.Module):
 
     The pooled output of CLIP and its projection are not used by SD-1.x and left out.
     """
+
+    operators: OperatorKind = "fast"
+    """As for the other networks; the transformer is open_clip's and has no other implementation."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -58,9 +63,10 @@ class TextTower(nn.Module):
         # made here, not kept: a buffer would stay empty in a tower built on the meta device
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         layers = self.config.layers - self.config.penultimate
-        for block in self.transformer.resblocks[:layers]:
-            x = block(x, attn_mask=causal)
-        return self.ln_final(x)
+        with using(self.operators):
+            for block in self.transformer.resblocks[:layers]:
+                x = block(x, attn_mask=causal)
+            return self.ln_final(x)
 
     def _embedded(self, ids: Tensor, extra: Tensor | None) -> Tensor:
         known = self.config.vocab_size

@@ -19,7 +19,8 @@ from anyi2v.backbone.layers import Linear, group_norm_silu
 from anyi2v.backbone.slots import Design, Site, Temporal
 from anyi2v.errors import HookError, InputError
 from anyi2v.hook_points import Point, check_names
-from anyi2v.operators import has_values, transformed
+from anyi2v.method.config import OperatorKind
+from anyi2v.operators import has_values, transformed, using
 from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, handled, no_tap
 
 
@@ -33,6 +34,9 @@ class UNet(nn.Module):
         config: the architecture.
         design: fills the temporal slots; by default what `config.temporal` describes.
     """
+
+    operators: OperatorKind = "fast"
+    """How it computes: by the fastest implementations, or by the formulas alone."""
 
     def __init__(self, config: UNetConfig, design: Design | None = None):
         super().__init__()
@@ -109,17 +113,18 @@ class UNet(nn.Module):
         names = handled(tap)
         if names and has_values(z) and not transformed():  # a pass on the meta device would count, or fail, in these
             check_names(names, points(self), "tap")
-        timesteps = torch.as_tensor(timesteps, device=z.device).view(-1)
-        embedding = self.time_embedding(timesteps if len(timesteps) == 1 else timesteps.expand(len(z)))
-        if self.fps_embedding is not None:
-            if fps is None:
-                raise InputError("this UNet embeds the frame rate: pass fps=")
-            embedding = embedding + self.fps_embedding(torch.full((1,), fps, dtype=torch.float32, device=z.device))
-        on = temporal if isinstance(temporal, bool) else frozenset(temporal)
-        call = Call(F.silu(embedding), text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
-        plain = tap is no_tap and not checkpoint and deep is None
-        predict = self._compiled if self._compiled and plain else UNet._predict
-        return predict(self, z, call, deep)
+        with using(self.operators):
+            timesteps = torch.as_tensor(timesteps, device=z.device).view(-1)
+            embedding = self.time_embedding(timesteps if len(timesteps) == 1 else timesteps.expand(len(z)))
+            if self.fps_embedding is not None:
+                if fps is None:
+                    raise InputError("this UNet embeds the frame rate: pass fps=")
+                embedding = embedding + self.fps_embedding(torch.full((1,), fps, dtype=torch.float32, device=z.device))
+            on = temporal if isinstance(temporal, bool) else frozenset(temporal)
+            call = Call(F.silu(embedding), text.to(self.dtype), z.shape[1], on, tap, checkpoint, window)
+            plain = tap is no_tap and not checkpoint and deep is None
+            predict = self._compiled if self._compiled and plain else UNet._predict
+            return predict(self, z, call, deep)
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the passes that nothing watches or changes: the inversion's, those after the injection, training.

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from anyi2v.backbone.config import VAEConfig
 from anyi2v.backbone.layers import group_norm, group_norm_silu
 from anyi2v.errors import InputError
+from anyi2v.method.config import OperatorKind
+from anyi2v.operators import using
 
 
 class AutoencoderKL(nn.Module):
@@ -20,6 +22,9 @@ class AutoencoderKL(nn.Module):
 
     Reference: Rombach et al. 2022 (arXiv:2112.10752), appendix G; diffusers, autoencoder_kl.py.
     """
+
+    operators: OperatorKind = "fast"
+    """How it computes: by the fastest implementations, or by the formulas alone."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -48,7 +53,8 @@ class AutoencoderKL(nn.Module):
                 f"image of {height} x {width} pixels: this autoencoder needs multiples of {factor} along "
                 f"both axes; crop or resize it, e.g. to {_round(height, factor)} x {_round(width, factor)}"
             )
-        mean, logvar = self.quant_conv(self.encoder(image.to(self.dtype))).chunk(2, dim=1)
+        with using(self.operators):
+            mean, logvar = self.quant_conv(self.encoder(image.to(self.dtype))).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h2 w2"]:
@@ -61,7 +67,8 @@ class AutoencoderKL(nn.Module):
         `chunk` images at a time, which bounds the memory: images do not depend on each other.
         """
         latents = latents.to(self.dtype) / self.config.scale
-        return torch.cat([self.decoder(self.post_quant_conv(part)) for part in latents.split(chunk)])
+        with using(self.operators):
+            return torch.cat([self.decoder(self.post_quant_conv(part)) for part in latents.split(chunk)])
 
 
 def _round(size: int, factor: int) -> int:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -28,9 +28,9 @@ from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.checkpoints.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
 from anyi2v.checkpoints.lora import Lora, bake, read_loras
-from anyi2v.errors import CheckpointError
+from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import atomic
-from anyi2v.method.config import MethodConfig
+from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.method.config import recipe as preset
 
 
@@ -59,6 +59,17 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Of the UNet and the text tower; the autoencoder is always float32."""
         return self.unet.dtype
+
+    @property
+    def operators(self) -> OperatorKind:
+        """How the networks compute: by the fastest implementations, or by the formulas alone ("reference")."""
+        return self.unet.operators
+
+    @operators.setter
+    def operators(self, kind: str) -> None:
+        if kind not in get_args(OperatorKind):
+            raise InputError(f"operators={kind!r} are not known; there are {' and '.join(get_args(OperatorKind))}")
+        self.unet.operators = self.vae.operators = self.text.operators = cast(OperatorKind, kind)
 
     def method(self, recipe: str = "paper", **changes: Any) -> MethodConfig:
         """A recipe with this backbone's own settings, and `changes` on top of both: a job's `config`.
@@ -248,6 +259,7 @@ def load(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    operators: OperatorKind = "fast",
     loras: Sequence[Lora] = (),
     lora_unmatched: Literal["error", "warning"] = "error",
     embeddings: Sequence[str | Path] = (),
@@ -258,12 +270,14 @@ def load(
         path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
         device: where the networks shall be.
         dtype: of the UNet and the text tower; the autoencoder is always float32.
+        operators: "fast": by the fastest implementations; "reference": by the formulas of
+            `anyi2v.operators.formulas` alone, slower and with other rounding.
         loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
         lora_unmatched: what a LoRA's keys are whose modules the backbone does not have.
         embeddings: files of textual inversion, whose names may then be words of prompts.
 
     Raises:
-        InputError: neither a file nor a shipped name.
+        InputError: neither a file nor a shipped name, or unknown operators.
         CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
         Both also for the LoRA files, as `read_lora` does, and for those of embeddings, as `read_embeddings` does.
     """
@@ -271,6 +285,7 @@ def load(
     headers = sources(path)
     with torch.device("meta"):
         backbone = build(parse_config(path, headers[path]))
+    backbone.operators = operators
     wanted = {key: tuple(tensor.shape) for key, tensor in state(backbone).items()}
     owners = {key: path for key in headers[path].shapes}
     for other, header in headers.items():

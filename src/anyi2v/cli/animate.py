@@ -17,7 +17,7 @@ from anyi2v.cli.condition import ConditionFlags
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, expanded, read_json
 from anyi2v.latency.options import MAX_THREADS
-from anyi2v.method.config import MethodConfig, SamplerName, overridden, recipe
+from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName, overridden, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,8 @@ class Animate(ConditionFlags):
     dtype: Dtype = "auto"
     """Of the networks; latents and losses are float32 always. auto: 16 bits where the device is faster in them, which
     is measured; what was chosen is printed and recorded."""
+    operators: OperatorKind = "fast"
+    """How the networks compute: by the fastest implementations, or by the formulas in plain PyTorch alone."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
     low_memory: bool = False
@@ -151,6 +153,8 @@ class Animate(ConditionFlags):
         same = {name: getattr(self, name) for name in ("device", "low_memory", "threads")}
         if self.dtype != "auto":
             same["dtype"] = self.dtype
+        if self.operators != "fast":
+            same["operators"] = self.operators
         # what is not asked for may be as it was
         same = {name: value for name, value in same.items() if value not in (None, False)}
         return {
@@ -208,7 +212,9 @@ class Animate(ConditionFlags):
         if self.repeat and low_memory and not self.low_memory:
             text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
             warnings.warn(text, AnyI2VWarning, stacklevel=2)
-        backbone = load(self.backbone, device=self.device, dtype=dtype, embeddings=self.embedding)
+        backbone = load(
+            self.backbone, device=self.device, dtype=dtype, operators=self.operators, embeddings=self.embedding
+        )
         for prompt in prompts:
             result = animate(
                 backbone,
@@ -254,6 +260,7 @@ class Animate(ConditionFlags):
             width=image.shape[2],
             dtype=dtype,
             device=self.device,
+            operators=self.operators,
             tracks=tracks,
         )
         modes = (True,) if self.low_memory else (False, True)
@@ -382,6 +389,7 @@ def repeated(path: Path) -> Animate:
         prompt = (str(data["prompt"]),)
         values: dict[str, Any] = {key: data[key] for key in REPEATED}
         values["low_memory"] = bool(data.get("low_memory", False))
+        values["operators"] = data.get("operators", "fast")
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
         values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
         values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))

@@ -67,11 +67,16 @@ def graphed(unet: UNet) -> UNet:
     For passes that nothing watches, without gradients. The graphs and their memory live as long as it does. Hooks of
     modules would run in the recorded pass only, so a network with hooks stays itself too.
     """
-    if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None or any(map(hooked, unet.modules())):
+    if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None or _each_layer_counts(unet):
         return unet
     twin = copy(unet)
     twin._compiled = Graphs()
     return twin
+
+
+def _each_layer_counts(unet: UNet) -> bool:
+    """Whether modules have hooks, or the network computes by the formulas alone."""
+    return unet.operators == "reference" or any(map(hooked, unet.modules()))
 
 
 Reader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
@@ -88,7 +93,7 @@ def graphed_reader(
     Launched kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
     allocated as long as the reader lives. To record takes as long as two passes.
     """
-    if z.device.type != "cuda" or any(map(hooked, unet.modules())):
+    if z.device.type != "cuda" or _each_layer_counts(unet):
         return None
     samples = (z.detach().clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=z.device), text.clone())
     with warnings.catch_warnings():

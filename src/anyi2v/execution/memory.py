@@ -24,7 +24,7 @@ from anyi2v.errors import ResourceError
 from anyi2v.execution.limits import free_memory
 from anyi2v.execution.packed import packed_size
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.config import MethodConfig
+from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.method.crops import Crops, make_crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.tracks import Tracks
@@ -62,6 +62,7 @@ def predict(
     width: int,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    operators: OperatorKind = "fast",
     low_memory: bool = False,
     tracks: Tracks | None = None,
 ) -> Prediction:
@@ -80,6 +81,7 @@ def predict(
         crops = make_crops(tracks, (2 * grid[1], 2 * grid[2]), frames, first_box=method.first_box)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         backbone = build(config)
+        backbone.operators = operators
         for network in backbone.networks.values():
             kind = torch.float32 if network is backbone.vae else dtype
             # not network.to(): fake tensors cannot be exchanged in place
@@ -98,9 +100,11 @@ def predict(
         if optimises:
             passes["optimisation"] = _peak_of_optimisation(backbone, method, frames, grid, low_memory, crops)
             iterations = min(method.optimise_steps, method.steps) * method.iterations
-            if torch.device(device).type == "cuda" and not low_memory and iterations > 1:
+            graphs = torch.device(device).type == "cuda" and operators == "fast" and not low_memory
+            if graphs and iterations > 1:
                 passes["denoising"] += passes["optimisation"]  # which a graph keeps for the next iteration
-        if device == "cpu" and not low_memory and _inversion_passes(backbone, method) >= PACK_FROM:
+        packs = device == "cpu" and operators == "fast" and not low_memory
+        if packs and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
         return Prediction(sum(map(size_of, backbone.networks.values())), passes)
 

@@ -17,7 +17,7 @@ from anyi2v.backbone.layers import Conv2d, Linear
 from anyi2v.backbone.slots import Temporal
 from anyi2v.operators import has_values, hooked, private
 from anyi2v.operators.formulas import shifted
-from anyi2v.operators.where import on_cpu
+from anyi2v.operators.where import computes_by_formulas, on_cpu
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -83,13 +83,13 @@ class PackedConv2d(nn.Module):
 
 @torch.no_grad()
 def packed(network: Network) -> Network:
-    """The copy, or the network itself where oneDNN does not compute its layers.
+    """The copy, or the network itself where oneDNN does not compute its layers, also by choice.
 
     For passes without gradients, in the network's dtype, of inputs that keep their size. What happens to the
     parameters after the first pass does not reach the copy, nor what is done to the text in place.
     """
     tensors = (*network.parameters(), *network.buffers())
-    if not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):
+    if computes_by_formulas(network) or not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):
         return network
     return cast(Network, _twin(network))
 

@@ -68,6 +68,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "dtype": str(backbone.dtype),
         "device": backbone.device.type,
         "low_memory": job.low_memory,  # reads the weights in another order: other rounding
+        "operators": backbone.operators,
         "unet": asdict(backbone.config.unet),  # its heads and norm groups, which no weight's shape tells
         "threads": torch.get_num_threads(),  # they and the processor decide how sums are rounded
         "processor": processor(backbone.device),

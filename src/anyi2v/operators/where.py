@@ -51,6 +51,11 @@ def chosen() -> OperatorKind:
     return _KIND.get()
 
 
+def computes_by_formulas(network: nn.Module) -> bool:
+    """Whether a network's own choice are the formulas."""
+    return getattr(network, "operators", "fast") == "reference"
+
+
 def formulas_only() -> bool:
     """Whether the formulas compute in any case: where PyTorch knows its own operators only, or by choice."""
     return transformed() or _KIND.get() == "reference"  # in this order: a compiled pass cannot read the variable

@@ -117,6 +117,7 @@ def record(
         "dtype": dtype,
         "threads": torch.get_num_threads(),
         "low_memory": result.low_memory,
+        "operators": result.operators,
         "features": "given" if result.features_given else "computed",
         "timings": result.timings,
         "losses": [dataclasses.asdict(loss) for loss in result.losses],
