@@ -18,7 +18,8 @@ import tyro
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.checkpoints.header import read_config, resolve, sources
-from anyi2v.cli.animate import Animate, animate_defaults, repeated
+from anyi2v.cli.animate import Animate
+from anyi2v.cli.animate_defaults import animate_defaults, repeated
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert

@@ -1,0 +1,97 @@
+"""The defaults of `anyi2v animate`: the backbone's own settings, a recipe, or an earlier run's. Free of torch."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from anyi2v.checkpoints.header import read_config
+from anyi2v.cli.animate import Animate
+from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.files import expanded, read_json
+from anyi2v.method.config import MethodConfig, overridden, recipe
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The flags that decide the defaults of others."""
+
+    backbone: str | None = None
+    recipe: str | None = None
+    backbone_settings: bool = True
+    repeat: Path | None = None
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+
+
+def animate_defaults(args: Sequence[str]) -> Animate:
+    """The defaults of `anyi2v animate` under those of the flags of `_Base` that are among `args`.
+
+    With --repeat, its values hold, except for the method where a recipe, without the backbone's settings or not, or
+    another backbone is asked for. Warns of settings that the backbone has otherwise than a recipe that is asked for.
+
+    Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
+    """
+    base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
+    default = Animate() if base.repeat is None else repeated(base.repeat)
+    backbone = base.backbone or default.backbone
+    name = base.recipe or default.recipe
+    asked = base.recipe is not None or not base.backbone_settings
+    if base.repeat is None or asked or backbone != default.backbone:
+        own = read_config(backbone).method if base.backbone_settings else {}
+        default = replace(default, method=recipe(name, own))
+        helps = {"-h", "--help"} & set(args)
+        if asked and not helps and (other := overridden(name, own)):
+            warnings.warn(
+                f"backbone {backbone} has settings of its own in place of recipe {name}'s: "
+                f"{', '.join(f'{key}={_short(value)}' for key, value in other.items())}; --no-backbone-settings takes "
+                "the recipe alone",
+                AnyI2VWarning,
+                stacklevel=2,
+            )
+    return replace(
+        default,
+        backbone=backbone,
+        recipe=name,
+        backbone_settings=base.backbone_settings,
+        repeat=base.repeat,
+        # given prompts and embeddings are added to the default's, but shall replace them
+        prompt=() if base.prompt else default.prompt,
+        embedding=() if base.embedding else default.embedding,
+    )
+
+
+def _short(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
+
+
+def repeated(path: Path) -> Animate:
+    """The flags of the run that `path` records; raises InputError naming what is unusable.
+
+    A run whose process was killed while it was put in place is put in place first.
+    """
+    from anyi2v.reports.folder import CONDITION, recover
+
+    path = expanded(path)
+    recover(path.parent)
+    data = read_json(path)
+    try:
+        prompt = (str(data["prompt"]),)
+        values: dict[str, Any] = {key: data[key] for key in REPEATED}
+        values["low_memory"] = bool(data.get("low_memory", False))
+        values["operators"] = data.get("operators", "fast")
+        backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
+        values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
+        values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the record of a run: {error!r}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    image = path.with_name(CONDITION)
+    return Animate(image=image, prompt=prompt, tracks=path, repeat=path, backbone=backbone, method=method, **values)
