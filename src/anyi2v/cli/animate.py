@@ -14,9 +14,9 @@ import tyro
 from anyi2v.backbone.config import TextConfig
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.condition import ConditionFlags
+from anyi2v.cli.device import Dtype, network_dtype, prepare_torch
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place
-from anyi2v.latency.options import MAX_THREADS
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from anyi2v.pipeline import Observer
     from anyi2v.taps import Taps
     from anyi2v.tracks import Tracks
-
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class Animate(ConditionFlags):
 
         if self.cache:
             check_place(self.cache)
-        _prepare_torch(self.device, self.threads)
+        prepare_torch(self.device, self.threads)
         if self.repeat:
             files: dict[str, Any] = {name: getattr(self, name) for name in ("backbone", "image", "tracks")}
             check_repeat(self.repeat, **files, embeddings=self.embedding, device=self.device)
@@ -294,26 +291,3 @@ class Animate(ConditionFlags):
         if cut:
             print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
         return kept
-
-
-def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
-    """That of the networks; "auto" is resolved."""
-    import torch
-
-    from anyi2v.execution.machine import fast_dtype
-
-    return fast_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-
-
-def _prepare_torch(device: str, threads: int | None) -> None:
-    """Raises InputError if nothing can be computed on the device, or for an impossible number of threads."""
-    import torch
-
-    if threads is not None:
-        if not 1 <= threads <= MAX_THREADS:
-            raise InputError(f"--threads {threads} is not allowed; it must be 1 to {MAX_THREADS}")
-        torch.set_num_threads(threads)
-    try:
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from anyi2v.checkpoints.header import read_config
-from anyi2v.cli.animate import Dtype, network_dtype
+from anyi2v.cli.device import Dtype, network_dtype
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
 from anyi2v.latency.options import MAX_THREADS, ScalingOptions, StagesOptions, within
