@@ -24,8 +24,9 @@ from anyi2v.hook_points import paper_layer, place, spatial_layer
 from anyi2v.images.media import write_image, write_video
 from anyi2v.job import Result
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.boxes import job_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import job_crops, paste, video_masks
+from anyi2v.method.crops import paste, video_masks
 from anyi2v.method.inversion import round_trip
 from anyi2v.method.noise import stream
 from anyi2v.method.objective import FeatureAlignment
