@@ -17,7 +17,8 @@ from anyi2v.cli.condition import ConditionFlags
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import check_place, expanded, read_json
 from anyi2v.latency.options import MAX_THREADS
-from anyi2v.method.config import MethodConfig, SamplerName, overridden, recipe
+from anyi2v.method.config import MethodConfig, SamplerName
+from anyi2v.method.recipes import overridden, recipe
 
 if TYPE_CHECKING:
     import torch
