@@ -20,7 +20,7 @@ from anyi2v.checkpoints.lora import Delta, added
 from anyi2v.cli.convert import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json, with_home
-from anyi2v.images.media import MAX_FPS
+from anyi2v.images.video import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import base_settings, lavie, videocrafter
 from weights_converters import diffusers_layout as layout

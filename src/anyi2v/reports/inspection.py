@@ -19,7 +19,8 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs
 from anyi2v.files import expanded, read_json
 from anyi2v.hook_points import paper_layer
-from anyi2v.images.media import write_image, write_video
+from anyi2v.images.media import write_image
+from anyi2v.images.video import write_video
 from anyi2v.job import Result
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.boxes import job_crops
