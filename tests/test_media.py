@@ -258,8 +258,8 @@ def test_unusable_image_tensors(image: Tensor, message: str) -> None:
     [
         ("a.png", r"the image is a path; load it with anyi2v\.load_image\(path\)"),
         (Path("a.png"), "the image is a path"),
-        (Image.new("RGB", (4, 4)), r"the image is a PIL image; .* or use anyi2v\.images\.media\.from_bytes\(numpy\.asarray"),
-        (np.zeros((4, 4, 3), dtype=np.uint8), r"the image is a NumPy array; .* use anyi2v\.images\.media\.from_bytes\(array"),
+        (Image.new("RGB", (4, 4)), r"a PIL image; .* or use anyi2v\.images\.media\.from_bytes\(numpy\.asarray"),
+        (np.zeros((4, 4, 3), dtype=np.uint8), r"a NumPy array; .* use anyi2v\.images\.media\.from_bytes\(array"),
         (None, "the image is a NoneType; it must be a float tensor"),
     ],
 )
