@@ -21,7 +21,7 @@ from anyi2v.files import check_place, read_json, with_home
 from anyi2v.images.video import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
 from weights_converters import base_settings
-from weights_converters import diffusers_layout as layout
+from weights_converters import diffusers_configs as configs
 from weights_converters.account import account
 from weights_converters.keymap import refuse
 from weights_converters.loras import LoraFile, lora_deltas, read_loras, weights_by_name
@@ -169,7 +169,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
 def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
     """The text tower, which of its layers the UNet reads, and how prompts are filled up."""
     text = text_config(parts["text"], None if options.vocab is None else read_json(options.vocab))
-    layout.warn_of_added_words(text, str(parts["text"].source.path))
+    configs.warn_of_added_words(text, str(parts["text"].source.path))
     if options.base is not None and text.words is None and base_settings.pads_with_zero(options.base):
         text = dataclasses.replace(text, pad_zero=True)
     if parts["unet"].finding.kind in ("ldm", "unet") and base_settings.skips_last_layer(parts["unet"].source):

@@ -9,7 +9,7 @@ from anyi2v.cli.convert import Convert
 from anyi2v.errors import CheckpointError
 from anyi2v.files import read_json
 from weights_converters import base_settings, lavie, videocrafter
-from weights_converters import diffusers_layout as layout
+from weights_converters import diffusers_configs as configs
 from weights_converters.detect import Kind
 from weights_converters.parts import Name, Part
 
@@ -58,10 +58,10 @@ def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) 
         return base_settings.file_schedule(source), "that of Stable Diffusion 1.x"
     data = read_json(path)
     try:
-        config = layout.schedule_config(data)
+        config = configs.schedule_config(data)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not the configuration of a scheduler ({error!r})") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    unused = layout.unused_settings(data)
+    unused = configs.unused_settings(data)
     return config, f"from {path}" + (f"; not used, for the sampler is DDIM: {', '.join(unused)}" if unused else "")
