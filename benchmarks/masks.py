@@ -24,9 +24,11 @@ from anyi2v.errors import InputError
 from anyi2v.execution.machine import describe, fast_dtype
 from anyi2v.files import atomic
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.config import MethodConfig, recipe
-from anyi2v.method.crops import job_crops, paste
+from anyi2v.method.boxes import job_crops
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.crops import paste
 from anyi2v.method.objective import FeatureAlignment
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.bench_report import Rows, names, values
 from anyi2v.micro.benchmark.case import Case
 from anyi2v.micro.benchmark.cases import conditions, make_case

@@ -24,16 +24,8 @@ from anyi2v.errors import InputError
 from anyi2v.latency.measure import Work, flops, matmul_peak, ratio, seconds, spread, table, threads, write
 from anyi2v.latency.options import check_measurement
 from anyi2v.numerics import kmeans, pca
-from weights_converters.diffusers_layout import (
-    MOTION,
-    TEXT,
-    UNET,
-    VAE,
-    motion_config,
-    text_config,
-    unet_config,
-    vae_config,
-)
+from weights_converters.diffusers_configs import motion_config, text_config, unet_config, vae_config
+from weights_converters.diffusers_layout import MOTION, TEXT, UNET, VAE
 from weights_converters.keymap import Rule, convert
 
 

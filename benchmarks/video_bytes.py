@@ -19,7 +19,8 @@ import tyro
 
 import anyi2v
 from anyi2v.files import atomic
-from anyi2v.method.config import MethodConfig, recipe
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.versions import processor
 from tests.networks import SHORT, tiny_backbone

@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anyi2v.errors import HookError
 from anyi2v.method import alignment, parts
 from anyi2v.method.alignment import Alignment, _anchors, cut, feature_map, reduce
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import AlignmentOptions
-from anyi2v.method.crops import Crops, Maps, make_crops
+from anyi2v.method.crops import Crops, Maps
 from anyi2v.tracks import Track, Tracks
 
 SIZES = ((8, 12), (16, 24))

@@ -10,7 +10,7 @@ import pytest
 
 from anyi2v.checkpoints.checkpoint import load
 from anyi2v.execution.machine import fast_dtype
-from anyi2v.method.config import recipe
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.micro.benchmark.kinds import Kind
 from anyi2v.micro.benchmark.measure import Scores

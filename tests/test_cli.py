@@ -20,7 +20,8 @@ from anyi2v.cli.animate_defaults import REPEATED
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.execution import machine
 from anyi2v.images.media import load_image
-from anyi2v.method.config import RECIPES, MethodConfig
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.recipes import RECIPES
 from anyi2v.tracks import Track, Tracks, save_tracks
 
 METHOD = {"steps": 3, "inversion_stride": 100, "pca_dim": 4, "iterations": 1, "optimise_steps": 1, "patch": 2}

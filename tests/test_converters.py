@@ -14,6 +14,7 @@ from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.errors import CheckpointError
 from weights_converters import animatediff
+from weights_converters import diffusers_configs as configs
 from weights_converters import diffusers_layout as layout
 from weights_converters.keymap import Rule, convert
 
@@ -107,11 +108,11 @@ def test_networks_have_the_published_sizes() -> None:
 
 
 def test_published_configurations_give_our_defaults() -> None:
-    assert layout.unet_config(SD15_UNET) == UNetConfig(temporal=None)
-    assert layout.vae_config(SD15_VAE) == VAEConfig()
-    assert layout.text_config(SD15_TEXT) == TextConfig()
-    assert layout.schedule_config(SD15_SCHEDULER) == ScheduleConfig(curve="scaled_linear", final_alpha_one=False)
-    assert layout.motion_config(ADAPTER, SD15_UNET) == MotionConfig(norm_over="clip")
+    assert configs.unet_config(SD15_UNET) == UNetConfig(temporal=None)
+    assert configs.vae_config(SD15_VAE) == VAEConfig()
+    assert configs.text_config(SD15_TEXT) == TextConfig()
+    assert configs.schedule_config(SD15_SCHEDULER) == ScheduleConfig(curve="scaled_linear", final_alpha_one=False)
+    assert configs.motion_config(ADAPTER, SD15_UNET) == MotionConfig(norm_over="clip")
 
 
 def test_animatediff_versions_differ_in_norms_positions_and_mid_block() -> None:
@@ -125,22 +126,22 @@ def test_animatediff_versions_differ_in_norms_positions_and_mid_block() -> None:
 @pytest.mark.parametrize(
     ("read", "config", "change"),
     [
-        (layout.unet_config, SD15_UNET, {"use_linear_projection": True}),
-        (layout.unet_config, SD15_UNET, {"attention_head_dim": [5, 10, 20, 20]}),
-        (layout.unet_config, SD15_UNET, {"layers_per_block": [2, 2]}),
-        (layout.unet_config, SD15_UNET, {"down_block_types": ["AttnDownBlock2D"] * 4}),
-        (layout.unet_config, SD15_UNET, {"up_block_types": ["UpBlock2D"] * 4}),
-        (layout.unet_config, SD15_UNET, {"out_channels": 8}),
-        (layout.vae_config, SD15_VAE, {"shift_factor": 0.1}),
-        (layout.vae_config, SD15_VAE, {"use_quant_conv": False}),
-        (layout.vae_config, SD15_VAE, {"down_block_types": ["DownEncoderBlock2D"] * 3}),
-        (layout.text_config, SD15_TEXT, {"hidden_act": "relu"}),
-        (layout.text_config, SD15_TEXT, {"layer_norm_eps": 1e-6}),
-        (layout.schedule_config, SD15_SCHEDULER, {"prediction_type": "v_prediction"}),
-        (layout.schedule_config, SD15_SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}),
-        (lambda data: layout.motion_config(data, SD15_UNET), ADAPTER, {"motion_layers_per_block": 1}),
-        (lambda data: layout.motion_config(data, SD15_UNET), ADAPTER, {"block_out_channels": [320]}),
-        (lambda data: layout.motion_config(data, SD15_UNET), ADAPTER, {"conv_in_channels": 9}),
+        (configs.unet_config, SD15_UNET, {"use_linear_projection": True}),
+        (configs.unet_config, SD15_UNET, {"attention_head_dim": [5, 10, 20, 20]}),
+        (configs.unet_config, SD15_UNET, {"layers_per_block": [2, 2]}),
+        (configs.unet_config, SD15_UNET, {"down_block_types": ["AttnDownBlock2D"] * 4}),
+        (configs.unet_config, SD15_UNET, {"up_block_types": ["UpBlock2D"] * 4}),
+        (configs.unet_config, SD15_UNET, {"out_channels": 8}),
+        (configs.vae_config, SD15_VAE, {"shift_factor": 0.1}),
+        (configs.vae_config, SD15_VAE, {"use_quant_conv": False}),
+        (configs.vae_config, SD15_VAE, {"down_block_types": ["DownEncoderBlock2D"] * 3}),
+        (configs.text_config, SD15_TEXT, {"hidden_act": "relu"}),
+        (configs.text_config, SD15_TEXT, {"layer_norm_eps": 1e-6}),
+        (configs.schedule_config, SD15_SCHEDULER, {"prediction_type": "v_prediction"}),
+        (configs.schedule_config, SD15_SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}),
+        (lambda data: configs.motion_config(data, SD15_UNET), ADAPTER, {"motion_layers_per_block": 1}),
+        (lambda data: configs.motion_config(data, SD15_UNET), ADAPTER, {"block_out_channels": [320]}),
+        (lambda data: configs.motion_config(data, SD15_UNET), ADAPTER, {"conv_in_channels": 9}),
         (animatediff.unet_config, ANIMATEDIFF, {"use_motion_module": False}),
         (animatediff.unet_config, ANIMATEDIFF, {"motion_module_resolutions": [1, 2]}),
     ],
@@ -157,4 +158,4 @@ def test_what_we_cannot_compute_is_refused_by_name(
 @pytest.mark.parametrize("words", [["<pad>", "<bos>", "<eos>"], ["a", "<pad>", "<bos>", "<eos>"]])
 def test_a_vocabulary_must_belong_to_its_tower(words: list[str]) -> None:
     with pytest.raises(CheckpointError, match="first three must be <pad>, <bos>, <eos>"):
-        layout.text_config(SD15_TEXT | {"vocab_size": 4}, {"words": words})
+        configs.text_config(SD15_TEXT | {"vocab_size": 4}, {"words": words})

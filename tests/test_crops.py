@@ -14,7 +14,8 @@ from torch import Tensor
 
 from anyi2v.errors import InputError
 from anyi2v.method.alignment import cut
-from anyi2v.method.crops import Crops, make_crops, paste, visible
+from anyi2v.method.boxes import make_crops
+from anyi2v.method.crops import Crops, paste, visible
 from anyi2v.tracks import Track, Tracks
 
 WIDTH, HEIGHT = 48, 32

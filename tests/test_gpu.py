@@ -13,8 +13,8 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs, sampling_pairs
 from anyi2v.execution.graphs import graphed
 from anyi2v.method.anyi2v import injection
+from anyi2v.method.boxes import job_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import job_crops
 from anyi2v.method.inversion import invert
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import alignment_gradient

@@ -13,8 +13,8 @@ from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.errors import NumericsError
 from anyi2v.guard import all_finite, bad_layer, failure, first_bad_layer, frames_text
 from anyi2v.job import Result
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import make_crops
 from anyi2v.method.guard import bad_errors, bad_map
 from anyi2v.pipeline import animate
 from anyi2v.taps import Pass, Tap, Taps, no_tap, no_taps

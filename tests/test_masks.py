@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import AlignmentOptions, Clustering
-from anyi2v.method.crops import make_crops, visible
+from anyi2v.method.crops import visible
 from anyi2v.method.masks import dilated, first_frame_masks, foreground, shared_first_mask, similarity, with_given
 from anyi2v.tracks import Track, Tracks
 

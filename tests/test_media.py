@@ -14,7 +14,6 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from anyi2v.errors import AnyI2VWarning, InputError, NumericsError, ResourceError
-from anyi2v.images import media
 from anyi2v.images.fit import plan
 from anyi2v.images.media import (
     check_image,
@@ -25,8 +24,8 @@ from anyi2v.images.media import (
     magnify,
     to_bytes,
     write_image,
-    write_video,
 )
+from anyi2v.images.video import VIDEO_SUFFIXES, write_video
 from anyi2v.tracks import Track, Tracks, save_tracks
 
 
@@ -259,8 +258,8 @@ def test_unusable_image_tensors(image: Tensor, message: str) -> None:
     [
         ("a.png", r"the image is a path; load it with anyi2v\.load_image\(path\)"),
         (Path("a.png"), "the image is a path"),
-        (Image.new("RGB", (4, 4)), r"the image is a PIL image; .* or use anyi2v\.media\.from_bytes\(numpy\.asarray"),
-        (np.zeros((4, 4, 3), dtype=np.uint8), r"the image is a NumPy array; .* use anyi2v\.media\.from_bytes\(array"),
+        (Image.new("RGB", (4, 4)), r"a PIL image; .* or use anyi2v\.images\.media\.from_bytes\(numpy\.asarray"),
+        (np.zeros((4, 4, 3), dtype=np.uint8), r"a NumPy array; .* use anyi2v\.images\.media\.from_bytes\(array"),
         (None, "the image is a NoneType; it must be a float tensor"),
     ],
 )
@@ -357,7 +356,7 @@ def test_mp4_comes_close_and_has_all_frames(tmp_path: Path) -> None:
     assert np.abs(frames.astype(float) - expected).mean() < 2.5
 
 
-@pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_equal_frames_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
     files = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for file in files:
@@ -391,7 +390,7 @@ def test_an_ffmpeg_that_cannot_is_an_error_with_a_way_out(
     write_video(tmp_path / "a.gif", smooth_video(), fps=8)
 
 
-@pytest.mark.parametrize("suffix", media.VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
 def test_failure_leaves_the_former_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"before")

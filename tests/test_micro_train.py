@@ -14,9 +14,11 @@ from anyi2v.checkpoints.checkpoint import build, load, state
 from anyi2v.errors import InputError
 from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
 from anyi2v.micro.training import objectives, samples, train
+from anyi2v.micro.training.architecture import CONFIG, architecture, initial
 from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
+from anyi2v.micro.training.options import Args, Kind, stages
 from anyi2v.micro.training.samples import sample
-from anyi2v.micro.training.train import CONFIG, Args, Run, export, learning_rate, train_stage
+from anyi2v.micro.training.train import Run, export, learning_rate, train_stage
 from anyi2v.micro.training.training_data import pair_batch, preview
 from anyi2v.reports.plots import SHORT_SIDE
 
@@ -156,13 +158,13 @@ def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rotary", "factorised"])
-def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: train.Kind, tmp_path: Path) -> None:
+def test_other_temporal_layers_are_trained_on_frozen_spatial_weights(kind: Kind, tmp_path: Path) -> None:
     spatial = export(args(tmp_path / "base"))
     options = args(tmp_path / "out", spatial=spatial, temporal=kind, steps=1)
     options.out.mkdir()
-    assert train.stages(options) == ("motion",)
+    assert stages(options) == ("motion",)
     train_stage("motion", options, 0)
-    fresh = build(train.architecture(options))
+    fresh = build(architecture(options))
     parts = tmp_path / "out" / f"{fresh.config.name}.safetensors"
     ours = load_file(parts)
     assert ours
@@ -183,8 +185,8 @@ def test_training_goes_on_from_a_finished_backbone(tmp_path: Path) -> None:
     train_stage("motion", first, 0)
     start = export(first)
     options = replace(first, out=tmp_path / "second", start=start)
-    assert train.stages(options) == ("motion",)
-    ours, theirs = state(train.initial(options)), load_file(start)
+    assert stages(options) == ("motion",)
+    ours, theirs = state(initial(options)), load_file(start)
     assert all(torch.equal(tensor, theirs[key].float()) for key, tensor in ours.items())
 
 

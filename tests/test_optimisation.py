@@ -13,8 +13,9 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
 from anyi2v.errors import InputError, NumericsError
 from anyi2v.method.alignment import Alignment, align, feature_map, reduce
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import Optimised, alignment_gradient, optimise_latents
 from anyi2v.taps import Recorder, Tap, no_tap

@@ -19,8 +19,9 @@ from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, HookError, InputError, NumericsError
 from anyi2v.job import Result
-from anyi2v.method.config import RECIPES, MethodConfig, recipe, remarks
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.noise import stream
+from anyi2v.method.recipes import RECIPES, recipe, remarks
 from anyi2v.pipeline import animate, invert_images
 from anyi2v.tracks import Track, Tracks
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from anyi2v.backbone.unet import record
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.alignment import align, reduce
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import AlignmentOptions, MethodConfig
-from anyi2v.method.crops import make_crops
 from anyi2v.method.noise import stream
 from anyi2v.numerics.adain import patch_adain
 from anyi2v.pipeline import animate

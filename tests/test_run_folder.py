@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from anyi2v.errors import InputError, ResourceError
-from anyi2v.images import media
+from anyi2v.images.video import mp4_problem
 from anyi2v.reports import folder as run_folder
 from anyi2v.reports.folder import GALLERY, INSPECTION_FILE, RUN_FILES, check_file, check_out, claimed, recover, staged
 from anyi2v.reports.writing import write_run
@@ -349,9 +349,9 @@ def test_the_names_of_an_inspections_files() -> None:
 
 
 def test_the_probe_of_ffmpeg_is_what_writing_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert media.mp4_problem() is None
+    assert mp4_problem() is None
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent/ffmpeg")
-    assert "IMAGEIO_FFMPEG_EXE names another one" in (media.mp4_problem() or "")
+    assert "IMAGEIO_FFMPEG_EXE names another one" in (mp4_problem() or "")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

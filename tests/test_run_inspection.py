@@ -17,11 +17,13 @@ from anyi2v.errors import InputError
 from anyi2v.images.media import from_bytes, load_image, to_bytes
 from anyi2v.job import Result
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.boxes import job_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import job_crops, video_masks
+from anyi2v.method.crops import video_masks
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import animate
-from anyi2v.reports.inspection import Recording, Selection, select, write_inspection
+from anyi2v.reports.inspection import write_inspection
+from anyi2v.reports.recording import Recording, Selection, select
 from anyi2v.reports.writing import write_run
 from anyi2v.taps import Pass, no_tap
 from anyi2v.tracks import Track, Tracks

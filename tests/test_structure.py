@@ -13,7 +13,7 @@ FLOORS = (
     tuple(f"execution.{name}" for name in ("limits", "threads", "grad_modes", "machine")),
     ("files", "hook_points", "backbone.config"),
     ("taps", "method.config", "checkpoints.header"),
-    ("tracks", "diffusion", "numerics"),
+    ("method.recipes", "tracks", "diffusion", "numerics"),
     ("operators",),
     ("images",),
     ("backbone",),

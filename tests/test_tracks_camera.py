@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyi2v.errors import InputError
-from anyi2v.method.crops import make_crops
+from anyi2v.method.boxes import make_crops
 from tests.trackfiles import ours
 
 

@@ -15,7 +15,7 @@ from anyi2v.backbone.slots import window_starts
 from anyi2v.backbone.unet import record
 from anyi2v.errors import InputError
 from anyi2v.execution.machine import fast_dtype
-from anyi2v.method.config import recipe
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.micro.benchmark.measure import centroids, find_object
 from anyi2v.pipeline import animate

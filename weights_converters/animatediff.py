@@ -15,8 +15,9 @@ from torch import Tensor
 from anyi2v.backbone.config import MotionConfig, UNetConfig
 from anyi2v.backbone.unet import UNet
 from anyi2v.errors import CheckpointError
-from weights_converters import diffusers_layout
-from weights_converters.diffusers_layout import POSITIONS, expect
+from weights_converters import diffusers_configs
+from weights_converters.config_fields import expect
+from weights_converters.diffusers_layout import POSITIONS
 from weights_converters.keymap import Rule, convert
 
 Version = Literal["v1", "v2", "v3"]
@@ -91,8 +92,8 @@ def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:
         attentions=len(kwargs["attention_block_types"]),
         norm_over="frame",
     )
-    spatial = diffusers_layout.in_2d(data)
-    config = diffusers_layout.unet_config(spatial, motion)
+    spatial = diffusers_configs.in_2d(data)
+    config = diffusers_configs.unet_config(spatial, motion)
     inflated = data.get("use_inflated_groupnorm", False)
     return config if inflated else dataclasses.replace(config, norm_over="clip")
 

@@ -16,7 +16,7 @@ from anyi2v.backbone.config import ScheduleConfig, VAEConfig
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.errors import CheckpointError
 from anyi2v.files import read_json
-from weights_converters.diffusers_layout import expect
+from weights_converters.config_fields import expect
 from weights_converters.sources import Source
 
 SD = ScheduleConfig(curve="scaled_linear", final_alpha_one=False)

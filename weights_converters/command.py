@@ -5,27 +5,24 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.checkpoints.checkpoint import build, state, write
 from anyi2v.checkpoints.header import read_header
 from anyi2v.checkpoints.lora import Delta, added
 from anyi2v.cli.convert import Convert
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.files import check_place, read_json, with_home
-from anyi2v.images.media import MAX_FPS
+from anyi2v.images.video import MAX_FPS
 from anyi2v.tracks.checks import MAX_FRAMES
-from weights_converters import base_settings, lavie, videocrafter
-from weights_converters import diffusers_layout as layout
+from weights_converters import base_settings
+from weights_converters import diffusers_configs as configs
 from weights_converters.account import account
-from weights_converters.detect import Kind
 from weights_converters.keymap import refuse
 from weights_converters.loras import LoraFile, lora_deltas, read_loras, weights_by_name
 from weights_converters.parts import (
@@ -40,6 +37,7 @@ from weights_converters.parts import (
     unet_config,
     vae_config,
 )
+from weights_converters.presets import preset_of, schedule_of
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -171,7 +169,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
 def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
     """The text tower, which of its layers the UNet reads, and how prompts are filled up."""
     text = text_config(parts["text"], None if options.vocab is None else read_json(options.vocab))
-    layout.warn_of_added_words(text, str(parts["text"].source.path))
+    configs.warn_of_added_words(text, str(parts["text"].source.path))
     if options.base is not None and text.words is None and base_settings.pads_with_zero(options.base):
         text = dataclasses.replace(text, pad_zero=True)
     if parts["unet"].finding.kind in ("ldm", "unet") and base_settings.skips_last_layer(parts["unet"].source):
@@ -191,59 +189,6 @@ def _check_widths(unet: UNetConfig, vae: VAEConfig, text: TextConfig, parts: Map
                 f"{part.source.path}: the {network} gives {theirs} channels, but the UNet in "
                 f"{parts['unet'].source.path} takes {needed}; they are of different families"
             )
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What a family of backbones is used with, where nothing else is asked for."""
-
-    schedule: ScheduleConfig | None = None
-    """None: AnimateDiff's with its motion modules, else the base's."""
-    fps: int = BackboneConfig.fps
-    height: float = 1.0
-    """Of the frame, as a part of its width."""
-    method: Mapping[str, Any] = field(default_factory=dict)
-
-
-PRESETS: dict[Kind, Preset] = {
-    "lavie_unet": Preset(lavie.SCHEDULE, height=320 / 512, method=lavie.METHOD),
-    "videocrafter": Preset(videocrafter.SCHEDULE, fps=28, height=320 / 512, method=videocrafter.METHOD),
-}
-
-
-def preset_of(parts: Mapping[Name, Part]) -> Preset:
-    """The preset of the UNet's family."""
-    return PRESETS.get(parts["unet"].finding.kind, Preset())
-
-
-def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) -> tuple[ScheduleConfig, str]:
-    """The schedule, and where it is from, in words.
-
-    It is the one that was asked for, that of the family or of AnimateDiff, or that of the base, in this order.
-
-    Raises CheckpointError, naming the file, if it is none that is supported.
-    """
-    assert options.base is not None
-    source, preset = parts["unet"].source, preset_of(parts)
-    path = options.schedule
-    if path is None and preset.schedule is not None:
-        base_settings.check_tables(source, preset.schedule)
-        return preset.schedule, "that of the family"
-    if path is None and isinstance(unet.temporal, MotionConfig) and unet.temporal.norm_over == "frame":
-        return ScheduleConfig(), "AnimateDiff's, in place of the base's"
-    if path is None:
-        path = base_settings.scheduler_file(options.base)
-    if path is None:
-        return base_settings.file_schedule(source), "that of Stable Diffusion 1.x"
-    data = read_json(path)
-    try:
-        config = layout.schedule_config(data)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not the configuration of a scheduler ({error!r})") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    unused = layout.unused_settings(data)
-    return config, f"from {path}" + (f"; not used, for the sampler is DDIM: {', '.join(unused)}" if unused else "")
 
 
 def shapes_of(config: BackboneConfig) -> Shapes:

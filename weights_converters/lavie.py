@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from anyi2v.backbone.config import RotaryConfig, ScheduleConfig, UNetConfig
-from weights_converters import diffusers_layout
-from weights_converters.diffusers_layout import POSITIONS, expect
+from weights_converters import diffusers_configs
+from weights_converters.config_fields import expect
+from weights_converters.diffusers_layout import POSITIONS
 from weights_converters.keymap import Rule
 
 _BLOCK = r"(.*\.transformer_blocks\.\d+)\."
@@ -36,6 +37,6 @@ METHOD = {"guidance_scale": 7.5, "steps": 50}
 def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     """From the config.json of the UNet; raises CheckpointError for a structure that is not LaVie's."""
     expect(data, "LaVie UNet", {"use_first_frame": False, "use_relative_position": False})
-    spatial = diffusers_layout.in_2d(data)
-    config = diffusers_layout.unet_config(spatial)
+    spatial = diffusers_configs.in_2d(data)
+    config = diffusers_configs.unet_config(spatial)
     return dataclasses.replace(config, norm_over="clip", temporal=RotaryConfig(heads=config.heads))

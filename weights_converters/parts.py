@@ -15,6 +15,7 @@ from anyi2v.backbone.config import MotionConfig, NormOver, TextConfig, UNetConfi
 from anyi2v.errors import AnyI2VError, CheckpointError, InputError
 from anyi2v.files import read_json
 from weights_converters import animatediff, base_settings, infer, lavie, ldm_layout, videocrafter
+from weights_converters import diffusers_configs as configs
 from weights_converters import diffusers_layout as layout
 from weights_converters.detect import Finding, Kind, read
 from weights_converters.keymap import Plan, Rule, make_plan
@@ -58,7 +59,7 @@ def read_part(name: Name, path: Path, option: str) -> Part:
     source = open_source(path)
     finding = read(path, source.shapes, source.metadata, KINDS[name], option)
     if settings is not None and finding.kind in ("unet", "vae"):
-        layout.warn_of_unknown(settings, finding.kind, str(path))
+        configs.warn_of_unknown(settings, finding.kind, str(path))
     return make_part(name, source, finding, settings)
 
 
@@ -132,7 +133,7 @@ def unet_config(part: Part) -> UNetConfig:
         measure, read = {
             "lavie_unet": (infer.lavie, lavie.unet_config),
             "videocrafter": (infer.videocrafter, videocrafter.unet_config),
-        }.get(part.finding.kind, (infer.unet, layout.unet_config))
+        }.get(part.finding.kind, (infer.unet, configs.unet_config))
         unet = measure(part.plan.shapes) if part.settings is None else read(part.settings)
         infer.check_size(unet)
         if part.finding.kind == "ldm":
@@ -161,7 +162,7 @@ def frame_size(part: Part, factor: int) -> tuple[int, int]:
 def vae_config(part: Part) -> VAEConfig:
     """The autoencoder of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
     with _named(part):
-        vae = infer.vae(part.plan.shapes) if part.settings is None else layout.vae_config(part.settings)
+        vae = infer.vae(part.plan.shapes) if part.settings is None else configs.vae_config(part.settings)
         if part.finding.kind in ("ldm", "videocrafter"):
             vae = dataclasses.replace(vae, scale=base_settings.latent_scale(part.source))
         infer.check_size(vae)
@@ -174,7 +175,7 @@ def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> Text
         shapes, settings = part.plan.shapes, part.settings
         if settings is not None and isinstance(settings.get("text_config"), Mapping):
             settings = settings["text_config"]  # of a whole CLIPModel
-        text = infer.text(shapes) if settings is None else layout.text_config(settings, vocabulary)
+        text = infer.text(shapes) if settings is None else configs.text_config(settings, vocabulary)
         if part.finding.kind == "videocrafter":
             text = dataclasses.replace(text, quick_gelu=False, penultimate=True, pad_zero=True)
         infer.check_size(text)
@@ -231,7 +232,7 @@ def motion_modules(part: Part, unet: UNetConfig, rows: int, norm: NormOver) -> M
         modules = infer.motion(part.plan.shapes, rows)
     else:
         size = {"block_out_channels": list(unet.channels), "layers_per_block": unet.layers}
-        modules = layout.motion_config(part.settings, size)
+        modules = configs.motion_config(part.settings, size)
     infer.check_size(modules)
     return dataclasses.replace(modules, norm_over=norm)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyi2v.backbone.config import FactorisedConfig, ScheduleConfig, TextConfig, UNetConfig
 from weights_converters import ldm_layout
-from weights_converters.diffusers_layout import expect
+from weights_converters.config_fields import expect
 from weights_converters.keymap import Rule, within
 
 TEXT_PREFIX = "cond_stage_model.model."

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from anyi2v.backbone.unet import UNet, points, record
     from anyi2v.checkpoints.checkpoint import Backbone, load, loras_applied, save
     from anyi2v.errors import AnyI2VError
-    from anyi2v.images.media import load_image, write_video
+    from anyi2v.images.media import load_image
+    from anyi2v.images.video import write_video
     from anyi2v.job import Result
     from anyi2v.method.config import MethodConfig
     from anyi2v.pipeline import animate, invert_images
@@ -33,7 +34,7 @@ _HOMES = {
     "points": "backbone.unet",
     "record": "backbone.unet",
     "save": "checkpoints.checkpoint",
-    "write_video": "images.media",
+    "write_video": "images.video",
 }
 
 __all__ = [

@@ -16,7 +16,8 @@ from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
-from anyi2v.images.media import MAX_FPS, check_image, write_video
+from anyi2v.images.media import check_image
+from anyi2v.images.video import MAX_FPS, write_video
 from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.taps import Tap, Taps, no_tap, no_taps
 from anyi2v.timing import Stages

@@ -20,10 +20,11 @@ from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.images.media import check_tracks
 from anyi2v.job import Job, Method, Result, check_general
 from anyi2v.method.anyi2v import AnyI2V, check_settings
-from anyi2v.method.config import MethodConfig, remarks
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.features import condition_features
 from anyi2v.method.noise import stream
 from anyi2v.method.objective import Objective
+from anyi2v.method.recipes import remarks
 from anyi2v.samplers import Sampler, ddim, sampler_name
 from anyi2v.taps import Pass, Taps, no_taps, whole
 from anyi2v.timing import Progress, Stages

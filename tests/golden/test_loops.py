@@ -13,7 +13,7 @@ import torch
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import sampling_pairs
-from anyi2v.method.crops import make_crops
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import optimise_latents
 from anyi2v.samplers import ddim

@@ -10,8 +10,9 @@ from anyi2v.backbone.unet import record
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
 from anyi2v.method.alignment import align, feature_map, reduce
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import AlignmentOptions
-from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.method.optimisation import alignment_gradient, optimise_latents
 

@@ -14,7 +14,7 @@ from anyi2v.backbone.text import TextTower
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
 from anyi2v.diffusion import Step, inversion_pairs, sampling_pairs, transport
-from weights_converters import diffusers_layout
+from weights_converters import diffusers_configs, diffusers_layout
 from weights_converters.keymap import Rule, convert
 
 LIMIT = 2e-5  # float32 noise of these networks is about 5e-6 at outputs of order one
@@ -53,7 +53,7 @@ def assert_close(ours: Tensor, theirs: Tensor, limit: float = LIMIT) -> None:
 
 @pytest.mark.parametrize("part", ["unet2d"], indirect=True)
 def test_unet2d(part: Part) -> None:
-    unet = UNet(diffusers_layout.unet_config(part.config))
+    unet = UNet(diffusers_configs.unet_config(part.config))
     part.fill(unet, diffusers_layout.UNET)
     io = part.io
     out = unet(io["sample"][:, None], io["t"], io["text"])
@@ -65,7 +65,7 @@ def test_unet2d(part: Part) -> None:
 
 @pytest.mark.parametrize("part", ["vae"], indirect=True)
 def test_vae(part: Part) -> None:
-    vae = AutoencoderKL(diffusers_layout.vae_config(part.config))
+    vae = AutoencoderKL(diffusers_configs.vae_config(part.config))
     part.fill(vae, diffusers_layout.VAE)
     io, scale = part.io, part.config["scaling_factor"]
     mean, logvar = vae.moments(io["image"])
@@ -79,7 +79,7 @@ def test_vae(part: Part) -> None:
 
 @pytest.mark.parametrize("part", ["clip_text"], indirect=True)
 def test_text_tower(part: Part) -> None:
-    tower = TextTower(diffusers_layout.text_config(part.config))
+    tower = TextTower(diffusers_configs.text_config(part.config))
     part.fill(tower, diffusers_layout.TEXT)
     assert_close(tower(part.io["ids"]), part.io["last_hidden_state"])
 
@@ -95,13 +95,13 @@ def assert_trace(part: Part, steps: list[Step]) -> None:
 
 @pytest.mark.parametrize("part", ["ddim_linear", "ddim_scaled_linear"], indirect=True)
 def test_ddim(part: Part) -> None:
-    assert_trace(part, sampling_pairs(diffusers_layout.schedule_config(part.config), part.config["steps"]))
+    assert_trace(part, sampling_pairs(diffusers_configs.schedule_config(part.config), part.config["steps"]))
 
 
 @pytest.mark.parametrize("part", ["ddim_inverse_linear", "ddim_inverse_scaled_linear"], indirect=True)
 def test_inverse_ddim(part: Part) -> None:
     steps = part.config["steps"]
     stride = part.config["num_train_timesteps"] // steps
-    config = diffusers_layout.schedule_config(part.config)
+    config = diffusers_configs.schedule_config(part.config)
     until = config.steps_offset + (steps - 1) * stride
     assert_trace(part, inversion_pairs(config, until=until, stride=stride))

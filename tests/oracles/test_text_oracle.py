@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.text import TextTower, tokenize
 from anyi2v.checkpoints.embeddings import read_embeddings
-from weights_converters.diffusers_layout import TEXT, text_config
+from weights_converters.diffusers_configs import text_config
+from weights_converters.diffusers_layout import TEXT
 
 from .compare import ROUNDING, adopt, difference, random_weights
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from anyi2v.backbone.unet import UNet
-from weights_converters.diffusers_layout import MOTION, UNET, motion_config, unet_config
+from weights_converters.diffusers_configs import motion_config, unet_config
+from weights_converters.diffusers_layout import MOTION, UNET
 from weights_converters.keymap import convert
 
 from .compare import ROUNDING, adopt, difference, random_weights

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from anyi2v.backbone.vae import AutoencoderKL
-from weights_converters.diffusers_layout import VAE, vae_config
+from weights_converters.diffusers_configs import vae_config
+from weights_converters.diffusers_layout import VAE
 
 from .compare import ROUNDING, adopt, difference, random_weights
 

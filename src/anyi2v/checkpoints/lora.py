@@ -1,9 +1,8 @@
-"""LoRA and its relatives: updates of weights from foreign files; `lora_kinds` has the formulas.
+"""LoRA and its relatives: updates of weights from foreign files; `lora_kinds` has the formulas, `lora_alphas` scales.
 
 Read are the layouts of kohya and LyCORIS, PEFT, diffusers, and AnimateDiff's motion LoRA and domain adapter.
 """
 
-import json
 import math
 import re
 import warnings
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +19,7 @@ from torch import Tensor
 from anyi2v.checkpoints.embeddings import bundled
 from anyi2v.checkpoints.foreign import read_tensors
 from anyi2v.checkpoints.header import guess
+from anyi2v.checkpoints.lora_alphas import declared_in, scale_of
 from anyi2v.checkpoints.lora_family import family
 from anyi2v.checkpoints.lora_kinds import (
     MAGNITUDES,
@@ -28,13 +28,11 @@ from anyi2v.checkpoints.lora_kinds import (
     kind_of,
     misfit,
     product,
-    rank_of,
     scales_rows,
     trained,
 )
-from anyi2v.checkpoints.lora_names import Grouping, Side, Site, group, is_lora, parse, sites, unsupported
+from anyi2v.checkpoints.lora_names import Grouping, Side, Site, group, is_lora, sites, unsupported
 from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
-from anyi2v.files import read_json
 
 Lora = tuple[str | Path, float]
 """A LoRA file and its weight: 0 is without, 1 as trained."""
@@ -149,11 +147,11 @@ def read_lora(
     if made_for not in ("", "SD-1.x") and _context_width(keys) == 768:
         text = f"{path} fits this backbone, but by its names or metadata it was made for {made_for}"
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
-    declared = _declared(path, metadata)
+    declared = declared_in(path, metadata)
     deltas: dict[str, list[Delta]] = {}
     for site, names in found.modules.items():
         parts = {side: tensors[name] for side, name in names.items()}
-        scale = _scale(path, site, names, parts, declared) if alpha == "file" else 1.0
+        scale = scale_of(path, site, names, parts, declared) if alpha == "file" else 1.0
         deltas.setdefault(site.key, []).append(Delta(parts, scale, weight, site.rows))
     return deltas
 
@@ -264,73 +262,3 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _context_width(keys: Mapping[str, Sequence[int]]) -> int | None:
     """Width of the text tokens that the UNet attends to."""
     return next((shape[1] for key, shape in keys.items() if key.endswith(".attn2.to_k.weight")), None)
-
-
-@dataclass(frozen=True)
-class _Declared:
-    """An alpha in words, and the modules that it holds for."""
-
-    begin: str
-    """Of our keys."""
-    module: re.Pattern[str]
-    """Of the file's modules."""
-    alpha: float | None
-    rank: float | None
-    """Divides alpha where the tensors do not tell."""
-    root: bool
-    """Alpha is divided by the root of the rank (rsLoRA, arXiv:2312.03732)."""
-    dora: bool
-    """The modules are DoRA."""
-
-
-def _scale(
-    path: str | Path, site: Site, names: Mapping[Side, str], parts: Parts, declared: Sequence[_Declared]
-) -> float:
-    """Alpha / rank of a module, or 1; raises CheckpointError if the file calls it DoRA, but has no magnitudes."""
-    rank = rank_of(parts)
-    module = next((found[0] for name in names.values() if (found := parse(name))), "")
-    entry = next((x for x in declared if site.key.startswith(x.begin) and x.module.fullmatch(module)), None)
-    if entry and entry.dora and not parts.keys() & {*MAGNITUDES}:
-        raise CheckpointError(f"{path}: {module} is said to be DoRA (use_dora), but its magnitudes are not in the file")
-    if "alpha" in parts:
-        return parts["alpha"].item() / rank if rank else 1.0
-    below = rank or (entry and entry.rank)
-    if entry is None or entry.alpha is None or not below:
-        return 1.0
-    return entry.alpha / (math.sqrt(below) if entry.root else below)
-
-
-def _declared(path: str | Path, metadata: Mapping[str, str]) -> list[_Declared]:
-    """What the metadata of diffusers, or PEFT's file beside the weights, say of alphas; the most special first.
-
-    For example {"unet.lora_alpha": 8} in the metadata's lora_adapter_metadata.
-    """
-    beside = Path(path).with_name("adapter_config.json")
-    config: dict[str, Any] = {}
-    if Path(path).stem == "adapter_model" and beside.is_file():
-        config = read_json(beside)
-    found = []
-    try:
-        config |= json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        for theirs, ours in {"unet.": "unet.", "text_encoder.": "text.", "": ""}.items():
-            own = {
-                name: config.get(f"{theirs}{name}") for name in ("use_rslora", "use_dora", "r", "lora_alpha", "alpha")
-            }
-            alpha = own["alpha"] if own["lora_alpha"] is None else own["lora_alpha"]
-            patterns = [*(config.get(f"{theirs}alpha_pattern") or {}).items(), (".*", alpha)]
-            found += [
-                # PEFT's rule: a pattern may leave out the beginning of a module's name
-                _Declared(
-                    ours,
-                    re.compile(rf"(?:.*\.)?(?:{pattern})"),
-                    None if value is None else float(value),
-                    own["r"],
-                    bool(own["use_rslora"]),
-                    bool(own["use_dora"]),
-                )
-                for pattern, value in patterns
-                if value is not None or own["use_dora"]
-            ]
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise CheckpointError(f"{path}: its metadata 'lora_adapter_metadata' cannot be read ({error})") from error
-    return found

@@ -97,7 +97,8 @@ class Inspect:
         if not (folder / RECORD).is_file():
             raise InputError(f"folder {folder} holds no run: there is no run.json in it")
         job = repeated(folder / RECORD)
-        from anyi2v.reports.inspection import Recording, select, write_inspection
+        from anyi2v.reports.inspection import write_inspection
+        from anyi2v.reports.recording import Recording, select
 
         known, frames = _points(read_config(job.backbone)), job.frames
         assert frames is not None  # every record has it

@@ -12,7 +12,8 @@ from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.animate import Animate
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
-from anyi2v.method.config import MethodConfig, overridden, recipe
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.recipes import overridden, recipe
 
 
 @dataclass(frozen=True)

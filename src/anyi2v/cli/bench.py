@@ -14,7 +14,7 @@ from anyi2v.cli.device import Dtype, network_dtype
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
 from anyi2v.latency.options import MAX_THREADS, ScalingOptions, StagesOptions, within
-from anyi2v.method.config import recipe
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.kinds import CAMERA_KINDS, KINDS, Kind
 
 _HYPHENATED: dict[str, Kind] = {kind.replace(" ", "-"): kind for kind in KINDS}

@@ -24,8 +24,9 @@ from anyi2v.errors import ResourceError
 from anyi2v.execution.limits import free_memory
 from anyi2v.execution.packed import packed_size
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import MethodConfig, OperatorKind
-from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.tracks import Tracks
 

@@ -30,8 +30,9 @@ from anyi2v.method.alignment import (
     weigh,
 )
 from anyi2v.method.anyi2v import injection
+from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import AlignmentOptions, MethodConfig
-from anyi2v.method.crops import Crops, make_crops
+from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import animate
 from anyi2v.taps import Tap

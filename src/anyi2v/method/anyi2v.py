@@ -14,8 +14,9 @@ from anyi2v.guard import all_finite, bad_layer, failure
 from anyi2v.hook_points import check_names
 from anyi2v.job import Job, LossRecord, Run
 from anyi2v.method.alignment import feature_map
+from anyi2v.method.boxes import job_crops
 from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import job_crops, video_masks
+from anyi2v.method.crops import video_masks
 from anyi2v.method.features import condition_features, injects
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.noise import carried, stream

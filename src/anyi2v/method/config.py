@@ -1,4 +1,4 @@
-"""The method's hyper-parameters as one frozen dataclass, and the named recipes. Free of torch.
+"""The method's hyper-parameters as one frozen dataclass. Free of torch.
 
 Paper and published code (FudanCVL/AnyI2V, commit 029c901) differ in several points; each is one field here,
 so a recipe is a set of values and never another code path. Which value is whose is written at each field.
@@ -225,50 +225,6 @@ class AlignmentOptions:
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
 
-RECIPES: dict[str, MethodConfig]
-"""The presets by name."""
-
-
-def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
-    """The preset `name` with `changes` on top: a backbone's own settings, `BackboneConfig.method`.
-
-    Raises InputError for an unknown name or setting.
-    """
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    return MethodConfig.from_dict({**RECIPES[name].to_dict(), **changes})
-
-
-def overridden(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `recipe(name, changes)`, the settings that are not the preset's."""
-    plain = RECIPES[name].to_dict()
-    return {key: value for key, value in recipe(name, changes).to_dict().items() if value != plain[key]}
-
-
-def remarks(config: MethodConfig) -> list[str]:
-    """What settings ask for that the others leave no room for, a sentence each; the job runs all the same."""
-    found, steps = [], config.steps
-    injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
-    for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
-        value = getattr(config, name)
-        if value is None or value == getattr(MethodConfig, name):  # a default just means "the first few"
-            continue
-        if used and value > steps:
-            found.append(f"{name}={value} is more than steps={steps}, so it acts on all {steps} steps")
-    if config.optimise_steps > 0 and config.iterations == 0:
-        found.append(f"iterations=0: none of optimise_steps={config.optimise_steps} changes anything")
-    if config.guidance_scale <= 1 and config.guidance_steps is not None:
-        found.append(f"guidance_scale={config.guidance_scale:g} guides nothing, whatever guidance_steps is")
-    if config.deep_every > 1 and steps - config.inject_steps < 2:
-        found.append(
-            f"deep_every={config.deep_every} changes nothing: it needs two steps without injection, but "
-            f"inject_steps={config.inject_steps} of steps={steps}"
-        )
-    if config.mask == "none" and config.mask_margin:
-        found.append(f"mask_margin={config.mask_margin} has no mask to act on with mask='none', but those given")
-    return found
-
-
 def _layers_of_queries(data: Mapping[str, Any]) -> tuple[str, ...]:
     names = _typed("inject_query", data.get("inject_query", MethodConfig.inject_query), tuple[str, ...])
     return tuple(Point(name).layer for name in names)
@@ -325,6 +281,3 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if not ok:
         raise InputError(f"{name}={value!r} is not allowed; it must be {wish}")
     return value
-
-
-RECIPES = {"paper": MethodConfig.paper(), "official": MethodConfig.official()}

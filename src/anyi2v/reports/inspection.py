@@ -1,13 +1,12 @@
 """Looking inside a run: it is repeated with taps that record, and what they saw becomes pictures.
 
-`Selection` says what to look at, `Recording` collects it during `animate(..., taps=recording)`, and
-`write_inspection` draws it into the run's folder and puts it on the run's page.
+`recording` says what to look at and collects it during `animate(..., taps=recording)`; `write_inspection` draws it into
+the run's folder and puts it on the run's page.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ from torch import Tensor
 
 from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.denoiser import Denoiser
-from anyi2v.diffusion import Step, inversion_pairs
-from anyi2v.errors import InputError
+from anyi2v.diffusion import inversion_pairs
 from anyi2v.files import expanded, read_json
-from anyi2v.hook_points import paper_layer, place, spatial_layer
-from anyi2v.images.media import write_image, write_video
+from anyi2v.hook_points import paper_layer
+from anyi2v.images.media import write_image
+from anyi2v.images.video import write_video
 from anyi2v.job import Result
 from anyi2v.method.alignment import feature_map
-from anyi2v.method.config import MethodConfig
-from anyi2v.method.crops import job_crops, paste, video_masks
+from anyi2v.method.boxes import job_crops
+from anyi2v.method.crops import paste, video_masks
 from anyi2v.method.inversion import round_trip
 from anyi2v.method.noise import stream
 from anyi2v.method.objective import FeatureAlignment
@@ -34,10 +33,8 @@ from anyi2v.reports.folder import GALLERY, PAGE, RECORD, claimed, staged
 from anyi2v.reports.page import page
 from anyi2v.reports.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
 from anyi2v.reports.previews import fit_preview
-from anyi2v.taps import Pass, Tap, no_tap
+from anyi2v.reports.recording import SHOWN, Recording, Selection, layer_points
 
-SHOWN = 8
-"""Frames in a picture, unless others are asked for."""
 CELL = 112
 """Pixels of a frame's short side in the sheets."""
 ERROR_GAIN = 4
@@ -45,115 +42,6 @@ WAYS = ("condition", "autoencoder", "inversion and back")
 
 Section = dict[str, Any]
 """Of the gallery, see `run_folder.GALLERY`."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What to look at."""
-
-    layers: tuple[str, ...]
-    """As the paper counts them: "1.0" is spatial layer 0 of up block 1."""
-    steps: tuple[int, ...]
-    """Denoising steps, from 0."""
-    frames: tuple[int, ...]
-    """Of the video, from 0."""
-
-    def points(self, known: Iterable[str]) -> tuple[str, ...]:
-        """The hook points of the layers that the UNet has: hidden, query and key."""
-        known = set(known)
-        names = [name for layer in self.layers for name in _points(layer)]
-        return tuple(name for name in names if name in known)
-
-
-def select(
-    config: MethodConfig,
-    known: Iterable[str],
-    frames: int,
-    *,
-    layers: Sequence[str] = (),
-    steps: Sequence[int] = (),
-    show: Sequence[int] = (),
-) -> Selection:
-    """The selection that was asked for. By default: the layers that the run injects or aligns; the first step, the
-    last optimised one and the last one; frames spread over the video.
-
-    Args:
-        config: of the run.
-        known: hook points of the UNet.
-        frames: of the video.
-        layers: like "1.0".
-        steps: from 0.
-        show: frames to show, numbered from 1 as in all pictures.
-
-    Raises InputError for a layer, step or frame that the run does not have.
-    """
-    there = sorted({layer for name in known if (layer := paper_layer(name))})
-    if not layers:
-        used = (*config.inject_hidden, *config.inject_query, *config.share_kv, *config.align)
-        layers = sorted({layer for name in used if (layer := paper_layer(name))}) or there
-    if not steps:
-        last = min(config.optimise_steps, config.steps) - 1
-        steps = sorted({0, max(last, 0), config.steps - 1})
-    if not show:
-        count = min(frames, SHOWN)
-        show = [1 + round(k * (frames - 1) / max(count - 1, 1)) for k in range(count)]
-    _check("layer", layers, there)
-    _check("step", steps, range(config.steps))
-    _check("frame", show, range(1, frames + 1))
-    return Selection(tuple(layers), tuple(steps), tuple(number - 1 for number in show))
-
-
-def _points(layer: str) -> tuple[str, str, str]:
-    attention, resnet = spatial_layer(layer, "attentions"), spatial_layer(layer, "resnets")
-    return place(resnet, "hidden"), place(attention, "query"), place(attention, "key")
-
-
-def _check(what: str, asked: Sequence[Any], known: Sequence[Any] | range) -> None:
-    for value in asked:
-        if value not in known:
-            allowed = f"{known[0]} to {known[-1]}" if isinstance(known, range) else ", ".join(map(str, known))
-            raise InputError(f"{what} {value} is not in this run; it has {allowed}")
-
-
-class Recording:
-    """Gives the taps that keep what a selection needs, on the CPU. They change nothing.
-
-    `denoising[step]` holds the selected layers' hidden, query and key of the conditional pass, `optimisation[step]`
-    the aligned features of the last iteration before that step.
-    """
-
-    def __init__(self, selection: Selection, config: MethodConfig, known: Iterable[str]):
-        self.selection, self.config = selection, config
-        self.names = selection.points(known)
-        self.denoising: dict[int, dict[str, Tensor]] = {}
-        self.optimisation: dict[int, dict[str, Tensor]] = {}
-        self.latents: dict[int, Float[Tensor, "f c h w"]] = {}
-
-    def observe(self, step: Step, z: Float[Tensor, "1 f c h w"]) -> None:
-        """Keeps the latents after a step; an observer for `animate`."""
-        self.latents[step.index] = z[0].detach().cpu()
-
-    def __call__(self, at: Pass) -> Tap:
-        """The tap for a pass of the job."""
-        if at.step not in self.selection.steps:
-            return no_tap
-        if at.stage == "denoising":
-            return _keeper(self.names, self.denoising.setdefault(at.step, {}))
-        if at.iteration == self.config.iterations - 1:
-            return _keeper(self.config.align, self.optimisation.setdefault(at.step, {}))
-        return no_tap
-
-
-def _keeper(names: Iterable[str], store: dict[str, Tensor]) -> Tap:
-    names = frozenset(names)
-
-    def keep(name: str, x: Tensor) -> Tensor:
-        if name in names:
-            # the conditional pass comes last, as a pass of its own or as the second entry of the batch
-            store[name] = x[-1:].detach().float().cpu()
-        return x
-
-    return keep
 
 
 def write_inspection(
@@ -222,7 +110,7 @@ def _features(inside: Path, backbone: Backbone, result: Result, recording: Recor
 
 def _kinds(layer: str, seen: Mapping[str, Tensor], backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     """What a layer has of query, residual hidden and attention map, with the names in the paper's figure."""
-    hidden, query, key = _points(layer)
+    hidden, query, key = layer_points(layer)
     if query in seen:
         yield "query", feature_map(query, seen[query])
     if hidden in seen:

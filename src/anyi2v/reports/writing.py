@@ -12,7 +12,8 @@ from torch import Tensor
 
 from anyi2v.errors import AnyI2VWarning, ResourceError
 from anyi2v.files import atomic, expanded
-from anyi2v.images.media import mp4_problem, to_bytes, write_image, write_video
+from anyi2v.images.media import to_bytes, write_image
+from anyi2v.images.video import mp4_problem, write_video
 from anyi2v.job import Result
 from anyi2v.reports.folder import CONDITION, PAGE, RECORD, check_out, claimed, staged
 from anyi2v.reports.page import write_page

@@ -13,7 +13,8 @@ from anyi2v.execution.machine import fast_dtype
 from anyi2v.files import expanded
 from anyi2v.images.media import from_bytes, to_bytes, write_image
 from anyi2v.job import Result
-from anyi2v.method.config import MethodConfig, recipe
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.micro.benchmark.measure import Scores
 from anyi2v.micro.benchmark.variants import FULL, variants

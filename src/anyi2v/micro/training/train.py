@@ -13,143 +13,23 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
-from anyi2v.backbone.config import (
-    BackboneConfig,
-    FactorisedConfig,
-    MotionConfig,
-    RotaryConfig,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)
-from anyi2v.checkpoints.checkpoint import Backbone, build, load, save, save_parts, state
-from anyi2v.checkpoints.header import read_config
+from anyi2v.checkpoints.checkpoint import Backbone, save, save_parts
 from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.images.media import write_image
+from anyi2v.micro.training.architecture import initial
 from anyi2v.micro.training.objectives import RECIPES, STAGES, Stage
+from anyi2v.micro.training.options import Args, stages
 from anyi2v.micro.training.samples import sample_sheet
-from anyi2v.micro.world.modalities import WORDS
-
-CONFIG = BackboneConfig(
-    name="micro",
-    unet=UNetConfig(
-        channels=(32, 64, 64, 64),
-        attention=(False, True, True, False),
-        context_dim=64,
-        heads=4,
-        groups=16,
-        temporal=MotionConfig(heads=4, groups=16, max_frames=32),
-    ),
-    # one norm group: groups of few channels would wipe out absolute colour
-    vae=VAEConfig(channels=(16, 32), layers=1, groups=1, scale=1.0),
-    text=TextConfig(width=64, layers=2, heads=4, mlp_ratio=2.0, length=16, vocab_size=len(WORDS), words=WORDS),
-    height=64,
-    width=64,
-    frames=8,
-    fps=8,
-    # chosen on 14 to 28 cases with seeds from 30000, which the benchmark does not use by default
-    method={
-        "steps": 8,
-        "guidance_scale": 3.0,
-        "inversion_stride": 10,
-        "patch": 0,
-        "inject_steps": 8,
-        "align": [f"up_blocks.{block}.attentions.{layer}.query" for block, layer in ((1, 1), (2, 0), (2, 1))],
-        "optimise_steps": 4,
-        "iterations": 3,
-        "lr": 0.08,
-        "pca_dim": 32,
-        "mask": "none",
-        "remove_update_mean": True,
-    },
-)
-
-
-Kind = Literal["motion_modules", "rotary", "factorised"]
-
-
-@dataclass(frozen=True)
-class Args:
-    """Options of the trainer."""
-
-    out: Path = Path("runs/micro")
-    """Folder of checkpoints, records and the finished backbone."""
-    images: float = 60
-    """Minutes for the image stage; 0 leaves it out, and so for the others."""
-    vae: float = 10
-    """Minutes for the autoencoder."""
-    motion: float = 45
-    """Minutes for the motion stage."""
-    processes: int = 2
-    """Training processes of one thread each; their gradients are averaged."""
-    device: str = "cpu"
-    """Or a GPU ("cuda"), with one process."""
-    bf16: bool = True
-    """Mixed precision: weights in float32, products in bfloat16."""
-    compile: bool = False
-    """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
-    save_every: float = 5
-    """Minutes between checkpoints, each with its validation loss and a sheet of samples."""
-    samples: int = 4
-    """On each sheet, in the folder `samples`: captions and what is made of them by then; 0: no sheets."""
-    start: Path | None = None
-    """A backbone of the same architecture whose weights all stages begin with, instead of random ones; at half the
-    learning rate, for they are to be kept."""
-    spatial: Path | None = None
-    """A finished micro backbone. Its spatial weights, text tower and autoencoder stay as they are, and only temporal
-    layers are trained: the motion stage."""
-    temporal: Kind = "motion_modules"
-    """AnimateDiff's, LaVie's or VideoCrafter2's kind of temporal layers."""
-    steps: int | None = None
-    """Fixed number of steps per stage, instead of minutes (for tests and exact repetition)."""
-    batch: float = 1.0
-    """Factor on the batch sizes."""
-
-
-def architecture(args: Args) -> BackboneConfig:
-    """The backbone to be trained: `CONFIG`, or that of `args.spatial`, with temporal layers of the wished kind."""
-    config = CONFIG if args.spatial is None else read_config(args.spatial)
-    unet = config.unet
-    match args.temporal:
-        case "rotary":
-            # LaVie's norms take their statistics over the clip
-            temporal = RotaryConfig(heads=unet.heads, rotary_dims=min(unet.channels) // unet.heads)
-            return replace(config, name="micro-lavie", unet=replace(unet, temporal=temporal, norm_over="clip"))
-        case "factorised":
-            width = min(unet.channels) // unet.heads
-            temporal = FactorisedConfig(head_dim=16, groups=unet.groups, stem_heads=unet.heads, stem_head_dim=width)
-            return replace(config, name="micro-vc2", unet=replace(unet, temporal=temporal))
-        case "motion_modules":
-            return config
-
-
-def initial(args: Args) -> Backbone:
-    """The backbone before training: random, but for what is taken from `args.spatial` and `args.start`."""
-    torch.manual_seed(0)  # every process gets the same
-    backbone = build(architecture(args))
-    with torch.no_grad():
-        for source in filter(None, (args.spatial, args.start)):
-            theirs = state(load(source))
-            for key, tensor in state(backbone).items():
-                if source == args.start or "temporal" not in key:
-                    tensor.copy_(theirs[key])
-    return backbone
-
-
-def stages(args: Args) -> tuple[Stage, ...]:
-    """What is trained."""
-    minutes = {"images": args.images, "vae": args.vae, "motion": args.motion}
-    return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))
 
 
 class Run:

@@ -1,0 +1,50 @@
+"""The named recipes of `MethodConfig`, changes to them, and what is odd about a configuration. Free of torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from anyi2v.errors import InputError
+from anyi2v.method.config import MethodConfig
+
+RECIPES = {"paper": MethodConfig.paper(), "official": MethodConfig.official()}
+"""The presets by name."""
+
+
+def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
+    """The preset `name` with `changes` on top: a backbone's own settings, `BackboneConfig.method`.
+
+    Raises InputError for an unknown name or setting.
+    """
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    return MethodConfig.from_dict({**RECIPES[name].to_dict(), **changes})
+
+
+def overridden(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `recipe(name, changes)`, the settings that are not the preset's."""
+    plain = RECIPES[name].to_dict()
+    return {key: value for key, value in recipe(name, changes).to_dict().items() if value != plain[key]}
+
+
+def remarks(config: MethodConfig) -> list[str]:
+    """What settings ask for that the others leave no room for, a sentence each; the job runs all the same."""
+    found, steps = [], config.steps
+    injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
+    for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
+        value = getattr(config, name)
+        if value is None or value == getattr(MethodConfig, name):  # a default just means "the first few"
+            continue
+        if used and value > steps:
+            found.append(f"{name}={value} is more than steps={steps}, so it acts on all {steps} steps")
+    if config.optimise_steps > 0 and config.iterations == 0:
+        found.append(f"iterations=0: none of optimise_steps={config.optimise_steps} changes anything")
+    if config.guidance_scale <= 1 and config.guidance_steps is not None:
+        found.append(f"guidance_scale={config.guidance_scale:g} guides nothing, whatever guidance_steps is")
+    if config.deep_every > 1 and steps - config.inject_steps < 2:
+        found.append(
+            f"deep_every={config.deep_every} changes nothing: it needs two steps without injection, but "
+            f"inject_steps={config.inject_steps} of steps={steps}"
+        )
+    if config.mask == "none" and config.mask_margin:
+        found.append(f"mask_margin={config.mask_margin} has no mask to act on with mask='none', but those given")
+    return found
