@@ -31,8 +31,7 @@ from anyi2v.checkpoints.lora import Lora, bake, read_loras
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import atomic
 from anyi2v.method.config import MethodConfig, OperatorKind
-from anyi2v.method.recipes import 
-from anyi2v.method.config import recipe as preset
+from anyi2v.method.recipes import recipe as preset
 
 
 @dataclass
