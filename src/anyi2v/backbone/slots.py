@@ -1,4 +1,4 @@
-"""The temporal slots of the UNet: what may stand in them, and when they are passed by."""
+"""The temporal slots of the UNet: what may stand in them, and when they are skipped."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace

@@ -95,7 +95,7 @@ class UNet(nn.Module):
             timesteps: training timesteps, one for all or one per batch entry.
             text: states of the text tower, one for each prediction.
             fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
-            temporal: False passes every temporal layer by (each frame is an image of its own); a
+            temporal: False skips every temporal layer (each frame is an image of its own); a
                 collection of names (see `temporal_names`) leaves only those on.
             window: temporal layers see at most so many frames at once, in windows that overlap by half; their hook
                 points are then offered once per window.

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.operators import private
-from anyi2v.operators.cpu import linear as products
+from anyi2v.operators.cpu import linear as cpu_linear
 from anyi2v.operators.cpu.linear import linear
 from anyi2v.operators.frozen import convolution_input_gradient
 from anyi2v.operators.where import has_values, on_cpu
@@ -20,7 +20,7 @@ from anyi2v.operators.where import has_values, on_cpu
 
 def applies(x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None) -> bool:
     """Whether `conv2d` here is faster than PyTorch's own, which in float32 has less launch overhead."""
-    least = 4 * products.SMALL if x.dtype == torch.float32 else products.SMALL
+    least = 4 * cpu_linear.SMALL if x.dtype == torch.float32 else cpu_linear.SMALL
     return x.numel() * weight.numel() >= least * x.shape[1] and on_cpu(x, weight, bias)
 
 

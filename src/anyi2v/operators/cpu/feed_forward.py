@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.operators import private
-from anyi2v.operators.cpu import linear as products
+from anyi2v.operators.cpu import linear as cpu_linear
 from anyi2v.operators.cpu.linear import by_onednn, linear, times
 from anyi2v.operators.where import in_turn, on_cpu
 
@@ -19,7 +19,7 @@ CACHE = 2 * 2**20
 def applies(x: Float[Tensor, "*n c"], *parameters: Tensor) -> bool:
     """Whether it is faster than norm, GEGLU and linear layer one after the other; `parameters` as in `feed_forward`."""
     proj = parameters[2]
-    return not products.small(x, len(proj)) and on_cpu(x, *parameters)
+    return not cpu_linear.small(x, len(proj)) and on_cpu(x, *parameters)
 
 
 def feed_forward(x: Float[Tensor, "*n c"], *arguments: Any) -> Float[Tensor, "*n c"]:

@@ -1,0 +1,140 @@
+"""What each implementation of an operator gains of a job that users run: `python -m benchmarks.operators_gain`.
+
+CPU seconds of one thread, with all implementations and without one of them, in turns. The gain is the share of the
+time without the implementation that it saves. "job": micro animates a generated case, 8 frames; "medium": the short
+job of `benchmarks.medium_profile` on the network of `benchmarks.medium_job`, recipe "official".
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import tyro
+
+import anyi2v
+from anyi2v import denoiser
+from anyi2v.config import MethodConfig
+from anyi2v.micro.cases import make_case
+from anyi2v.operators import formulas
+from anyi2v.operators.cpu import attention, convolution, feed_forward, linear, norm
+from benchmarks.measure import table, write
+from benchmarks.medium_job import job
+from benchmarks.medium_profile import SHORT
+from benchmarks.stages import prepare
+
+OUT = Path(__file__).parent / "results" / "operators"
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _plainly(query: Any, key: Any, value: Any, heads: int, *_: Any) -> Any:
+    return formulas.attention(query, key, value, heads)
+
+
+WITHOUT: Mapping[str, tuple[Any, str, Any]] = {
+    "linear: oneDNN": (linear, "on_cpu", _never),
+    "linear: projections at once": (linear, "one_by_one", _always),
+    "convolution: oneDNN or matrix multiplication": (convolution, "on_cpu", _never),
+    "norm: vectors over all channels": (norm, "applies", _never),
+    "norm: with SiLU, recomputed": (norm, "on_cpu", _never),
+    "feed_forward: in a core's cache": (feed_forward, "on_cpu", _never),
+    "attention: in parts": (attention, "_narrow", _never),
+    "attention: side by side": (attention, "side_by_side", _plainly),
+    "attention: hidden keys": (attention, "with_hidden_keys", _plainly),
+    "execution: packed weights": (denoiser, "packed", lambda network: network),
+}
+"""What stands in the place of each implementation while it is left out."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of the benchmark."""
+
+    network: Literal["micro", "medium"] = "micro"
+    """Whose job."""
+    rounds: int = 3
+    """Of each way."""
+    out: Path = OUT
+    """Folder for figures and table."""
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Within the block the implementation is not used; "reference": none is."""
+    if name in WITHOUT:
+        with patch.object(*WITHOUT[name]):
+            yield
+    else:
+        yield
+
+
+def micro_job() -> Callable[[str], dict[str, float]]:
+    """CPU seconds of micro's job."""
+    backbone, case = anyi2v.load("micro"), make_case(1003, "photo")
+
+    def run(name: str) -> dict[str, float]:
+        backbone.operators = "reference" if name == "reference" else "fast"
+        start = time.process_time()
+        anyi2v.animate(backbone, case.image, case.prompt, case.tracks, seed=3, frames=8)
+        return {"job": time.process_time() - start}
+
+    return run
+
+
+def medium_job() -> Callable[[str], dict[str, float]]:
+    """CPU seconds of the parts of the medium network's job."""
+    backbone, config = prepare("medium", torch.float32), replace(MethodConfig.official(), **SHORT)
+
+    def run(name: str) -> dict[str, float]:
+        backbone.operators = "reference" if name == "reference" else "fast"
+        parts = job(backbone, config, time.process_time)
+        return {**parts, "job": sum(parts.values())}
+
+    return run
+
+
+def main(args: Args) -> None:
+    """Measures in turns, writes after every round."""
+    torch.set_num_threads(1)
+    run = {"micro": micro_job, "medium": medium_job}[args.network]()
+    run("all")
+    rounds: list[dict[str, dict[str, float]]] = []
+    for number in range(args.rounds):
+        found = {}
+        for name in ("all", *WITHOUT, "reference"):
+            with without(name):
+                found[name] = run(name)
+        rounds.append(found)
+        write(args.out, args.network, {"network": args.network, "rounds": rounds})
+        text = report(rounds)
+        (args.out / f"{args.network}.md").write_text(text + "\n", encoding="utf-8")
+        print(f"round {number + 1} of {args.rounds}\n{text}", flush=True)
+
+
+def report(rounds: list[dict[str, dict[str, float]]]) -> str:
+    """A row per implementation: of each part of the job the median gain, and the range for the whole job."""
+    parts = [*rounds[0]["all"]]
+    rows = []
+    for name in (*WITHOUT, "reference"):
+        gains = {part: [1 - r["all"][part] / r[name][part] for r in rounds] for part in parts}
+        spread = f"{min(gains['job']):.1%} to {max(gains['job']):.1%}"
+        rows.append([name, *(f"{statistics.median(gains[part]):.1%}" for part in parts), spread])
+    seconds = statistics.median(r["all"]["job"] for r in rounds)
+    head = ["left out", *parts, "range of the job"]
+    return f"{table(head, rows)}\n\nThe job with all implementations takes {seconds:.1f} CPU seconds."
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
