@@ -19,8 +19,8 @@ import tyro
 
 import anyi2v
 from anyi2v import denoiser
-from anyi2v.config import MethodConfig
-from anyi2v.micro.cases import make_case
+from anyi2v.method.config import MethodConfig
+from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.operators import formulas
 from anyi2v.operators.cpu import attention, convolution, feed_forward, linear, norm
 from benchmarks.measure import table, write
