@@ -258,7 +258,12 @@ def test_low_rank_components_can_be_predicted() -> None:
 
 
 def test_the_first_parts_of_a_loop_need_as_much_as_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"linear.SMALL": 1, "feed_forward.CACHE": 2**13, "attention.MANY": 1, "attention.SCORES": 2**13}.items():
+    for name, value in {
+        "linear.SMALL": 1,
+        "feed_forward.CACHE": 2**13,
+        "attention.MANY": 1,
+        "attention.SCORES": 2**13,
+    }.items():
         monkeypatch.setattr(f"anyi2v.operators.cpu.{name}", value)
     lengths: list[int] = []
 
