@@ -195,23 +195,20 @@ def record(
     timesteps: int | Int[Tensor, " b"],
     text: Float[Tensor, "b l d"],
     *,
-    fps: float | None = None,
     edit: Tap = no_tap,
     stop: StopAt = "point",
-    temporal: bool | Collection[str] = True,
-    window: int | None = None,
-    checkpoint: bool = False,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Runs the UNet only as far as the last of `names` and returns those tensors, alive for autograd.
 
     `edit` acts before the reading. `stop="layer"` ends at the next layer output instead of exactly there,
-    which a compiled UNet needs. Raises HookError for an unknown name, and for one that the pass does not reach: its
-    temporal layer is off, or `edit` has raised Stop before.
+    which a compiled UNet needs. `options` are what `UNet.forward` takes besides: `fps`, `temporal`, `window` and
+    `checkpoint`. Raises HookError for an unknown name, and for one that the pass does not reach: its temporal layer is
+    off, or `edit` has raised Stop before.
     """
     recorder = Recorder(names, stop=stop)
     try:
-        tap = chain(edit, recorder)
-        unet(z, timesteps, text, fps=fps, temporal=temporal, window=window, tap=tap, checkpoint=checkpoint)
+        unet(z, timesteps, text, tap=chain(edit, recorder), **options)
     except Stop:
         ended = "`edit` has stopped the pass before"
     else:

@@ -23,7 +23,6 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
     """The changes to `config` by group and by variant, as `MethodConfig.to_dict` has them."""
     hiddens = tuple(name.replace("attentions", "resnets").replace(".query", ".hidden") for name in config.align)
     paper, official = MethodConfig.paper().to_dict(), MethodConfig.official().to_dict()
-    plain_steps = config.steps - config.inject_steps  # without injection
     changed = {key: value for key, value in official.items() if value != paper[key]}
     return {
         "baselines": {
@@ -75,12 +74,17 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "noise added directly": {"inversion": "noise"},
         },
         "initial noise": {"noise carried along": {"initial_noise": "carried"}},
-        "approximations": {
-            "guidance in half of the steps": {"guidance_steps": config.steps // 2},
-            **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps > 0 else {}),
-            **{f"deep levels once in {n} steps": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
-            "exact PCA": {"pca_solver": "exact"},
-        },
+        "approximations": _approximations(config),
+    }
+
+
+def _approximations(config: MethodConfig) -> dict[str, Changes]:
+    plain_steps = config.steps - config.inject_steps  # without injection
+    return {
+        "guidance in half of the steps": {"guidance_steps": config.steps // 2},
+        **({"guidance in injected steps": {"guidance_steps": config.inject_steps}} if plain_steps > 0 else {}),
+        **{f"deep levels once in {n} steps": {"deep_every": n} for n in (2, 3) if plain_steps > 1},
+        "exact PCA": {"pca_solver": "exact"},
     }
 
 
