@@ -19,14 +19,14 @@ import tyro
 
 import anyi2v
 from anyi2v import denoiser
+from anyi2v.latency.measure import table, write
+from anyi2v.latency.stages import prepare
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.operators import formulas
 from anyi2v.operators.cpu import attention, convolution, feed_forward, linear, norm
-from benchmarks.measure import table, write
 from benchmarks.medium_job import job
 from benchmarks.medium_profile import SHORT
-from benchmarks.stages import prepare
 
 OUT = Path(__file__).parent / "results" / "operators"
 
