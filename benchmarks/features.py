@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import points, record
-from anyi2v.checkpoints.checkpoint import Backbone, load
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.diffusion import add_noise, level
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic

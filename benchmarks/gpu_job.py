@@ -20,7 +20,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.execution.memory import predict
 from anyi2v.latency.measure import flops, table, write
 from anyi2v.latency.stages import boxes, counts, parts

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
 from anyi2v.execution.machine import describe, fast_dtype

@@ -22,7 +22,7 @@ import torch
 import tyro
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.latency.measure import Flops, flops, table, write
 from anyi2v.latency.stages import MEDIUM, PROMPT, prepare
 from anyi2v.method.config import MethodConfig

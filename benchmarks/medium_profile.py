@@ -17,7 +17,7 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from anyi2v.backbone import attention
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
 from anyi2v.latency.measure import Flops, matmul_peak

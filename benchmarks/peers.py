@@ -16,10 +16,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from anyi2v.backbone.networks import channels_last
 from anyi2v.backbone.text import TextTower
 from anyi2v.backbone.unet import UNet
 from anyi2v.backbone.vae import AutoencoderKL
-from anyi2v.checkpoints.checkpoint import channels_last
 from anyi2v.errors import InputError
 from anyi2v.latency.measure import Work, flops, matmul_peak, ratio, seconds, spread, table, threads, write
 from anyi2v.latency.options import check_measurement

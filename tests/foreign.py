@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.checkpoints.foreign import WeightsFile
 from anyi2v.cli.convert import Convert
 from weights_converters.sources import Source

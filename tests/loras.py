@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anyi2v.checkpoints.checkpoint import state
+from anyi2v.backbone.networks import state
 from tests import layouts
 from tests.networks import tiny_backbone
 

@@ -3,8 +3,8 @@
 import torch
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.backbone.unet import UNet
-from anyi2v.checkpoints.checkpoint import Backbone, build
 from anyi2v.method.config import MethodConfig
 
 TINY = UNetConfig(

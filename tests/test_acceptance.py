@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from anyi2v import cli
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig, VAEConfig
-from anyi2v.checkpoints.checkpoint import Backbone, build, load, save
+from anyi2v.backbone.networks import Backbone, build
+from anyi2v.checkpoints.checkpoint import load, save
 from anyi2v.checkpoints.header import read_config
 from anyi2v.execution.memory import Prediction, predict
 from anyi2v.images.media import load_image, to_bytes

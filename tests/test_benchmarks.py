@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from anyi2v.backbone import attention
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import Conv2d
-from anyi2v.checkpoints.checkpoint import Backbone, save
+from anyi2v.backbone.networks import Backbone
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.bench import BenchStages
 from anyi2v.errors import InputError
 from anyi2v.images.media import load_image

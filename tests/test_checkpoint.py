@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.networks import Backbone, build, state
 from anyi2v.checkpoints import checkpoint
-from anyi2v.checkpoints.checkpoint import Backbone, build, load, save, save_parts, state
+from anyi2v.checkpoints.checkpoint import load, save, save_parts
 from anyi2v.checkpoints.header import read_config, read_header
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from anyi2v.method.config import MethodConfig

@@ -15,7 +15,8 @@ from PIL import Image
 
 from anyi2v import cli
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.checkpoints.checkpoint import build, save
+from anyi2v.backbone.networks import build
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.animate_defaults import REPEATED
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.execution import machine

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anyi2v.backbone.config import MotionConfig, ScheduleConfig
+from anyi2v.backbone.networks import state
 from anyi2v.checkpoints import foreign as files_of_others
-from anyi2v.checkpoints.checkpoint import load, state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import CheckpointError, InputError, ResourceError
 from weights_converters import command

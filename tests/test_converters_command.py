@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, ScheduleConfig
-from anyi2v.checkpoints.checkpoint import load, state
+from anyi2v.backbone.networks import state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.cli import main
 
 from .layouts import (

@@ -20,8 +20,8 @@ from anyi2v.backbone.config import (
     UNetConfig,
 )
 from anyi2v.backbone.lavie import buckets, rotate
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import UNet
-from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.diffusion import inversion_pairs, level, sampling_timesteps, transport
 from anyi2v.errors import CheckpointError, HookError, InputError
 from anyi2v.tracks import Track, Tracks
@@ -316,7 +316,7 @@ def test_videocrafters_published_file_is_filled_exactly() -> None:
     for part in ("unet", "vae", "text"):
         plan = make_plan(theirs, videocrafter.rules(theirs, part))
         with torch.device("meta"):
-            network = getattr(anyi2v.checkpoints.checkpoint.build(networks), part)
+            network = getattr(anyi2v.backbone.networks.build(networks), part)
         targets = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
         assert not any(plan.problems(targets).values()), plan.problems(targets)
         counts[part] = len(plan.report.renamed)

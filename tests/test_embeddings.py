@@ -18,9 +18,10 @@ from torch import Tensor
 import anyi2v
 from anyi2v import cli
 from anyi2v.backbone.config import TextConfig
+from anyi2v.backbone.networks import state
 from anyi2v.backbone.prompt_syntax import split, used
 from anyi2v.backbone.text import shortened, tokenize
-from anyi2v.checkpoints.checkpoint import save, state
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
 from anyi2v.method.config import MethodConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import anyi2v
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.denoiser import PACK_FROM
 from anyi2v.errors import HookError, InputError
 from anyi2v.job import Result

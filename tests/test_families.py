@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import TEMPORAL_KINDS, MotionConfig
 from anyi2v.backbone.designs import make_design, register_family
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.unet import UNet
-from anyi2v.checkpoints.checkpoint import Backbone, load, save
+from anyi2v.checkpoints.checkpoint import load, save
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.pipeline import animate
 

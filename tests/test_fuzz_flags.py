@@ -422,7 +422,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     # the same for every job: making them takes most of the time before work begins
     shadow = tiny_backbone()
     known = points(shadow.unet)
-    monkeypatch.setattr("anyi2v.checkpoints.checkpoint.build", lambda config: shadow)
+    monkeypatch.setattr("anyi2v.backbone.networks.build", lambda config: shadow)
     monkeypatch.setattr("anyi2v.method.anyi2v.points", lambda unet: known)
     monkeypatch.setattr("anyi2v.cli._points", lambda config: known)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anyi2v.checkpoints.checkpoint import Backbone, build
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.denoiser import Denoiser
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.job import Job

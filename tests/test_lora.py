@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import anyi2v
-from anyi2v.checkpoints.checkpoint import Backbone, load, loras_applied, save, state
+from anyi2v.backbone.networks import Backbone, state
+from anyi2v.checkpoints.checkpoint import load, loras_applied, save
 from anyi2v.checkpoints.lora import Delta, bake, read_lora
 from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
 from tests import layouts

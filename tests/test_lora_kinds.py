@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import anyi2v
-from anyi2v.checkpoints.checkpoint import save, state
+from anyi2v.backbone.networks import state
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.checkpoints.lora import bake, read_lora
 from anyi2v.errors import AnyI2VWarning, CheckpointError
 from tests.loras import shapes, weights

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
-from anyi2v.checkpoints.checkpoint import build, state
+from anyi2v.backbone.networks import build, state
 from anyi2v.checkpoints.lora_names import Site, flatten, is_lora, parse, sites, unsupported
 
 Shapes = Mapping[str, tuple[int, ...]]

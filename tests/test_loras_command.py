@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from anyi2v import cli
-from anyi2v.checkpoints.checkpoint import load, state
+from anyi2v.backbone.networks import state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.errors import CheckpointError, InputError
 from weights_converters.command import convert
 from weights_converters.loras import file_and_weight

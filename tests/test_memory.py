@@ -38,7 +38,7 @@ METHOD = MethodConfig(align=("up_blocks.1.attentions.1.query",), inject_hidden=(
 
 MEASURE = """
 import json, sys, torch, torch.utils.checkpoint
-from anyi2v.checkpoints.checkpoint import build
+from anyi2v.backbone.networks import build
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.unet import record
 from functools import partial

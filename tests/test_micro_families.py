@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from anyi2v.backbone.networks import state
 from anyi2v.backbone.unet import points
-from anyi2v.checkpoints.checkpoint import load, state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import SHIPPED, resolve
 from anyi2v.execution.machine import fast_dtype
 from anyi2v.method.recipes import recipe

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anyi2v.checkpoints.checkpoint import build, load, state
+from anyi2v.backbone.networks import build, state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.errors import InputError
 from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
 from anyi2v.micro.training import objectives, samples, train

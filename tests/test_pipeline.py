@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.backbone.vae import AutoencoderKL
-from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, HookError, InputError, NumericsError
 from anyi2v.job import Result

@@ -7,8 +7,8 @@ import torch
 
 import anyi2v
 from anyi2v.backbone.config import TextConfig
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.backbone.prompt_syntax import syntax
-from anyi2v.checkpoints.checkpoint import Backbone, build
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.tracks import Tracks
 

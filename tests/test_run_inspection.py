@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from anyi2v import cli
+from anyi2v.backbone.networks import channels_last
 from anyi2v.backbone.unet import points
-from anyi2v.checkpoints.checkpoint import channels_last, save
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.errors import InputError
 from anyi2v.images.media import from_bytes, load_image, to_bytes
 from anyi2v.job import Result

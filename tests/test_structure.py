@@ -111,13 +111,9 @@ def test_oracles_are_never_imported_by_the_product(path: Path) -> None:
     assert not {name.split(".")[0] for name in imports(path)} & {"diffusers", "transformers", "sklearn", "scipy"}
 
 
-LONG_FILES = frozenset({"cli/animate.py", "checkpoints/checkpoint.py"})
-"""Files that may have 400 lines until they are split."""
-
-
 @pytest.mark.parametrize("path", PRODUCT, ids=below)
 def test_files_can_be_read_in_one_go(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= (400 if below(path) in LONG_FILES else 300)
+    assert len(path.read_text().splitlines()) <= 300
 
 
 MANY_PARAMETERS = {

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig, FactorisedConfig, RotaryConfig
-from anyi2v.checkpoints.checkpoint import build, load, state
+from anyi2v.backbone.networks import build, state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.errors import CheckpointError, InputError
 from weights_converters import lavie, videocrafter
 from weights_converters.command import convert

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
-from anyi2v.checkpoints.checkpoint import build, state, write
+from anyi2v.backbone.networks import build, state
+from anyi2v.checkpoints.checkpoint import write
 from anyi2v.checkpoints.header import read_header
 from anyi2v.checkpoints.lora import Delta, added
 from anyi2v.cli.convert import Convert

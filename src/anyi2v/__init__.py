@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyi2v.backbone.networks import Backbone
     from anyi2v.backbone.unet import UNet, points, record
-    from anyi2v.checkpoints.checkpoint import Backbone, load, loras_applied, save
+    from anyi2v.checkpoints.checkpoint import load, loras_applied, save
     from anyi2v.errors import AnyI2VError
     from anyi2v.images.media import load_image
     from anyi2v.images.video import write_video
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AnyI2VError": "errors",
-    "Backbone": "checkpoints.checkpoint",
+    "Backbone": "backbone.networks",
     "MethodConfig": "method.config",
     "Result": "job",
     "Track": "tracks",

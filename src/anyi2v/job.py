@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError

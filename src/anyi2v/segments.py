@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.errors import InputError
 from anyi2v.method.alignment import feature_map, reduce
 from anyi2v.method.config import MethodConfig

@@ -124,7 +124,7 @@ class Inspect:
 def _parameters(config: BackboneConfig) -> dict[str, int]:
     import torch
 
-    from anyi2v.checkpoints.checkpoint import build
+    from anyi2v.backbone.networks import build
 
     with torch.device("meta"):
         networks = build(config).networks

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from anyi2v.backbone.config import BackboneConfig
-    from anyi2v.checkpoints.checkpoint import Backbone
+    from anyi2v.backbone.networks import Backbone
     from anyi2v.job import Result
     from anyi2v.pipeline import Observer
     from anyi2v.taps import Taps
@@ -239,7 +239,7 @@ class Animate(ConditionFlags):
         """
         import torch
 
-        from anyi2v.checkpoints.checkpoint import build
+        from anyi2v.backbone.networks import build
         from anyi2v.execution.memory import available, fitting, gib, predict
         from anyi2v.pipeline import check_job
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.backbone.unet import record
-from anyi2v.checkpoints.checkpoint import Backbone, build
 from anyi2v.denoiser import PACK_FROM
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.networks import Backbone, build
 from anyi2v.backbone.unet import record
-from anyi2v.checkpoints.checkpoint import Backbone, build, load
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import sampling_pairs
 from anyi2v.latency.measure import flops, matmul_peak, seconds, spread, table, threads, write

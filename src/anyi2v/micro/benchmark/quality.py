@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs
 from anyi2v.errors import InputError

@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import torch
 
-from anyi2v.checkpoints.checkpoint import Backbone, load
+from anyi2v.backbone.networks import Backbone
+from anyi2v.checkpoints.checkpoint import load
 
 PROCESSES = 2
 START = "fork" if sys.platform == "linux" else "spawn"

@@ -13,7 +13,8 @@ from anyi2v.backbone.config import (
     UNetConfig,
     VAEConfig,
 )
-from anyi2v.checkpoints.checkpoint import Backbone, build, load, state
+from anyi2v.backbone.networks import Backbone, build, state
+from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import read_config
 from anyi2v.micro.training.options import Args
 from anyi2v.micro.world.modalities import WORDS

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import ScheduleConfig
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.text import tokenize
 from anyi2v.backbone.unet import record
-from anyi2v.checkpoints.checkpoint import Backbone
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.training.training_data import analytic_latents, clip_batch, image_batch, pair_batch

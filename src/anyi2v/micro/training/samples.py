@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from anyi2v.checkpoints.checkpoint import Backbone
+from anyi2v.backbone.networks import Backbone
 from anyi2v.diffusion import guided, sampling_pairs
 from anyi2v.micro.training.objectives import Stage
 from anyi2v.micro.training.training_data import preview

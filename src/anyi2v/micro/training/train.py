@@ -22,7 +22,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
-from anyi2v.checkpoints.checkpoint import Backbone, save, save_parts
+from anyi2v.backbone.networks import Backbone
+from anyi2v.checkpoints.checkpoint import save, save_parts
 from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.images.media import write_image
