@@ -103,7 +103,7 @@ def weights_file(folder: Path) -> Path:
     """The weights in `folder`, as a file or as the index of several.
 
     .safetensors are preferred to pickles, full precision to a variant (`*.fp16.*`), and copies without the
-    moving average (`*.non_ema.*`) are passed by. Raises InputError if there is none or a choice remains.
+    moving average (`*.non_ema.*`) are skipped. Raises InputError if there is none or a choice remains.
     """
     found: list[Path] = []
     for ending in (".safetensors", ".bin"):

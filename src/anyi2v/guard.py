@@ -1,11 +1,11 @@
 """NaN and infinity: found in the step where they appear, and reported with their place.
 
-A job waits for the device when it asks whether its results are finite: once in a guided step, twice in an
+A job synchronises with the device when it checks whether its results are finite: once in a guided step, twice in an
 iteration of the optimisation, once in several passes of the inversion. Only when they are not is the pass
 repeated with a tap that looks for the first layer, so that a healthy job pays nothing.
 
 What a later layer swallows does not reach a result: PyTorch's fused attention on CPUs makes finite values of NaN
-queries when there are fewer than 16 keys. Queries that are recorded or aligned are therefore asked themselves.
+queries when there are fewer than 16 keys. Queries that are recorded or aligned are therefore checked themselves.
 """
 
 from collections.abc import Callable, Mapping

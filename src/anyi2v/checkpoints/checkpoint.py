@@ -241,7 +241,7 @@ def loras_applied(
             tensors[key].copy_(bake(key, original, deltas[key], original.dtype))
         yield
     finally:
-        # looked up anew: a move replaces the tensors
+        # looked up again: a move replaces the tensors
         current = state(backbone)
         for key, original in originals.items():
             current[key].copy_(original)

@@ -1,7 +1,7 @@
 """Weights files of others: two formats, each behind names, shapes and dtypes that cost no reading of tensors.
 
 Tensors are views of the mapped file. What was read stays in memory as long as the mapping lives, so a file is
-mapped anew after every `WINDOW` bytes: a conversion needs little memory whatever the size of its sources.
+mapped again after every `WINDOW` bytes: a conversion needs little memory whatever the size of its sources.
 """
 
 import math
@@ -129,7 +129,7 @@ class SafetensorsFile(WeightsFile):
 
 
 class PickledFile(WeightsFile):
-    """A file of `torch.save`: .ckpt, .pt, .pth, .bin. Objects other than tensors are passed by.
+    """A file of `torch.save`: .ckpt, .pt, .pth, .bin. Objects other than tensors are skipped.
 
     Read with `weights_only`, so that no code in it is ever executed. Files older than PyTorch 1.6 cannot be
     mapped and are read whole.

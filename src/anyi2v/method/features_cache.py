@@ -1,7 +1,7 @@
 """Features of condition images kept on disk, so that another track on the same image needs no inversion.
 
 An entry's name is a digest of everything that the features depend on, the weights themselves included. Entries are
-written whole or not at all and checked when read, so that processes may share a folder; a damaged one is made anew.
+written whole or not at all and checked when read, so that processes may share a folder; a damaged one is recomputed.
 They lie in a folder of their own, `FOLDER`, below the one that is given: no other file is ever looked at or removed.
 """
 

@@ -97,7 +97,7 @@ def kmeans(
 
     Seeds without randomness: the point nearest to the mean, then always the point farthest from the seeds so
     far (Gonzalez 1985); the first of equals. Each iteration moves the centres to their clusters' means, empty
-    clusters to the points farthest from their centres, and assigns anew (ties to the lower index). The number
+    clusters to the points farthest from their centres, and reassigns (ties to the lower index). The number
     of iterations is fixed, so the host never waits; a converged row no longer changes. With fewer distinct
     points than clusters the superfluous clusters stay empty. Memory is that of `x`, plus n x k per row.
 

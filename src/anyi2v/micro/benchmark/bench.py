@@ -44,7 +44,7 @@ class Job:
 
     @property
     def case(self) -> Case:
-        """The case, drawn anew."""
+        """The case, drawn again."""
         return make_case(self.seed, self.modality, self.kind)
 
     def path(self, variant: str) -> Path:
