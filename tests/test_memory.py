@@ -76,13 +76,13 @@ def measured(low_memory: bool, frames: int) -> int:
 
 LEFT = """
 import torch
-from anyi2v.execution.machine import give_back
+from anyi2v.execution.machine import release_memory
 resident = lambda: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmRSS:"))
 small = [torch.ones(16384) for _ in range(4096)]
 last = torch.ones(1024)
 del small
 kept = resident()
-give_back()
+release_memory()
 print(kept - resident(), last.sum().item())
 """
 

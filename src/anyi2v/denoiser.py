@@ -16,7 +16,7 @@ from torch import Tensor
 from anyi2v.backbone.unet import UNet, record
 from anyi2v.diffusion import Step, guided
 from anyi2v.execution.graphs import Reader, graphed, graphed_reader
-from anyi2v.execution.machine import give_back
+from anyi2v.execution.machine import release_memory
 from anyi2v.execution.packed import packed
 from anyi2v.guard import all_finite, bad_layer, failure, first_bad_layer
 from anyi2v.method.config import MethodConfig
@@ -98,7 +98,7 @@ class Denoiser:
         is low or somebody watches.
         """
         if step.index != self._features_step:
-            give_back()  # gaps that guided passes have left are too small for the tensors of this one
+            release_memory()  # gaps that guided passes have left are too small for the tensors of this one
             self._features_step = step.index
         names, watch = tuple(names), self.taps(Pass("optimisation", step.t, step.index, iteration))
         options: dict[str, Any] = {"fps": self.fps, "window": self.config.window}

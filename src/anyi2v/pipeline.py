@@ -15,7 +15,7 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.execution.grad_modes import own_modes
-from anyi2v.execution.machine import give_back
+from anyi2v.execution.machine import release_memory
 from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.images.media import check_tracks
 from anyi2v.job import Job, Method, Result, check_general
@@ -262,7 +262,7 @@ def _check_latents(z: Float[Tensor, "1 f c h w"], step: Step, denoiser: Denoiser
 @torch.no_grad()
 def _decoded(job: Job, z: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "f 3 hh ww"]:
     """The video; checked for NaN before the clamp, which makes ones of infinities."""
-    give_back()  # the decoder's tensors are larger than what is left of the denoising, and would lie beside it
+    release_memory()  # the decoder's tensors are larger than what is left of the denoising, and would lie beside it
     vae = job.backbone.vae
     with job.stages.stage("decode"):
         video = (vae.decode(z[0], chunk=1 if job.low_memory else 8) / 2 + 0.5).cpu()

@@ -61,7 +61,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(found)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Returns memory that was freed to the system: glibc keeps what many small tensors have left, gigabytes of it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:  # other C libraries have none
