@@ -22,7 +22,7 @@ from .networks import SHORT, TINY, tiny_backbone
 
 @dataclass(frozen=True)
 class ShiftConfig:
-    kind: str = "shift"
+    kind: str = "gated shift"
 
 
 class Shift(Temporal):
@@ -69,8 +69,8 @@ def test_saved_and_loaded_it_makes_the_same_video(tmp_path: Path) -> None:
 
 def test_an_unknown_family_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(backbone(), tmp_path / "shift.safetensors")
-    monkeypatch.delitem(TEMPORAL_KINDS, "shift")
-    with pytest.raises(CheckpointError, match="unknown kind 'shift'; register_family"):
+    monkeypatch.delitem(TEMPORAL_KINDS, "gated shift")
+    with pytest.raises(CheckpointError, match="unknown kind 'gated shift'; register_family"):
         load(tmp_path / "shift.safetensors")
     monkeypatch.setattr(ShiftConfig, "kind", "shifts")
     with pytest.raises(InputError, match="unknown kind 'other'"):
