@@ -77,6 +77,7 @@ def test_json_that_is_no_tensor_table_is_refused(tmp_path: Path, table: str) -> 
         ({"anyi2v": "{", "format": "1"}, "configuration cannot be read"),
         ({"anyi2v": "{}", "format": "1"}, "configuration cannot be read"),
         ({"anyi2v": '{"name": "x", "unet": 3}', "format": "1"}, "configuration cannot be read"),
+        ({"anyi2v": '{"name": "x", "unet": {"temporal": 3}}', "format": "1"}, "configuration cannot be read"),
         ({"anyi2v": '{"name": "x", "colour": 3}', "format": "1"}, "no field colour"),
     ],
 )

@@ -238,7 +238,8 @@ def from_dict(cls: type[T], data: dict[str, Any]) -> T:
 def _value(hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [o for o in typing.get_args(hint) if o is not type(None)]
-        if isinstance(value, dict) and TemporalConfig in options:
+        if value is not None and TemporalConfig in options:
+            _check_object("temporal layers", value)
             kind = value.get("kind", MotionConfig.kind)
             if kind not in TEMPORAL_KINDS:
                 raise CheckpointError(
@@ -248,8 +249,14 @@ def _value(hint: Any, value: Any) -> Any:
             return from_dict(TEMPORAL_KINDS[kind], value)
         return None if value is None else _value(options[0], value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        _check_object(hint.__name__, value)
         return from_dict(hint, value)
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)[0]
         return tuple(_value(inner, item) for item in value)
     return value
+
+
+def _check_object(what: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"the configuration cannot be read: {what} must be an object, but is {value!r}")
