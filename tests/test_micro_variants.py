@@ -25,7 +25,7 @@ FIELDS = {
     "noise added directly": {"inversion"},
     "noise carried along": {"initial_noise"},
     "recipe official": {
-        *("clustering", "first_frame_mask", "anchors", "normalise", "optimiser_state", "first_box"),
+        *("clustering", "first_frame_mask", "anchors", "normalise", "optimiser_state", "first_box", "pca_solver"),
     },
 }
 
