@@ -58,7 +58,7 @@ def mutations() -> list[Mutation]:
     for file, entries in tomllib.loads(LIST.read_text(encoding="utf-8")).items():
         tests = entries.pop("tests")
         for name, (old, new, *further) in entries.items():
-            found.append(Mutation(name, file, old, new, (*tests, *further)))
+            found.append(Mutation(name, file, old, new, (*further, *tests)))
     return found
 
 
