@@ -21,7 +21,7 @@ from anyi2v.pipeline import Result, animate
 from anyi2v.reports.record import check_repeat
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import DPMSolver2M, ddim
-from anyi2v.taps import Tap
+from anyi2v.taps import Pass, Tap, no_tap
 from anyi2v.tracks import Track, Tracks
 
 from .networks import SHORT, tiny_backbone
@@ -137,6 +137,23 @@ def test_a_method_is_the_loop_written_out() -> None:
         video = (BACKBONE.vae.decode(z[0]) / 2 + 0.5).clamp(0, 1)
     # float32
     torch.testing.assert_close(result.video, video, rtol=0, atol=1e-5)
+
+
+def test_the_denoiser_of_a_job_is_bound_to_its_settings() -> None:
+    class Noted(Shifts):
+        def start(self, job: Job, denoiser: Denoiser) -> Run:
+            self.denoiser, self.job = denoiser, job
+            return super().start(job, denoiser)
+
+    method, seen = Noted(), list[Pass]()
+    run(method=method, fps=5, low_memory=True, taps=lambda at: seen.append(at) or no_tap)
+    denoiser = method.denoiser
+    assert (denoiser.fps, denoiser.low_memory, denoiser.config, method.job.low_memory) == (5, True, SHORT, True)
+    positive, negative = BACKBONE.encode_text(["a red ball", ""]).split(1)
+    # float32: a batch of texts in another order
+    torch.testing.assert_close(denoiser.positive, positive)
+    torch.testing.assert_close(denoiser.negative, negative)
+    assert [at.step for at in seen] == list(range(SHORT.steps))
 
 
 def steps() -> list[Step]:
