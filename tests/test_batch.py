@@ -1,15 +1,12 @@
 """`anyi2v batch`: its files, their mistakes, and what is on disk whatever happens to the process that makes them."""
 
-import contextlib
 import csv
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -155,6 +152,15 @@ def test_layers_lie_beside_the_file(tmp_path: Path) -> None:
         f"{here}/a:b.png",
         "/z.png:/m.png",
     )
+
+
+def test_the_example_of_the_manual_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "batch.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "jobs.jsonl").write_text(block)
+    found = read_jobs(tmp_path / "jobs.jsonl")
+    assert not found.problems and Counter(job.line for job in found.jobs) == {1: 1, 2: 10, 3: 4, 4: 1}
+    assert all(f"`{key}`" in text for key in KEYS if key != "method")
 
 
 @pytest.mark.parametrize(
@@ -326,3 +332,261 @@ def test_each_file_is_read_once_for_a_thousand_lines(
     assert batch(write(files, *lines), tmp_path / "out", "--check") == 0
     assert "998 jobs, 0 of them done" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# work
+
+
+JOBS = [{**GOOD, "seed": [0, 1]}, {**GOOD, "prompt": "a blue ball", "name": "blue"}, {**GOOD, "method.lr": 0.5}]
+NAMES = ["0001-a-red-ball-s0", "0001-a-red-ball-s1", "blue", "0003-a-red-ball-s0"]
+SINGLE = [["--seed=0"], ["--seed=1"], ["--prompt=a blue ball"], ["--method.lr=0.5"]]
+
+
+@pytest.fixture(scope="module")
+def singles(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What `anyi2v animate` makes of each of `JOBS`, by folder."""
+    out = tmp_path_factory.mktemp("singles")
+    found = {}
+    for name, changes in zip(NAMES, SINGLE, strict=True):
+        flags = [f"--{key}={files / GOOD[key]}" for key in ("image", "tracks", "backbone")]
+        flags += [] if "--prompt" in changes[0] else ["--prompt=a red ball"]
+        assert cli.main(["animate", *flags, *changes, "--threads=1", "--dtype=float32", f"--out={out / name}"]) == 0
+        found[name] = contents(out / name)
+    return found
+
+
+def made(out: Path) -> dict[str, dict[str, bytes]]:
+    """The runs of a batch that are there; nothing but runs, the page and the table is."""
+    assert {path.name for path in out.iterdir() if path.is_file()} <= {"index.html", "jobs.csv"}
+    return {path.name: contents(path) for path in out.iterdir() if path.is_dir()}
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    """The rows of jobs.csv by folder."""
+    with (out / "jobs.csv").open(newline="", encoding="utf-8") as file:
+        return {row["folder"]: row for row in csv.DictReader(file)}
+
+
+def test_runs_are_byte_equal_to_single_ones_and_made_once(
+    files: Path,
+    tmp_path: Path,
+    singles: dict[str, dict[str, bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loads, load = [], batch_run.load_backbone
+    monkeypatch.setattr(batch_run, "load_backbone", lambda *args: loads.append(args) or load(*args))
+    file, out = write(files, *JOBS), tmp_path / "out"
+    assert batch(file, out, "--cache", str(tmp_path / "cache")) == 0
+    assert len(loads) == 1
+    assert made(out) == singles
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # of two prompts
+    said = capsys.readouterr()
+    assert re.search(r"^\[4/4\] line 3, 0003-a-red-ball-s0: made in \d+\.\d s$", said.err, re.MULTILINE)
+    assert "4 made, 0 were there, 0 failed" in said.out
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/run.json")}
+    (out / "blue" / "run.json").unlink()
+    for path in (out / "blue").iterdir():
+        path.unlink()
+    assert batch(file, out, "--check") == 0
+    assert "4 jobs, 3 of them done" in capsys.readouterr().err
+    assert batch(file, out) == 0
+    assert made(out) == singles
+    assert "1 made, 3 were there, 0 failed" in capsys.readouterr().out
+    now = {path: path.stat().st_mtime_ns for path in out.glob("*/run.json")}
+    assert [path.parent.name for path in times if times[path] != now[path]] == ["blue"]
+    rows = table(out)
+    assert list(rows) == NAMES and {row["status"] for row in rows.values()} == {"done"}
+    assert rows["0003-a-red-ball-s0"]["method.lr"] == "0.5" and float(rows["blue"]["seconds"]) > 0
+    losses = json.loads((out / "blue" / "run.json").read_text())["losses"]
+    assert float(rows["blue"]["last_loss"]) == pytest.approx(losses[-1]["loss"], rel=1e-5)
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4 and '<a href="blue/report.html">' in page
+
+
+def test_changed_inputs_are_refused_or_made_again(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert batch(write(files, {**GOOD, "name": "a"}, {**GOOD, "name": "b", "seed": 1}), out) == 0
+    before = made(out)
+    capsys.readouterr()
+    changed = write(files, {**GOOD, "name": "a"}, {**GOOD, "name": "b", "seed": 2})
+    assert batch(changed, out) == 2
+    said = capsys.readouterr().err
+    assert "line 2, name: folder" in said and "holds a run of something else (seed: 1, not 2)" in said
+    assert "line 1," not in said and made(out) == before
+    assert batch(changed, out, "--overwrite") == 0
+    assert "1 made, 1 were there" in capsys.readouterr().out
+    after = made(out)
+    assert after["a"] == before["a"] and after["b"] != before["b"]
+    # other files are not runs
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    (tmp_path / "other" / "a" / "notes.txt").write_text("mine")
+    assert batch(changed, tmp_path / "other") == 2
+    assert "line 1, name: folder" in capsys.readouterr().err
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text("mine")
+    assert batch(changed, tmp_path / "page", "--check") == 2
+    assert "index.html is there, and was not written by a batch" in capsys.readouterr().err
+    assert batch(changed, out / "a") == 2
+    assert "is a run; a batch needs a folder for its runs" in capsys.readouterr().err
+
+
+def test_a_failure_leaves_its_reason_and_costs_no_other(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    animate, out = pipeline.animate, tmp_path / "out"
+
+    def fails(*args: Any, seed: int, **options: Any) -> Any:
+        if seed == 0:
+            raise ZeroDivisionError("a <b>bug</b>\nin two lines")
+        if seed == 1:
+            raise InputError("the user's <i>mistake</i>")
+        return animate(*args, seed=seed, **options)
+
+    file = write(files, "", {**GOOD, "seed": "0..2"})
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "animate", fails)
+        assert batch(file, out) == 1
+    said = capsys.readouterr()
+    assert "1 made, 0 were there, 2 failed" in said.out
+    assert "[1/3] line 2, 0002-a-red-ball-s0: failed: a <b>bug</b> in two lines\n" in said.err
+    errors = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/error.json")}
+    bug, mistake = errors["0002-a-red-ball-s0"], errors["0002-a-red-ball-s1"]
+    assert "in fails" in bug.pop("traceback")
+    assert bug == {"message": "a <b>bug</b> in two lines", "kind": "ZeroDivisionError", "line": 2}
+    assert mistake == {"message": "the user's <i>mistake</i>", "kind": "InputError", "line": 2}
+    assert [path.name for path in (out / "0002-a-red-ball-s0").iterdir()] == ["error.json"]
+    page, rows = (out / "index.html").read_text(), table(out)
+    assert "a &lt;b&gt;bug&lt;/b&gt; in two lines" in page and "<b>bug" not in page
+    assert rows["0002-a-red-ball-s1"]["error"] == "the user's <i>mistake</i>"
+    assert [row["status"] for row in rows.values()] == ["failed", "failed", "done"]
+    assert batch(file, out) == 0
+    assert "2 made, 1 were there, 0 failed" in capsys.readouterr().out
+    assert not list(out.glob("*/error.json"))
+    assert "bug" not in (out / "index.html").read_text()
+
+
+def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:
+    prompt, name = '<script>alert("x")</script>', "a&b <i>'%#ä"
+    wanted = {"width": 16, "height": 16, "frames": 4}
+    job = BatchJob(1, name, Request(ConditionSource(image=Path("a.png")), prompt))
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "run.json").write_text(json.dumps({**wanted, "timings": {}, "losses": []}))
+    (tmp_path / name / "report.html").touch()
+    page = write_report(tmp_path, [Task(job, tmp_path / name, wanted)], title="<b>t").read_text()
+    assert MARK in page
+    assert "<script" not in page and "<i>" not in page and "<b>t" not in page and "&lt;b&gt;t" in page
+    assert "a&amp;b &lt;i&gt;&#39;%#ä" in page
+    assert 'href="a%26b%20%3Ci%3E%27%25%23%C3%A4/report.html"' in page
+    (row,) = table(tmp_path).values()
+    assert (row["prompt"], row["folder"], row["status"]) == (prompt, name, "done")
+
+
+# processes
+
+PROGRAM = """
+import signal, sys, time
+import anyi2v.pipeline
+
+# a shell that starts the test run in the background has Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+animate, wait = anyi2v.pipeline.animate, {wait}
+
+def slow(*args, **options):
+    if options["seed"] in wait:
+        print("begun", flush=True)
+        time.sleep(60)
+    return animate(*args, **options)
+
+anyi2v.pipeline.animate = slow
+{more}
+from anyi2v.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+SLOW_PAGE = """
+import anyi2v.batch.report
+
+def write_report(*args, **options):
+    print("page", flush=True)
+    time.sleep(60)
+
+anyi2v.batch.report.write_report = write_report
+"""
+
+
+def process(file: Path, out: Path, *, wait: tuple[int, ...] = (), more: str = "") -> subprocess.Popen[str]:
+    """The program in a process of its own, whose jobs of some seeds take a minute."""
+    code = PROGRAM.format(wait=wait, more=more)
+    flags = ["--out", str(out), "--threads", "1", "--dtype", "float32"]
+    command = [sys.executable, "-c", code, "batch", str(file), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def begun(running: subprocess.Popen[str], word: str = "begun") -> None:
+    assert running.stdout is not None
+    assert running.stdout.readline() == f"{word}\n", running.communicate()[1]
+
+
+def test_a_batch_that_is_killed_goes_on_where_it_was(
+    files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = write(files, *JOBS), tmp_path / "out"
+    running = process(file, out, wait=(1,))
+    begun(running)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert (out / NAMES[0] / "run.json").is_file()
+    assert {path.name for path in (out / NAMES[1]).iterdir()} == {".anyi2v-lock"}
+    first = (out / NAMES[0] / "run.json").stat().st_mtime_ns
+    assert batch(file, out) == 0
+    assert "3 made, 1 were there, 0 failed" in capsys.readouterr().out
+    assert made(out) == singles
+    assert (out / NAMES[0] / "run.json").stat().st_mtime_ns == first
+
+
+def test_ctrl_c_discards_the_job_in_work_and_keeps_the_finished_ones(
+    files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]]
+) -> None:
+    file, out = write(files, *JOBS), tmp_path / "out"
+    running = process(file, out, wait=(1,))
+    begun(running)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said.splitlines()[-1].startswith("anyi2v: interrupted; ") and "Traceback" not in said
+    assert made(out) == {NAMES[0]: singles[NAMES[0]]}
+    assert [row["status"] for row in table(out).values()] == ["done", "missing", "missing", "missing"]
+
+
+def test_a_second_ctrl_c_stops_at_once(files: Path, tmp_path: Path) -> None:
+    running = process(write(files, *JOBS), tmp_path / "out", wait=(0,), more=SLOW_PAGE)
+    for word in ("begun", "page"):
+        begun(running, word)
+        running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130 and "Traceback" not in said
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_two_processes_never_make_the_same_job(
+    files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = write(files, *JOBS), tmp_path / "out"
+    other = process(file, out, wait=(1,))
+    begun(other)
+    try:
+        # the one is done, the other is in the hands of the first process
+        assert batch(file, out) == 0
+    finally:
+        other.kill()
+        other.wait()
+    said = capsys.readouterr()
+    assert f"[2/4] line 1, {NAMES[1]}: skipped: another process is making it" in said.err
+    assert "2 made, 1 were there, 0 failed, 1 are being made by another process" in said.out
+    both = [process(file, out) for _ in range(2)]
+    ends = [running.communicate(timeout=120) for running in both]
+    assert [running.returncode for running in both] == [0, 0], ends
+    assert sum(int(found) for text, _ in ends for found in re.findall(r"(\d+) made", text)) == 1
+    assert made(out) == singles

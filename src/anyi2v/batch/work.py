@@ -12,14 +12,16 @@ from torch import Tensor
 
 from anyi2v import pipeline
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.backbone.networks import Backbone, build
+from anyi2v.backbone.networks import Backbone
+from anyi2v.backbone.unet import UNet
 from anyi2v.batch.request import Request
 from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import read_config
 from anyi2v.execution import memory
 from anyi2v.images import media
 from anyi2v.images.conditions import load_condition
-from anyi2v.job import Result
+from anyi2v.job import Result, check_asked
+from anyi2v.method.anyi2v import check_settings
 from anyi2v.reports.record import Fingerprint, inputs
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import SAMPLERS
@@ -102,18 +104,19 @@ def wanted(
     )
 
 
-def shadow(config: BackboneConfig) -> Backbone:
-    """The networks of a backbone without values, for checks before its file is loaded."""
+def shadow(config: BackboneConfig) -> UNet:
+    """The UNet of a backbone without values, for checks before its file is loaded."""
     with torch.device("meta"):
-        return build(config)
+        return UNet(config.unet)
 
 
-def check_inputs(job: Inputs, networks: Backbone) -> None:
-    """Raises what `check_job` does for a job on these networks, which may be a `shadow`."""
+def check_inputs(job: Inputs, unet: UNet) -> None:
+    """Raises what `anyi2v.pipeline.check_job` does for a job, whatever the weights; `unet` may be a `shadow`."""
     request, config = job.request, job.config
     frames = config.frames if request.frames is None else request.frames
     fps = config.fps if request.fps is None else request.fps
-    pipeline.check_job(networks, job.image, request.method, frames, fps, request.seed)
+    check_asked(config, unet, job.image, request.method, frames, fps, request.seed)
+    check_settings(request.method, unet)
 
 
 def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool, str]:
