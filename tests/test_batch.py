@@ -23,8 +23,10 @@ from anyi2v.batch.check import Task
 from anyi2v.batch.jobs import BatchJob, read_jobs
 from anyi2v.batch.report import MARK, write_report
 from anyi2v.batch.request import Request
+from anyi2v.batch.run import Outcome
 from anyi2v.batch.values import KEYS
 from anyi2v.checkpoints.checkpoint import save
+from anyi2v.cli.batch import Progress
 from anyi2v.errors import InputError
 from anyi2v.images import media
 from anyi2v.images.source import ConditionSource
@@ -289,6 +291,12 @@ def test_lines_of_csv_are_counted_as_an_editor_does(tmp_path: Path) -> None:
     assert [job.line for job in found.jobs] == [2]
     assert [(problem.line, problem.key) for problem in found.problems] == [(4, ""), (6, "seed"), (7, "")]
     assert "2 cells, but the header has 3 columns" in found.problems[0].message
+    # a column that nobody knows is the header's mistake, not that of every line
+    text = "image,promt,prompt,method.mask,method.lrr\na.png,x,a,none,1\na.png,x,b,dynamic,1\n"
+    (tmp_path / "jobs.csv").write_text(text)
+    found = read_jobs(tmp_path / "jobs.csv")
+    assert [(problem.line, problem.key) for problem in found.problems] == [(1, "promt"), (1, "method.lrr")]
+    assert [job.request.method.mask for job in found.jobs] == ["none", "dynamic"]
 
 
 @given(
@@ -466,6 +474,19 @@ def test_a_failure_leaves_its_reason_and_costs_no_other(
     assert "2 made, 1 were there, 0 failed" in capsys.readouterr().out
     assert not list(out.glob("*/error.json"))
     assert "bug" not in (out / "index.html").read_text()
+
+
+def test_a_terminal_has_a_bar_and_lines_for_what_is_not_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    job = BatchJob(3, "a", Request(ConditionSource(image=Path("a.png")), "a"))
+    progress, task = Progress(2), Task(job, Path("a"), {})
+    progress(Outcome(task, "made", 1.5))
+    progress(Outcome(task, "failed", 0.5, "no room"))
+    progress.close()
+    said = capsys.readouterr().err
+    assert "[2/2] line 3, a: failed: no room\n" in said and "made in" not in said and "2/2" in said.splitlines()[-1]
 
 
 def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:

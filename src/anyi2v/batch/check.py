@@ -32,14 +32,14 @@ from anyi2v.tracks import Tracks
 T = TypeVar("T")
 WORDS = {
     "frames per second": "fps",
-    "window=": "method.window",
     "frames asked for": "frames",
+    "window=": "method.window",
     "seed": "seed",
     "inversion until timestep": "method.inversion_timestep",
     "sampling steps": "method.steps",
     "inversion stride": "method.inversion_stride",
 }
-"""By words of a message of `check_job`, the key that it is about."""
+"""By words of a message of `check_inputs`, the first that are found, the key that it is about."""
 
 
 @dataclass(frozen=True)

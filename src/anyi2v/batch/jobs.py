@@ -82,6 +82,8 @@ def read_jobs(path: str | Path) -> JobFile:
     reader = _Reader(path.parent)
     jobs: list[BatchJob] = []
     problems: list[Problem] = []
+    if path.suffix.lower() == ".csv":
+        rows = list(_of_known_columns(rows, problems))
     for row in rows:
         try:
             jobs += reader.jobs(row, MOST_JOBS - len(jobs))
@@ -97,6 +99,17 @@ def read_jobs(path: str | Path) -> JobFile:
             text = f"{job.name!r} is also the folder of {unit} {former}; each job needs one of its own"
             problems.append(Problem(job.line, "name", text))
     return JobFile(path, jobs, problems, unit)
+
+
+def _of_known_columns(rows: list[Row], problems: list[Problem]) -> Iterator[Row]:
+    """The rows of CSV below the header, whose unknown columns are mistakes of its line alone."""
+    found: list[tuple[str, str]] = []
+    header, *below = rows
+    _sorted(header, found)
+    problems += [Problem(header.line, *mistake) for mistake in found]
+    unknown = {key for key, _ in found}
+    for row in below:
+        yield replace(row, values={key: value for key, value in row.values.items() if key not in unknown})
 
 
 class _Reader:

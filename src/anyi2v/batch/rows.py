@@ -28,6 +28,8 @@ class Row:
 def read_rows(path: Path, kinds: Mapping[str, Any]) -> tuple[list[Row], str]:
     """The rows of a file and what their numbers count: lines, from 1, or entries of a JSON list.
 
+    The first row of CSV is the header, whose keys have no values.
+
     The ending of the file's name tells its format: .jsonl (or .ndjson), .json, .csv.
 
     Args:
@@ -139,7 +141,7 @@ def _csv(path: Path, text: str, kinds: Mapping[str, Any]) -> list[Row]:
     if twice or "" in names:
         what = f"column {twice[0]!r} is there twice" if twice and twice[0] else "a column has no name"
         raise InputError(f"{path}, line {header.line}: {what}")
-    rows = []
+    rows = [Row(header.line, dict.fromkeys(names))]
     for record in records:
         cells = record.values.get("cells", [])
         if record.problem:
@@ -175,4 +177,4 @@ def _cell(text: str, kind: Any) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text)
+        return {"true": True, "false": False}.get(text.strip().lower(), text)

@@ -74,7 +74,7 @@ def seeds_of(value: Any) -> list[int]:
         if not 0 <= last - first < MOST_JOBS:
             raise InputError(f"{value!r} has no seed, or more than {MOST_JOBS}")
         value = list(range(first, last + 1))
-    seeds = value if isinstance(value, list) else [value]
+    seeds: list[Any] = value if isinstance(value, list) else [value]
     if not seeds:
         raise InputError("the list of seeds is empty")
     for seed in seeds:

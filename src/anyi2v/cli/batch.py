@@ -86,7 +86,7 @@ class BatchCommand:
 
         machine = machine_of(self.device, self.dtype, self.threads, cache=self.cache)
         batch = Batch(machine, overwrite=self.overwrite, impossible=impossible_outputs())
-        progress = _Progress(len(tasks))
+        progress = Progress(len(tasks))
         try:
             outcomes = batch.run(tasks, progress)
         finally:
@@ -101,7 +101,7 @@ class BatchCommand:
         return 1 if counts["failed"] else 0
 
 
-class _Progress:
+class Progress:
     """A line per job, or a bar where the output is a terminal; failures are lines in both."""
 
     def __init__(self, total: int):
@@ -111,6 +111,7 @@ class _Progress:
         self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __call__(self, outcome: "Outcome") -> None:
+        """Says what became of a job."""
         self.done += 1
         job = outcome.task.job
         said = {
@@ -128,5 +129,6 @@ class _Progress:
         self.bar.update()
 
     def close(self) -> None:
+        """Leaves the bar as it is."""
         if self.bar is not None:
             self.bar.close()
