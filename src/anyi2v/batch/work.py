@@ -15,7 +15,7 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import UNet
 from anyi2v.batch.request import Request
-from anyi2v.checkpoints.checkpoint import load
+from anyi2v.checkpoints import checkpoint
 from anyi2v.checkpoints.header import read_config
 from anyi2v.execution import memory
 from anyi2v.images import media
@@ -151,7 +151,7 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
 
 def load_backbone(request: Request, machine: Machine) -> Backbone:
     """The backbone of a request, on the machine; raises what `anyi2v.load` does."""
-    return load(
+    return checkpoint.load(
         request.backbone,
         device=machine.device,
         dtype=machine.dtype,
