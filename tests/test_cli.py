@@ -355,7 +355,7 @@ def test_inspect_prints_configuration_counts_and_points(files: Path, capsys: pyt
     assert rest.count("on request") == rest.count(".probs ")
 
 
-@pytest.mark.parametrize("command", [[], ["animate"], ["condition"], ["demo"], ["inspect"]])
+@pytest.mark.parametrize("command", [[], ["animate"], ["batch"], ["condition"], ["demo"], ["inspect"]])
 def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> None:
     extra = ["--backbone", str(files / "tiny.safetensors"), "--recipe", "official"] if "animate" in command else []
     code = (

@@ -17,6 +17,7 @@ from PIL import Image
 
 import anyi2v
 from anyi2v import cli
+from anyi2v.batch import work
 from anyi2v.reports.folder import claimed
 
 from .test_cli import files, flags  # noqa: F401  `files` is a fixture
@@ -264,13 +265,13 @@ def test_low_memory_is_recorded_as_used_and_repeated_as_recorded(
     capsys: pytest.CaptureFixture[str],
     low_memory: bool,
 ) -> None:
-    monkeypatch.setattr(cli.Animate, "_low_memory", lambda self, *_: low_memory)  # as chosen by what is free
+    monkeypatch.setattr(work, "memory_mode", lambda *_: (low_memory, ""))  # as chosen by what is free
     out = tmp_path / "out"
     assert cli.main(flags(files, out)) == 0
     assert json.loads((out / "run.json").read_text())["low_memory"] == low_memory
     job = cli.parse(["animate", "--repeat", str(out / "run.json")])
     assert job.low_memory == low_memory
-    monkeypatch.setattr(cli.Animate, "_low_memory", lambda self, *_: True)  # there is less memory now
+    monkeypatch.setattr(work, "memory_mode", lambda *_: (True, ""))  # there is less memory now
     assert repeat(out) == 0
     assert ("was made with more memory than is free here" in capsys.readouterr().err) != low_memory
 

@@ -26,6 +26,7 @@ FLOORS = (
     ("latency.options", "segments"),
     ("latency",),
     ("reports",),
+    ("batch",),
     ("micro.world",),
     ("micro.training",),
     ("micro.benchmark", "micro"),

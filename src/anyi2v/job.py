@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.networks import Backbone
+from anyi2v.backbone.unet import UNet
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step, inversion_timesteps, sampling_pairs
 from anyi2v.errors import InputError
@@ -151,15 +153,9 @@ def check_general(
     """Finds out what cannot work whatever the method is, before any work is done.
 
     Raises:
-        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
+        InputError: what `check_asked` finds, torch's default dtype, or weights that no gradient goes through.
     """
-    check_image(image)
-    if not 1 <= fps <= MAX_FPS:
-        raise InputError(f"{fps} frames per second asked for; it must be 1 to {MAX_FPS}")
-    if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed {seed} is not allowed; it must be a whole number of at most 64 bits")
-    backbone.config.check_size(image.shape[2], image.shape[1])
-    _check_frames(backbone, config, frames)
+    check_asked(backbone.config, backbone.unet, image, config, frames, fps, seed)
     if torch.get_default_dtype() != torch.float32:
         raise InputError(
             f"torch's default dtype is {torch.get_default_dtype()}, but a job's own tensors are float32; call "
@@ -170,12 +166,29 @@ def check_general(
             "the backbone's weights were made inside torch.inference_mode(), so no gradient can be computed through "
             "them; load it, or move it, outside of that mode"
         )
-    inversion_timesteps(backbone.config.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
-    sampling_pairs(backbone.config.schedule, config.steps)
 
 
-def _check_frames(backbone: Backbone, config: MethodConfig, frames: int) -> None:
-    limit = backbone.unet.design.max_frames
+def check_asked(
+    backbone: BackboneConfig, unet: UNet, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0
+) -> None:
+    """The part of `check_general` that needs no weights: the UNet may be on the meta device.
+
+    Raises:
+        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
+    """
+    check_image(image)
+    if not 1 <= fps <= MAX_FPS:
+        raise InputError(f"{fps} frames per second asked for; it must be 1 to {MAX_FPS}")
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed {seed} is not allowed; it must be a whole number of at most 64 bits")
+    backbone.check_size(image.shape[2], image.shape[1])
+    _check_frames(unet.design.max_frames, backbone.frames, config, frames)
+    inversion_timesteps(backbone.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
+    sampling_pairs(backbone.schedule, config.steps)
+
+
+def _check_frames(limit: int | None, usual: int, config: MethodConfig, frames: int) -> None:
+    """Raises InputError for more frames than temporal layers see, `limit`; `usual` is the backbone's own number."""
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError(f"{frames} frames asked for; a video has 1 to {MAX_FRAMES}")
     if limit is not None and config.window is not None and config.window > limit:
@@ -185,5 +198,5 @@ def _check_frames(backbone: Backbone, config: MethodConfig, frames: int) -> None
     if limit is not None and config.window is None and frames > limit:
         raise InputError(
             f"{frames} frames asked for, but this backbone makes 1 to {limit}; a longer video needs a window, for "
-            f"example window={min(limit, backbone.config.frames)}"
+            f"example window={min(limit, usual)}"
         )

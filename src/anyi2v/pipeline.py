@@ -110,7 +110,7 @@ def animate(
 
     negative, positive = _text(job)
     denoiser = Denoiser(backbone.unet, positive, negative, config, fps=fps, low_memory=low_memory, taps=job.taps)
-    sampler = _bound(sampler, config, seed)
+    sampler = bound_sampler(sampler, config, seed)
     run = (method or AnyI2V(objective)).start(job, denoiser)
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(job.latent_shape, generator=torch.Generator().manual_seed(seed))
@@ -219,7 +219,7 @@ def _qualified(part: object) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _bound(sampler: Sampler | None, config: MethodConfig, seed: int) -> Sampler:
+def bound_sampler(sampler: Sampler | None, config: MethodConfig, seed: int) -> Sampler:
     """The sampler for a job: DDIM with the job's eta.
 
     Raises InputError for eta > 0 with another sampler.

@@ -20,6 +20,7 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.checkpoints.header import read_config, resolve, sources
 from anyi2v.cli.animate import Animate
 from anyi2v.cli.animate_defaults import animate_defaults, repeated
+from anyi2v.cli.batch import BatchCommand
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
@@ -105,7 +106,7 @@ class Inspect:
         chosen = select(job.method, known, frames, layers=self.layers, steps=self.steps, show=self.frames)
         recording = Recording(chosen, job.method, known)
         with claimed(folder):
-            ((backbone, image, result),) = job.results(job.prompt, recording, recording.observe)
+            backbone, image, result = job.observed(recording, recording.observe)
             print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
 
     def _checkpoint(self) -> None:
@@ -145,6 +146,7 @@ def _points(config: BackboneConfig) -> dict[str, Point]:
 
 COMMANDS: dict[str, Any] = {
     "animate": Animate,
+    "batch": BatchCommand,
     "condition": Condition,
     "segments": Segments,
     "demo": Demo,
@@ -181,14 +183,16 @@ def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The program `anyi2v`: 0, or 2 and one line on stderr where the user can mend something, or 130 on Ctrl-C."""
+    """The program `anyi2v`: 0, or 1 if jobs of a batch failed, 2 and one line on stderr where the user can mend
+    something, 130 on Ctrl-C."""
     wait_passively()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_print_warning, warnings.showwarning, set())
             warnings.simplefilter("always", AnyI2VWarning)
-            with_home(parse(sys.argv[1:] if args is None else args)).run()
+            code = with_home(parse(sys.argv[1:] if args is None else args)).run()
         sys.stdout.flush()
+        return code or 0
     except BrokenPipeError:
         if not _reader_left():
             raise

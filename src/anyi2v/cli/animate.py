@@ -2,9 +2,9 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from anyi2v.backbone.config import TextConfig
+from anyi2v.batch.request import Request
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.condition import ConditionFlags
-from anyi2v.cli.device import Dtype, network_dtype, prepare_torch
+from anyi2v.cli.device import Dtype, asked_of, machine_of
 from anyi2v.errors import AnyI2VWarning, InputError
-from anyi2v.files import check_place
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from anyi2v.backbone.config import BackboneConfig
     from anyi2v.backbone.networks import Backbone
+    from anyi2v.batch.work import Inputs, Machine
     from anyi2v.job import Result
     from anyi2v.pipeline import Observer
     from anyi2v.taps import Taps
-    from anyi2v.tracks import Tracks
 
 
 @dataclass(frozen=True)
@@ -128,145 +126,87 @@ class Animate(ConditionFlags):
 
     def _write(self, folders: Sequence[Path], prompts: Sequence[str]) -> None:
         """Computes and writes a run per prompt."""
-        from anyi2v.reports import writing as report
-        from anyi2v.taps import no_taps
+        if not folders:
+            return
+        from anyi2v.batch.work import run_job
+        from anyi2v.reports.writing import impossible_outputs
 
-        impossible = report.impossible_outputs() if folders else {}
-        for out, (backbone, image, result) in zip(folders, self.results(prompts, no_taps), strict=True):
-            dtype = str(backbone.dtype).removeprefix("torch.")
-            flags = {"backbone": self.backbone, "device": self.device, "dtype": dtype, "impossible": impossible}
-            report.write_run(out, result, image, **flags, embeddings=self.embedding, overwrite=self.overwrite)
+        impossible, bars = impossible_outputs(), sys.stderr.isatty()
+        backbone, jobs, machine, low_memory = self._prepared(prompts)
+        options: dict[str, Any] = {"low_memory": low_memory, "overwrite": self.overwrite, "impossible": impossible}
+        for out, job in zip(folders, jobs, strict=True):
+            result = run_job(backbone, job, machine, out, **options, progress=bars)
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(result.timings.values())
             print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
 
-    def _wanted(self, folders: Mapping[Path, str]) -> "dict[Path, dict[str, Any]]":
-        """For each run of a sweep what its record must say to be the one that is asked for."""
-        from anyi2v.reports.record import inputs
+    def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
+        """The networks, the image at the video's size, and the result of the job of the first prompt, watched."""
+        from anyi2v.batch.work import compute
 
-        config = read_config(self.backbone)
-        image, tracks = self._inputs(config)
+        backbone, (job,), machine, low_memory = self._prepared(self.prompt[:1])
+        options: dict[str, Any] = {"low_memory": low_memory, "progress": sys.stderr.isatty()}
+        return backbone, job.image, compute(backbone, job, machine, taps=taps, observe=observe, **options)
+
+    def request(self, prompt: str) -> Request:
+        """The job with this prompt."""
+        return Request(
+            source=self,
+            prompt=prompt,
+            negative_prompt=self.negative_prompt,
+            tracks=self.tracks,
+            backbone=self.backbone,
+            embeddings=self.embedding,
+            method=self.method,
+            sampler=self.sampler,
+            operators=self.operators,
+            seed=self.seed,
+            frames=self.frames,
+            fps=self.fps,
+        )
+
+    def _wanted(self, folders: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
+        """For each run of a sweep what its record must say to be the one that is asked for."""
+        from anyi2v.batch.work import read_inputs, wanted
+        from anyi2v.reports.record import Fingerprint
+
+        files = read_inputs(self.request(self.prompt[0]))
+        seen, config = Fingerprint.of(files.image), files.config
         embeddings = self._embeddings(config.text, [*folders.values(), self.negative_prompt])
-        same = {name: getattr(self, name) for name in ("device", "low_memory", "threads")}
-        if self.dtype != "auto":
-            same["dtype"] = self.dtype
-        if self.operators != "fast":
-            same["operators"] = self.operators
-        # what is not asked for may be as it was
-        same = {name: value for name, value in same.items() if value not in (None, False)}
+        prompts = {folder: self._fitting(prompt, embeddings) for folder, prompt in folders.items()}
+        asked = asked_of(self.device, self.dtype, self.threads, self.low_memory)
         return {
-            folder: same
-            | inputs(
-                backbone=self.backbone,
-                image=image,
-                tracks=tracks,
-                prompt=self._fitting(prompt, embeddings),
-                negative_prompt=self.negative_prompt,
-                seed=self.seed,
-                frames=config.frames if self.frames is None else self.frames,
-                fps=config.fps if self.fps is None else self.fps,
-                config=self.method,
-                embeddings=self.embedding,
-                parts={} if self.sampler == "ddim" else {"sampler": self.sampler},
-            )
-            for folder, prompt in folders.items()
+            folder: wanted(self.request(prompt), asked, config, seen, files.tracks)
+            for folder, prompt in prompts.items()
         }
 
-    def _inputs(self, config: "BackboneConfig") -> "tuple[Tensor, Tracks]":
-        """The condition at the video's size, and the tracks over it."""
-        from anyi2v.images import media
-        from anyi2v.images.conditions import load_condition
+    def _prepared(self, prompts: Sequence[str]) -> "tuple[Backbone, list[Inputs], Machine, bool]":
+        """The networks, a job per prompt, where they are computed, and whether in low-memory mode.
 
-        image, fit = load_condition(**self.condition(config))
-        return image, media.load_placed(self.tracks, fit)
-
-    def results(
-        self, prompts: Sequence[str], taps: "Taps", observe: "Observer | None" = None
-    ) -> "Iterator[tuple[Backbone, Tensor, Result]]":
-        """For each prompt the networks, the image at the video's size, and the result of the job that was watched."""
-        if not prompts:
-            return
-
+        Prints the memory that a job will need. Raises whatever can be found out before any work.
+        """
         from anyi2v.backbone.text import tokenize
-        from anyi2v.checkpoints.checkpoint import load
-        from anyi2v.pipeline import animate
+        from anyi2v.batch.work import check_inputs, load_backbone, memory_mode, read_inputs, shadow
         from anyi2v.reports.record import check_repeat
-        from anyi2v.samplers import SAMPLERS
 
-        if self.cache:
-            check_place(self.cache)
-        prepare_torch(self.device, self.threads)
+        machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
         if self.repeat:
             files: dict[str, Any] = {name: getattr(self, name) for name in ("backbone", "image", "tracks")}
             check_repeat(self.repeat, **files, embeddings=self.embedding, device=self.device)
-        config = read_config(self.backbone)
-        embeddings = self._embeddings(config.text, [*prompts, self.negative_prompt])
-        prompts = [self._fitting(prompt, embeddings) for prompt in prompts]
-        tokenize(config.text, [*prompts, self.negative_prompt], embeddings)  # before any work
-        image, tracks = self._inputs(config)
-        dtype = network_dtype(self.dtype, self.device)
-        low_memory = self._low_memory(image, tracks, dtype)
+        text = read_config(self.backbone).text
+        embeddings = self._embeddings(text, [*prompts, self.negative_prompt])
+        requests = [self.request(self._fitting(prompt, embeddings)) for prompt in prompts]
+        tokenize(text, [*(request.prompt for request in requests), self.negative_prompt], embeddings)
+        first = read_inputs(requests[0])
+        jobs = [replace(first, request=request) for request in requests]
+        check_inputs(first, shadow(first.config))
+        low_memory, needs = memory_mode(first, machine)
+        chosen = f"; computing in {machine.dtype}, which is faster here" if self.dtype == "auto" else ""
+        print(f"memory: {needs}{chosen.replace('torch.', '')}", file=sys.stderr)
         if self.repeat and low_memory and not self.low_memory:
-            text = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
-            warnings.warn(text, AnyI2VWarning, stacklevel=2)
-        backbone = load(
-            self.backbone, device=self.device, dtype=dtype, operators=self.operators, embeddings=self.embedding
-        )
-        for prompt in prompts:
-            result = animate(
-                backbone,
-                image,
-                prompt,
-                tracks,
-                config=self.method,
-                seed=self.seed,
-                frames=self.frames,
-                fps=self.fps,
-                negative_prompt=self.negative_prompt,
-                cache=self.cache,
-                low_memory=low_memory,
-                taps=taps,
-                observe=observe,
-                sampler=SAMPLERS[self.sampler](),
-                progress=sys.stderr.isatty(),
-            )
-            yield backbone, image, result
-
-    def _low_memory(self, image: "Tensor", tracks: "Tracks", dtype: "torch.dtype") -> bool:
-        """Prints the memory that the job will need; whether to run it with little, as asked for or because it must.
-
-        Raises what `check_job` does, and ResourceError if the job does not fit at all.
-        """
-        import torch
-
-        from anyi2v.backbone.networks import build
-        from anyi2v.execution.memory import available, fitting, gib, predict
-        from anyi2v.pipeline import check_job
-
-        config = read_config(self.backbone)
-        frames = config.frames if self.frames is None else self.frames
-        with torch.device("meta"):
-            shadow = build(config)
-        check_job(shadow, image, self.method, frames, config.fps if self.fps is None else self.fps, self.seed)
-        job = partial(
-            predict,
-            config,
-            self.method,
-            frames=frames,
-            height=image.shape[1],
-            width=image.shape[2],
-            dtype=dtype,
-            device=self.device,
-            operators=self.operators,
-            tracks=tracks,
-        )
-        modes = (True,) if self.low_memory else (False, True)
-        free = available(self.device)
-        low_memory, needed = fitting(free, {mode: partial(job, low_memory=mode) for mode in modes})
-        note = " in low-memory mode" if low_memory else ""
-        chosen = f"; computing in {dtype}, which is faster here".replace("torch.", "") if self.dtype == "auto" else ""
-        print(f"memory: {needed}{note}, free {'unknown' if free is None else gib(free)}{chosen}", file=sys.stderr)
-        return low_memory
+            note = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
+            warnings.warn(note, AnyI2VWarning, stacklevel=2)
+        return load_backbone(first.request, machine), jobs, machine, low_memory
 
     def _embeddings(self, text: TextConfig, prompts: Sequence[str]) -> "dict[str, Tensor]":
         """The embeddings of all files; warns of those that no prompt names."""

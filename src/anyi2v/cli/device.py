@@ -1,12 +1,16 @@
 """Where and in which data type a command computes. Free of torch until it does."""
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyi2v.errors import InputError
+from anyi2v.files import check_place
 from anyi2v.latency.options import MAX_THREADS
 
 if TYPE_CHECKING:
     import torch
+
+    from anyi2v.batch.work import Machine
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -32,3 +36,27 @@ def prepare_torch(device: str, threads: int | None) -> None:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def asked_of(device: str, dtype: Dtype, threads: int | None, low_memory: bool = False) -> dict[str, Any]:
+    """What the record of a run must say of these flags; what they leave open may be as it was."""
+    same: dict[str, Any] = {"device": device, "low_memory": low_memory, "threads": threads}
+    if dtype != "auto":
+        same["dtype"] = dtype
+    return {name: value for name, value in same.items() if value not in (None, False)}
+
+
+def machine_of(
+    device: str, dtype: Dtype, threads: int | None, low_memory: bool = False, cache: Path | None = None
+) -> "Machine":
+    """Where jobs are computed, made ready.
+
+    Raises InputError as `prepare_torch` does, ResourceError for a cache that cannot be written.
+    """
+    from anyi2v.batch.work import Machine
+
+    if cache:
+        check_place(cache)
+    prepare_torch(device, threads)
+    asked = asked_of(device, dtype, threads, low_memory)
+    return Machine(device, network_dtype(dtype, device), low_memory, cache, asked)

@@ -157,7 +157,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _typed(field.name, getattr(self, field.name), _HINTS[field.name])
+            value = typed(field.name, getattr(self, field.name), _HINTS[field.name])
             object.__setattr__(self, field.name, value)
             if field.name in _RANGES:
                 _check_range(field.name, value, *_RANGES[field.name])
@@ -203,7 +203,7 @@ class MethodConfig:
                 raise InputError(f"the method has no setting {key!r}; the closest are {closest(key, _HINTS)}")
         if isinstance(data.get("share_kv"), bool):
             data = {**data, "share_kv": _layers_of_queries(data) if data["share_kv"] else ()}
-        return cls(**{key: _typed(key, value, _HINTS[key]) for key, value in data.items()})
+        return cls(**{key: typed(key, value, _HINTS[key]) for key, value in data.items()})
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class AlignmentOptions:
 
 
 def _layers_of_queries(data: Mapping[str, Any]) -> tuple[str, ...]:
-    names = _typed("inject_query", data.get("inject_query", MethodConfig.inject_query), tuple[str, ...])
+    names = typed("inject_query", data.get("inject_query", MethodConfig.inject_query), tuple[str, ...])
     return tuple(Point(name).layer for name in names)
 
 
@@ -261,14 +261,21 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
     raise InputError(f"{name}={value!r} is not allowed; it must be {allowed}")
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type: whole numbers into floats, lists into tuples; else InputError."""
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`: whole numbers into floats, lists into tuples.
+
+    Raises InputError naming `name`, the value, and what is allowed.
+    """
     if typing.get_origin(hint) is Literal:
         ok, wish = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
-    elif typing.get_origin(hint) is types.UnionType:
+    elif typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _typed(name, value, typing.get_args(hint)[0])
+        return typed(name, value, typing.get_args(hint)[0])
+    elif typing.get_origin(hint) is tuple and float in typing.get_args(hint):
+        length = len(typing.get_args(hint))
+        ok, wish = isinstance(value, list | tuple) and len(value) == length, f"a list of {length} numbers"
+        value = tuple(typed(name, item, float) for item in value) if ok else value
     elif typing.get_origin(hint) is tuple:
         ok = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
         value, wish = tuple(value) if ok else value, "a list of layer names"
@@ -277,7 +284,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         value, wish = float(value) if ok else value, "a number"
     else:
         ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-        wish = {int: "a whole number", bool: "true or false"}[hint]
+        wish = {int: "a whole number", bool: "true or false", str: "text"}[hint]
     if not ok:
         raise InputError(f"{name}={value!r} is not allowed; it must be {wish}")
     return value

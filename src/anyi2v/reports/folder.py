@@ -24,6 +24,9 @@ RECORD, CONDITION = "run.json", "condition.png"
 
 PAGE = "report.html"
 
+ERROR = "error.json"
+"""Why the job of a batch has no run in its folder; goes when there is one."""
+
 GALLERY = "inspection/gallery.json"
 """`{"sections": [{"title", "text", "pictures": [{"title", "text", "file"}]}]}`, files beside it."""
 
@@ -43,6 +46,10 @@ NEW, WHOLE, PLACING, LOCK = (OURS + name for name in ("new", "whole", "placing",
 """In the folder: being written; written, the former run is still to be removed; being moved into place; the claim."""
 
 
+class BusyError(ResourceError):
+    """Another process is writing to the folder."""
+
+
 def check_out(out: Path, *, overwrite: bool) -> None:
     """Raises InputError if a run may not be written to folder `out`, ResourceError if it cannot; asked before any work.
 
@@ -55,7 +62,7 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
         return
     recover(out)
-    if not any(not path.name.startswith(OURS) for path in out.iterdir()):
+    if not any(not path.name.startswith(OURS) and path.name != ERROR for path in out.iterdir()):
         return
     if not (out / RECORD).is_file():
         raise InputError(f"folder {out} holds other things than a run; give a new or empty one")
@@ -82,7 +89,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     May be nested. The claim ends with the process, however that ends.
 
-    Raises ResourceError if another process has it, or the place cannot be written.
+    Raises BusyError if another process has it, ResourceError if the place cannot be written.
     """
     folder = expanded(folder)
     made: list[Path] = []
@@ -118,7 +125,7 @@ def _lock(folder: Path, made: list[Path]) -> FileLock:
         lock = FileLock(os.path.realpath(folder / LOCK), timeout=0, is_singleton=True)
         lock.acquire()
     except Timeout:
-        raise ResourceError(
+        raise BusyError(
             f"another process is writing to folder {folder}; wait until it has finished, or give another folder"
         ) from None
     except OSError as error:
@@ -178,7 +185,7 @@ def _settle(folder: Path) -> None:
 def _remove(folder: Path, *, run: bool) -> None:
     """Removes the files of the run, its record first, or only those of its inspection."""
     if run:
-        for name in RUN_FILES:
+        for name in (*RUN_FILES, ERROR):
             (folder / name).unlink(missing_ok=True)
     inside = (folder / GALLERY).parent
     if inside.is_dir():

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,10 +24,24 @@ from anyi2v.tracks import Tracks
 from anyi2v.versions import processor, versions
 
 
+class Fingerprint(NamedTuple):
+    """What a record says of a condition image."""
+
+    width: int
+    height: int
+    sha256: str
+    """`image_checksum`."""
+
+    @staticmethod
+    def of(image: Float[Tensor, "3 h w"]) -> "Fingerprint":
+        """That of an image."""
+        return Fingerprint(image.shape[2], image.shape[1], image_checksum(image))
+
+
 def inputs(
     *,
     backbone: str,
-    image: Float[Tensor, "3 h w"],
+    image: "Float[Tensor, '3 h w'] | Fingerprint",
     tracks: Tracks,
     prompt: str,
     negative_prompt: str,
@@ -37,6 +51,7 @@ def inputs(
     config: MethodConfig,
     embeddings: Sequence[Path] = (),
     parts: Mapping[str, str] | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
 
@@ -45,18 +60,20 @@ def inputs(
 
     Args:
         backbone: name or path that it was loaded from.
-        image: the condition at the video's size.
+        image: the condition at the video's size, or its fingerprint.
         tracks: in any frame of reference; recorded as `animate` uses them.
         prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
         embeddings: files of textual inversion that the backbone was loaded with.
         parts: of the algorithm that are not the defaults, as in `Result.parts`.
+        weights: `weights_sha256` of the backbone where it is known already.
     """
-    height, width = image.shape[1:]
+    seen = image if isinstance(image, Fingerprint) else Fingerprint.of(image)
+    width, height = seen.width, seen.height
     used = tracks.scaled(width, height).resample(frames).to_dict()
     return {
         "backbone": {
             "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
-            "sha256": weights_sha256(backbone),
+            "sha256": weights_sha256(backbone) if weights is None else weights,
         },
         "embeddings": [_file(path) for path in embeddings],
         "prompt": prompt,
@@ -66,7 +83,7 @@ def inputs(
         "width": width,
         "height": height,
         "fps": fps,
-        "checksums": {"condition": image_checksum(image), "tracks": tracks_checksum(used)},
+        "checksums": {"condition": seen.sha256, "tracks": tracks_checksum(used)},
         "tracks": used,
         "method": config.to_dict(),
         "parts": dict(parts or {}),

@@ -1,0 +1,1 @@
+"""Jobs from data: one, several prompts of one, or a file of many."""

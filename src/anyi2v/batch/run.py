@@ -1,0 +1,138 @@
+"""The jobs of a batch, one after the other in this process.
+
+The files are the truth: a job is done if its folder holds a run of its inputs, whoever made it. A job that fails leaves
+`ERROR` in its folder and costs no other.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from anyi2v.backbone.networks import Backbone
+from anyi2v.batch.check import Task
+from anyi2v.batch.request import Request
+from anyi2v.batch.work import Inputs, Machine, load_backbone, memory_mode, read_inputs, run_job
+from anyi2v.errors import AnyI2VError
+from anyi2v.execution.machine import release_memory
+from anyi2v.execution.memory import size_of
+from anyi2v.files import atomic
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.folder import ERROR, BusyError, check_out, claimed
+
+Status = Literal["made", "there", "busy", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job in this start."""
+
+    task: Task
+    status: Status
+    """Made now; was there already; another process is making it; failed."""
+    seconds: float = 0.0
+    message: str = ""
+    """Of a failure."""
+
+
+@dataclass
+class Batch:
+    """Runs tasks; the backbone is kept while they use it."""
+
+    machine: Machine
+    overwrite: bool = False
+    """Replace runs of other inputs."""
+    impossible: dict[str, str] = field(default_factory=dict)
+    """Files that no run can have here, of `anyi2v.reports.writing.impossible_outputs`."""
+    backbone: Backbone | None = None
+    of: tuple[Any, ...] = ()
+    """What the backbone was loaded for."""
+    modes: dict[Any, bool] = field(default_factory=dict)
+
+    def run(self, tasks: Sequence[Task], tell: Callable[[Outcome], object]) -> list[Outcome]:
+        """Does what is not done yet; `tell` is called with each job's outcome at once.
+
+        Nothing but KeyboardInterrupt and the like ends it early: the job in work then leaves nothing.
+        """
+        outcomes = []
+        for task in tasks:
+            outcome = self._outcome(task)
+            outcomes.append(outcome)
+            tell(outcome)
+        return outcomes
+
+    def _outcome(self, task: Task) -> Outcome:
+        start = time.perf_counter()
+        try:
+            if task.done:
+                return Outcome(task, "there")
+            with claimed(task.folder):
+                if task.done:  # another process has been faster
+                    return Outcome(task, "there")
+                try:
+                    self._make(task)
+                    return Outcome(task, "made", time.perf_counter() - start)
+                except Exception as error:  # whatever it is, the other jobs can be done
+                    _write_error(task, error)
+                    return Outcome(task, "failed", time.perf_counter() - start, _message(error))
+        except BusyError:
+            return Outcome(task, "busy")
+        except AnyI2VError as error:  # the folder cannot be written, so neither can the error
+            return Outcome(task, "failed", time.perf_counter() - start, _message(error))
+
+    def _make(self, task: Task) -> None:
+        check_out(task.folder, overwrite=self.overwrite)
+        request = task.job.request
+        backbone = self._backbone(request)
+        job = read_inputs(request)
+        run_job(
+            backbone,
+            job,
+            self.machine,
+            task.folder,
+            low_memory=self._low_memory(task, job, backbone),
+            overwrite=self.overwrite,
+            impossible=self.impossible,
+        )
+
+    def _backbone(self, request: Request) -> Backbone:
+        of = (request.backbone, request.operators, request.embeddings)
+        if self.backbone is None or of != self.of:
+            self.backbone = None  # before there is another one
+            release_memory()
+            self.backbone, self.of = load_backbone(request, self.machine), of
+        return self.backbone
+
+    def _low_memory(self, task: Task, job: Inputs, backbone: Backbone) -> bool:
+        """Whether a job needs low-memory mode; those that take equal memory are predicted once."""
+        usual, wanted, request = MethodConfig(), task.wanted, job.request
+        method = replace(request.method, lr=usual.lr, weight_decay=usual.weight_decay)
+        size = (wanted["frames"], wanted["width"], wanted["height"], wanted["checksums"]["tracks"])
+        key = (request.backbone, request.operators, method, *size)
+        if key not in self.modes:
+            loaded = sum(map(size_of, backbone.networks.values()))
+            self.modes[key], _ = memory_mode(job, self.machine, loaded=loaded)
+        return self.modes[key]
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _write_error(task: Task, error: Exception) -> None:
+    """Writes why a job failed into its folder; nothing if that cannot be written either."""
+    data: dict[str, Any] = {"message": _message(error), "kind": type(error).__name__, "line": task.job.line}
+    if not isinstance(error, AnyI2VError):
+        data["traceback"] = "".join(traceback.format_exception(error))
+    with suppress(AnyI2VError, OSError):
+        write_json(task.folder / ERROR, data)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Writes plain data as JSON, whole or not at all; raises ResourceError if the place cannot be written."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

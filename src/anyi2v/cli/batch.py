@@ -1,0 +1,134 @@
+"""`anyi2v batch`: many jobs from a file. Free of torch until it runs."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from anyi2v.batch.jobs import JobFile, Problem, read_jobs
+from anyi2v.cli.device import Dtype, asked_of, machine_of
+from anyi2v.errors import InputError
+
+if TYPE_CHECKING:
+    from anyi2v.batch.check import Task
+    from anyi2v.batch.run import Outcome
+
+
+@dataclass(frozen=True)
+class BatchCommand:
+    """Make the jobs of a file: one a line, or several by lists of seeds and settings.
+
+    All lines are checked before any work. Each job has a folder with a run; those that are there are not made again,
+    so a batch goes on where it was stopped. A job that fails leaves error.json in its folder and costs no other.
+    index.html and jobs.csv show all of them.
+
+    Examples:
+    $ anyi2v batch jobs.jsonl --check
+    $ anyi2v batch jobs.jsonl --out sweep --cache cache
+    $ anyi2v batch jobs.csv --out sweep --overwrite
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """Jobs as JSON Lines (.jsonl), a JSON list (.json), or CSV with a header (.csv); paths in it are relative to its
+    folder."""
+    out: Path = Path("batch")
+    """Folder for the jobs' folders, index.html and jobs.csv."""
+    check: bool = False
+    """Only say what is wrong about which lines, and how many jobs there are to make."""
+    cache: Path | None = None
+    """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: jobs on the same image and prompt
+    then share one inversion."""
+    device: str = "cpu"
+    """Where to compute: cpu, cuda, cuda:1, mps."""
+    dtype: Dtype = "auto"
+    """Of the networks; auto: 16 bits where the device is faster in them, which is measured once."""
+    threads: int | None = None
+    """CPU threads; None: PyTorch's choice."""
+    overwrite: bool = False
+    """Make jobs again whose folder holds a run of other inputs; those that are there stay."""
+
+    def run(self) -> int:
+        """Makes what is missing; returns 1 if a job failed, else 0.
+
+        Raises InputError, after all mistakes were printed, if a line is unusable.
+        """
+        jobs = read_jobs(self.file)
+        tasks = self._checked(jobs)
+        done = sum(task.done for task in tasks)
+        print(f"{self.file}: {len(tasks)} jobs, {done} of them done", file=sys.stderr)
+        return 0 if self.check else self._made(tasks)
+
+    def _checked(self, jobs: JobFile) -> "list[Task]":
+        from anyi2v.batch.check import Checker, check_batch
+        from anyi2v.batch.report import check_report
+
+        check_batch(self.out)
+        check_report(self.out)
+        checker = Checker(self.out, asked_of(self.device, self.dtype, self.threads), overwrite=self.overwrite)
+        found = [checker.task(job) for job in jobs.jobs]
+        tasks = [task for task in found if task is not None]
+        # jobs of one line share most mistakes
+        problems: list[Problem] = list(dict.fromkeys([*jobs.problems, *checker.problems]))
+        if problems:
+            for problem in sorted(problems, key=lambda problem: problem.line):
+                print(" ".join(jobs.where(problem).split()), file=sys.stderr)
+            lines = len({problem.line for problem in problems})
+            some = f"1 {jobs.unit} of {self.file} is" if lines == 1 else f"{lines} lines of {self.file} are"
+            raise InputError(f"{some} unusable, for the reasons above; nothing was made")
+        return tasks
+
+    def _made(self, tasks: "list[Task]") -> int:
+        from anyi2v.batch.report import write_report
+        from anyi2v.batch.run import Batch
+        from anyi2v.reports.writing import impossible_outputs
+
+        machine = machine_of(self.device, self.dtype, self.threads, cache=self.cache)
+        batch = Batch(machine, overwrite=self.overwrite, impossible=impossible_outputs())
+        progress = Progress(len(tasks))
+        try:
+            outcomes = batch.run(tasks, progress)
+        finally:
+            progress.close()
+            page = write_report(self.out, tasks, title=self.file.name)
+            print(f"all jobs beside each other: {page}")
+        counts = {status: sum(o.status == status for o in outcomes) for status in ("made", "there", "busy", "failed")}
+        print(
+            f"{counts['made']} made, {counts['there']} were there, {counts['failed']} failed"
+            + f", {counts['busy']} are being made by another process" * bool(counts["busy"])
+        )
+        return 1 if counts["failed"] else 0
+
+
+class Progress:
+    """A line per job, or a bar where the output is a terminal; failures are lines in both."""
+
+    def __init__(self, total: int):
+        from tqdm import tqdm
+
+        self.total, self.done = total, 0
+        self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def __call__(self, outcome: "Outcome") -> None:
+        """Says what became of a job."""
+        self.done += 1
+        job = outcome.task.job
+        said = {
+            "made": f"made in {outcome.seconds:.1f} s",
+            "there": "is there",
+            "busy": "skipped: another process is making it",
+            "failed": f"failed: {outcome.message}",
+        }[outcome.status]
+        line = f"[{self.done}/{self.total}] line {job.line}, {job.name}: {said}"
+        if self.bar is None:
+            print(line, file=sys.stderr, flush=True)
+            return
+        if outcome.status in ("busy", "failed"):
+            self.bar.write(line, file=sys.stderr)
+        self.bar.update()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
