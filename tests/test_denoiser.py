@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from anyi2v.backbone.unet import record
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import CLEAN, Step
 from anyi2v.method.config import MethodConfig
@@ -106,3 +107,28 @@ def test_each_prompt_has_edits_of_its_own() -> None:
     expected = UNET(z, t, negative, tap=down) + 3 * (UNET(z, t, positive, tap=up) - UNET(z, t, negative, tap=down))
     out = denoiser(negative, positive, 3.0)(z, step(t), tap=up, negative_tap=down)
     torch.testing.assert_close(out, expected)
+
+
+@torch.no_grad()
+def test_without_guidance_the_edit_acts_on_the_only_pass() -> None:
+    z, t, negative, positive = job()
+
+    def edit(name: str, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if name == "conv_in" else x
+
+    assert torch.equal(predicted(z, t, negative, positive, 1.0, tap=edit), UNET(z, t, positive, tap=edit))
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_layers_are_recomputed_in_the_backward_pass_where_memory_is_low(low_memory: bool) -> None:
+    z, t, negative, positive = job()
+    z.requires_grad_()
+    calls: list[int] = []
+    layer = UNET.get_submodule("up_blocks.0.resnets.0")
+    hook = layer.register_forward_hook(lambda *_: calls.append(1))
+    seen = denoiser(negative, positive, 1.0, low_memory=low_memory).features(["up_blocks.1.resnets.0"], z, step(t))
+    (gradient,) = torch.autograd.grad(seen["up_blocks.1.resnets.0"].square().sum(), z)
+    hook.remove()
+    assert len(calls) == (2 if low_memory else 1)
+    exact = record(UNET, ["up_blocks.1.resnets.0"], z, t, positive)["up_blocks.1.resnets.0"]
+    torch.testing.assert_close(gradient, torch.autograd.grad(exact.square().sum(), z)[0])
