@@ -125,7 +125,7 @@ def test_layers_are_recomputed_in_the_backward_pass_where_memory_is_low(low_memo
     z.requires_grad_()
     calls: list[int] = []
     layer = UNET.get_submodule("up_blocks.0.resnets.0")
-    hook = layer.register_forward_hook(lambda *_: calls.append(1))
+    hook = layer.register_forward_pre_hook(lambda *_: calls.append(1))
     seen = denoiser(negative, positive, 1.0, low_memory=low_memory).features(["up_blocks.1.resnets.0"], z, step(t))
     (gradient,) = torch.autograd.grad(seen["up_blocks.1.resnets.0"].square().sum(), z)
     hook.remove()
