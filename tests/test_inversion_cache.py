@@ -15,11 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from anyi2v.backbone.networks import Backbone, build
+from anyi2v.backbone.unet import record
 from anyi2v.denoiser import Denoiser
+from anyi2v.diffusion import add_noise, level
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.job import Job
+from anyi2v.method.config import MethodConfig
 from anyi2v.method.features import condition_features
 from anyi2v.method.features_cache import cache_key, cached, checksum, fingerprint
+from anyi2v.method.noise import stream
+from anyi2v.taps import Pass, no_tap
 from anyi2v.tracks import Tracks
 
 from .networks import SHORT, tiny_backbone
@@ -249,3 +254,30 @@ def test_swapped_weights_and_other_inputs_have_other_keys() -> None:
     network.weight.data = network.weight.data.flip(0)
     keys.add(cache_key({"until": 201}, features(), network))
     assert len(keys) == 5
+
+
+def features_of(config: MethodConfig, **options: Any) -> tuple[Job, dict[str, Tensor]]:
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    values: dict[str, Any] = {"prompt": "", "negative_prompt": "", "tracks": Tracks(16, 16, ()), "seed": 3, "fps": 8}
+    job = Job(BACKBONE, image, config=config, frames=4, **values, **options)
+    text = BACKBONE.encode_text(["a red ball"])
+    return job, condition_features(job, Denoiser(BACKBONE.unet, text, taps=job.taps), image[None])
+
+
+def test_added_noise_has_the_level_of_the_timestep() -> None:
+    config = replace(SHORT, inversion="noise", inversion_timestep=201, inversion_stride=50)
+    job, found = features_of(config)
+    with torch.no_grad():
+        latent = BACKBONE.vae.encode(2 * job.image[None] - 1)[:, None]
+        noise = torch.randn(latent.shape, generator=stream(3, "inversion"))
+        z = add_noise(latent, noise, level(BACKBONE.config.schedule, 201))
+        wanted = record(BACKBONE.unet, found, z, 201, BACKBONE.encode_text(["a red ball"]), temporal=False)
+    for name, x in found.items():
+        torch.testing.assert_close(x, wanted[name])
+
+
+def test_taps_see_the_inversion_although_there_is_a_cache(tmp_path: Path) -> None:
+    features_of(SHORT, cache=tmp_path)
+    seen: list[Pass] = []
+    features_of(SHORT, cache=tmp_path, taps=lambda at: seen.append(at) or no_tap)
+    assert [at.timestep for at in seen] == list(range(1, SHORT.inversion_timestep + 1))

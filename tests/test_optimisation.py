@@ -192,3 +192,13 @@ def test_an_objective_that_is_not_finite_is_reported() -> None:
 
     with pytest.raises(NumericsError, match="the alignment loss became NaN or infinite in stage optimisation, step 0"):
         optimised(*job(), objective=Infinite())
+
+
+def test_the_solver_of_the_settings_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    lowrank = torch.pca_lowrank
+    monkeypatch.setattr(torch, "pca_lowrank", lambda *args, **options: calls.append("") or lowrank(*args, **options))
+    optimise(iterations=1, pca_solver="exact")
+    assert not calls
+    optimise(iterations=1, pca_solver="lowrank")
+    assert len(calls) == len(QUERIES)
