@@ -561,3 +561,16 @@ def test_gradcheck_with_weights(normalise: Any) -> None:
         return align([torch.cat([frozen, x])], crops, [maps], normalise=normalise).loss
 
     assert torch.autograd.gradcheck(loss, later, eps=1e-7, atol=1e-5)
+
+
+def test_the_components_are_those_of_all_frames() -> None:
+    """Frame 1 varies along one axis only, the others along two more: its own first component is not theirs."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.01 * torch.randn(3, 8, 8, 6, generator=generator)
+    x[0, ..., 0] += torch.randn(8, 8, generator=generator)
+    x[1:, ..., 1] += 5 * torch.randn(2, 8, 8, generator=generator)
+    flat = x.flatten(0, 2) - x.flatten(0, 2).mean(0)
+    _, _, basis = torch.linalg.svd(flat, full_matrices=False)
+    wanted = (flat @ basis[0]).abs().view(3, 8, 8)
+    # the sign of a component is free; float32
+    torch.testing.assert_close(reduce(x, 1)[..., 0].abs(), wanted, rtol=0, atol=1e-3)

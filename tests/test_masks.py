@@ -190,3 +190,14 @@ def test_users_masks_replace_frame_1s_and_nothing_else() -> None:
     out = with_given(masks, crops)
     assert torch.equal(out[:, 0], masks[:, 0]) and torch.equal(out[:, :, 1], masks[:, :, 1])
     assert all(torch.equal(layer, torch.tensor(mask[:4, :6])) for layer in out[:, 1, 0])
+
+
+@given(st.integers(0, 99), st.floats(0.01, 100))
+def test_lengths_of_features_do_not_matter(seed: int, factor: float) -> None:
+    first, second = random(1, 2, 4, 4, 3, seed=seed), random(1, 2, 4, 4, 5, seed=seed + 1)
+    similar = random(2, 1, 2, 4, 4)
+    valid = torch.ones(1, 2, 4, 4, dtype=torch.bool)
+    options = AlignmentOptions(cluster_by="features")
+    lengths = factor * (1 + random(1, 2, 4, 4, 1, seed=seed + 2).abs())
+    plain, scaled = (foreground(similar, [first, x], valid, options) for x in (second, lengths * second))
+    assert torch.equal(plain, scaled)

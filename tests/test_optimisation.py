@@ -73,10 +73,10 @@ def test_loss_falls() -> None:
 def test_first_update_is_a_step_against_the_gradients_sign() -> None:
     z, t, text = job()
     gradient, _ = gradient_of(z, t, text)
-    _, moved, _ = optimise(iterations=1, lr=0.01, weight_decay=0.1)
-    expected = z * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
+    _, moved, _ = optimise(iterations=1, lr=0.03, weight_decay=0.1)
+    expected = z * (1 - 0.03 * 0.1) - 0.03 * gradient / (gradient.abs() + 1e-8)
     # AdamW divides two rounded moments; at the smallest gradients its eps counts
-    torch.testing.assert_close(moved, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=6e-5)
 
 
 def test_state_lasts_a_step_or_an_iteration() -> None:
