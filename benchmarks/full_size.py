@@ -197,7 +197,7 @@ def predicted(name: str, scratch: Path, family: Family, imports: int) -> int | N
         return imports + len(family.files) * (WINDOW + 2 * largest)
     if name == "animate":
         config = read_config(scratch / "full.safetensors")
-        needed = predict(config, METHOD, frames=FRAMES, height=family.height, width=family.width, dtype=torch.bfloat16)
+        needed = predict(config, METHOD, (FRAMES, family.height, family.width), dtype=torch.bfloat16)
         return imports + needed.peak
     return None
 

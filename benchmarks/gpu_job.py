@@ -124,8 +124,8 @@ def main(args: Args) -> None:
     """Measures, prints, writes."""
     made, config = backbone(args), getattr(MethodConfig, args.recipe)()
     for low_memory in (False, True):
-        size: Any = {"frames": args.frames, "height": args.size, "width": args.size}
-        needed = predict(made.config, config, **size, dtype=torch.bfloat16, device="cuda", low_memory=low_memory)
+        video = (args.frames, args.size, args.size)
+        needed = predict(made.config, config, video, dtype=torch.bfloat16, device="cuda", low_memory=low_memory)
         print(f"predicted{' in low-memory mode' if low_memory else ''}: {needed}")
     first, jobs = job(made, config, False), [job(made, config, False) for _ in range(args.repeats)]
     frugal = [job(made, config, True) for _ in range(2)][1]

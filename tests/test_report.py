@@ -13,7 +13,7 @@ from anyi2v.images.media import load_image
 from anyi2v.job import LossRecord, Result
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import check_out
-from anyi2v.reports.record import differences, image_checksum, tracks_checksum
+from anyi2v.reports.record import Origin, differences, image_checksum, tracks_checksum
 from anyi2v.reports.writing import write_run
 from anyi2v.tracks import Track, Tracks, load_tracks
 
@@ -62,7 +62,7 @@ FILES = {
 
 def test_folder_holds_everything(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "new" / "out"
-    write_run(out, result(), CONDITION, backbone=backbone)
+    write_run(out, result(), CONDITION, Origin(backbone))
     assert {path.name for path in out.iterdir()} == FILES | {"masks.png", "tracks.png"}
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert torch.equal(load_image(out / "condition.png"), CONDITION)
@@ -76,18 +76,18 @@ def test_folder_holds_everything(tmp_path: Path, backbone: str) -> None:
 
 
 def test_runs_without_objects_have_no_masks(tmp_path: Path, backbone: str) -> None:
-    write_run(tmp_path / "out", result(objects=False), CONDITION, backbone=backbone)
+    write_run(tmp_path / "out", result(objects=False), CONDITION, Origin(backbone))
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    write_run(out, result(), CONDITION, backbone=backbone)  # an empty folder is fine
+    write_run(out, result(), CONDITION, Origin(backbone))  # an empty folder is fine
     (out / "note.txt").touch()
     with pytest.raises(InputError, match="holds a run; use --overwrite to replace it"):
-        write_run(out, result(), CONDITION, backbone=backbone)
-    write_run(out, dataclasses.replace(result(), seed=4), CONDITION, backbone=backbone, overwrite=True)
+        write_run(out, result(), CONDITION, Origin(backbone))
+    write_run(out, dataclasses.replace(result(), seed=4), CONDITION, Origin(backbone), overwrite=True)
     assert json.loads((out / "run.json").read_text())["seed"] == 4
     assert (out / "note.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}
@@ -101,7 +101,7 @@ def test_the_record_holds_what_decides_the_bytes(tmp_path: Path, backbone: str) 
     out = tmp_path / "out"
     job = dataclasses.replace(result(), low_memory=True, features_given=True)
     (tmp_path / "style.pt").write_bytes(b"vectors")
-    write_run(out, job, CONDITION, backbone=backbone, embeddings=[tmp_path / "style.pt"])
+    write_run(out, job, CONDITION, Origin(backbone, embeddings=(tmp_path / "style.pt",)))
     data = json.loads((out / "run.json").read_text())
     assert (data["low_memory"], data["features"]) == (True, "given")
     digest = hashlib.sha256(b"vectors").hexdigest()
@@ -144,10 +144,10 @@ def test_differences_name_what_is_another() -> None:
 
 def test_failure_leaves_the_former_run(tmp_path: Path, backbone: str) -> None:
     out = tmp_path / "out"
-    write_run(out, result(), CONDITION, backbone=backbone)
+    write_run(out, result(), CONDITION, Origin(backbone))
     broken = result()
     broken.video[1] = float("nan")
     with pytest.raises(NumericsError, match="frame 2"):
-        write_run(out, broken, CONDITION, backbone=backbone, overwrite=True)
+        write_run(out, broken, CONDITION, Origin(backbone), overwrite=True)
     assert json.loads((out / "run.json").read_text())["seed"] == 3
     assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}

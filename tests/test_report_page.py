@@ -19,6 +19,7 @@ from anyi2v.job import LossRecord
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import GALLERY
 from anyi2v.reports.page import curve, write_page
+from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import write_run
 from anyi2v.tracks import Track, Tracks
 
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracks = Tracks(16, 16, (Track(EVIL, ((1, 1, 5, 5), (2, 1, 6, 5), (3, 1, 7, 5))),))
     config = MethodConfig(lr=0.5, align=("<script>",))
     job = replace(result(), prompt=EVIL, negative_prompt=EVIL, tracks=tracks, config=config)
-    write_run(folder / "run", job, CONDITION, backbone=str(weights), dtype="<i>float</i>")
+    write_run(folder / "run", job, CONDITION, Origin(str(weights), dtype="<i>float</i>"))
     gallery = folder / "run" / GALLERY
     gallery.parent.mkdir()
     shutil.copy(folder / "run" / "loss.png", gallery.parent / "a.png")
@@ -110,7 +111,7 @@ def test_the_page_has_it_all(run: Path) -> None:
 
 def test_a_run_without_objects(tmp_path: Path, run: Path) -> None:
     weights = run.parent / "<b>.safetensors"
-    write_run(tmp_path / "out", result(objects=False), CONDITION, backbone=str(weights))
+    write_run(tmp_path / "out", result(objects=False), CONDITION, Origin(str(weights)))
     text = Reader((tmp_path / "out" / "report.html").read_text()).text
     assert "Nothing was optimised." in text
     assert "the motion left free" in text
@@ -129,7 +130,7 @@ def test_a_part_that_is_missing_is_named_and_the_page_stays(tmp_path: Path, run:
 def test_a_run_without_mp4_shows_the_gif_and_says_why(tmp_path: Path, run: Path) -> None:
     weights = run.parent / "<b>.safetensors"
     why = {name: f"no encoder {EVIL}" for name in ("video.mp4", "side_by_side.mp4")}
-    write_run(tmp_path / "out", result(), CONDITION, backbone=str(weights), impossible=why)
+    write_run(tmp_path / "out", result(), CONDITION, Origin(str(weights)), impossible=why)
     assert not list((tmp_path / "out").glob("*.mp4"))
     reader = Reader((tmp_path / "out" / "report.html").read_text())
     assert "video" not in reader.tags

@@ -23,6 +23,7 @@ from anyi2v.errors import InputError, ResourceError
 from anyi2v.images.video import mp4_problem
 from anyi2v.reports import folder as run_folder
 from anyi2v.reports.folder import GALLERY, INSPECTION_FILE, RUN_FILES, check_file, check_out, claimed, recover, staged
+from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import write_run
 
 from .test_report import CONDITION, backbone, result  # noqa: F401  `backbone` is a fixture
@@ -141,7 +142,7 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path, backbone: str
         os.kill(number, signal.SIGKILL)
         assert ended(number) == -signal.SIGKILL
     assert {path.name for path in out.iterdir()} == {".anyi2v-lock", ".anyi2v-new"}
-    write_run(out, result(), CONDITION, backbone=backbone)
+    write_run(out, result(), CONDITION, Origin(backbone))
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -149,14 +150,14 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path: Path, backbone: str)
     out = tmp_path / "out"
     with writing(out) as number:
         with pytest.raises(ResourceError, match=rf"another process is writing to folder {out}; wait until"):
-            write_run(out, result(), CONDITION, backbone=backbone)
-        write_run(out / "again", result(), CONDITION, backbone=backbone)  # another folder, though inside of it
+            write_run(out, result(), CONDITION, Origin(backbone))
+        write_run(out / "again", result(), CONDITION, Origin(backbone))  # another folder, though inside of it
         os.kill(number, signal.SIGKILL)
         ended(number)
         with pytest.raises(InputError, match="holds other things than a run"):  # the nested run
-            write_run(out, result(), CONDITION, backbone=backbone)
+            write_run(out, result(), CONDITION, Origin(backbone))
     (out / "again").rename(tmp_path / "again")
-    write_run(out, result(), CONDITION, backbone=backbone)
+    write_run(out, result(), CONDITION, Origin(backbone))
 
 
 def test_a_claim_leaves_nothing_and_ends_with_the_body(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_an_interruption_between_two_renames_leaves_the_new_run(
 
 def test_nothing_is_touched_outside_of_the_folder(tmp_path: Path, backbone: str) -> None:  # noqa: F811
     """It may be a mount point, with a parent that cannot be written to."""
-    write_run(tmp_path / "first", result(), CONDITION, backbone=backbone)  # libraries make folders in the home
+    write_run(tmp_path / "first", result(), CONDITION, Origin(backbone))  # libraries make folders in the home
     out, report = tmp_path / "out", tmp_path / "report.json"
     out.mkdir()
     touched: list[str] = []
@@ -219,8 +220,8 @@ def test_nothing_is_touched_outside_of_the_folder(tmp_path: Path, backbone: str)
 
     def work() -> None:
         sys.addaudithook(event)
-        write_run(out, result(), CONDITION, backbone=backbone)
-        write_run(out, result(), CONDITION, backbone=backbone, overwrite=True)
+        write_run(out, result(), CONDITION, Origin(backbone))
+        write_run(out, result(), CONDITION, Origin(backbone), overwrite=True)
         seen = [path for path in touched if path != os.devnull]
         report.write_text(json.dumps(seen))
 
@@ -232,14 +233,14 @@ def test_nothing_is_touched_outside_of_the_folder(tmp_path: Path, backbone: str)
 
 def test_a_run_inside_and_files_of_others_survive_overwriting(tmp_path: Path, backbone: str) -> None:  # noqa: F811
     out = tmp_path / "out"
-    write_run(out, result(), CONDITION, backbone=backbone)
-    write_run(out / "again", result(), CONDITION, backbone=backbone)
+    write_run(out, result(), CONDITION, Origin(backbone))
+    write_run(out / "again", result(), CONDITION, Origin(backbone))
     (out / "notes.txt").write_text("mine")
     (out / "inspection").mkdir()
     for name in ("gallery.json", "features_step_00.png", "trajectories.png", "my.png"):
         (out / "inspection" / name).write_text("x")
     inside = {path: path.read_bytes() for path in (out / "again").iterdir()}
-    write_run(out, replace(result(objects=False), seed=4), CONDITION, backbone=backbone, overwrite=True)
+    write_run(out, replace(result(objects=False), seed=4), CONDITION, Origin(backbone), overwrite=True)
     assert {path: path.read_bytes() for path in (out / "again").iterdir()} == inside
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.parent.name != "again"}
     stale = {"tracks.png", "masks.png"}  # of the former run, which had objects
@@ -247,7 +248,7 @@ def test_a_run_inside_and_files_of_others_survive_overwriting(tmp_path: Path, ba
 
 
 def test_a_folder_that_has_a_files_name_is_refused_beforehand(tmp_path: Path, backbone: str) -> None:  # noqa: F811
-    write_run(tmp_path / "out", result(), CONDITION, backbone=backbone)
+    write_run(tmp_path / "out", result(), CONDITION, Origin(backbone))
     (tmp_path / "out" / "video.gif").unlink()
     (tmp_path / "out" / "video.gif").mkdir()
     with pytest.raises(InputError, match=r"video\.gif is a folder, but a run has a file of this name"):
@@ -280,7 +281,7 @@ def test_a_disk_that_gets_full_costs_only_what_did_not_fit(
     """No file may be larger than a limit; the system's own refusal, also for ffmpeg."""
     sizes = {}
     noisy = replace(result(), video=torch.rand(12, 3, 64, 64), masks=[])  # which cannot be compressed
-    write_run(tmp_path / "whole", noisy, torch.rand(3, 64, 64), backbone=backbone)
+    write_run(tmp_path / "whole", noisy, torch.rand(3, 64, 64), Origin(backbone))
     for path in (tmp_path / "whole").iterdir():
         sizes[path.name] = path.stat().st_size
 
@@ -288,7 +289,7 @@ def test_a_disk_that_gets_full_costs_only_what_did_not_fit(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
-            write_run(out, noisy, torch.rand(3, 64, 64), backbone=backbone)
+            write_run(out, noisy, torch.rand(3, 64, 64), Origin(backbone))
         except ResourceError as error:
             os.write(writer, str(error).encode())
             raise
@@ -327,7 +328,7 @@ def test_what_fails_is_named_and_costs_nothing_else(
     monkeypatch.setattr(f"anyi2v.reports.writing.{broken}", fails)
     out = tmp_path / "out"
     with pytest.warns(match=r"is not written, the other files are: a font is missing"):
-        write_run(out, result(), CONDITION, backbone=backbone)
+        write_run(out, result(), CONDITION, Origin(backbone))
     lost = {
         "draw_tracks": {"tracks.png"},
         "loss_curve": {"loss.png"},

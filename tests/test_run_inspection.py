@@ -24,6 +24,7 @@ from anyi2v.method.crops import video_masks
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import animate
 from anyi2v.reports.inspection import write_inspection
+from anyi2v.reports.record import Origin
 from anyi2v.reports.recording import Recording, Selection, select
 from anyi2v.reports.writing import write_run
 from anyi2v.taps import Pass, no_tap
@@ -128,14 +129,14 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory, backbone: str) -> Path:
     """The folder of the recorded run, not to be written to."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    write_run(folder, recorded()[0], IMAGE, backbone=backbone)
+    write_run(folder, recorded()[0], IMAGE, Origin(backbone))
     return folder
 
 
 def write(folder: Path, backbone: str, config: MethodConfig = SHORT, tracks: Tracks | None = None) -> Path:
     recording = Recording(select(config, KNOWN, 4), config, KNOWN)
     result = animated(recording, config, tracks)
-    write_run(folder, result, IMAGE, backbone=backbone)
+    write_run(folder, result, IMAGE, Origin(backbone))
     return write_inspection(folder, BACKBONE, IMAGE, result, recording)
 
 

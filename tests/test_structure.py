@@ -120,9 +120,6 @@ def test_files_can_be_read_in_one_go(path: Path) -> None:
 MANY_PARAMETERS = {
     "pipeline.py animate",  # public: what a job is made of
     "backbone/unet.py UNet.forward",  # public: everything that a pass can be asked for
-    "execution/memory.py predict",  # what decides how much memory a job takes
-    "reports/record.py inputs",  # what a record tells of a job's inputs
-    "reports/writing.py write_run",  # what the folder of a run is made of
 }
 KERNELS = "operators/triton/"
 """Kernels get every pointer, stride and size as a parameter of its own."""

@@ -22,7 +22,7 @@ from anyi2v.images import media
 from anyi2v.images.conditions import load_condition
 from anyi2v.job import Result, check_asked
 from anyi2v.method.anyi2v import check_settings
-from anyi2v.reports.record import Fingerprint, inputs
+from anyi2v.reports.record import Fingerprint, Origin, RunInputs
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import SAMPLERS
 from anyi2v.taps import Taps, no_taps
@@ -88,7 +88,7 @@ def wanted(
     same = dict(asked)
     if request.operators != "fast":
         same["operators"] = request.operators
-    return same | inputs(
+    inputs = RunInputs(
         backbone=request.backbone,
         image=seen,
         tracks=tracks,
@@ -102,6 +102,7 @@ def wanted(
         parts={} if request.sampler == "ddim" else {"sampler": request.sampler},
         weights=weights,
     )
+    return same | inputs.to_dict()
 
 
 def shadow(config: BackboneConfig) -> UNet:
@@ -129,13 +130,13 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
 
     Raises ResourceError if the job does not fit at all.
     """
+    frames = job.config.frames if job.request.frames is None else job.request.frames
+    height, width = job.image.shape[1:]
     predict = partial(
         memory.predict,
         job.config,
         job.request.method,
-        frames=job.config.frames if job.request.frames is None else job.request.frames,
-        height=job.image.shape[1],
-        width=job.image.shape[2],
+        (frames, height, width),
         dtype=machine.dtype,
         device=machine.device,
         operators=job.request.operators,
@@ -215,15 +216,7 @@ def run_job(
         progress: as for `anyi2v.animate`, whose errors are raised too.
     """
     result = compute(backbone, job, machine, low_memory=low_memory, progress=progress)
-    write_run(
-        out,
-        result,
-        job.image,
-        backbone=job.request.backbone,
-        device=machine.device,
-        dtype=str(backbone.dtype).removeprefix("torch."),
-        embeddings=job.request.embeddings,
-        overwrite=overwrite,
-        impossible=impossible,
-    )
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    origin = Origin(job.request.backbone, machine.device, dtype, tuple(job.request.embeddings))
+    write_run(out, result, job.image, origin, overwrite=overwrite, impossible=impossible)
     return result

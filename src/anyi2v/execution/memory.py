@@ -57,23 +57,21 @@ def gib(count: int) -> str:
 def predict(
     config: BackboneConfig,
     method: MethodConfig,
+    video: tuple[int, int, int],
     *,
-    frames: int,
-    height: int,
-    width: int,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     operators: OperatorKind = "fast",
     low_memory: bool = False,
     tracks: Tracks | None = None,
 ) -> Prediction:
-    """The memory of one job of `frames` frames of `width` x `height` pixels; see `anyi2v.animate` for the settings.
+    """The memory of one job whose `video` has so many frames, pixels of height and of width; as for `anyi2v.animate`.
 
     Not counted: libraries, and what their kernels borrow for a moment; without `tracks`, the crops of their boxes.
 
     Raises InputError as `make_crops` does.
     """
-    factor = config.vae.factor
+    (frames, height, width), factor = video, config.vae.factor
     grid = (config.vae.latent_channels, height // factor, width // factor)
     optimises = method.optimise_steps > 0 and method.iterations > 0 and (tracks is None or bool(tracks.objects))
     crops = None

@@ -5,6 +5,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,56 +39,69 @@ class Fingerprint(NamedTuple):
         return Fingerprint(image.shape[2], image.shape[1], image_checksum(image))
 
 
-def inputs(
-    *,
-    backbone: str,
-    image: "Float[Tensor, '3 h w'] | Fingerprint",
-    tracks: Tracks,
-    prompt: str,
-    negative_prompt: str,
-    seed: int,
-    frames: int,
-    fps: int,
-    config: MethodConfig,
-    embeddings: Sequence[Path] = (),
-    parts: Mapping[str, str] | None = None,
-    weights: str | None = None,
-) -> dict[str, Any]:
-    """What a user decides about a run, as plain data; two runs with equal inputs show the same video.
+@dataclass(frozen=True)
+class Origin:
+    """Where the networks of a run came from and computed, for its record."""
 
-    Both the record of a run and the question whether a run is already there are made from it. Shipped backbones are
-    named, others are given by their full path.
+    backbone: str
+    """Name or path that it was loaded from."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    """Of the networks."""
+    embeddings: tuple[Path, ...] = ()
+    """Files of textual inversion that the backbone was loaded with."""
 
-    Args:
-        backbone: name or path that it was loaded from.
-        image: the condition at the video's size, or its fingerprint.
-        tracks: in any frame of reference; recorded as `animate` uses them.
-        prompt, negative_prompt, seed, frames, fps, config: as `animate` takes them.
-        embeddings: files of textual inversion that the backbone was loaded with.
-        parts: of the algorithm that are not the defaults, as in `Result.parts`.
-        weights: `weights_sha256` of the backbone where it is known already.
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a user decides about a run; two runs with equal inputs show the same video.
+
+    Both the record of a run and the question whether a run is already there are made from it.
     """
-    seen = image if isinstance(image, Fingerprint) else Fingerprint.of(image)
-    width, height = seen.width, seen.height
-    used = tracks.scaled(width, height).resample(frames).to_dict()
-    return {
-        "backbone": {
-            "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
-            "sha256": weights_sha256(backbone) if weights is None else weights,
-        },
-        "embeddings": [_file(path) for path in embeddings],
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "seed": seed,
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "fps": fps,
-        "checksums": {"condition": seen.sha256, "tracks": tracks_checksum(used)},
-        "tracks": used,
-        "method": config.to_dict(),
-        "parts": dict(parts or {}),
-    }
+
+    backbone: str
+    """Name or path that it was loaded from."""
+    image: "Float[Tensor, '3 h w'] | Fingerprint"
+    """The condition at the video's size, or its fingerprint."""
+    tracks: Tracks
+    """In any frame of reference; recorded as `animate` uses them."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+    frames: int
+    fps: int
+    config: MethodConfig
+    embeddings: Sequence[Path] = ()
+    """Files of textual inversion that the backbone was loaded with."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Of the algorithm that are not the defaults, as in `Result.parts`."""
+    weights: str | None = None
+    """`weights_sha256` of the backbone where it is known already."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; shipped backbones are named, others are given by their full path."""
+        backbone, seen = self.backbone, self.image
+        if not isinstance(seen, Fingerprint):
+            seen = Fingerprint.of(seen)
+        tracks = self.tracks.scaled(seen.width, seen.height).resample(self.frames).to_dict()
+        return {
+            "backbone": {
+                "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
+                "sha256": weights_sha256(backbone) if self.weights is None else self.weights,
+            },
+            "embeddings": [_file(path) for path in self.embeddings],
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "frames": self.frames,
+            "width": seen.width,
+            "height": seen.height,
+            "fps": self.fps,
+            "checksums": {"condition": seen.sha256, "tracks": tracks_checksum(tracks)},
+            "tracks": tracks,
+            "method": self.config.to_dict(),
+            "parts": dict(self.parts),
+        }
 
 
 def _file(path: Path) -> dict[str, str]:
@@ -95,43 +109,33 @@ def _file(path: Path) -> dict[str, str]:
     return {"name": str(path), "sha256": sha256(path)}
 
 
-def record(
-    result: Result,
-    condition: Float[Tensor, "3 h w"],
-    *,
-    backbone: str,
-    device: str,
-    dtype: str,
-    embeddings: Sequence[Path] = (),
-) -> dict[str, Any]:
-    """A run as plain data: its `inputs`, how and where it was computed, seconds per stage, losses.
+def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) -> dict[str, Any]:
+    """A run as plain data: its `RunInputs`, how and where it was computed, seconds per stage, losses.
 
     Args:
         result: of `animate`.
         condition: the image that `animate` was given.
-        backbone: name or path that it was loaded from.
-        device: where it was computed.
-        dtype: of the networks.
-        embeddings: files of textual inversion that the backbone was loaded with.
+        origin: of the networks.
     """
+    inputs = RunInputs(
+        backbone=origin.backbone,
+        image=condition,
+        tracks=result.tracks,
+        prompt=result.prompt,
+        negative_prompt=result.negative_prompt,
+        seed=result.seed,
+        frames=len(result.video),
+        fps=result.fps,
+        config=result.config,
+        embeddings=origin.embeddings,
+        parts=result.parts,
+    )
     return {
         "versions": versions(),
-        **inputs(
-            backbone=backbone,
-            image=condition,
-            tracks=result.tracks,
-            prompt=result.prompt,
-            negative_prompt=result.negative_prompt,
-            seed=result.seed,
-            frames=len(result.video),
-            fps=result.fps,
-            config=result.config,
-            embeddings=embeddings,
-            parts=result.parts,
-        ),
-        "device": device,
-        "processor": processor(device),
-        "dtype": dtype,
+        **inputs.to_dict(),
+        "device": origin.device,
+        "processor": processor(origin.device),
+        "dtype": origin.dtype,
         "threads": torch.get_num_threads(),
         "low_memory": result.low_memory,
         "operators": result.operators,
@@ -143,7 +147,7 @@ def record(
 
 
 def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """How the record of a run differs from the `inputs` (and other entries) that are wanted, in words."""
+    """How the record of a run differs from the `RunInputs` (and other entries) that are wanted, in words."""
     found = []
     for name, here in wanted.items():
         there = former.get(name)

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from anyi2v.reports.plots import (
     overlay_masks,
     side_by_side,
 )
-from anyi2v.reports.record import record
+from anyi2v.reports.record import Origin, record
 
 VIDEOS = ("video.gif", "video.mp4")
 """One of them must be there: a run without its video is none."""
@@ -45,11 +45,8 @@ def write_run(
     out: Path,
     result: Result,
     condition: Float[Tensor, "3 h w"],
+    origin: Origin,
     *,
-    backbone: str,
-    device: str = "cpu",
-    dtype: str = "float32",
-    embeddings: Sequence[Path] = (),
     overwrite: bool = False,
     impossible: Mapping[str, str] | None = None,
 ) -> None:
@@ -67,10 +64,7 @@ def write_run(
         out: the folder; see `check_out`, whose errors are raised.
         result: of `animate`.
         condition: the image that `animate` was given.
-        backbone: name or path that the backbone was loaded from.
-        device: the run's, for the record.
-        dtype: of the networks, for the record.
-        embeddings: files of textual inversion that the backbone was loaded with, for the record.
+        origin: of the networks, for the record.
         overwrite: replace a former run.
         impossible: of `impossible_outputs`: not tried, and not warned of again.
 
@@ -81,7 +75,7 @@ def write_run(
     out = expanded(out)
     for pixels in (result.video, condition):
         to_bytes(pixels)  # raises before anything is touched
-    data = record(result, condition, backbone=backbone, device=device, dtype=dtype, embeddings=embeddings)
+    data = record(result, condition, origin)
     check_out(out, overwrite=overwrite)
     with claimed(out), staged(out) as folder:
         write_image(folder / CONDITION, condition)

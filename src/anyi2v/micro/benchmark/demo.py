@@ -23,6 +23,7 @@ from anyi2v.micro.world.world import Modality
 from anyi2v.pipeline import animate
 from anyi2v.reports.folder import RECORD, check_out, claimed
 from anyi2v.reports.plots import contact_sheet, overlay_boxes
+from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import impossible_outputs, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
@@ -90,15 +91,9 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
         for (modality, seed, name), result in zip(keys, pool.imap(_animate, jobs), strict=True):
             results[modality, name] = result
             if name == FULL:
-                write_run(
-                    out / modality,
-                    result,
-                    _image(modality, seed),
-                    backbone=backbone,
-                    dtype=str(dtype).removeprefix("torch."),
-                    overwrite=overwrite,
-                    impossible=impossible,
-                )
+                origin = Origin(backbone, dtype=str(dtype).removeprefix("torch."))
+                image = _image(modality, seed)
+                write_run(out / modality, result, image, origin, overwrite=overwrite, impossible=impossible)
             bar.update()
 
     scores: dict[str, list[Scores]] = {name: [] for name in configs}
