@@ -12,8 +12,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.device import Dtype, network_dtype
 from anyi2v.errors import InputError
+from anyi2v.execution.threads import MAX_THREADS
 from anyi2v.files import atomic, check_place
-from anyi2v.latency.options import MAX_THREADS, ScalingOptions, StagesOptions, within
+from anyi2v.latency.options import ScalingOptions, StagesOptions, within
 from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.kinds import CAMERA_KINDS, KINDS, Kind
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anyi2v.errors import InputError
+from anyi2v.execution.threads import MAX_THREADS
 from anyi2v.files import check_place
-from anyi2v.latency.options import MAX_THREADS
 
 if TYPE_CHECKING:
     import torch

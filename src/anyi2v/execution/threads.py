@@ -1,7 +1,10 @@
-"""How the threads that compute wait for each other. Free of torch, which reads it once, when it is imported."""
+"""How many threads compute, and how they wait for each other. Free of torch, which reads the latter when imported."""
 
 import os
 import sys
+
+MAX_THREADS = 1024
+"""Most that a user may ask for: it keeps a typing error from starting millions."""
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 """Environment variables by which users choose for themselves."""

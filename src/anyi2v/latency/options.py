@@ -6,10 +6,8 @@ from typing import Literal
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
+from anyi2v.execution.threads import MAX_THREADS
 from anyi2v.files import check_place
-
-MAX_THREADS = 1024
-"""Keeps a slip of the keyboard from asking the system for millions."""
 
 
 def within(flag: str, value: float, low: float, high: float) -> None:
