@@ -27,11 +27,11 @@ reference: .venv/.installed-dev ## the formulas alone: oracles, recordings, the 
 golden: .venv/.installed-dev    ## make golden DIR=folder: recordings of the published code in that folder
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/golden --golden-dir $(DIR)
 
-bench: .venv/.installed         ## 48 generated cases, three variants
-	$(BIN)/anyi2v bench micro --cases 48 --out runs/bench
+bench: .venv/.installed-dev     ## 48 generated cases, three variants
+	$(BIN)/anyi2v bench micro --cases 48 --workers auto --out runs/bench
 
-claims: .venv/.installed        ## the paper's claims on 100 cases, in docs/claims: about four hours on two cores
-	$(BIN)/anyi2v bench micro --cases 100 --ablate all --out runs/claims
+claims: .venv/.installed-dev    ## the paper's claims on 100 cases, in docs/claims: about four hours on two cores
+	$(BIN)/anyi2v bench micro --cases 100 --ablate all --workers auto --out runs/claims
 	$(BIN)/python -m benchmarks.claims --ablations runs/claims
 
 # what these targets have made: a .venv with our mark, and of demo/ the files of the demo's runs, by name

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anyi2v import cli, pipeline
+from anyi2v.batch import ahead
 from anyi2v.batch import run as batch_run
 from anyi2v.batch.check import Task
 from anyi2v.batch.jobs import BatchJob, read_jobs
@@ -505,6 +507,50 @@ def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:
     assert (row["prompt"], row["folder"], row["status"]) == (prompt, name, "done")
 
 
+def test_images_inverted_together_give_the_same_videos_but_for_rounding(
+    files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[str]] = []
+    invert = ahead.invert_images
+
+    def inverted(backbone: Any, images: Any, prompts: list[str], **options: Any) -> Any:
+        assert len(images) == len(prompts)
+        batches.append(prompts)
+        return invert(backbone, images, prompts, **options)
+
+    monkeypatch.setattr(ahead, "invert_images", inverted)
+    # the same image under three prompts; one job has other settings, one noise instead of an inversion
+    other = {**GOOD, "prompt": "a ball", "method.inversion_stride": 2}
+    noise = {**GOOD, "prompt": "a ball", "seed": 5, "method.inversion": "noise"}
+    lines = [*JOBS, {**GOOD, "prompt": "red ball"}, other, noise]
+    file, out = write(files, *lines), tmp_path / "out"
+    assert batch(file, out, "--invert-together", "2") == 0
+    assert batches == [["a red ball", "a blue ball"], ["red ball"], ["a ball"]]
+    for name in NAMES:
+        record = json.loads((out / name / "run.json").read_text())
+        alone = json.loads(singles[name]["record"])
+        assert (record["features"], alone["features"]) == ("given", "computed")
+        now, then = (
+            iio.imread(found, extension=".gif").astype(int)
+            for found in ((out / name / "video.gif").read_bytes(), singles[name]["video.gif"])
+        )
+        assert np.abs(now - then).max() <= 2  # of 255: sums in another order, and colours of a palette
+    assert batch(file, out, "--invert-together", "2") == 0
+    assert len(batches) == 3  # all are done
+
+
+def test_a_batch_of_inversions_is_not_mixed_with_what_shares_them_otherwise(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, said in (
+        (["--cache", str(tmp_path)], "--invert-together is not allowed with --cache"),
+        (["--workers", "2"], "--invert-together is not allowed with workers"),
+        (["--invert-together", "0"], "--invert-together"),
+    ):
+        assert batch(write(files, *JOBS), tmp_path / "out", "--invert-together", "2", *flags) == 2
+        assert said in capsys.readouterr().err
+
+
 # processes
 
 PROGRAM = """
@@ -581,14 +627,14 @@ def test_ctrl_c_discards_the_job_in_work_and_keeps_the_finished_ones(
     assert [row["status"] for row in table(out).values()] == ["done", "missing", "missing", "missing"]
 
 
-def test_a_second_ctrl_c_stops_at_once(files: Path, tmp_path: Path) -> None:
-    running = process(write(files, *JOBS), tmp_path / "out", wait=(0,), more=SLOW_PAGE)
+def test_a_second_ctrl_c_stops_at_once(files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]]) -> None:
+    running = process(write(files, *JOBS), tmp_path / "out", wait=(1,), more=SLOW_PAGE)
     for word in ("begun", "page"):
         begun(running, word)
         running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
     assert running.returncode == 130 and "Traceback" not in said
-    assert not list((tmp_path / "out").glob("*"))
+    assert made(tmp_path / "out") == {NAMES[0]: singles[NAMES[0]]}
 
 
 def test_two_processes_never_make_the_same_job(
@@ -611,3 +657,56 @@ def test_two_processes_never_make_the_same_job(
     assert [running.returncode for running in both] == [0, 0], ends
     assert sum(int(found) for text, _ in ends for found in re.findall(r"(\d+) made", text)) == 1
     assert made(out) == singles
+
+
+ON_SMALL_DISK = """
+out=$1 first=$2 last=$3 ballast=$4
+shift 4
+mount -t tmpfs -o size=8m none "$out" || exit 90
+head -c "$ballast" /dev/zero > "$out/ballast"
+"$@"
+echo "first: $?"
+cp -r "$out/." "$first"
+rm "$out/ballast"
+"$@"
+echo "second: $?"
+cp -r "$out/." "$last"
+"""
+"""Makes a batch twice on a file system of its own of 8 MiB: with a file that leaves little room, and without."""
+
+
+def test_a_disk_that_fills_costs_what_did_not_fit_and_the_next_start_makes_it(
+    files: Path, tmp_path: Path, singles: dict[str, dict[str, bytes]]
+) -> None:
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    tried = subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no file system can be mounted here: {tried.stderr.strip()}")
+    folders = [tmp_path / name for name in ("out", "first", "last")]
+    for folder in folders:
+        folder.mkdir()
+    block = 4096
+    size = sum(-(-len(content) // block) * block for content in singles["blue"].values())
+    program = [sys.executable, "-c", "import sys; from anyi2v.cli import main; sys.exit(main(sys.argv[1:]))"]
+    flags = ["--out", str(folders[0]), "--threads", "1", "--dtype", "float32"]
+    script = ["sh", "-c", ON_SMALL_DISK, "sh", *map(str, folders), str(2**23 - int(2.7 * size))]
+    ended = subprocess.run(
+        [*alone, *script, *program, "batch", str(write(files, *JOBS)), *flags], capture_output=True, text=True
+    )
+    # 2: there was no room for jobs.csv either
+    assert re.search(r"first: [12]\n", ended.stdout) and "second: 0\n" in ended.stdout, ended.stderr
+    assert "No space left on device" in ended.stderr and "Traceback" not in ended.stderr
+    _, first, last = folders
+    there = {path.parent.name for path in first.glob("*/run.json")}
+    assert 1 <= len(there) < len(NAMES)
+    assert "failed: cannot write" in ended.stderr
+    for name in there:  # a run, of which some pictures may not have fitted
+        found = contents(first / name)
+        assert {"condition.png", "record"} <= found.keys() <= singles[name].keys()
+        assert found.keys() & {"video.gif", "video.mp4"}
+        assert all(found[file] == singles[name][file] for file in found.keys() - {"record"})
+    for name in set(NAMES) - there:
+        left = [path.name for path in (first / name).iterdir()] if (first / name).exists() else []
+        assert left in ([], ["error.json"])
+        assert contents(last / name) == singles[name]
+    assert {path.parent.name for path in last.glob("*/run.json")} == set(NAMES)

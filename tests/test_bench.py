@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from anyi2v import cli, versions
-from anyi2v.errors import HookError, InputError
+from anyi2v.errors import HookError, InputError, ResourceError
+from anyi2v.execution.cluster import Death, Workers
 from anyi2v.images.media import to_bytes
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark import bench
@@ -31,15 +32,12 @@ FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inver
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cases by three variants, interrupted after the first and resumed."""
     out = tmp_path_factory.mktemp("bench") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        # this process has run backward passes, after which it must not be forked
-        patch.setattr(bench, "START", "spawn")
-        common = ["bench", "micro", "--out", str(out), "--processes", "1", "--dtype", "float32"]
-        assert cli.main([*common, "--cases", "1", "--ablate", "baselines", "--set", *FLAGS]) == 0
-        first = out / "cases" / "1000-edge" / "full.npz"
-        before = first.stat().st_mtime_ns
-        assert cli.main([*common, "--cases", "2", "--ablate", "baselines", "recipe", "--set", *FLAGS]) == 0
-        assert first.stat().st_mtime_ns == before
+    common = ["bench", "micro", "--out", str(out), "--dtype", "float32"]
+    assert cli.main([*common, "--cases", "1", "--ablate", "baselines", "--set", *FLAGS]) == 0
+    first = out / "cases" / "1000-edge" / "full.npz"
+    before = first.stat().st_mtime_ns
+    assert cli.main([*common, "--cases", "2", "--ablate", "baselines", "recipe", "--set", *FLAGS]) == 0
+    assert first.stat().st_mtime_ns == before
     return out
 
 
@@ -353,3 +351,19 @@ def test_older_records_say_which_layers_shared_keys_and_values() -> None:
     older[0]["methods"]["full"]["share_kv"] = True
     settings, _ = merged([older, now])
     assert settings["methods"]["full"] == MethodConfig(lr=4).to_dict()
+
+
+def test_a_case_that_costs_its_workers_is_named_after_the_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, seen = bench.jobs(tmp_path, 3, 5, "plain", "micro", torch.float32, {}), []
+
+    def spread(make: Any, items: Any, workers: Workers) -> Any:
+        for number, item in enumerate(items):
+            seen.append(item.seed)
+            yield item, Death("it died") if number < 2 else None
+
+    monkeypatch.setattr(bench, "spread", spread)
+    with pytest.raises(ResourceError, match="case 5-edge: it died; case 6-depth: it died"):
+        bench.run(work, Workers(2), progress=False)
+    assert seen == [5, 6, 7]

@@ -323,7 +323,7 @@ OTHERS: list[Maker] = [
     *command(
         BENCH,
         one("--cases", NOT_WHOLE, BELOW_0, HUGE, ["0"]),
-        one("--processes", NOT_WHOLE, BELOW_0, HUGE, ["0"]),
+        one("--workers", NOT_WHOLE, BELOW_0, HUGE, ["0"]),
         one("--seed", NOT_WHOLE, BELOW_0, HUGE[1:]),
         one("--backbone", NO_FILES),
         one("--ablate", TEXTS, ["table 9"], said=("ablations",)),
@@ -337,7 +337,7 @@ OTHERS: list[Maker] = [
     *command(
         "bench backbone --out new.json", one("--cases", NOT_WHOLE, BELOW_0, HUGE, ["0"]), one("--backbone", NO_FILES)
     ),
-    *command("bench backbone --out new.json", one("--processes", NOT_WHOLE, BELOW_0, HUGE, ["0"])),
+    *command("bench backbone --out new.json", one("--workers", NOT_WHOLE, BELOW_0, HUGE, ["0"])),
     *command("bench backbone --out new.json", one("--seed", NOT_WHOLE, BELOW_0, HUGE[1:])),
     *(
         maker

@@ -106,18 +106,18 @@ def test_inversion_of_a_network_that_ignores_its_input_is_undone_exactly(monkeyp
     assert (plain > 1e-5).all()
 
 
-def note(job: tuple[Any, ...]) -> dict[str, float]:
+def note(_: str, __: torch.dtype, seed: int) -> dict[str, float]:
     """In place of a clip: leaves a file named after the seed, and fails where a file forbids that seed."""
     folder = Path(os.environ["NOTES"])
-    if (folder / f"forbidden-{job[2]}").exists():
+    if (folder / f"forbidden-{seed}").exists():
         raise RuntimeError("interrupted")
-    (folder / str(job[2])).touch(exist_ok=False)
-    return {"object_found": job[2], "background_found": 1.0, "shape_right": math.nan, "largest_jump": 2.0}
+    (folder / str(seed)).touch(exist_ok=False)
+    return {"object_found": seed, "background_found": 1.0, "shape_right": math.nan, "largest_jump": 2.0}
 
 
-def note_errors(job: tuple[Any, ...]) -> list[float]:
+def note_errors(_: str, __: torch.dtype, first: int, count: int, ___: int, ____: int) -> list[float]:
     """In place of a batch of inversions."""
-    return [float(number) for number in range(job[2], job[2] + job[3])]
+    return [float(number) for number in range(first, first + count)]
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeyp
     kept = tmp_path / "b.partial.json"
 
     def measured() -> dict[str, Any]:
-        return measure_backbone("micro", torch.float32, 4, 7, processes=1, progress=False, kept=kept)
+        return measure_backbone("micro", torch.float32, 4, 7, workers=None, progress=False, kept=kept)
 
     (tmp_path / "forbidden-10").touch()
     with pytest.raises(RuntimeError, match="interrupted"):
@@ -142,5 +142,5 @@ def test_a_file_that_is_no_interrupted_measurement_is_not_touched(tmp_path: Path
     kept = tmp_path / "b.partial.json"
     kept.write_text('{"mine": 1}')
     with pytest.raises(InputError, match=r"b\.partial\.json is there, and not what an interrupted measurement keeps"):
-        measure_backbone("micro", torch.float32, 1, 7, processes=1, progress=False, kept=kept)
+        measure_backbone("micro", torch.float32, 1, 7, workers=None, progress=False, kept=kept)
     assert kept.read_text() == '{"mine": 1}'

@@ -11,7 +11,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PRODUCT = [*SOURCES, *sorted((ROOT / "weights_converters").glob("*.py"))]
 FLOORS = (
     ("errors", "timing", "versions", "execution"),
-    tuple(f"execution.{name}" for name in ("limits", "threads", "grad_modes", "machine")),
+    tuple(f"execution.{name}" for name in ("limits", "threads", "grad_modes", "machine", "cluster")),
     ("files", "hook_points", "backbone.config"),
     ("taps", "method.config", "checkpoints.header"),
     ("method.recipes", "tracks", "diffusion", "numerics"),

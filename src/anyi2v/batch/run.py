@@ -1,4 +1,4 @@
-"""The jobs of a batch, one after the other in this process.
+"""The jobs of a batch: one after the other in this process, or by workers beside each other.
 
 The files are the truth: a job is done if its folder holds a run of its inputs, whoever made it. A job that fails leaves
 `ERROR` in its folder and costs no other.
@@ -7,22 +7,24 @@ The files are the truth: a job is done if its folder holds a run of its inputs, 
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from anyi2v.backbone.networks import Backbone
+from anyi2v.batch.ahead import Ahead
 from anyi2v.batch.check import Task
 from anyi2v.batch.request import Request
 from anyi2v.batch.work import Inputs, Machine, load_backbone, memory_mode, read_inputs, run_job
-from anyi2v.errors import AnyI2VError
+from anyi2v.errors import AnyI2VError, ResourceError
+from anyi2v.execution.cluster import Death, Workers, spread
 from anyi2v.execution.machine import release_memory
 from anyi2v.execution.memory import size_of
 from anyi2v.files import atomic
 from anyi2v.method.config import MethodConfig
-from anyi2v.reports.folder import ERROR, BusyError, check_out, claimed
+from anyi2v.reports.folder import ERROR, BusyError, check_out, claimed, discard
 
 Status = Literal["made", "there", "busy", "failed"]
 
@@ -40,32 +42,26 @@ class Outcome:
 
 
 @dataclass
-class Batch:
-    """Runs tasks; the backbone is kept while they use it."""
+class Maker:
+    """Makes the jobs of tasks; the backbone is kept while they use it."""
 
     machine: Machine
     overwrite: bool = False
     """Replace runs of other inputs."""
     impossible: dict[str, str] = field(default_factory=dict)
     """Files that no run can have here, of `anyi2v.reports.writing.impossible_outputs`."""
+    ahead: Ahead | None = None
+    """What inverts the images of several jobs together; None: each job inverts its own."""
     backbone: Backbone | None = None
     of: tuple[Any, ...] = ()
     """What the backbone was loaded for."""
     modes: dict[Any, bool] = field(default_factory=dict)
 
-    def run(self, tasks: Sequence[Task], tell: Callable[[Outcome], object]) -> list[Outcome]:
-        """Does what is not done yet; `tell` is called with each job's outcome at once.
+    def __call__(self, task: Task) -> Outcome:
+        """Does a task if it is not done yet.
 
         Nothing but KeyboardInterrupt and the like ends it early: the job in work then leaves nothing.
         """
-        outcomes = []
-        for task in tasks:
-            outcome = self._outcome(task)
-            outcomes.append(outcome)
-            tell(outcome)
-        return outcomes
-
-    def _outcome(self, task: Task) -> Outcome:
         start = time.perf_counter()
         try:
             if task.done:
@@ -89,12 +85,15 @@ class Batch:
         request = task.job.request
         backbone = self._backbone(request)
         job = read_inputs(request)
+        low_memory = self._low_memory(task, job, backbone)
+        if self.ahead is not None:
+            job = replace(job, features=self.ahead.features(task, backbone, low_memory=low_memory))
         run_job(
             backbone,
             job,
             self.machine,
             task.folder,
-            low_memory=self._low_memory(task, job, backbone),
+            low_memory=low_memory,
             overwrite=self.overwrite,
             impossible=self.impossible,
         )
@@ -117,6 +116,42 @@ class Batch:
             loaded = sum(map(size_of, backbone.networks.values()))
             self.modes[key], _ = memory_mode(job, self.machine, loaded=loaded)
         return self.modes[key]
+
+
+def run_tasks(
+    make: Callable[[], Maker], tasks: Sequence[Task], tell: Callable[[Outcome], object], workers: Workers | None = None
+) -> list[Outcome]:
+    """Does what is not done yet.
+
+    Args:
+        make: what makes the jobs, called once in each process that does.
+        tasks: begun in this order.
+        tell: called with each job's outcome at once.
+        workers: None: in this process.
+
+    Raises what `anyi2v.execution.cluster.spread` does; what a job raises is its outcome.
+    """
+    outcomes = []
+    for outcome in _outcomes(make, tasks, workers):
+        outcomes.append(outcome)
+        tell(outcome)
+    return outcomes
+
+
+def _outcomes(make: Callable[[], Maker], tasks: Sequence[Task], workers: Workers | None) -> Iterator[Outcome]:
+    missing = {task.folder: task for task in tasks if not task.done}
+    yield from (Outcome(task, "there") for task in tasks if task.folder not in missing)
+    try:
+        for task, outcome in spread(make, list(missing.values()), workers):
+            del missing[task.folder]
+            if isinstance(outcome, Death):
+                discard(task.folder)
+                _write_error(task, ResourceError(outcome.message))
+                outcome = Outcome(task, "failed", message=outcome.message)
+            yield outcome
+    finally:
+        if workers is not None:  # which were killed if there is something missing
+            discard(*missing)
 
 
 def _message(error: Exception) -> str:

@@ -55,6 +55,8 @@ class Inputs:
     """The condition at the video's size."""
     tracks: Tracks
     """In pixels of the video."""
+    features: Mapping[str, Tensor] | None = None
+    """Of the condition, as for `anyi2v.animate`, where they are known already."""
 
 
 def read_inputs(request: Request) -> Inputs:
@@ -185,6 +187,7 @@ def compute(
         negative_prompt=request.negative_prompt,
         cache=machine.cache,
         low_memory=low_memory,
+        features=job.features,
         taps=taps,
         observe=observe,
         sampler=SAMPLERS[request.sampler](),

@@ -2,18 +2,22 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 
 from anyi2v.batch.jobs import JobFile, Problem, read_jobs
-from anyi2v.cli.device import Dtype, asked_of, machine_of
+from anyi2v.cli.device import Dtype, WorkerCount, asked_of, machine_of, network_dtype, workers_of
 from anyi2v.errors import InputError
+from anyi2v.execution.cluster import Workers
+from anyi2v.files import check_place
+from anyi2v.latency.options import within
 
 if TYPE_CHECKING:
     from anyi2v.batch.check import Task
-    from anyi2v.batch.run import Outcome
+    from anyi2v.batch.run import Maker, Outcome
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class BatchCommand:
     $ anyi2v batch jobs.jsonl --check
     $ anyi2v batch jobs.jsonl --out sweep --cache cache
     $ anyi2v batch jobs.csv --out sweep --overwrite
+    $ anyi2v batch jobs.jsonl --out sweep --device cuda --workers auto
     """
 
     file: Annotated[Path, tyro.conf.Positional]
@@ -40,12 +45,21 @@ class BatchCommand:
     cache: Path | None = None
     """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: jobs on the same image and prompt
     then share one inversion."""
+    invert_together: int = 1
+    """Condition images that are inverted as one batch, where lines after each other have the same size and settings;
+    1: each by its own job. Faster, but the bytes of a video then depend on its neighbours, by rounding."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
     """Of the networks; auto: 16 bits where the device is faster in them, which is measured once."""
     threads: int | None = None
-    """CPU threads; None: PyTorch's choice."""
+    """CPU threads, of each worker; None: PyTorch's choice, one with workers."""
+    workers: WorkerCount = None
+    """Processes that make jobs beside each other, each with a GPU of its own (--device cuda) or its threads on the
+    CPU; auto: as many as there is room for. None: this process, one job after the other. Needs the extra "cluster"."""
+    address: str | None = None
+    """Of a running ray cluster whose machines work too, all with these folders; "auto": the one of this machine.
+    Implies --workers auto."""
     overwrite: bool = False
     """Make jobs again whose folder holds a run of other inputs; those that are there stay."""
 
@@ -54,11 +68,16 @@ class BatchCommand:
 
         Raises InputError, after all mistakes were printed, if a line is unusable.
         """
+        workers = workers_of(self.workers, self.address, self.device, self.threads)
+        within("--invert-together", self.invert_together, 1, 1024)
+        if self.invert_together > 1 and (workers or self.cache):
+            other = "--cache" if self.cache else "workers"
+            raise InputError(f"--invert-together is not allowed with {other}; leave out one of both")
         jobs = read_jobs(self.file)
         tasks = self._checked(jobs)
         done = sum(task.done for task in tasks)
         print(f"{self.file}: {len(tasks)} jobs, {done} of them done", file=sys.stderr)
-        return 0 if self.check else self._made(tasks)
+        return 0 if self.check else self._made(tasks, workers)
 
     def _checked(self, jobs: JobFile) -> "list[Task]":
         from anyi2v.batch.check import Checker, check_batch
@@ -79,26 +98,51 @@ class BatchCommand:
             raise InputError(f"{some} unusable, for the reasons above; nothing was made")
         return tasks
 
-    def _made(self, tasks: "list[Task]") -> int:
+    def _made(self, tasks: "list[Task]", workers: Workers | None) -> int:
         from anyi2v.batch.report import write_report
-        from anyi2v.batch.run import Batch
-        from anyi2v.reports.writing import impossible_outputs
+        from anyi2v.batch.run import run_tasks
 
-        machine = machine_of(self.device, self.dtype, self.threads, cache=self.cache)
-        batch = Batch(machine, overwrite=self.overwrite, impossible=impossible_outputs())
+        threads, dtype = self.threads, self.dtype
+        if workers is not None:
+            threads = workers.threads
+            if dtype == "auto" and self.device == "cpu":  # what each worker measured could differ
+                dtype = cast(Dtype, str(network_dtype(dtype, self.device)).removeprefix("torch."))
+        if self.cache:
+            check_place(self.cache)
+        together = (tasks, self.invert_together) if self.invert_together > 1 else None
+        make = partial(_maker, self.device, dtype, threads, self.cache, together, overwrite=self.overwrite)
         progress = Progress(len(tasks))
         try:
-            outcomes = batch.run(tasks, progress)
+            outcomes = run_tasks(make, tasks, progress, workers)
         finally:
             progress.close()
-            page = write_report(self.out, tasks, title=self.file.name)
-            print(f"all jobs beside each other: {page}")
+            if self.out.expanduser().exists():  # else nothing was begun
+                page = write_report(self.out, tasks, title=self.file.name)
+                print(f"all jobs beside each other: {page}")
         counts = {status: sum(o.status == status for o in outcomes) for status in ("made", "there", "busy", "failed")}
         print(
             f"{counts['made']} made, {counts['there']} were there, {counts['failed']} failed"
             + f", {counts['busy']} are being made by another process" * bool(counts["busy"])
         )
         return 1 if counts["failed"] else 0
+
+
+def _maker(
+    device: str,
+    dtype: Dtype,
+    threads: int | None,
+    cache: Path | None,
+    together: "tuple[list[Task], int] | None",
+    *,
+    overwrite: bool,
+) -> "Maker":
+    """What makes the jobs, in whichever process; `together`: arguments of `Ahead`."""
+    from anyi2v.batch.ahead import Ahead
+    from anyi2v.batch.run import Maker
+    from anyi2v.reports.writing import impossible_outputs
+
+    machine = machine_of(device, dtype, threads, cache=cache)
+    return Maker(machine, overwrite, impossible_outputs(), Ahead(*together) if together else None)
 
 
 class Progress:

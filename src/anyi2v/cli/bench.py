@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from anyi2v.checkpoints.header import read_config
-from anyi2v.cli.device import Dtype, network_dtype
+from anyi2v.cli.device import Dtype, WorkerCount, network_dtype, workers_of
 from anyi2v.errors import InputError
-from anyi2v.execution.threads import MAX_THREADS
 from anyi2v.files import atomic, check_place
 from anyi2v.latency.options import ScalingOptions, StagesOptions, within
 from anyi2v.method.recipes import recipe
@@ -37,7 +36,7 @@ class BenchMicro:
     Can be interrupted and started again; more cases or ablations may be added to a folder, with the same code only.
 
     Examples:
-    $ anyi2v bench micro --cases 48
+    $ anyi2v bench micro --cases 48 --workers auto
     $ anyi2v bench micro --cases 100 --kind loose-box --ablate masks --out runs/loose_box
     $ anyi2v bench micro --cases 100 --ablate "table 2" "figure 10" --out runs/table2
     """
@@ -60,14 +59,16 @@ class BenchMicro:
     the tables ("no queries"), or all."""
     set: tuple[str, ...] = ()
     """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
-    processes: int = 2
-    """Of one thread each."""
+    workers: WorkerCount = None
+    """Processes of one thread that work beside each other, for which the extra "cluster" is needed; auto: one per
+    processor. None: this process, one thread."""
     out: Path = Path("runs/bench")
     """Folder for frames, scores, table and pictures."""
 
     def run(self) -> None:
         """Runs what is missing, measures everything, prints the table."""
-        _check(self.cases, self.processes, self.seed)
+        _check(self.cases, self.seed)
+        workers = workers_of(self.workers)
         changes = {**read_config(self.backbone).method, **_settings(self.set)}
         config = recipe(self.recipe, changes)
         from anyi2v.execution.machine import describe
@@ -79,7 +80,7 @@ class BenchMicro:
         dtype = network_dtype(self.dtype, "cpu")
         known = bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
         jobs = partial(bench.jobs, self.out, self.cases, self.seed, self.kind, self.backbone, dtype)
-        bench.run(jobs(methods), processes=self.processes, progress=sys.stderr.isatty())
+        bench.run(jobs(methods), workers, progress=sys.stderr.isatty())
         made = bench.finished(jobs(known))
         work = jobs(made)
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
@@ -88,9 +89,8 @@ class BenchMicro:
         print(f"scores, table and pictures: {self.out}")
 
 
-def _check(cases: int, processes: int, seed: int) -> None:
+def _check(cases: int, seed: int) -> None:
     within("--cases", cases, 1, 100_000)
-    within("--processes", processes, 1, MAX_THREADS)
     within("--seed", seed, 0, 2**30 - cases)  # see split_generator
 
 
@@ -123,14 +123,16 @@ class BenchBackbone:
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     dtype: Dtype = "auto"
     """As for `anyi2v animate`."""
-    processes: int = 2
-    """Of one thread each."""
+    workers: WorkerCount = None
+    """Processes of one thread that work beside each other, for which the extra "cluster" is needed; auto: one per
+    processor. None: this process, one thread."""
     out: Path = Path("runs/backbone.json")
     """JSON file for all figures."""
 
     def run(self) -> None:
         """Prints the shares, writes the file."""
-        _check(self.cases, self.processes, self.seed)
+        _check(self.cases, self.seed)
+        workers = workers_of(self.workers)
         check_place(self.out.parent)
         read_config(self.backbone)
         from anyi2v.execution.machine import describe
@@ -142,7 +144,7 @@ class BenchBackbone:
             dtype,
             self.cases,
             self.seed,
-            processes=self.processes,
+            workers=workers,
             progress=sys.stderr.isatty(),
             kept=kept,
         )

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anyi2v.errors import InputError
+from anyi2v.execution.cluster import Workers
 from anyi2v.execution.threads import MAX_THREADS
 from anyi2v.files import check_place
+from anyi2v.latency.options import within
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from anyi2v.batch.work import Machine
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+WorkerCount = int | Literal["auto"] | None
+"""Of `--workers`; None: none, the work is done in this process."""
 
 
 def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
@@ -60,3 +64,21 @@ def machine_of(
     prepare_torch(device, threads)
     asked = asked_of(device, dtype, threads, low_memory)
     return Machine(device, network_dtype(dtype, device), low_memory, cache, asked)
+
+
+def workers_of(
+    count: WorkerCount, address: str | None = None, device: str = "cpu", threads: int | None = None
+) -> Workers | None:
+    """What the flags of workers ask for; None if they do not.
+
+    Raises InputError for impossible numbers, and a device that workers cannot share.
+    """
+    if count is None and address is None:
+        return None
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device} is not allowed with workers; give cpu, or cuda for a GPU each")
+    if isinstance(count, int):
+        within("--workers", count, 1, MAX_THREADS)
+    if threads is not None:
+        within("--threads", threads, 1, MAX_THREADS)
+    return Workers(count if isinstance(count, int) else None, address, gpus=int(device == "cuda"), threads=threads or 1)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,33 @@ def recover(folder: Path) -> None:
     if any((folder / name).is_dir() for name in (WHOLE, PLACING)):
         with contextlib.suppress(ResourceError), claimed(folder):
             pass
+
+
+def discard(*folders: Path, wait: float = 5.0) -> None:
+    """Removes what processes that were killed have left half written, and folders with nothing else in them.
+
+    A process that is just being killed may have its folder for `wait` seconds more; it is left alone after that.
+    """
+    until = time.monotonic() + wait
+    for folder in folders:
+        while any((folder / name).exists() for name in (NEW, LOCK)) and not _discarded(folder):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)
+
+
+def _discarded(folder: Path) -> bool:
+    """Removes what is half written, where that can be done; False while another process has the folder."""
+    try:
+        with claimed(folder):
+            shutil.rmtree(folder / NEW, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+    except BusyError:
+        return False
+    except ResourceError:  # it cannot be written
+        pass
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ variant, and the report, which is measured from these frames. Whatever is there 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anyi2v.errors import InputError
+from anyi2v.errors import InputError, ResourceError
+from anyi2v.execution.cluster import Death, Workers, spread
 from anyi2v.files import atomic, check_place, read_json
 from anyi2v.images.media import from_bytes, to_bytes
 from anyi2v.method.config import MethodConfig
@@ -25,7 +25,7 @@ from anyi2v.micro.benchmark.cases import conditions, make_case
 from anyi2v.micro.benchmark.kinds import Kind
 from anyi2v.micro.benchmark.provenance import differences, provenance
 from anyi2v.micro.benchmark.variants import GIVEN
-from anyi2v.micro.benchmark.workers import START, quiet, worker_backbone
+from anyi2v.micro.benchmark.workers import worker_backbone
 from anyi2v.pipeline import animate, check_job
 from anyi2v.reports.record import weights_sha256
 
@@ -172,17 +172,24 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 def check(job: Job) -> None:
     """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
-    backbone = worker_backbone(job.backbone, job.dtype)  # before the workers are forked
+    backbone = worker_backbone(job.backbone, job.dtype)
     for config in job.methods.values():
         check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
 
 
-def run(work: Sequence[Job], *, processes: int, progress: bool) -> None:
-    """Runs all jobs, each process one at a time on one thread."""
-    with get_context(START).Pool(processes, initializer=quiet) as pool:
-        done = pool.imap_unordered(run_case, work)
-        for _ in tqdm(done, total=len(work), desc="cases", disable=not progress):
-            pass
+def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None:
+    """Runs all jobs, one after the other or by workers of one thread each.
+
+    Raises ResourceError for cases that cost several workers their life, after the others are made; and what
+    `anyi2v.execution.cluster.spread` does.
+    """
+    done = spread(lambda: run_case, work, workers)
+    deaths = []
+    for job, result in tqdm(done, total=len(work), desc="cases", disable=not progress):
+        if isinstance(result, Death):
+            deaths.append(f"case {job.folder.name}: {result.message}")
+    if deaths:
+        raise ResourceError("; ".join(deaths))
 
 
 def frames(path: Path) -> Tensor:

@@ -6,10 +6,9 @@ And how exactly DDIM inversion is undone by sampling back.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from tqdm import tqdm
 from anyi2v.backbone.networks import Backbone
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import inversion_pairs
-from anyi2v.errors import InputError
+from anyi2v.errors import InputError, ResourceError
+from anyi2v.execution.cluster import Death, Workers, spread
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.inversion import round_trip
 from anyi2v.micro.benchmark.measure import NAMES, centroids, find_object, nearest_colours
 from anyi2v.micro.benchmark.provenance import provenance
-from anyi2v.micro.benchmark.workers import START, quiet, worker_backbone
+from anyi2v.micro.benchmark.workers import worker_backbone
 from anyi2v.micro.world.modalities import caption, render
 from anyi2v.micro.world.world import (
     MODALITIES,
@@ -147,8 +147,11 @@ def reconstruction_error(
     return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
 
 
-def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
-    name, dtype, seed = job
+Measurement = tuple[Any, ...]
+"""What is measured, "clip" or "inversion", and the arguments of `_sample` or `_reconstruct`."""
+
+
+def _sample(name: str, dtype: torch.dtype, seed: int) -> dict[str, Any]:
     backbone, scene = worker_backbone(name, dtype), sample_case(seed)
     size = (backbone.config.height, backbone.config.width)
     prompt = caption(scene, "photo")
@@ -156,9 +159,8 @@ def _sample(job: tuple[str, torch.dtype, int]) -> dict[str, Any]:
     return {"seed": seed, "prompt": prompt, **vars(measure_sample(result.video, scene))}
 
 
-def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float]:
+def _reconstruct(name: str, dtype: torch.dtype, first: int, count: int, until: int, stride: int) -> list[float]:
     """The errors of a batch of test images, of all modalities in turn."""
-    name, dtype, first, count, until, stride = job
     backbone = worker_backbone(name, dtype)
     images, prompts = [], []
     for seed in range(first, first + count):
@@ -170,42 +172,48 @@ def _reconstruct(job: tuple[str, torch.dtype, int, int, int, int]) -> list[float
     return reconstruction_error(backbone, latent, prompts, until=until, stride=stride).tolist()
 
 
+def _measure(job: Measurement) -> Any:
+    kind, *arguments = job
+    return _sample(*arguments) if kind == "clip" else _reconstruct(*arguments)
+
+
 def measure_backbone(
-    name: str, dtype: torch.dtype, cases: int, seed: int, *, processes: int, progress: bool, kept: Path
+    name: str, dtype: torch.dtype, cases: int, seed: int, *, workers: Workers | None, progress: bool, kept: Path
 ) -> dict[str, Any]:
     """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
 
     Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
     strides of 20. What is finished is kept in file `kept`, where an interrupted run with the same code goes on.
 
-    Raises InputError if `kept` is another file.
+    Raises InputError if `kept` is another file, ResourceError if a measurement costs several workers their life, and
+    what `anyi2v.execution.cluster.spread` does.
     """
     config = worker_backbone(name, dtype).config
     run = json.dumps([weights_sha256(name), str(dtype), PLAIN.to_dict(), provenance()])
     finished = read_json(kept) if kept.exists() else {}
-    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `each`
+    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `key`
         raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
 
-    def each(function: Callable[[Any], Any], work: Sequence[tuple[Any, ...]], label: str) -> list[Any]:
-        """The results of jobs in their order."""
-        keys = [json.dumps([run, label, *job[2:]]) for job in work]
-        missing = [i for i, key in enumerate(keys) if key not in finished]
-        made = pool.imap(function, [work[i] for i in missing])
-        bar = tqdm(missing, total=len(work), initial=len(work) - len(missing), desc=label, disable=not progress)
-        for i, result in zip(bar, made, strict=True):
-            finished[keys[i]] = result
-            with atomic(kept) as temporary:
-                temporary.write_text(json.dumps(finished), encoding="utf-8")
-        return [finished[key] for key in keys]
+    def key(job: Measurement) -> str:
+        return json.dumps([run, job[0], *job[3:]])
 
+    clips: list[Measurement] = [("clip", name, dtype, seed + i) for i in range(cases)]
     ways = {"to 201, stride 1": (201, 1), "to 981, stride 20": (981, 20)}
-    errors: dict[str, list[float]] = {}
-    with get_context(START).Pool(processes, initializer=quiet) as pool:
-        work = [(name, dtype, seed + i) for i in range(cases)]
-        clips = each(_sample, work, "clips")
-        for way, (until, stride) in ways.items():
-            batches = [(name, dtype, seed + i, min(BATCH, cases - i), until, stride) for i in range(0, cases, BATCH)]
-            errors[way] = [error for batch in each(_reconstruct, batches, way) for error in batch]
+    inversions: dict[str, list[Measurement]] = {
+        way: [("inversion", name, dtype, seed + i, min(BATCH, cases - i), *until) for i in range(0, cases, BATCH)]
+        for way, until in ways.items()
+    }
+    work = [*clips, *(job for jobs in inversions.values() for job in jobs)]
+    missing = [job for job in work if key(job) not in finished]
+    made = spread(lambda: _measure, missing, workers)
+    for job, result in tqdm(made, desc="measurements", total=len(missing), disable=not progress):
+        if isinstance(result, Death):
+            raise ResourceError(f"{job[0]} of seed {job[3]}: {result.message}")
+        finished[key(job)] = result
+        with atomic(kept) as temporary:
+            temporary.write_text(json.dumps(finished), encoding="utf-8")
+    rows = [finished[key(job)] for job in clips]
+    errors = {way: [error for job in jobs for error in finished[key(job)]] for way, jobs in inversions.items()}
     return {
         "backbone": name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -214,8 +222,8 @@ def measure_backbone(
         "width": config.width,
         "height": config.height,
         "sampler": {name: getattr(PLAIN, name) for name in ("steps", "guidance_scale", "eta")},
-        "summary": summary(clips, errors),
-        "clips": clips,
+        "summary": summary(rows, errors),
+        "clips": rows,
         "reconstruction": errors,
     }
 
