@@ -116,6 +116,8 @@ class Run:
     """What was recorded of the condition image, for `Result.features`."""
     losses: Sequence[LossRecord] = ()
     """What `guide` has minimised."""
+    first_step: int = 0
+    """The denoising step to begin with; `initial_latents` have its noise level."""
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
         """The latents to begin with, of white noise."""

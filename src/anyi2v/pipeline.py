@@ -115,8 +115,9 @@ def animate(
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(job.latent_shape, generator=torch.Generator().manual_seed(seed))
     z = run.initial_latents(z).to(backbone.device)
-    done = stages.counter("denoising", config.steps)
-    for step in job.steps:
+    steps = job.steps[run.first_step :]
+    done = stages.counter("denoising", len(steps))
+    for step in steps:
         z = run.guide(z, step)
         with stages.stage("denoising"):
             noise = denoiser(z, step, tap=run.tap(step), negative_tap=run.negative_tap(step))
