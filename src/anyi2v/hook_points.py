@@ -13,7 +13,8 @@ from anyi2v.errors import HookError, closest
 
 Kind = Literal["layer", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
 """The output of a layer; a ResBlock's residual hidden state; of an attention what keys and values are projected from,
-the projections, the attention map before and after its softmax, and the output: after the output projection, as it is added to the layer's input."""
+the projections, the attention map before and after its softmax, and the output: after the output projection, as it is
+added to the layer's input."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 AttentionKind = Literal["spatial", "text", "temporal"]
 

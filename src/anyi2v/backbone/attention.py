@@ -34,9 +34,7 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor,
     return projections(x, *weights)
 
 
-def scores(
-    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int
-) -> Float[Tensor, "*n heads l m"]:
+def scores(query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int) -> Float[Tensor, "*n heads l m"]:
     """The logits of the attention map, Q K^T / sqrt(d); `attention` never materialises them."""
     query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
     return query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
