@@ -213,3 +213,8 @@ SETTINGS: dict[MethodName, type[Settings]] = {
     "sg-i2v": SGI2VSettings,
     "time-to-move": TimeToMoveSettings,
 }
+
+
+def name_of(settings: Settings) -> MethodName:
+    """The name of a method, by its settings."""
+    return next(name for name, kind in SETTINGS.items() if isinstance(settings, kind))
