@@ -352,7 +352,7 @@ def test_inspect_prints_configuration_counts_and_points(files: Path, capsys: pyt
     assert "up_blocks.1.attentions.1.query  1x3x4x8x8\n" in rest
     tokens, heads = CONFIG.text.length, CONFIG.unet.heads_of(8)
     assert f"up_blocks.1.attentions.1.cross.probs  1x3x{heads}x32x{tokens}  on request\n" in rest
-    assert rest.count("on request") == rest.count(".probs ")
+    assert rest.count("on request") == rest.count(".probs ") + rest.count(".logits ")
 
 
 @pytest.mark.parametrize("command", [[], ["animate"], ["batch"], ["condition"], ["demo"], ["inspect"]])

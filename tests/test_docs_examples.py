@@ -112,6 +112,17 @@ def extending(names: Names, folder: Path) -> None:
     assert len(names["pictures"]) == 8 and names["pictures"][0].shape == (8, 3, 32, 32)
 
 
+def comparators(names: Names, _: Path) -> None:
+    """Both methods were used, and what is dragged has come to where its box is."""
+    assert [names[key].parts for key in ("by_noise", "dragged")] == [{"method": "freetraj"}, {"method": "time-to-move"}]
+    assert names["by_noise"].method_settings["edit_steps"] == 2
+    video, (x0, y0, x1, y1) = names["dragged"].video, names["dragged"].tracks.objects[0].boxes[-1]
+    first, last = ((frame - frame.flatten(1).median(-1).values[:, None, None]).abs().sum(0) for frame in video[[0, -1]])
+    box = (slice(int(y0), int(y1)), slice(int(x0), int(x1)))
+    # beside it the model paints the prompt's circle, which the drawing does not show
+    assert last[box].sum() > 0.25 * last.sum() and first[box].sum() < 0.1 * first.sum()
+
+
 def photo_and_mesh(folder: Path) -> Names:
     """What docs/conditions.md takes for granted: the reader's own files, and a sketch with its mask."""
     trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed: pip install 'anyi2v[mesh]'")
@@ -126,6 +137,7 @@ def photo_and_mesh(folder: Path) -> Names:
 
 CHECKS: dict[str, tuple[Callable[[Path], Names], Callable[[Names, Path], None]]] = {
     "README.md": (lambda _: {}, readme),
+    "docs/comparators.md": (lambda _: {}, comparators),
     "docs/inspection.md": (lambda _: {}, inspection),
     "docs/conditions.md": (photo_and_mesh, conditions),
     "docs/extending.md": (lambda _: {"__name__": "extending"}, extending),

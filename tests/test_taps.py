@@ -21,7 +21,7 @@ from .networks import TINY, inputs, tiny_unet
 UNET = tiny_unet()
 POINTS = points(UNET)
 NAMES = list(POINTS)
-LATENT_POINTS = [name for name in NAMES if not name.endswith("probs") and ".cross.key" not in name]
+LATENT_POINTS = [name for name in NAMES if not name.endswith(("logits", "probs")) and ".cross.key" not in name]
 QUERIES = ["up_blocks.1.attentions.0.query", "up_blocks.2.attentions.0.query"]
 
 
@@ -69,6 +69,24 @@ def test_materialised_attention_equals_the_fused_one(name: str) -> None:
     assert not torch.equal(halved, out)
     assert torch.equal(UNET(z, t, text, tap=At([name], lambda _, x: x.mul_(0.5))), halved)  # in place, but not lost
     torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs.sum(-1)), rtol=1e-12, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("logits")])
+def test_edited_logits_go_through_the_softmax(name: str) -> None:
+    z, t, text = inputs()
+    probs = name.replace("logits", "probs")
+    recorder = Recorder([name, probs])
+    out = UNET(z, t, text, tap=recorder)
+    assert torch.equal(out, UNET(z, t, text))
+    torch.testing.assert_close(recorder.seen[name].softmax(-1), recorder.seen[probs], rtol=1e-12, atol=0)
+    edited = UNET(z, t, text, tap=Replace({name: lambda x: x * 0.5}))
+    assert not torch.equal(edited, out)
+    replaced = (recorder.seen[name] * 0.5).softmax(-1)
+    torch.testing.assert_close(UNET(z, t, text, tap=Replace({probs: lambda x: replaced})), edited, rtol=1e-12, atol=0)
+    both = chain(Replace({name: lambda x: x * 0.5}), after := Recorder([probs]))
+    assert torch.equal(UNET(z, t, text, tap=both), edited)
+    torch.testing.assert_close(after.seen[probs], replaced, rtol=1e-12, atol=0)
 
 
 @torch.no_grad()

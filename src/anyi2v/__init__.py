@@ -60,8 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "samplers":
-        return import_module("anyi2v.samplers")
+    if name in ("comparators", "samplers"):
+        return import_module(f"anyi2v.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'anyi2v' has no attribute {name!r}")
     return getattr(import_module(f"anyi2v.{_HOMES[name]}"), name)

@@ -11,9 +11,10 @@ from typing import Literal, get_args
 
 from anyi2v.errors import HookError, closest
 
-Kind = Literal["layer", "hidden", "context", "query", "key", "value", "probs", "output"]
+Kind = Literal["layer", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
 """The output of a layer; a ResBlock's residual hidden state; of an attention what keys and values are projected from,
-the projections, the attention map, and the output: after the output projection, as it is added to the layer's input."""
+the projections, the attention map before and after its softmax, and the output: after the output projection, as it is
+added to the layer's input."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 AttentionKind = Literal["spatial", "text", "temporal"]
 
@@ -63,7 +64,7 @@ class Point:
         cells as queries and keys."""
         if self.kind in ("layer", "hidden"):
             return MAP
-        if self.kind == "probs":
+        if self.kind in ("logits", "probs"):
             return {"spatial": "b f n q k", "text": "b f n q l", "temporal": "b h w n f f"}[self.attention or "spatial"]
         if self.kind in ("context", "output"):
             return TOKENS
@@ -74,7 +75,7 @@ class Point:
     @property
     def costly(self) -> bool:
         """Whether it is computed only for taps that ask for it: attention maps, which fast kernels never hold."""
-        return self.kind == "probs"
+        return self.kind in ("logits", "probs")
 
     @property
     def per_frame(self) -> bool:

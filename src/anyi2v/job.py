@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -103,6 +103,8 @@ class Result:
     parts: Mapping[str, str] = field(default_factory=dict)
     """The parts of the algorithm that were arguments of `animate` - method, sampler, objective - by their names; those
     that this package does not know have the name of their class or function, with a dot."""
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the method, where it is one of `anyi2v.comparators`."""
 
     def save(self, path: str | Path) -> None:
         """Writes the video: mp4, GIF or npz by the ending of `path`."""
@@ -116,6 +118,8 @@ class Run:
     """What was recorded of the condition image, for `Result.features`."""
     losses: Sequence[LossRecord] = ()
     """What `guide` has minimised."""
+    first_step: int = 0
+    """The denoising step to begin with; `initial_latents` have its noise level."""
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
         """The latents to begin with, of white noise."""

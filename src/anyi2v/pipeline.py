@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.backbone.networks import Backbone
+from anyi2v.comparators.settings import Settings, name_of
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
 from anyi2v.errors import AnyI2VWarning, InputError
@@ -84,7 +85,8 @@ def animate(
         taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
             method's edits; in denoising it sees the pass with the negative prompt too, see `Denoiser`. A tap that
             returns the tensors it was given changes no bit of the result.
-        method: how the video is steered; by default `AnyI2V` with the settings of `config`.
+        method: how the video is steered; by default `AnyI2V` with the settings of `config`. Others are in
+            `anyi2v.comparators`.
         sampler: how the latents move from one noise level to the next; by default `samplers.ddim` with the `eta` of
             `config`.
         objective: what `AnyI2V` minimises; by default the paper's, `FeatureAlignment` with the settings of `config`.
@@ -115,8 +117,9 @@ def animate(
     # drawn on the CPU in float32, so that the noise does not depend on the device
     z = torch.randn(job.latent_shape, generator=torch.Generator().manual_seed(seed))
     z = run.initial_latents(z).to(backbone.device)
-    done = stages.counter("denoising", config.steps)
-    for step in job.steps:
+    steps = job.steps[run.first_step :]
+    done = stages.counter("denoising", len(steps))
+    for step in steps:
         z = run.guide(z, step)
         with stages.stage("denoising"):
             noise = denoiser(z, step, tap=run.tap(step), negative_tap=run.negative_tap(step))
@@ -141,6 +144,7 @@ def animate(
         low_memory=low_memory,
         operators=backbone.operators,
         parts=parts,
+        method_settings=method.to_dict() if isinstance(method, Settings) else {},
     )
 
 
@@ -209,6 +213,8 @@ def _parts(method: Method | None, sampler: Sampler | None, objective: Objective 
         )
     parts = {"method": method, "objective": objective}
     found = {kind: _qualified(part) for kind, part in parts.items() if part is not None}
+    if isinstance(method, Settings):
+        found["method"] = name_of(method)
     if (name := sampler_name(sampler)) != "ddim":
         found["sampler"] = name or _qualified(sampler)
     return found

@@ -1,7 +1,7 @@
 """Samplers: how the latents move from one noise level to the next along the noise prediction.
 
 A sampler is any `sampler(z, noise, step) -> z`. One that keeps something between its steps starts afresh where
-`step.index` is 0, so that it can serve one job after another.
+`step.index` does not follow the step before, so that it can serve one job after another.
 """
 
 import math
@@ -49,21 +49,21 @@ class DPMSolver2M:
     """
 
     def __init__(self) -> None:
-        self.previous: tuple[Tensor, float] | None = None
+        self.previous: tuple[int, Tensor, float] | None = None
 
     def __call__(
         self, z: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step
     ) -> Float[Tensor, "*shape"]:
-        """The latents at `step.to`; step 0 forgets the job before."""
+        """The latents at `step.to`; a step that does not follow the one before belongs to another job."""
         at, to = step.at, step.to
         x0 = transport(z, noise, at, CLEAN)
-        previous, self.previous = (None if step.index == 0 else self.previous), (x0, _lambda(at))
+        previous, self.previous = self.previous, (step.index, x0, _lambda(at))
         if to.noise == 0:
             return to.signal * x0
         h, data = _lambda(to) - _lambda(at), x0
-        if previous is not None:
-            ratio = (_lambda(at) - previous[1]) / h
-            data = x0 + (x0 - previous[0]) / (2 * ratio)
+        if previous is not None and previous[0] == step.index - 1:
+            ratio = (_lambda(at) - previous[2]) / h
+            data = x0 + (x0 - previous[1]) / (2 * ratio)
         return to.noise / at.noise * z - to.signal * math.expm1(-h) * data
 
 

@@ -7,7 +7,7 @@ returns the tensors it was given changes no bit of the result.
 
 A tap may say in `names` which points it handles, as `Recorder`, `Replace` and `At` do. Then a name that the network
 does not have is a HookError before the pass begins, and the tap is also offered the costly points among them: attention
-maps, `*.probs`, which the fast kernels never hold and which a plain function is not offered.
+maps, `*.logits` and `*.probs`, which the fast kernels never hold and which a plain function is not offered.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -7,14 +7,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anyi2v.backbone.attention import Attention, probabilities, project, weigh
+from anyi2v.backbone.attention import Attention, edited_map, project, wants_map, weigh
 from anyi2v.backbone.call import Call
 from anyi2v.backbone.config import MotionConfig, NormOver
 from anyi2v.backbone.feed_forward import FeedForward
 from anyi2v.backbone.layers import LayerNorm, Linear, group_norm
 from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.operators import HOST, attention_over_frames, plain
-from anyi2v.taps import wants
 
 
 class MotionModules(Design):
@@ -130,8 +129,8 @@ def temporal_attention(
 
     query, key, value = project(x, attn.to_q, attn.to_k, attn.to_v)
     query, key, value = point("query", query), point("key", key), point("value", value)
-    if wants(call.tap, f"{name}.probs"):
-        probs = call.changed(name, "probs", probabilities(query, key, attn.heads))
+    if wants_map(call, name):
+        probs = edited_map(query, key, attn.heads, name, call)
         if probs is not None:
             return attn.to_out(rearrange(weigh(probs, value), "b h w f c -> b f h w c"))
     return attention_over_frames(query, key, value, attn.heads, attn.to_out)

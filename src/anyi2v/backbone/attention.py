@@ -34,12 +34,36 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor,
     return projections(x, *weights)
 
 
+def scores(query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int) -> Float[Tensor, "*n heads l m"]:
+    """The logits of the attention map, Q K^T / sqrt(d); `attention` never materialises them."""
+    query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
+    return query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+
+
 def probabilities(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n heads l m"]:
-    """The attention map itself, softmax(Q K^T / sqrt(d)); `attention` never materialises it."""
-    query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
-    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+    """The attention map itself, softmax(Q K^T / sqrt(d))."""
+    return scores(query, key, heads).softmax(-1)
+
+
+def wants_map(call: Call, name: str) -> bool:
+    """Whether the tap asks for the attention map, before or after its softmax."""
+    return wants(call.tap, f"{name}.logits") or wants(call.tap, f"{name}.probs")
+
+
+def edited_map(
+    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int, name: str, call: Call
+) -> Float[Tensor, "*n heads l m"] | None:
+    """The attention map as the tap has changed it, before or after its softmax.
+
+    None if it was left as it is: then the fast kernels compute the attention.
+    """
+    logits = scores(query, key, heads)
+    edited = call.changed(name, "logits", logits) if wants(call.tap, f"{name}.logits") else None
+    probs = (logits if edited is None else edited).softmax(-1)
+    seen = call.changed(name, "probs", probs) if wants(call.tap, f"{name}.probs") else None
+    return probs if seen is None and edited is not None else seen
 
 
 def weigh(probs: Float[Tensor, "*n heads l m"], value: Float[Tensor, "*n m c"]) -> Float[Tensor, "*n l c"]:
@@ -62,10 +86,10 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
     else:
         query, key, value = attn.to_q(x), *project(context, attn.to_k, attn.to_v)
     query, key, value = (call.at(name, part, t) for part, t in (("query", query), ("key", key), ("value", value)))
-    if wants(call.tap, f"{name}.probs"):
+    if wants_map(call, name):
         q, k, v = (rearrange(t, "b f h w c -> b f (h w) c") for t in (query, key, value))
         k, v = (t.expand(-1, frames, -1, -1) for t in (k, v))
-        probs = call.changed(name, "probs", probabilities(q, k, attn.heads))
+        probs = edited_map(q, k, attn.heads, name, call)
         if probs is not None:
             return attn.to_out(rearrange(weigh(probs, v), "b f (h w) c -> b f h w c", h=height))
     if key.shape[1] < frames:
@@ -83,10 +107,10 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], 
     key = call.at(name, "key", attn.to_k(call.text))
     value = call.at(name, "value", attn.to_v(call.text))
     query = query.expand(len(key), *query.shape[1:])
-    if wants(call.tap, f"{name}.probs"):
+    if wants_map(call, name):
         q = rearrange(query, "b f h w c -> b f (h w) c")
         k, v = (t[:, None].expand(-1, q.shape[1], -1, -1) for t in (key, value))
-        probs = call.changed(name, "probs", probabilities(q, k, attn.heads))
+        probs = edited_map(q, k, attn.heads, name, call)
         if probs is not None:
             return attn.to_out(weigh(probs, v).view_as(query))
     return attn.to_out(attention(query.flatten(1, 3).contiguous(), key, value, attn.heads).view_as(query))

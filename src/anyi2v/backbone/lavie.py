@@ -58,8 +58,11 @@ class RotaryAttention(Temporal):
         )
         value = point("value", attn.to_v(normed))
         scores = torch.einsum("...inc,...jnc->...nij", query * query.shape[-1] ** -0.5, key)
-        probs = (scores + self.bias(call.frames).to(scores.dtype)).softmax(-1)
-        if wants(call.tap, f"{self.name}.probs"):  # as in other families, although here the map is there anyway
+        logits = scores + self.bias(call.frames).to(scores.dtype)
+        if wants(call.tap, f"{self.name}.logits"):  # as in other families, although here the map is there anyway
+            logits = call.at(self.name, "logits", logits)
+        probs = logits.softmax(-1)
+        if wants(call.tap, f"{self.name}.probs"):
             probs = call.at(self.name, "probs", probs)
         out = weigh(probs, value)
         return x + call.at(self.name, "output", attn.to_out(rearrange(out, "b h w f c -> b f h w c")))

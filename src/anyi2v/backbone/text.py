@@ -104,6 +104,11 @@ def tokenize(
     return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
 
 
+def count_tokens(config: TextConfig, text: str, embeddings: Mapping[str, Tensor] | None = None) -> int:
+    """How many tokens a text has, without begin and end."""
+    return len(_ids(config, text, embeddings)) - 2
+
+
 def shortened(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | None = None) -> tuple[str, str]:
     """The longest beginning of whole words that the text tower takes, and the rest of the prompt."""
     words = prompt.split()

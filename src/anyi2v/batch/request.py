@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anyi2v.comparators.settings import Settings
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
@@ -18,6 +19,8 @@ class Request:
     backbone: str = "micro"
     embeddings: tuple[Path, ...] = ()
     method: MethodConfig = field(default_factory=MethodConfig)
+    comparator: Settings | None = None
+    """Of another method than AnyI2V, which is steered by them."""
     sampler: SamplerName = "ddim"
     operators: OperatorKind = "fast"
     seed: int = 0

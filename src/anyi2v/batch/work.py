@@ -17,6 +17,8 @@ from anyi2v.backbone.unet import UNet
 from anyi2v.batch.request import Request
 from anyi2v.checkpoints import checkpoint
 from anyi2v.checkpoints.header import read_config
+from anyi2v.comparators.registry import comparator
+from anyi2v.comparators.settings import name_of
 from anyi2v.execution import memory
 from anyi2v.images import media
 from anyi2v.images.conditions import load_condition
@@ -101,10 +103,17 @@ def wanted(
         fps=config.fps if request.fps is None else request.fps,
         config=request.method,
         embeddings=request.embeddings,
-        parts={} if request.sampler == "ddim" else {"sampler": request.sampler},
+        parts=_parts(request),
+        method_settings={} if request.comparator is None else request.comparator.to_dict(),
         weights=weights,
     )
     return same | inputs.to_dict()
+
+
+def _parts(request: Request) -> dict[str, str]:
+    """`Result.parts` of the request."""
+    parts: dict[str, str] = {} if request.sampler == "ddim" else {"sampler": request.sampler}
+    return parts if request.comparator is None else {**parts, "method": name_of(request.comparator)}
 
 
 def shadow(config: BackboneConfig) -> UNet:
@@ -114,12 +123,17 @@ def shadow(config: BackboneConfig) -> UNet:
 
 
 def check_inputs(job: Inputs, unet: UNet) -> None:
-    """Raises what `anyi2v.pipeline.check_job` does for a job, whatever the weights; `unet` may be a `shadow`."""
+    """Raises what `anyi2v.pipeline.check_job`, and the check of another method, do for a job, whatever the weights.
+
+    `unet` may be a `shadow`.
+    """
     request, config = job.request, job.config
     frames = config.frames if request.frames is None else request.frames
     fps = config.fps if request.fps is None else request.fps
     check_asked(config, unet, job.image, request.method, frames, fps, request.seed)
     check_settings(request.method, unet)
+    if request.comparator is not None:
+        comparator(request.comparator).check(request.method, unet, job.tracks, request.prompt)
 
 
 def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool, str]:
@@ -190,6 +204,7 @@ def compute(
         features=job.features,
         taps=taps,
         observe=observe,
+        method=None if request.comparator is None else comparator(request.comparator),
         sampler=SAMPLERS[request.sampler](),
         progress=progress,
     )

@@ -98,6 +98,8 @@ class Inspect:
         if not (folder / RECORD).is_file():
             raise InputError(f"folder {folder} holds no run: there is no run.json in it")
         job = repeated(folder / RECORD)
+        if job.method_name != "anyi2v":
+            raise InputError(f"{folder} was made by {job.method_name}; inspect shows what happens inside of AnyI2V")
         from anyi2v.reports.inspection import write_inspection
         from anyi2v.reports.recording import Recording, select
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,15 @@ from anyi2v.batch.request import Request
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.condition import ConditionFlags
 from anyi2v.cli.device import Dtype, asked_of, machine_of
+from anyi2v.comparators.settings import (
+    SETTINGS,
+    FreeTrajSettings,
+    MethodName,
+    Settings,
+    SGI2VSettings,
+    TimeToMoveSettings,
+    TrailBlazerSettings,
+)
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
@@ -37,6 +46,7 @@ class Animate(ConditionFlags):
     $ anyi2v animate --image edges.png --prompt "a red circle on a navy background" --tracks tracks.json
     $ anyi2v animate --image edges.png --prompt "a blue star" --recipe official --method.lr 0.02 --out star
     $ anyi2v animate --image edges.png --prompt "a blue star" --prompt "a red star" --out sweep
+    $ anyi2v animate --image edges.png --prompt "a blue star" --tracks t.json --method freetraj --freetraj.edit-steps 4
     $ anyi2v animate --repeat star/run.json --out again
     """
 
@@ -90,7 +100,17 @@ class Animate(ConditionFlags):
     overwrite: bool = False
     """Replace the files of a former run in the folder; others stay."""
     method: MethodConfig = field(default_factory=MethodConfig)
-    """Settings of the method; each says where it comes from."""
+    """Settings of the method; each says where it comes from. Of other methods, sampling, guidance and injection."""
+    method_name: Annotated[MethodName, tyro.conf.arg(name="method")] = "anyi2v"
+    """How the video is steered: by AnyI2V, or by another method on the same hooks; see docs/comparators.md."""
+    freetraj: FreeTrajSettings = field(default_factory=FreeTrajSettings)
+    """Settings of --method freetraj."""
+    trailblazer: TrailBlazerSettings = field(default_factory=TrailBlazerSettings)
+    """Settings of --method trailblazer."""
+    sg_i2v: SGI2VSettings = field(default_factory=SGI2VSettings)
+    """Settings of --method sg-i2v."""
+    time_to_move: TimeToMoveSettings = field(default_factory=TimeToMoveSettings)
+    """Settings of --method time-to-move."""
 
     def run(self) -> None:
         """Computes and writes the runs; prints where they are and how long they took."""
@@ -158,12 +178,27 @@ class Animate(ConditionFlags):
             backbone=self.backbone,
             embeddings=self.embedding,
             method=self.method,
+            comparator=self.comparator,
             sampler=self.sampler,
             operators=self.operators,
             seed=self.seed,
             frames=self.frames,
             fps=self.fps,
         )
+
+    @property
+    def comparator(self) -> Settings | None:
+        """The settings of another method than AnyI2V; None for AnyI2V.
+
+        Raises InputError for settings of a method that is not asked for.
+        """
+        found = {name: getattr(self, name.replace("-", "_")) for name in SETTINGS}
+        for name, settings in found.items():
+            if name != self.method_name and settings != type(settings)():
+                raise InputError(
+                    f"there are settings --{name}.*, but the method is {self.method_name}; add --method {name}"
+                )
+        return found.get(self.method_name)
 
     def _wanted(self, folders: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
         """For each run of a sweep what its record must say to be the one that is asked for."""

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.animate import Animate
+from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
 from anyi2v.method.config import MethodConfig
@@ -24,6 +25,7 @@ class _Base:
     recipe: str | None = None
     backbone_settings: bool = True
     repeat: Path | None = None
+    method_name: Annotated[str | None, tyro.conf.arg(name="method")] = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
 
@@ -38,6 +40,8 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     """
     base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
     default = Animate() if base.repeat is None else repeated(base.repeat)
+    if base.method_name not in (None, default.method_name):
+        default = replace(default, **{name.replace("-", "_"): kind() for name, kind in SETTINGS.items()})
     backbone = base.backbone or default.backbone
     name = base.recipe or default.recipe
     asked = base.recipe is not None or not base.backbone_settings
@@ -69,6 +73,15 @@ def _short(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
+def _comparator(data: dict[str, Any]) -> dict[str, Any]:
+    """The flags of another method than AnyI2V, if the run had one that the command line knows."""
+    name = data.get("parts", {}).get("method")
+    if name not in SETTINGS:
+        return {}
+    settings = SETTINGS[name].from_dict(data.get("method_settings", {}))
+    return {"method_name": name, name.replace("-", "_"): settings}
+
+
 REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "device", "dtype", "threads")
 
 
@@ -89,6 +102,7 @@ def repeated(path: Path) -> Animate:
         values["operators"] = data.get("operators", "fast")
         backbone, method = data["backbone"]["name"], MethodConfig.from_dict(data["method"])
         values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
+        values |= _comparator(data)
         values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the record of a run: {error!r}") from error

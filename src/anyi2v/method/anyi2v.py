@@ -53,12 +53,7 @@ class AnyI2VRun(Run):
         self.crops = None
         if job.tracks.objects and config.optimise_steps > 0:
             self.crops = job_crops(job.tracks, config, job.backbone.config.vae.factor).to(job.backbone.device)
-        if job.features is None:
-            self.features = condition_features(job, denoiser, job.image[None])
-        else:
-            self.features = job.features
-            if not all_finite(*job.features.values()):
-                raise failure("a feature that was passed in", "inversion", culprit=bad_layer(job.features))
+        self.features = job_features(job, denoiser)
         self.injection = injection(self.features, config)
         self.crop_masks = torch.empty(0)
         steps = min(config.optimise_steps, config.steps) if self.crops is not None and config.iterations else 0
@@ -91,6 +86,19 @@ class AnyI2VRun(Run):
             return []
         height, width = self.job.image.shape[1:]
         return video_masks(self.crop_masks, self.crops, (height, width))
+
+
+def job_features(job: Job, denoiser: Denoiser) -> Mapping[str, Tensor]:
+    """Features of the condition image: computed, unless the job has them.
+
+    Raises:
+        NumericsError: a feature is not finite.
+    """
+    if job.features is None:
+        return condition_features(job, denoiser, job.image[None])
+    if not all_finite(*job.features.values()):
+        raise failure("a feature that was passed in", "inversion", culprit=bad_layer(job.features))
+    return job.features
 
 
 def injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:

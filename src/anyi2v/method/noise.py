@@ -11,7 +11,7 @@ from anyi2v.tracks import Box, Tracks
 from anyi2v.tracks.model import centre
 
 
-def stream(seed: int, purpose: Literal["inversion", "pca", "eta"]) -> torch.Generator:
+def stream(seed: int, purpose: Literal["inversion", "pca", "eta", "method"]) -> torch.Generator:
     """A generator on the CPU for one purpose of a job, independent of how much was drawn for any other.
 
     So a job that leaves one of them out, because its features are given, draws the same for the rest. The initial

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anyi2v.checkpoints.header import SHIPPED, resolve, sources
+from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
 from anyi2v.images.media import load_image, to_bytes
@@ -75,6 +76,8 @@ class RunInputs:
     """Files of textual inversion that the backbone was loaded with."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Of the algorithm that are not the defaults, as in `Result.parts`."""
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    """As in `Result.method_settings`."""
     weights: str | None = None
     """`weights_sha256` of the backbone where it is known already."""
 
@@ -101,6 +104,7 @@ class RunInputs:
             "tracks": tracks,
             "method": self.config.to_dict(),
             "parts": dict(self.parts),
+            "method_settings": dict(self.method_settings),
         }
 
 
@@ -129,6 +133,7 @@ def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) ->
         config=result.config,
         embeddings=origin.embeddings,
         parts=result.parts,
+        method_settings=result.method_settings,
     )
     return {
         "versions": versions(),
@@ -156,8 +161,10 @@ def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         if here == {} and there is None:  # records did not always have every entry
             continue
         if isinstance(here, dict) and isinstance(there, dict):
-            keys = [key for key in here if here[key] != there.get(key)]
-            found += [f"{name} {key}: {_short(there.get(key))}, not {_short(here[key])}" for key in keys]
+            # a part that a former run had and this one shall not is a difference too
+            known = here | there if name in ("parts", "method_settings") else here
+            keys = [key for key in known if here.get(key) != there.get(key)]
+            found += [f"{name} {key}: {_short(there.get(key))}, not {_short(here.get(key))}" for key in keys]
         else:
             found.append(f"{name}: {_short(there)}, not {_short(here)}")
     return found
@@ -223,7 +230,7 @@ def check_repeat(
 
 def known_parts() -> set[tuple[str, str]]:
     """Kind and name of the parts of the algorithm that the command line knows."""
-    return {("sampler", name) for name in SAMPLERS}
+    return {("sampler", name) for name in SAMPLERS} | {("method", name) for name in SETTINGS}
 
 
 def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:
