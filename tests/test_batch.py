@@ -29,6 +29,7 @@ from anyi2v.batch.run import Outcome
 from anyi2v.batch.values import KEYS
 from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.batch import Progress
+from anyi2v.comparators.settings import TimeToMoveSettings
 from anyi2v.errors import InputError
 from anyi2v.images import media
 from anyi2v.images.source import ConditionSource
@@ -505,6 +506,30 @@ def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:
     assert 'href="a%26b%20%3Ci%3E%27%25%23%C3%A4/report.html"' in page
     (row,) = table(tmp_path).values()
     assert (row["prompt"], row["folder"], row["status"]) == (prompt, name, "done")
+
+
+def test_other_methods_are_given_by_name_or_with_settings(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [GOOD | {"comparator": "time-to-move"}, GOOD | {"comparator": {"name": "time-to-move", "strong_step": 1}}]
+    first, second = read_jobs(write(files, *lines)).jobs
+    assert first.request.comparator == TimeToMoveSettings()
+    assert second.request.comparator == TimeToMoveSettings(strong_step=1)
+    assert batch(write(files, lines[1]), tmp_path / "out") == 0
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/run.json"))
+    assert record["parts"] == {"method": "time-to-move"} and record["method_settings"]["strong_step"] == 1
+    assert batch(write(files, lines[1]), tmp_path / "out", "--check") == 0
+    still = {key: value for key, value in lines[0].items() if key != "tracks"}
+    assert batch(write(files, still), tmp_path / "out", "--check") == 2
+    assert "line 1, comparator: method time-to-move moves objects along tracks" in capsys.readouterr().err
+    for value, said in (
+        ("freetrajectory", "'freetrajectory' is not allowed; write one of freetraj, "),
+        ({"edit_steps": 3}, "is not allowed; write one of"),
+        ({"name": "freetraj", "edit_step": 3}, "edit_step"),
+        ({"name": "freetraj", "edit_steps": -1}, "edit_steps"),
+    ):
+        (problem,) = read_jobs(write(files, GOOD | {"comparator": value})).problems
+        assert problem.key == "comparator" and said in problem.message
 
 
 def test_images_inverted_together_give_the_same_videos_but_for_rounding(

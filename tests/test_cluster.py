@@ -312,7 +312,7 @@ def test_a_running_cluster_is_joined_and_an_absent_one_is_said(
         ended = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=180, env=os.environ.copy())
         assert ended.returncode == code, ended.stderr
     assert not absent.exists()
-    assert "anyi2v: there is no ray cluster at --address 127.0.0.1:1" in ended.stderr
+    assert "anyi2v: error: there is no ray cluster at --address 127.0.0.1:1" in ended.stderr
     assert {path.name: contents(path) for path in out.iterdir() if path.is_dir()} == {
         name: alone[name] for name in ("job-s0", "job-s1")
     }

@@ -35,7 +35,7 @@ class Ahead:
         Raises what `anyi2v.invert_images` does.
         """
         method = task.job.request.method
-        if method.inversion == "noise" or not injects(method):
+        if task.job.request.comparator is not None or method.inversion == "noise" or not injects(method):
             return None
         key = (*_settings(task), *_image(task), low_memory)
         if key not in self.known:

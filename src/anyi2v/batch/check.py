@@ -16,6 +16,7 @@ from anyi2v.batch.jobs import BatchJob, Problem
 from anyi2v.batch.work import Inputs, check_inputs, shadow, wanted
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.checkpoints.header import read_config
+from anyi2v.comparators.registry import comparator
 from anyi2v.errors import AnyI2VError, HookError, InputError
 from anyi2v.files import check_place, expanded, read_json
 from anyi2v.images.conditions import load_condition
@@ -92,6 +93,12 @@ class Checker:
         self._check_settings(job, config)
         if len(self.problems) > before or seen is None or tracks is None:
             return None
+        if request.comparator is not None:
+            with self._problem(job, "comparator"):
+                unet = self._once(("unet", request.backbone), lambda: shadow(config))
+                comparator(request.comparator).check(request.method, unet, tracks, request.prompt)
+        if len(self.problems) > before:
+            return None
         with self._problem(job, "name"):
             record = wanted(request, self.asked, config, seen, tracks, weights)
             del record["tracks"]  # their checksum is compared
@@ -161,7 +168,7 @@ class Checker:
         try:
             unet = self._once(("unet", request.backbone), lambda: shadow(config))
             image = torch.zeros(1).expand(3, config.height, config.width)
-            checked = Inputs(request, config, image, Tracks(config.width, config.height))
+            checked = Inputs(replace(request, comparator=None), config, image, Tracks(config.width, config.height))
             self._once(("settings", *known), lambda: check_inputs(checked, unet))
         except HookError as error:
             self.problems.append(Problem(job.line, _setting(str(error)), str(error)))

@@ -205,7 +205,7 @@ class _Reader:
             embeddings=tuple(map(self._path, values.get("embeddings", ()))),
             **{
                 key: values[key]
-                for key in ("prompt", "negative_prompt", "frames", "fps", "sampler", "operators")
+                for key in ("prompt", "negative_prompt", "frames", "fps", "sampler", "operators", "comparator")
                 if key in values
             },
         )

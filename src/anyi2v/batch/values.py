@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from anyi2v.comparators.settings import SETTINGS as COMPARATORS
+from anyi2v.comparators.settings import Settings
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName, typed
@@ -23,6 +25,7 @@ KEYS: dict[str, Any] = {
     **{"image": Path, "layers": list[str], "prompt": str, "tracks": Path, "seed": int, "negative_prompt": str},
     **{"backbone": str, "recipe": Literal["paper", "official"], "backbone_settings": bool, "embeddings": list[str]},
     **{"frames": int, "fps": int, "sampler": SamplerName, "operators": OperatorKind, "name": str, "method": dict},
+    "comparator": Settings,
     **SOURCE,
 }
 """What a line may have beside `method.lr` and the like, and the type of its value."""
@@ -45,6 +48,8 @@ def value_of(key: str, value: Any) -> Any:
     hint = KEYS[key]
     if hint is dict:
         raise InputError(f"{value!r:.60} is not allowed; it must be an object of settings")
+    if hint is Settings:
+        return _comparator(value)
     if hint == list[str]:
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not listed or not all(isinstance(item, str) and item for item in listed):
@@ -58,6 +63,16 @@ def value_of(key: str, value: Any) -> Any:
         if not value and hint is not str:
             raise InputError("it is empty")
     return value
+
+
+def _comparator(value: Any) -> Settings:
+    """The settings of another method, from its name or {"name": ..., setting: ...}; raises InputError."""
+    settings = {"name": value} if isinstance(value, str) else value
+    name = settings.get("name") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or name not in COMPARATORS:
+        known = ", ".join(COMPARATORS)
+        raise InputError(f'{value!r:.60} is not allowed; write one of {known}, or {{"name": ..., setting: ...}}')
+    return COMPARATORS[name].from_dict({key: x for key, x in settings.items() if key != "name"})
 
 
 def _check_text(value: str) -> None:
