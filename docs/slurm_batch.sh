@@ -10,7 +10,7 @@
 set -euo pipefail
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
 
 # ray is started on every machine; the command after -- runs on the first, when all of them are there
 srun ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_NNODES" --include-dashboard false -- \

@@ -25,12 +25,13 @@ from anyi2v.batch.check import Task
 from anyi2v.batch.jobs import BatchJob, read_jobs
 from anyi2v.batch.report import MARK, write_report
 from anyi2v.batch.request import Request
-from anyi2v.batch.run import Outcome
+from anyi2v.batch.run import Outcome, largest_boxes
 from anyi2v.batch.values import KEYS
 from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.batch import Progress
 from anyi2v.comparators.settings import TimeToMoveSettings
-from anyi2v.errors import InputError
+from anyi2v.errors import InputError, ResourceError
+from anyi2v.execution import memory
 from anyi2v.images import media
 from anyi2v.images.source import ConditionSource
 from anyi2v.reports import record
@@ -530,6 +531,41 @@ def test_other_methods_are_given_by_name_or_with_settings(
     ):
         (problem,) = read_jobs(write(files, GOOD | {"comparator": value})).problems
         assert problem.key == "comparator" and said in problem.message
+
+
+@pytest.mark.parametrize("boxes", [((1, 1, 9, 9), (5, 1, 13, 9)), ((-8, 0, 8, 16), (2.5, 3, 3, 3.5))])
+@pytest.mark.parametrize("count", [1, 3])
+def test_boxes_as_large_as_the_frame_need_the_most_memory(boxes: tuple[Any, ...], count: int) -> None:
+    tracks = Tracks(16, 16, tuple(Track(f"ball {number}", boxes) for number in range(count)))
+    config, video = tiny_backbone().config, (4, 16, 16)
+    some, most = (memory.predict(config, SHORT, video, tracks=t) for t in (tracks, largest_boxes(tracks)))
+    assert all(some.passes[stage] <= most.passes[stage] for stage in most.passes)
+
+
+def test_jobs_that_fit_with_the_largest_boxes_are_predicted_once(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        box = (1 + number, 1, 9, 9)
+        save_tracks(files / f"{number}.json", Tracks(16, 16, (Track("ball", (box, box)),)))
+    lines = [GOOD | {"tracks": f"{number}.json"} for number in range(3)]
+    asked: list[bool] = []
+    whole = ((0, 0, 16, 16), (0, 0, 16, 16))
+
+    def mode(job: Any, *_: Any, **__: Any) -> tuple[bool, str]:
+        asked.append(job.tracks.objects[0].boxes == whole)
+        if asked[-1] and not room:
+            raise ResourceError("no room")
+        return False, ""
+
+    monkeypatch.setattr(batch_run, "memory_mode", mode)
+    room = True
+    assert batch(write(files, *lines), tmp_path / "out") == 0
+    assert asked == [True]
+    asked.clear()
+    room = False
+    assert batch(write(files, *lines), tmp_path / "again") == 0
+    assert asked == [True, False, False, False]
 
 
 def test_images_inverted_together_give_the_same_videos_but_for_rounding(

@@ -25,6 +25,7 @@ from anyi2v.execution.memory import size_of
 from anyi2v.files import atomic
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import ERROR, BusyError, check_out, claimed, discard
+from anyi2v.tracks import Box, Tracks
 
 Status = Literal["made", "there", "busy", "failed"]
 
@@ -107,15 +108,40 @@ class Maker:
         return self.backbone
 
     def _low_memory(self, task: Task, job: Inputs, backbone: Backbone) -> bool:
-        """Whether a job needs low-memory mode; those that take equal memory are predicted once."""
+        """Whether a job needs low-memory mode.
+
+        A prediction can take as long as a small job. So boxes as large as the frame are tried first: where they fit,
+        others need none of their own.
+        """
         usual, wanted, request = MethodConfig(), task.wanted, job.request
         method = replace(request.method, lr=usual.lr, weight_decay=usual.weight_decay)
-        size = (wanted["frames"], wanted["width"], wanted["height"], wanted["checksums"]["tracks"])
+        size = (wanted["frames"], wanted["width"], wanted["height"], len(job.tracks.objects))
         key = (request.backbone, request.operators, method, *size)
-        if key not in self.modes:
-            loaded = sum(map(size_of, backbone.networks.values()))
-            self.modes[key], _ = memory_mode(job, self.machine, loaded=loaded)
-        return self.modes[key]
+        loaded = sum(map(size_of, backbone.networks.values()))
+
+        def needed(job: Inputs, key: tuple[Any, ...]) -> bool:
+            if key not in self.modes:
+                self.modes[key], _ = memory_mode(job, self.machine, loaded=loaded)
+            return self.modes[key]
+
+        tracks = job.tracks
+        if all(x1 - x0 <= tracks.width and y1 - y0 <= tracks.height for x0, y0, x1, y1 in _boxes(tracks)):
+            try:
+                if not needed(replace(job, tracks=largest_boxes(tracks)), key):
+                    return False
+            except ResourceError:
+                self.modes[key] = True
+        return needed(job, (*key, wanted["checksums"]["tracks"]))
+
+
+def _boxes(tracks: Tracks) -> Iterator[Box]:
+    return (box for track in tracks.objects for box in track.boxes)
+
+
+def largest_boxes(tracks: Tracks) -> Tracks:
+    """Tracks of which no other of so many objects, with boxes within the frame, need more memory."""
+    whole = (0.0, 0.0, float(tracks.width), float(tracks.height))
+    return replace(tracks, objects=tuple(replace(track, boxes=(whole,) * len(track.boxes)) for track in tracks.objects))
 
 
 def run_tasks(
