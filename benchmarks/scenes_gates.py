@@ -27,11 +27,12 @@ from benchmarks.scenes.world import OBJECTS, Pictures, caption, load_sprites, re
 GATES = {"a": (3, 0.0), "b": (12, 8.0)}
 """How many objects, and by how many degrees they are rotated at most."""
 SETUPS = {
-    "f4": Setup(128, 4, 12, (32, 96, 128), (False, True, True)),
-    "f4-two": Setup(128, 4, 12, (32, 96, 128), (False, True, True), layers=2),
+    "f4": Setup(128, 4, 12, (32, 64, 96), (False, True, True)),
+    "f4-wide": Setup(128, 4, 12, (32, 96, 128), (False, True, True)),
+    "f4-two": Setup(128, 4, 12, (32, 64, 96), (False, True, True), layers=2),
     "f8": Setup(128, 8, 32, (96, 128, 128), (True, True, False)),
 }
-"""Latents 32 x 32 with the finest attention at 16 x 16, the same with two layers a level, and 16 x 16 throughout."""
+"""Latents 32 x 32 with attention at 16 x 16 and 8 x 8; wider, or with two layers a level; latents 16 x 16."""
 HELD_OUT, REFERENCES = 1_000_000, 2_000_000
 """Number of the first render that is judged like a sample, and of the first whose features are compared."""
 SHEET = 24
@@ -50,7 +51,7 @@ class Args:
     """Unpacked npm package @lobehub/fluent-emoji-3d."""
     scratch: Path
     """Folder of the rendered pictures, the trainings and the segmenter."""
-    setup: Literal["f4", "f4-two", "f8"] = "f4"
+    setup: Literal["f4", "f4-wide", "f4-two", "f8"] = "f4"
     """Latents and UNet."""
     minutes: float = 60
     """Time of training."""
@@ -177,6 +178,56 @@ def measure(args: Args) -> tuple[dict[str, Any], Tensor]:
 
 def _batches(items: list[str], size: int) -> list[list[str]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+JUDGED = {
+    "renders": "renders that training never showed",
+    "renders_through_latents": "the same through the latents",
+    "samples": "samples",
+}
+COLUMNS = {
+    "mean_iou": "mean IoU",
+    "share_good_iou": f"IoU of {GOOD_IOU:g} or more",
+    "nearest_render": "nearest render right",
+    "nearest_by_efficientnet": "nearest by EfficientNet right",
+}
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The figures as a page."""
+    options, last, setup = record["options"], record["training"][-1], record["setup"]
+    columns = [key for key in COLUMNS if key in record["samples"]]
+    side = setup["size"] // setup["factor"]
+    lines = [
+        f"# Gate ({options['gate']}): {'passed' if record['passed'] else 'not passed'}",
+        "",
+        f"Objects: {', '.join(record['objects'])}; rotated by up to {GATES[options['gate']][1]:g} degrees. "
+        f"Latents {setup['latent_channels']} x {side} x {side} of {setup['size']} pixels; UNet {setup['channels']}, "
+        f"attention {setup['attention']}, {setup['layers']} layer(s) a level, {record['parameters'] / 1e6:.2f} M "
+        f"parameters; {last['pictures']} pictures in {last['seconds'] / 60:.0f} minutes of one core of "
+        f"{record['machine']['processor']}.",
+        "",
+        f"| | {' | '.join(COLUMNS[key] for key in columns)} |",
+        f"| {' | '.join(['---'] * (1 + len(columns)))} |",
+        *(
+            f"| {name} | {' | '.join(f'{record[key][column]:.3f}' for column in columns)} |"
+            for key, name in JUDGED.items()
+        ),
+        "",
+        f"{options['samples']} each; samples with {options['steps']} steps of DDIM, guidance {options['guidance']:g}. "
+        f"Passed means: an IoU of {GOOD_IOU:g} on {GOOD_SHARE:.0%} of the samples, nearest render right on "
+        f"{GOOD_NEAREST:.0%}.",
+        "",
+        "| minutes | pictures | loss | validation loss |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {row['seconds'] / 60:.0f} | {row['pictures']} | {row['loss']:.3f} | {row['validation_loss']:.3f} |"
+            for row in record["training"]
+        ),
+        "",
+        f"![Samples, and the outlines of what is found and of what was asked for](gate_{options['gate']}.png)",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main(args: Args) -> None:

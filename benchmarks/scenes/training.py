@@ -30,6 +30,8 @@ EMPTY_SHARE = 0.1
 OBJECT_WEIGHT = 3.0
 """Added to the weight of the loss, which is 1, in the cells of the object and around it."""
 LR = 1e-3
+OUTLINES = 150, 700
+"""Timesteps at which it is decided where things end; half of the batch lies there."""
 AVERAGE = 0.998
 """Decay of the average of the weights."""
 
@@ -120,7 +122,7 @@ class Training:
         self.model, self.average = Model(setup), Model(setup).requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         parameters = self.model.parameters()
-        self.optimiser = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
         self.step, self.seconds = 0, 0.0
         if self.file.exists():
             self.load()
@@ -157,7 +159,10 @@ class Training:
         held, count, size = 256, len(data.latents), self.setup.batch
         low, high = (0, held) if validation else (held, count)
         which = torch.randint(low, high, (size,), generator=generator)
-        timesteps = torch.randint(SCHEDULE.train_steps, (size,), generator=generator)
+        anywhere, there = (
+            torch.randint(*r, (size,), generator=generator) for r in ((0, SCHEDULE.train_steps), OUTLINES)
+        )
+        timesteps = torch.where(torch.arange(size) % 2 == 0, anywhere, there)
         latents, tokens = data.latents[which], data.tokens[which]
         noise = noise_like(latents, generator)
         power = signal_power(SCHEDULE, timesteps)[..., 0]
@@ -220,6 +225,7 @@ def sample(
     z = noise_like(torch.empty(len(captions), setup.latent_channels, side, side), generator)
     tokens = tokenize(TEXT, [""] * len(captions) + list(captions))
     for step in sampling_pairs(SCHEDULE, steps):
-        v = guided(*model(torch.cat([z, z]), step.t, tokens).chunk(2), scale)
+        without, with_text = model(torch.cat([z, z]), step.t, tokens).chunk(2)
+        v = guided(without, with_text, scale)
         z = ddim_step(z, step.at.signal * v + step.at.noise * z, step.at, step.to)
     return (codec.decode(z) / 2 + 0.5).clamp(0, 1)
