@@ -239,9 +239,9 @@ def main(args: Args) -> None:
     with atomic(args.out / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     write_image(args.out / f"{name}.png", picture)
-    print(
-        json.dumps({key: record[key] for key in ("renders", "renders_through_latents", "samples", "passed")}, indent=1)
-    )
+    with atomic(args.out / f"{name}.md") as temporary:
+        temporary.write_text(text := markdown(record))
+    print(text)
 
 
 if __name__ == "__main__":
