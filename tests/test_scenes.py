@@ -101,7 +101,7 @@ def test_all_components_restore_the_picture(pictures: Pictures) -> None:
 
 def test_fewer_components_are_a_projection(pictures: Pictures) -> None:
     images = pictures.images[:50].float() / 127.5 - 1
-    few = codec.fit(images, 4, 6)
+    few = codec.fit(images, 4, 6, 0.75)
     latents = few.encode(images)
     torch.testing.assert_close(few.encode(few.decode(latents)), latents, atol=1e-4, rtol=1e-4)
     deviations = latents.movedim(1, 0).flatten(1).std(1)

@@ -7,15 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-WHITENING = 0.75
-"""0: latents have the deviations of the principal components; 1: all have a deviation of one."""
-
 
 class PatchPCA(NamedTuple):
     """Linear latents: the first principal components of `factor` x `factor` patches, made more alike in size.
 
     The first component has a deviation of one, the others that of their share of the first's, to the power of
-    `1 - WHITENING`: details then stand out of the noise earlier than in pixels, though later than the rest.
+    `1 - whitening`: 0 keeps the spectrum of pixels, where details stand out of the noise last, 1 makes all alike.
     """
 
     mean: Float[Tensor, "3 f f"]
@@ -38,13 +35,13 @@ class PatchPCA(NamedTuple):
         return patches + self.mean.repeat(1, rows, columns)
 
 
-def fit(images: Float[Tensor, "n 3 h w"], factor: int, channels: int) -> PatchPCA:
+def fit(images: Float[Tensor, "n 3 h w"], factor: int, channels: int, whitening: float = 1.0) -> PatchPCA:
     """The components of the patches of images in [-1, 1]; signs are fixed by the largest entry."""
     patches = F.unfold(images, factor, stride=factor).movedim(1, 2).flatten(0, 1).double()
     mean = patches.mean(0)
     variances, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     deviations, vectors = variances.flip(0)[:channels].sqrt(), vectors.flip(1)[:, :channels].T
     vectors = vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
-    gains = (deviations[0] / deviations) ** WHITENING / deviations[0]
+    gains = (deviations[0] / deviations) ** whitening / deviations[0]
     shape = 3, factor, factor
     return PatchPCA(mean.view(shape).float(), vectors.view(channels, *shape).float(), gains.float())

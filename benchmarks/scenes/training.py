@@ -48,6 +48,7 @@ class Setup:
     channels: tuple[int, ...]
     attention: tuple[bool, ...]
     layers: int = 1
+    whitening: float = 1.0
     batch: int = 8
 
     @property
@@ -96,7 +97,7 @@ class Examples(NamedTuple):
 
 def examples(pictures: Pictures, names: Sequence[str], setup: Setup) -> Examples:
     """Latents, weights and captions of pictures."""
-    codec = fit(_floats(pictures.images[:1000]), setup.factor, setup.latent_channels)
+    codec = fit(_floats(pictures.images[:1000]), setup.factor, setup.latent_channels, setup.whitening)
     latents = torch.cat([codec.encode(_floats(part)) for part in pictures.images.split(500)])
     near = torch.cat([_near(part, setup.factor) for part in pictures.alpha.split(500)])
     weights = 1 + OBJECT_WEIGHT * near
