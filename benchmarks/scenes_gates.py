@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from anyi2v.errors import InputError
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
 from benchmarks.scenes.features import load_efficientnet, nearest
@@ -243,7 +244,9 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def main(args: Args) -> None:
-    """Runs a gate, prints its figures, writes them."""
+    """Runs a gate, prints its figures, writes them; raises InputError for too few samples to fill the sheet."""
+    if args.samples < SHEET:
+        raise InputError(f"--samples {args.samples}; at least {SHEET} are needed for the contact sheet")
     torch.set_num_threads(1)
     record, picture = measure(args)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The scenes' world, its latents and its judges, on two drawn objects in place of the package's."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from torch import nn
 
 from anyi2v.errors import InputError
-from benchmarks.scenes import codec, measure
+from benchmarks import scenes_gates
+from benchmarks.scenes import codec, features, measure, segmenter
 from benchmarks.scenes.grounds import GROUNDS
 from benchmarks.scenes.training import OBJECT_WEIGHT, Examples, Setup, Training, examples, sample
 from benchmarks.scenes.world import OBJECTS, SCALES, Pictures, Placement, caption, load_sprites, paint, render
@@ -163,3 +167,47 @@ def test_training_goes_on_where_it_stopped_and_samples(data: Examples, tmp_path:
     first, second = (sample(again.average, data.codec, texts, SETUP, seed=3, scale=2.0, steps=4) for _ in range(2))
     assert first.shape == (2, 3, 32, 32) and first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, second)
+
+
+def test_a_segmenter_tells_objects_from_ground(package: Path, pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    network = segmenter.Segmenter()
+    segmenter.train(network, pictures)
+    held = render(package, NAMES, 1000, 30, 32, 8.0)
+    masks, truth = network.masks(held.images.float() / 255), held.alpha > 127
+    iou = (masks & truth).sum() / (masks | truth).sum()
+    assert iou > 0.6  # 54 steps: nearly 0.8; all or nothing has less than 0.2
+
+
+def test_the_nearest_render_by_features() -> None:
+    renders = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    objects = torch.tensor([0, 0, 1, 2])
+    noisy = renders + 0.05 * torch.randn(renders.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(features.nearest(nn.Flatten(), noisy, renders, objects), objects)
+
+
+def test_outlines_are_the_border_of_a_mask() -> None:
+    mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[0, 1:6, 2:6] = True
+    border = scenes_gates.outline(mask)
+    assert border.sum() == 14 and not border[0, 2:5, 3:5].any()
+
+
+def test_a_gate_from_pictures_to_page(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(scenes_gates.GATES, "a", (2, 0.0))
+    monkeypatch.setitem(scenes_gates.SETUPS, "few", SETUP)
+    monkeypatch.setattr(segmenter, "OTHER_OBJECTS", NAMES)
+    monkeypatch.setattr(segmenter, "PICTURES", 32)
+    args = scenes_gates.Args(
+        "a", package, tmp_path / "scratch", minutes=0.01, pictures=300, samples=16, steps=2, out=tmp_path / "out"
+    )
+    with pytest.raises(InputError, match=r"--samples 3; at least 16"):
+        scenes_gates.main(replace(args, samples=3))
+    scenes_gates.main(args)
+    record = json.loads((args.out / "gate_a_few.json").read_text())
+    assert len(record["iou"]) == 16 and record["objects"] == NAMES and record["training"][-1]["step"] > 0
+    assert record["renders"]["nearest_render"] > record["samples"]["mean_iou"] >= 0
+    page = (args.out / "gate_a_few.md").read_text()
+    assert page.startswith("# Gate (a): not passed") and "| samples | 0." in page
+    with Image.open(args.out / "gate_a_few.png") as picture:
+        assert picture.size == (8 * 32, 2 * 64)
