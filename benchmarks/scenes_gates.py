@@ -200,10 +200,10 @@ def name(options: dict[str, Any]) -> str:
 
 
 def write_sheet(path: Path, picture: Float[Tensor, "3 h w"]) -> None:
-    """Writes a picture in [0, 1] as PNG of 64 colours: noise makes others large."""
+    """Writes a picture in [0, 1] as PNG of 256 colours: noise makes others large."""
     pixels = (255 * picture).round().byte().permute(1, 2, 0).numpy()
     with atomic(path) as temporary:
-        Image.fromarray(pixels).quantize(64).save(temporary, format="PNG", optimize=True)
+        Image.fromarray(pixels).quantize(256).save(temporary, format="PNG", optimize=True)
 
 
 def markdown(record: dict[str, Any]) -> str:
