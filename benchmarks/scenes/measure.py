@@ -1,0 +1,99 @@
+"""Is it the object, with its outline? Samples against the best aligned render of each object."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from benchmarks.scenes.world import SCALES, Placement, paint
+
+STEPS = 16
+"""Scales that are tried, from a little below the least to a little above the largest."""
+
+
+class Templates(NamedTuple):
+    """An object at the centre of the picture, at all scales and angles that are tried."""
+
+    painted: Float[Tensor, "t 4 h w"]
+    spectra: Tensor
+    """Of the masks, on twice the size: positions do not wrap around."""
+    areas: Float[Tensor, " t"]
+
+
+class Fit(NamedTuple):
+    """The best aligned render of an object, for each of some masks."""
+
+    iou: Float[Tensor, " n"]
+    """Of the mask and the object's true mask."""
+    painted: Float[Tensor, "n 4 h w"]
+    """The object there, colours premultiplied."""
+
+
+def templates(sprite: Float[Tensor, "4 s s"], size: int, angles: Sequence[float]) -> Templates:
+    """All renders of an object that masks are compared with."""
+    low, high = SCALES
+    scales = torch.linspace(0.85 * low, 1.1 * high, STEPS).tolist()
+    painted = torch.stack([paint(sprite, Placement(0.5, 0.5, s, a), size) for s in scales for a in angles])
+    masks = (painted[:, 3] > 0.5).float()
+    return Templates(painted, torch.fft.rfft2(masks, s=(2 * size, 2 * size)), masks.sum((1, 2)))
+
+
+def align(masks: Bool[Tensor, "n h w"], tried: Templates) -> Fit:
+    """The render with the largest intersection over union with each mask, over all positions to a pixel."""
+    size = masks.shape[-1]
+    ious, found = [], []
+    for mask in masks.float():
+        spectrum = torch.fft.rfft2(mask, s=(2 * size, 2 * size))
+        shared = torch.fft.irfft2(spectrum * tried.spectra.conj(), s=(2 * size, 2 * size)).round()
+        iou = shared / (mask.sum() + tried.areas[:, None, None] - shared).clamp(min=1)
+        best, row, column = torch.unravel_index(iou.argmax(), iou.shape)
+        shift = [int((x + size) % (2 * size)) - size for x in (row, column)]
+        ious.append(iou.max())
+        found.append(_shifted(tried.painted[best], *shift))
+    return Fit(torch.stack(ious), torch.stack(found))
+
+
+def _shifted(painted: Float[Tensor, "4 h w"], down: int, right: int) -> Float[Tensor, "4 h w"]:
+    height, width = painted.shape[1:]
+    moved = torch.zeros_like(painted)
+    to_y, from_y = slice(max(down, 0), height + min(down, 0)), slice(max(-down, 0), height + min(-down, 0))
+    to_x, from_x = slice(max(right, 0), width + min(right, 0)), slice(max(-right, 0), width + min(-right, 0))
+    moved[:, to_y, to_x] = painted[:, from_y, from_x]
+    return moved
+
+
+def distance(images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], fit: Fit) -> Float[Tensor, " n"]:
+    """From images to aligned renders in [0, 1]: mean over the union of both masks.
+
+    A pixel of both counts the Euclidean distance of its colours, at most 1, a pixel of only one counts 1.
+    """
+    theirs = fit.painted[:, 3] > 0.5
+    colours = fit.painted[:, :3] / fit.painted[:, 3:].clamp(min=0.5)
+    gap = (images - colours).square().sum(1).sqrt().clamp(max=1)
+    gap = torch.where(masks & theirs, gap, (masks ^ theirs).float())
+    return gap.sum((1, 2)) / (masks | theirs).sum((1, 2)).clamp(min=1)
+
+
+class Judgement(NamedTuple):
+    """Of each picture."""
+
+    iou: Float[Tensor, " n"]
+    """With the outline of the object that was asked for."""
+    nearest: Int[Tensor, " n"]
+    """Object whose aligned render is nearest."""
+    masks: Bool[Tensor, "n h w"]
+    fit: Fit
+    """To the object that was asked for."""
+
+
+def judge(
+    images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], asked: Int[Tensor, " n"], tried: Sequence[Templates]
+) -> Judgement:
+    """Compares pictures with every object."""
+    fits = [align(masks, one) for one in tried]
+    distances = torch.stack([distance(images, masks, fit) for fit in fits])
+    rows = list(enumerate(asked.tolist()))
+    own = Fit(torch.stack([fits[o].iou[i] for i, o in rows]), torch.stack([fits[o].painted[i] for i, o in rows]))
+    return Judgement(own.iou, distances.argmin(0), masks, own)
