@@ -1,8 +1,9 @@
 """What each implementation of an operator gains of a job that users run: `python -m benchmarks.operators_gain`.
 
-CPU seconds of one thread, with all implementations and without one of them, in turns. The gain is the share of the
-time without the implementation that it saves. "job": micro animates a generated case, 8 frames; "medium": the short
-job of `benchmarks.medium_profile` on the network of `benchmarks.medium_job`, recipe "official".
+CPU seconds of one thread, with all implementations and without one of them, each beside the other, so that a machine
+that becomes slower or faster counts little. The gain is the share of the time without the implementation that it saves.
+"job": micro animates a generated case, 8 frames; "medium": the short job of `benchmarks.medium_profile` on the network
+of `benchmarks.medium_job`, recipe "official".
 """
 
 import statistics
@@ -56,6 +57,9 @@ WITHOUT: Mapping[str, tuple[Any, str, Any]] = {
     "execution: packed weights": (denoiser, "packed", lambda network: network),
 }
 """What stands in the place of each implementation while it is left out."""
+NAMES = (*WITHOUT, "reference")
+Round = dict[str, dict[str, dict[str, float]]]
+"""By what is left out, and "with" or "without" it: CPU seconds of the parts of a job."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,14 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     run = {"micro": micro_job, "medium": medium_job}[args.network]()
     run("all")
-    rounds: list[dict[str, dict[str, float]]] = []
+    rounds: list[Round] = []
     for number in range(args.rounds):
-        found = {}
-        for name in ("all", *WITHOUT, "reference"):
-            with without(name):
-                found[name] = run(name)
+        found: Round = {}
+        for name in NAMES:
+            found[name] = {}
+            for way in ("with", "without")[:: 1 if number % 2 else -1]:
+                with without(name if way == "without" else "all"):
+                    found[name][way] = run(name if way == "without" else "all")
         rounds.append(found)
         write(args.out, args.network, {"network": args.network, "rounds": rounds})
         text = report(rounds)
@@ -123,15 +129,15 @@ def main(args: Args) -> None:
         print(f"round {number + 1} of {args.rounds}\n{text}", flush=True)
 
 
-def report(rounds: list[dict[str, dict[str, float]]]) -> str:
+def report(rounds: list[Round]) -> str:
     """A row per implementation: of each part of the job the median gain, and the range for the whole job."""
-    parts = [*rounds[0]["all"]]
+    parts = [*rounds[0]["reference"]["with"]]
     rows = []
-    for name in (*WITHOUT, "reference"):
-        gains = {part: [1 - r["all"][part] / r[name][part] for r in rounds] for part in parts}
+    for name in NAMES:
+        gains = {part: [1 - r[name]["with"][part] / r[name]["without"][part] for r in rounds] for part in parts}
         spread = f"{min(gains['job']):.1%} to {max(gains['job']):.1%}"
         rows.append([name, *(f"{statistics.median(gains[part]):.1%}" for part in parts), spread])
-    seconds = statistics.median(r["all"]["job"] for r in rounds)
+    seconds = statistics.median(r[name]["with"]["job"] for r in rounds for name in NAMES)
     head = ["left out", *parts, "range of the job"]
     return f"{table(head, rows)}\n\nThe job with all implementations takes {seconds:.1f} CPU seconds."
 
