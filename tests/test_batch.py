@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from anyi2v.batch.values import KEYS
 from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.batch import Progress
 from anyi2v.comparators.settings import TimeToMoveSettings
-from anyi2v.errors import InputError, ResourceError
+from anyi2v.errors import AnyI2VWarning, InputError, ResourceError
 from anyi2v.execution import memory
 from anyi2v.images import media
 from anyi2v.images.source import ConditionSource
@@ -485,12 +486,14 @@ def test_a_terminal_has_a_bar_and_lines_for_what_is_not_made(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     job = BatchJob(3, "a", Request(ConditionSource(image=Path("a.png")), "a"))
-    progress, task = Progress(2), Task(job, Path("a"), {})
+    progress, task = Progress(3), Task(job, Path("a"), {})
     progress(Outcome(task, "made", 1.5))
-    progress(Outcome(task, "failed", 0.5, "no room"))
+    progress(Outcome(task, "failed", 0.5, "no room", ("a\nmistake?",)))
+    progress(Outcome(task, "made", 0.5, warnings=("a\nmistake?", "another?")))
     progress.close()
     said = capsys.readouterr().err
-    assert "[2/2] line 3, a: failed: no room\n" in said and "made in" not in said and "2/2" in said.splitlines()[-1]
+    assert said.count("line 3, a: warning: a mistake?\n") == 1 and "line 3, a: warning: another?\n" in said
+    assert "[2/3] line 3, a: failed: no room\n" in said and "made in" not in said and "3/3" in said.splitlines()[-1]
 
 
 def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:
@@ -531,6 +534,22 @@ def test_other_methods_are_given_by_name_or_with_settings(
     ):
         (problem,) = read_jobs(write(files, GOOD | {"comparator": value})).problems
         assert problem.key == "comparator" and said in problem.message
+
+
+def test_warnings_name_their_line_and_those_of_others_pass(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job = batch_run.run_job
+
+    def warns(*args: Any, **options: Any) -> Any:
+        warnings.warn("a picture is missing", AnyI2VWarning, stacklevel=1)
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+        return run_job(*args, **options)
+
+    monkeypatch.setattr(batch_run, "run_job", warns)
+    with pytest.warns(UserWarning, match="of a library"):
+        assert batch(write(files, {**GOOD, "name": "one"}), tmp_path / "out") == 0
+    assert "line 1, one: warning: a picture is missing\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("boxes", [((1, 1, 9, 9), (5, 1, 13, 9)), ((-8, 0, 8, 16), (2.5, 3, 3, 3.5))])

@@ -7,6 +7,7 @@ The files are the truth: a job is done if its folder holds a run of its inputs, 
 import json
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from anyi2v.batch.ahead import Ahead
 from anyi2v.batch.check import Task
 from anyi2v.batch.request import Request
 from anyi2v.batch.work import Inputs, Machine, load_backbone, memory_mode, read_inputs, run_job
-from anyi2v.errors import AnyI2VError, ResourceError
+from anyi2v.errors import AnyI2VError, AnyI2VWarning, ResourceError
 from anyi2v.execution.cluster import Death, Workers, spread
 from anyi2v.execution.machine import release_memory
 from anyi2v.execution.memory import size_of
@@ -40,6 +41,8 @@ class Outcome:
     seconds: float = 0.0
     message: str = ""
     """Of a failure."""
+    warnings: tuple[str, ...] = ()
+    """What users are told about the job."""
 
 
 @dataclass
@@ -63,6 +66,16 @@ class Maker:
 
         Nothing but KeyboardInterrupt and the like ends it early: the job in work then leaves nothing.
         """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AnyI2VWarning)
+            outcome = self._outcome(task)
+        said = [warning for warning in caught if issubclass(warning.category, AnyI2VWarning)]
+        for warning in caught:
+            if warning not in said:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return replace(outcome, warnings=tuple(str(warning.message) for warning in said))
+
+    def _outcome(self, task: Task) -> Outcome:
         start = time.perf_counter()
         try:
             if task.done:

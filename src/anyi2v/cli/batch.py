@@ -146,12 +146,13 @@ def _maker(
 
 
 class Progress:
-    """A line per job, or a bar where the output is a terminal; failures are lines in both."""
+    """A line per job, or a bar where the output is a terminal; failures, and each warning once, are lines in both."""
 
     def __init__(self, total: int):
         from tqdm import tqdm
 
         self.total, self.done = total, 0
+        self.warned: set[str] = set()
         self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __call__(self, outcome: "Outcome") -> None:
@@ -164,13 +165,20 @@ class Progress:
             "busy": "skipped: another process is making it",
             "failed": f"failed: {outcome.message}",
         }[outcome.status]
-        line = f"[{self.done}/{self.total}] line {job.line}, {job.name}: {said}"
-        if self.bar is None:
-            print(line, file=sys.stderr, flush=True)
-            return
-        if outcome.status in ("busy", "failed"):
-            self.bar.write(line, file=sys.stderr)
-        self.bar.update()
+        lines = [f"[{self.done}/{self.total}] line {job.line}, {job.name}: {said}"]
+        if self.bar is not None and outcome.status in ("made", "there"):
+            lines = []
+        for text in outcome.warnings:
+            if text not in self.warned:  # jobs of a sweep have most of them in common
+                self.warned.add(text)
+                lines.append(f"line {job.line}, {job.name}: warning: {' '.join(text.split())}")
+        for line in lines:
+            if self.bar is None:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                self.bar.write(line, file=sys.stderr)
+        if self.bar is not None:
+            self.bar.update()
 
     def close(self) -> None:
         """Leaves the bar as it is."""
