@@ -4,7 +4,6 @@
 leaves open. Points are (x, y) in pixels, (0, 0) the middle of the first pixel.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor
 from anyi2v.errors import InputError
 from anyi2v.evaluation.opencv import check_opencv
 from anyi2v.evaluation.trackers import Tracker
-from anyi2v.evaluation.videos import shape_of
 from anyi2v.tracks import Track, Tracks
 
 Mode = Literal["draganything", "strict"]
@@ -92,22 +90,21 @@ def follow(
     """Follows every object of `tracks` through a generated video.
 
     Args:
-        video: generated, in [0, 1]; in mode "draganything" resized to the real one's size.
+        video: generated, in [0, 1]; resized to the real one's size.
         tracks: objects of frame 1, in any size; without `real`, the paths that they shall take.
         tracker: in mode "draganything" it gets frames in BGR, as there.
         mode: "draganything" starts at grid points and cuts all positions to integers; all frames count. "strict" starts
             at the middles; only frames count in which the point, and the real one, is visible, without frame 1.
         real: video `[f 3 h w]` whose tracked motion is the target; None: the tracks' boxes.
 
-    Raises InputError for a video of one frame, or one that has not the frames (and, in "strict", the size) of `real`.
+    Raises InputError for a video of one frame, or of another number of frames than `real`.
     """
-    like = video if real is None else real
-    if mode == "draganything":
-        video = F.interpolate(video, size=like.shape[2:], mode="bilinear")  # as cv2.resize does it
     if len(video) < 2:
         raise InputError("ObjMC needs videos of two frames or more; this one has one")
-    if shape_of(video) != shape_of(like):
-        raise InputError(f"the generated video has {shape_of(video)}, the real one {shape_of(like)}; they must agree")
+    like = video if real is None else real
+    if len(video) != len(like):
+        raise InputError(f"the generated video has {len(video)} frames, the real one {len(like)}; they must agree")
+    video = F.interpolate(video, size=like.shape[2:], mode="bilinear")  # as cv2.resize does it
     height, width = like.shape[2:]
     tracks = tracks.scaled(width, height)
     starts = middles(tracks)
@@ -140,6 +137,11 @@ def per_object(moved: Moved, width: int, height: int) -> Float[Tensor, " o"]:
     return distances(moved).nanmean(1) / (width**2 + height**2) ** 0.5
 
 
-def flat_mean(videos: Sequence[Moved]) -> float:
-    """Mode "draganything": the mean over all videos, objects and frames at once, in pixels."""
-    return torch.cat([distances(moved).flatten() for moved in videos]).mean().item()
+def share(moved: Moved, mode: Mode, width: int, height: int) -> tuple[float, int]:
+    """What a video adds to the sum and the count, whose quotient over all videos is ObjMC.
+
+    "draganything": distances of all objects and frames, in pixels. "strict": `per_object` where it is a number.
+    """
+    values = distances(moved).flatten() if mode == "draganything" else per_object(moved, width, height)
+    values = values[values.isfinite()].double()
+    return values.sum().item(), len(values)
