@@ -27,6 +27,7 @@ FLOORS = (
     ("latency.options", "segments"),
     ("latency",),
     ("reports",),
+    ("evaluation",),
     ("batch",),
     ("micro.world",),
     ("micro.training",),

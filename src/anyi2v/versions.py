@@ -15,10 +15,10 @@ LIBRARIES = ("torch", "numpy", "open_clip_torch", "pillow", "imageio-ffmpeg")
 PACKAGE = Path(__file__).resolve().parent
 
 REPORTING = (
-    *("batch/*", "cli/*", "reports/*", "micro/training/*"),
+    *("batch/*", "cli/*", "evaluation/*", "reports/*", "micro/training/*"),
     *(f"micro/benchmark/{name}" for name in ("bench_report", "demo", "statistics")),
 )
-"""Modules that change no frame of a video: commands, batches, reports and training."""
+"""Modules that change no frame of a video: commands, batches, evaluation, reports and training."""
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from anyi2v.cli.batch import BatchCommand
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
+from anyi2v.cli.evaluate import EvalVideos
 from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksShow
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.execution.threads import wait_passively
@@ -155,6 +156,7 @@ COMMANDS: dict[str, Any] = {
     "inspect": Inspect,
     "convert": Convert,
     "tracks": {"show": TracksShow, "convert": TracksConvert, "check": TracksCheck},
+    "eval": {"videos": EvalVideos},
     "bench": {
         "micro": BenchMicro,
         "backbone": BenchBackbone,

@@ -96,11 +96,11 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         if os.strerror(errno.ENOSPC) in str(error):
             raise
         raise ResourceError(_ffmpeg_words(str(error) or type(error).__name__)) from error
-    if not _whole(path):  # the plugin does not ask how ffmpeg ended
+    if not whole_mp4(path):  # the plugin does not ask how ffmpeg ended
         raise ResourceError(_ffmpeg_words("it leaves no whole file, as without libx264 or on a full disk"))
 
 
-def _whole(path: Path) -> bool:
+def whole_mp4(path: Path) -> bool:
     """Whether the boxes of an mp4 fill the file to its last byte, pictures (mdat) and their index (moov) among them.
 
     Each box begins with its length in 4 bytes, in 8 after the kind where those say 1, and its kind in 4 (ISO 14496-12).

@@ -1,0 +1,74 @@
+"""Features of many videos, kept on disk: memory does not grow with their number."""
+
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anyi2v.errors import InputError, ResourceError
+
+CHUNK = 1024
+"""Rows in memory at a time."""
+
+
+class Features:
+    """Rows `[n d]` of one extractor, appended video by video to a temporary file without a name.
+
+    Held exactly as the extractor gives them, read back in float64.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed with this object)
+        self._dtype = np.dtype(np.float32)
+        self.width = 0
+        """Number of features, d."""
+        self._rows: list[int] = []
+
+    def append(self, rows: Float[Tensor, "m d"]) -> None:
+        """Adds the features of one video: one row, or one per frame.
+
+        Raises InputError for NaN and infinite features and for another number of them than before, ResourceError if
+        the disk is full.
+        """
+        if not rows.isfinite().all():
+            raise InputError("the extractor gives NaN or infinite features")
+        values = rows.detach().cpu().numpy()
+        if not self._rows:
+            self.width, self._dtype = values.shape[1], values.dtype
+        if values.shape[1] != self.width:
+            raise InputError(f"the extractor gives {values.shape[1]} features, but gave {self.width} before")
+        try:
+            self._file.write(values.astype(self._dtype).tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise ResourceError(f"cannot keep features in {tempfile.gettempdir()}: {error.strerror}") from error
+        self._rows.append(len(values))
+
+    def __len__(self) -> int:
+        return sum(self._rows)
+
+    @property
+    def videos(self) -> int:
+        """How many videos the rows are of."""
+        return len(self._rows)
+
+    @property
+    def owners(self) -> Int[Tensor, " n"]:
+        """Of each row, the number of its video, from 0."""
+        return torch.arange(self.videos).repeat_interleave(torch.tensor(self._rows, dtype=torch.long))
+
+    def take(self, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
+        """The rows of these numbers."""
+        held = np.memmap(self._file, self._dtype, "r", shape=(len(self), self.width))
+        return torch.from_numpy(held[rows.numpy()].astype(np.float64))
+
+    def chunks(self) -> Iterator[tuple[int, Float[Tensor, "m d"]]]:
+        """All rows, at most `CHUNK` at a time, each with the number of its first."""
+        row = self.width * self._dtype.itemsize
+        for start in range(0, len(self), CHUNK):
+            self._file.seek(start * row)
+            read = np.frombuffer(self._file.read(CHUNK * row), self._dtype)
+            yield start, torch.from_numpy(read.reshape(-1, self.width).astype(np.float64))

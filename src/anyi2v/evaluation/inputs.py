@@ -1,0 +1,148 @@
+"""The files of an evaluation, and everything about it that can be refused before any work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anyi2v.errors import InputError
+from anyi2v.evaluation.conventions import FRAME_CONVENTIONS, VIDEO_CONVENTIONS, Convention, find
+from anyi2v.evaluation.opencv import check_opencv
+from anyi2v.evaluation.request import METRICS, Request
+from anyi2v.evaluation.videos import Shape, check_names, find_videos, read_all, shape_of
+from anyi2v.files import OURS, expanded
+from anyi2v.reports.folder import RECORD
+from anyi2v.tracks import Tracks, load_tracks
+
+TRACK_SUFFIXES = (".json", ".txt", ".npy", ".npz", ".pt", ".pth", ".yaml", ".yml")
+
+SAME_ASPECT = 0.01
+"""Relative difference of the aspect ratios of generated and real videos that rounding of sizes explains."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a request, by the names of the videos, and what all videos have in common."""
+
+    generated: dict[str, Path]
+    shape: Shape
+    real: dict[str, Path] | None = None
+    real_shape: Shape | None = None
+    tracks: dict[str, Tracks] = field(default_factory=dict)
+
+
+def check(request: Request) -> Inputs:
+    """Finds and reads all videos and tracks once, to refuse before any work what cannot be measured.
+
+    Raises InputError on one line: a metric without what it needs, names without partner, too few videos, videos that
+    cannot be read or have not the frames and size of the others, tracks that cannot be read.
+    """
+    _check_needs(request)
+    generated = find_videos(request.generated)
+    real = find_videos(request.real) if request.real is not None else None
+    if real is not None and request.real is not None:
+        check_names(generated, real, request.real)
+    tracks = find_tracks(request.tracks) if request.tracks is not None and "objmc" in request.metrics else {}
+    if tracks and request.tracks is not None:
+        check_names(generated, tracks, request.tracks)
+    if {"fid", "kid", "fvd", "kvd"} & {*request.metrics} and len(generated) < 2:
+        raise InputError(f"{request.generated} holds a single video; distances between sets need two or more")
+    shape, real_shape = _common(generated), _common(real) if real is not None else None
+    if real_shape is not None:
+        _check_alike(shape, real_shape)
+    _check_frames(request, shape)
+    drawn_on = (like := real_shape or shape).width, like.height
+    loaded = {name: load_tracks(path, size=drawn_on) for name, path in tracks.items()}
+    for name, found in loaded.items():
+        if not _alike((found.width, found.height), drawn_on):
+            raise InputError(
+                f"{tracks[name]} is drawn on {found.width}x{found.height} px, but the videos have "
+                f"{drawn_on[0]}x{drawn_on[1]}; they must have one aspect ratio"
+            )
+    if "objmc" in request.metrics and not any(found.objects for found in loaded.values()):
+        raise InputError(f"no file of {request.tracks} has an object; objmc follows objects")
+    return Inputs(generated, shape, real, real_shape, loaded)
+
+
+def conventions(request: Request) -> dict[str, Convention]:
+    """Of each metric but objmc; raises InputError for an unknown one, or none where it is needed."""
+    found = {}
+    for names, value, flag, known in (
+        (("fid", "kid"), request.frame_convention, "--frame-convention", FRAME_CONVENTIONS),
+        (("fvd", "kvd"), request.video_convention, "--video-convention", VIDEO_CONVENTIONS),
+    ):
+        for name in set(names) & {*request.metrics}:
+            if value is None:
+                raise InputError(
+                    f"{name} needs {flag}, for numbers of different ones do not compare: {', '.join(known)}"
+                )
+            found[name] = find(value, known)
+    return found
+
+
+def _check_needs(request: Request) -> None:
+    if not request.metrics:
+        raise InputError(f"there is nothing to measure; --metrics must be some of {', '.join(METRICS)}")
+    if request.resamples < 0:
+        raise InputError(f"resamples={request.resamples} is not allowed; it must be 0 or more")
+    conventions(request)
+    real, frames, videos = ("--real", request.real), ("--extractor", request.extractor), request.video_extractor
+    needs = {
+        **dict.fromkeys(("fid", "kid"), (real, frames)),
+        **dict.fromkeys(("fvd", "kvd"), (real, ("--video-extractor", videos))),
+        "objmc": (("--tracks", request.tracks),),
+    }
+    for metric in request.metrics:
+        for flag, value in needs[metric]:
+            if value is None:
+                raise InputError(f"{metric} needs {flag}; give it, or name other --metrics")
+    if "objmc" in request.metrics:
+        check_opencv()
+
+
+def _common(videos: Mapping[str, Path]) -> Shape:
+    shapes = {shape_of(video) for _, video in read_all(videos)}
+    return shapes.pop()
+
+
+def _check_alike(generated: Shape, real: Shape) -> None:
+    if generated.frames != real.frames:
+        raise InputError(f"generated videos have {generated.frames} frames, real ones {real.frames}; they must agree")
+    if not _alike((generated.width, generated.height), (real.width, real.height)):
+        raise InputError(f"generated videos have {generated}, real ones {real}; they must have one aspect ratio")
+
+
+def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= SAME_ASPECT
+
+
+def _check_frames(request: Request, shape: Shape) -> None:
+    for metric, convention in conventions(request).items():
+        if shape.frames < convention.least_frames:
+            raise InputError(
+                f"{metric}: convention {convention.name!r} needs {convention.least_frames} frames or more, but the "
+                f"videos have {shape.frames}"
+            )
+    if "objmc" in request.metrics and shape.frames < 2:
+        raise InputError("objmc needs videos of two frames or more; these have one")
+
+
+def find_tracks(folder: str | Path) -> dict[str, Path]:
+    """Track files in a folder by name without suffix; if it holds folders of runs, the records of these alone.
+
+    Raises InputError if there is no such folder, nothing in it, or two of one name.
+    """
+    folder = expanded(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the folder that holds the track files")
+    records = {path.parent.name: path for path in sorted(folder.glob(f"*/{RECORD}"))}
+    if records:
+        return records
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in TRACK_SUFFIXES and path.is_file() and not path.name.startswith((".", OURS)):
+            if path.stem in found:
+                raise InputError(f"{folder}: {found[path.stem].name} and {path.name} are of one name; keep one")
+            found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder} holds no track file: none of {', '.join(TRACK_SUFFIXES)}, no run")
+    return found
