@@ -264,7 +264,8 @@ def test_intervals_of_means_are_seeded_and_narrow_with_agreement() -> None:
     assert ratio(spread, resamples=200, seed=0) == (value, low, high)
     assert ratio([(6.0, 2)] * 5, resamples=50, seed=0) == (3, 3, 3)
     assert all(math.isnan(x) for x in ratio([(0.0, 0)] * 3, resamples=5, seed=0))
-    assert all(math.isnan(x) for x in ratio([(6.0, 2)], resamples=5, seed=0)[1:])
+    assert all(math.isnan(x) for x in ratio([(6.0, 2), (1.0, 1)], resamples=5, seed=0)[1:])
+    assert ratio([(6.0, 2), (1.0, 2)], resamples=0, seed=0)[0] == 7 / 4
 
 
 def test_another_tracker_is_an_argument(files: Path) -> None:

@@ -206,10 +206,20 @@ def test_single_videos_and_bad_features_are_named() -> None:
 
 
 def test_an_interval_that_cannot_be_drawn_is_nan() -> None:
-    two = features(sample(8, 3, 0), 4)
-    low, high = interval(1.0, (two, two), lambda drawn, generator: 1.0, resamples=0, paired=True, seed=0)
-    assert low != low and high != high
-    assert interval(1.0, (two, two), lambda drawn, generator: 1.0, resamples=4, paired=True, seed=0) == (1.0, 1.0)
+    two, three = features(sample(8, 3, 0), 4), features(sample(9, 3, 0), 3)
+
+    def constant(drawn: Any, generator: torch.Generator) -> float:
+        return 1.0
+
+    for sets, resamples in (((three, three), 0), ((two, three), 5)):
+        low, high = interval(1.0, sets, constant, resamples=resamples, paired=False, seed=0)
+        assert low != low and high != high
+    assert interval(1.0, (three, three), constant, resamples=4, paired=True, seed=0) == (1.0, 1.0)
+    for distance in (frechet_distance, kernel_distance):  # draws of one video alone among them
+        found = distance(three, features(sample(9, 3, 1), 3), resamples=50, paired=True)
+        assert found.low < found.high
+        single = distance(features(sample(3, 4, 0)), features(sample(3, 4, 1)), resamples=50, paired=True)
+        assert single.low < single.high
 
 
 @settings(max_examples=5)

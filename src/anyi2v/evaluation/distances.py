@@ -17,6 +17,9 @@ from anyi2v.evaluation.features import Features
 SUBSETS, SUBSET_SIZE = 100, 1000
 """Of the kernel distance: means over this many random subsets, of at most this many rows of each set."""
 
+LEAST_VIDEOS = 3
+"""Of an interval."""
+
 Weights = Float[Tensor, " n"]
 Resampled = tuple[Float[Tensor, " v"], Float[Tensor, " w"]]
 """How often each video of either set is drawn."""
@@ -144,7 +147,9 @@ def interval(
     paired: bool,
     seed: int,
 ) -> tuple[float, float]:
-    """Value -+ 1.96 standard deviations of the distance over resampled videos; NaN without `resamples`.
+    """Value -+ 1.96 standard deviations of the distance over resampled videos.
+
+    NaN without `resamples`, and of fewer than `LEAST_VIDEOS`, which say nothing of how videos differ.
 
     A normal interval around the value, not percentiles: drawing with replacement repeats rows, which lowers a
     covariance's rank and shifts every resampled Fréchet distance upwards. The bias of few videos is not in it.
@@ -157,7 +162,7 @@ def interval(
         paired: videos of one number belong together: both sets are drawn alike.
         seed: of the draws.
     """
-    if not resamples:
+    if not resamples or min(x.videos for x in sets) < LEAST_VIDEOS:
         return float("nan"), float("nan")
     generator = torch.Generator().manual_seed(seed)
     draws = list(_draws(sets, resamples, paired, generator))
@@ -175,12 +180,8 @@ def _draws(
 
 
 def _counts(videos: int, generator: torch.Generator) -> Float[Tensor, " v"]:
-    """How often each is drawn; at least two different ones are."""
-    while True:
-        picks = torch.randint(videos, (videos,), generator=generator)
-        counts = picks.bincount(minlength=videos).double()
-        if counts.count_nonzero() > 1:
-            return counts
+    """How often each is drawn."""
+    return torch.randint(videos, (videos,), generator=generator).bincount(minlength=videos).double()
 
 
 def check_videos(*sets: Features) -> None:

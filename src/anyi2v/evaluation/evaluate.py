@@ -11,7 +11,7 @@ import torch
 
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.evaluation.conventions import Convention
-from anyi2v.evaluation.distances import frechet_distance, kernel_distance
+from anyi2v.evaluation.distances import LEAST_VIDEOS, frechet_distance, kernel_distance
 from anyi2v.evaluation.extractors import checksum, frame_features, load_extractor, video_features
 from anyi2v.evaluation.features import Features
 from anyi2v.evaluation.inputs import Inputs, check, conventions
@@ -187,10 +187,13 @@ def _objmc(
 
 
 def ratio(shares: Sequence[tuple[float, int]], *, resamples: int, seed: int) -> tuple[float, float, float]:
-    """Sum over count of all videos, with its percentile interval over resampled videos; NaN where there is none."""
+    """Sum over count of all videos, with its percentile interval over resampled videos; NaN where there is none.
+
+    There is no interval without `resamples`, nor of fewer than `LEAST_VIDEOS`.
+    """
     totals, counts = torch.tensor(shares, dtype=torch.float64).T
     value = (totals.sum() / counts.sum()).item()
-    if not resamples or len(shares) < 2:
+    if not resamples or len(shares) < LEAST_VIDEOS:
         return value, float("nan"), float("nan")
     picks = torch.randint(len(shares), (resamples, len(shares)), generator=torch.Generator().manual_seed(seed))
     values = totals[picks].sum(1) / counts[picks].sum(1)
