@@ -34,7 +34,7 @@ TRIALS: Mapping[ComparatorName, tuple[Mapping[str, Any], ...]] = {
     "time-to-move": tuple({"strong_step": n} for n in (4, 5, 6, 7)),
 }
 """What is tried of each method; all else is as in `TUNED`. Of AnyI2V, `LR`."""
-MEASURES = ("trajectory_error", "first_frame_iou", "colour_right", "background_right", "seconds")
+MEASURES = ("trajectory_error", "first_frame_iou", "colour_right", "background_right")
 
 
 @dataclass(frozen=True)

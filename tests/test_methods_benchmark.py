@@ -176,7 +176,7 @@ def test_the_search_tries_each_method_equally_often_and_takes_the_least_error() 
     assert set(tried) == {"full", *SETTINGS} and {len(variants) for variants in tried.values()} == {len(LR)}
     assert {name: len(some) for name, some in TRIALS.items()} == dict.fromkeys(SETTINGS, len(LR))
     assert all(v.comparator is None or v.comparator.injection for some in tried.values() for v in some.values())
-    common = {"first_frame_iou": 0.5, "colour_right": True, "background_right": 1.0, "seconds": 1.0}
+    common = {"first_frame_iou": 0.5, "colour_right": True, "background_right": 1.0}
     rows = [
         {**common, "variant": label, "seed": seed, "trajectory_error": float((number + 2) % 4)}
         for variants in tried.values()

@@ -21,13 +21,13 @@ from anyi2v.micro.benchmark.case import Case
 from anyi2v.micro.benchmark.kinds import CAMERA_KINDS, Kind
 
 TUNED: dict[ComparatorName, Settings] = {
-    "freetraj": FreeTrajSettings(injection=True),
-    "trailblazer": TrailBlazerSettings(injection=True, temporal_steps=0),
+    "freetraj": FreeTrajSettings(injection=True, edit_steps=2),
+    "trailblazer": TrailBlazerSettings(injection=True, temporal_steps=0, spatial_steps=2, strengthen=0.5),
     "sg-i2v": SGI2VSettings(injection=True, first_step=0, last_step=3, lr=0.08),
-    "time-to-move": TimeToMoveSettings(injection=True, weak_step=2, strong_step=5),
+    "time-to-move": TimeToMoveSettings(injection=True, weak_step=2, strong_step=4),
 }
-"""For the micro backbones and their 8 denoising steps, with injection, without which no method but Time-to-Move knows
-the condition image."""
+"""For the micro backbones and their 8 denoising steps, chosen by `python -m benchmarks.tune_methods`; with injection,
+without which no method but Time-to-Move knows the condition image."""
 
 
 @dataclass(frozen=True)
