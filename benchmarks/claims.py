@@ -16,6 +16,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.bench_report import METRICS, Rows, names, paired, values
+from anyi2v.micro.benchmark.methods import TUNED, Variant
 from anyi2v.micro.benchmark.statistics import Estimate, estimate
 from anyi2v.micro.benchmark.variants import FULL, groups
 
@@ -97,7 +98,7 @@ def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any]
             if other[key] != settings[key]:
                 raise InputError(f"the folders differ in {key}: {settings[key]} and {other[key]}")
         for name, recorded in other["methods"].items():
-            method = MethodConfig.from_dict(recorded).to_dict()
+            method = Variant.from_dict(recorded).to_dict()
             if methods.setdefault(name, method) != method:
                 raise InputError(f"the folders have two variants {name!r}")
         beside = more if FULL in names(more) else [*reference, *more]
@@ -121,7 +122,7 @@ def ablation_tables(rows: Mapping[str, Rows], settings: Mapping[str, Any]) -> st
     config = MethodConfig.from_dict(settings["methods"][FULL])
     head = ["", *COLUMNS.values(), *(f"difference of {name.split(',')[0]}" for name in list(COLUMNS.values())[:2])]
     lines, apart = [], False
-    for group, variants in groups(config).items():
+    for group, variants in {**groups(config), "other methods": TUNED}.items():
         found = [name for name in variants if name in rows]
         if found:
             lines += [f"### {group[0].upper()}{group[1:]}", "", _row(head), _row(["---"] * len(head))]
@@ -195,7 +196,7 @@ def plot_sweeps(rows: Mapping[str, Rows], settings: Mapping[str, Any], path: Pat
     """Trajectory error and first-frame IoU along each number, with intervals; the full method's own is circled."""
     from matplotlib.figure import Figure
 
-    methods = {name: MethodConfig.from_dict(config) for name, config in settings["methods"].items()}
+    methods = {name: Variant.from_dict(recorded).config for name, recorded in settings["methods"].items()}
     figure = Figure(figsize=(3.2 * len(SWEEPS), 5), dpi=100, layout="constrained")
     grid = figure.subplots(2, len(SWEEPS), sharey="row")
     for column, (group, (label, field)) in enumerate(SWEEPS.items()):

@@ -31,6 +31,7 @@ from anyi2v.images.media import load_image, to_bytes
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark import bench
 from anyi2v.micro.benchmark.bench_report import METRICS, write_report
+from anyi2v.micro.benchmark.methods import Variant
 from anyi2v.pipeline import animate
 from anyi2v.reports.plots import draw_tracks
 from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
@@ -412,7 +413,7 @@ def test_10_several_runs_go_on_where_they_stopped(files: Path, tmp_path: Path, m
 
 
 def test_11_metrics_say_what_they_are(tmp_path: Path) -> None:
-    work = bench.jobs(tmp_path, 2, 1000, "plain", "micro", torch.float32, {"full": MethodConfig()})
+    work = bench.jobs(tmp_path, 2, 1000, "plain", "micro", torch.float32, {"full": Variant(MethodConfig())})
     for job in work:
         job.folder.mkdir(parents=True)
         np.savez(job.path("full"), frames=to_bytes(job.case.truth), seconds=np.array(1.0))

@@ -19,6 +19,7 @@ from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark import bench
 from anyi2v.micro.benchmark.bench_report import names, paired, table, values, write_report
 from anyi2v.micro.benchmark.kinds import KINDS, Kind
+from anyi2v.micro.benchmark.methods import Variant
 from anyi2v.micro.benchmark.provenance import provenance
 from anyi2v.micro.benchmark.statistics import estimate
 from anyi2v.reports import record as run_record
@@ -68,7 +69,7 @@ def test_scores_are_those_of_the_saved_frames(folder: Path) -> None:
 def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
     """A variant made alone has the frames that it has when it takes another one's features."""
     config = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["recipe official"])
-    job = bench.Job(tmp_path, 1000, "edge", "plain", "micro", torch.float32, {"recipe official": config})
+    job = bench.Job(tmp_path, 1000, "edge", "plain", "micro", torch.float32, {"recipe official": Variant(config)})
     threads = torch.get_num_threads()
     bench.run_case(job)
     torch.set_num_threads(threads)
@@ -123,7 +124,7 @@ def test_a_folder_made_otherwise_is_not_continued(
     record = tmp_path / "bench.json"
     record.write_text(json.dumps(changed))
     before = record.read_bytes()
-    methods = {"full": MethodConfig.from_dict(settings["methods"]["full"])}
+    methods = {"full": Variant.from_dict(settings["methods"]["full"])}
     with pytest.raises(InputError) as error:
         bench.prepare(tmp_path, "micro", torch.float32, methods, cases=2, seed=1000, kind="plain")
     words = str(error.value)
@@ -134,7 +135,7 @@ def test_a_folder_made_otherwise_is_not_continued(
 def test_other_settings_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_bytes((folder / "bench.json").read_bytes())
     full = MethodConfig.from_dict(json.loads((folder / "bench.json").read_text())["methods"]["full"])
-    methods = {"full": replace(full, lr=0.5)}
+    methods = {"full": Variant(replace(full, lr=0.5))}
     with pytest.raises(InputError, match=r"a variant 'full' with other settings: lr 0\.08 \(now 0\.5\)"):
         bench.prepare(tmp_path, "micro", torch.float32, methods, cases=2, seed=1000, kind="plain")
 
@@ -178,7 +179,7 @@ def test_former_variants_stay_in_the_report(
     flags = ["--cases", "2", "--dtype", "float32", "--ablate", "baselines", "--set", *FLAGS]
     assert cli.main(["bench", "micro", "--out", str(out), *flags]) == 0
     printed = capsys.readouterr().out
-    assert "not in the report, for cases are missing: recipe official (add them with --ablate)" in printed
+    assert "not in the report, for cases are missing: recipe official (add them with --ablate, --methods)" in printed
     kept = ["full", "no optimisation", "no injection", "dynamic mask, joint clusters", "dynamic mask, optimiser anew"]
     assert list(json.loads((out / "scores.json").read_text())["summary"]) == kept
     assert "recipe official" in json.loads((out / "bench.json").read_text())["methods"]
@@ -193,7 +194,7 @@ def test_true_masks_are_given_to_their_variants_only(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(bench, "animate", made)
     monkeypatch.setattr(bench, "worker_backbone", lambda *_: None)
-    full = MethodConfig(mask="none", inject_hidden=(), inject_query=())
+    full = Variant(MethodConfig(mask="none", inject_hidden=(), inject_query=()))
     methods = {"full": full, "true mask": full}
     for kind in ("two objects", "loose box"):
         seen.clear()
@@ -221,11 +222,13 @@ def test_kinds_are_named_with_hyphens_or_spaces(capsys: pytest.CaptureFixture[st
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="other things"):
-        bench.prepare(tmp_path, "micro", torch.float32, {"full": MethodConfig()}, cases=1, seed=0, kind="plain")
+        bench.prepare(
+            tmp_path, "micro", torch.float32, {"full": Variant(MethodConfig())}, cases=1, seed=0, kind="plain"
+        )
 
 
 def test_a_layer_that_the_backbone_lacks_is_refused_before_any_work(tmp_path: Path) -> None:
-    methods = {"full": MethodConfig(align=("up_blocks.9.attentions.0.query",))}
+    methods = {"full": Variant(MethodConfig(align=("up_blocks.9.attentions.0.query",)))}
     with pytest.raises(HookError, match=r"up_blocks\.9"):
         bench.prepare(tmp_path, "micro", torch.float32, methods, cases=1, seed=0, kind="plain")
     assert not list(tmp_path.iterdir())
@@ -257,7 +260,7 @@ def test_rows_are_paired_by_seed_whatever_their_order() -> None:
 def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
     kinds: tuple[tuple[Kind, int], ...] = (("two objects", 2), ("pan", 1))
     for kind, objects in kinds:
-        (job,) = bench.jobs(tmp_path, 1, 5, kind, "micro", torch.float32, {"full": MethodConfig()})
+        (job,) = bench.jobs(tmp_path, 1, 5, kind, "micro", torch.float32, {"full": Variant(MethodConfig())})
         job.folder.mkdir(parents=True, exist_ok=True)
         np.savez(job.path("full"), frames=to_bytes(job.case.truth), seconds=np.array(1.0))
         rows = list(bench.rows([job]))
@@ -273,7 +276,7 @@ def test_every_object_and_a_pan_are_measured(tmp_path: Path) -> None:
 
 def test_report_can_be_written_again(folder: Path) -> None:
     data = json.loads((folder / "bench.json").read_text())
-    methods = {name: MethodConfig.from_dict(values) for name, values in data["methods"].items()}
+    methods = {name: Variant.from_dict(values) for name, values in data["methods"].items()}
     work = bench.jobs(folder, 2, 1000, "plain", "micro", torch.float32, methods)
     before = (folder / "table.md").read_text()
     text = write_report(folder, work, list(bench.rows(work)), {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anyi2v import cli
-from anyi2v.comparators.settings import SETTINGS, MethodName
+from anyi2v.comparators.settings import SETTINGS, ComparatorName
 from anyi2v.reports.record import differences
 
 from .test_cli import files, flags, other_value, parse_animate  # noqa: F401  `files` is a fixture
@@ -58,7 +58,7 @@ def test_a_run_of_another_method_is_another_run() -> None:
     ("method", "setting"),
     [(name, field) for name, kind in SETTINGS.items() for field in typing.get_type_hints(kind) if field != "subjects"],
 )
-def test_every_setting_is_a_flag(files: Path, method: MethodName, setting: str) -> None:  # noqa: F811
+def test_every_setting_is_a_flag(files: Path, method: ComparatorName, setting: str) -> None:  # noqa: F811
     kind, hint = SETTINGS[method], typing.get_type_hints(SETTINGS[method])[setting]
     (flag, *values), value = other_value(setting, hint, getattr(kind(), setting))
     flag = flag.replace("--method.", f"--{method}.")

@@ -11,6 +11,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.device import Dtype, WorkerCount, network_dtype, workers_of
+from anyi2v.comparators.settings import ComparatorName
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
 from anyi2v.latency.options import ScalingOptions, StagesOptions, within
@@ -39,6 +40,7 @@ class BenchMicro:
     $ anyi2v bench micro --cases 48 --workers auto
     $ anyi2v bench micro --cases 100 --kind loose-box --ablate masks --out runs/loose_box
     $ anyi2v bench micro --cases 100 --ablate "table 2" "figure 10" --out runs/table2
+    $ anyi2v bench micro --cases 100 --ablate "no optimisation" --methods all --out runs/methods
     """
 
     cases: int = 48
@@ -57,6 +59,8 @@ class BenchMicro:
     ablate: tuple[str, ...] = ("baselines",)
     """Groups of variants (baselines, "table 2", masks, "figure 8, components", ...), single variants by their names in
     the tables ("no queries"), or all."""
+    methods: tuple[Literal["all", ComparatorName], ...] = ()
+    """Other methods to compare with, with their settings for the micro backbones: see docs/comparators.md."""
     set: tuple[str, ...] = ()
     """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
     workers: WorkerCount = None
@@ -74,9 +78,12 @@ class BenchMicro:
         from anyi2v.execution.machine import describe
         from anyi2v.micro.benchmark import bench
         from anyi2v.micro.benchmark.bench_report import write_report
+        from anyi2v.micro.benchmark.methods import Variant, leaderboard
         from anyi2v.micro.benchmark.variants import variants
 
-        methods = variants(config, self.ablate, given=self.kind not in CAMERA_KINDS)
+        ablations = variants(config, self.ablate, given=self.kind not in CAMERA_KINDS)
+        methods = {name: Variant(changed) for name, changed in ablations.items()}
+        methods |= leaderboard(config, self.methods, self.kind)
         dtype = network_dtype(self.dtype, "cpu")
         known = bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
         jobs = partial(bench.jobs, self.out, self.cases, self.seed, self.kind, self.backbone, dtype)
@@ -85,7 +92,7 @@ class BenchMicro:
         work = jobs(made)
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
         if missing := [name for name in known if name not in made]:
-            print(f"not in the report, for cases are missing: {', '.join(missing)} (add them with --ablate)")
+            print(f"not in the report, for cases are missing: {', '.join(missing)} (add them with --ablate, --methods)")
         print(f"scores, table and pictures: {self.out}")
 
 

@@ -204,10 +204,11 @@ class TimeToMoveSettings(Settings):
     paper's for Stable Video Diffusion."""
 
 
-MethodName = Literal["anyi2v", "freetraj", "trailblazer", "sg-i2v", "time-to-move"]
+ComparatorName = Literal["freetraj", "trailblazer", "sg-i2v", "time-to-move"]
+MethodName = Literal["anyi2v", ComparatorName]
 """The methods that the command line knows."""
 
-SETTINGS: dict[MethodName, type[Settings]] = {
+SETTINGS: dict[ComparatorName, type[Settings]] = {
     "freetraj": FreeTrajSettings,
     "trailblazer": TrailBlazerSettings,
     "sg-i2v": SGI2VSettings,
@@ -215,6 +216,6 @@ SETTINGS: dict[MethodName, type[Settings]] = {
 }
 
 
-def name_of(settings: Settings) -> MethodName:
+def name_of(settings: Settings) -> ComparatorName:
     """The name of a method, by its settings."""
     return next(name for name, kind in SETTINGS.items() if isinstance(settings, kind))

@@ -19,10 +19,10 @@ from anyi2v.errors import InputError, ResourceError
 from anyi2v.execution.cluster import Death, Workers, spread
 from anyi2v.files import atomic, check_place, read_json
 from anyi2v.images.media import from_bytes, to_bytes
-from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.case import Case, Condition
 from anyi2v.micro.benchmark.cases import conditions, make_case
 from anyi2v.micro.benchmark.kinds import Kind
+from anyi2v.micro.benchmark.methods import Variant
 from anyi2v.micro.benchmark.provenance import differences, provenance
 from anyi2v.micro.benchmark.variants import GIVEN
 from anyi2v.micro.benchmark.workers import worker_backbone
@@ -40,7 +40,7 @@ class Job:
     kind: Kind
     backbone: str
     dtype: torch.dtype
-    methods: Mapping[str, MethodConfig]
+    methods: Mapping[str, Variant]
 
     @property
     def case(self) -> Case:
@@ -59,7 +59,7 @@ def jobs(
     kind: Kind,
     backbone: str,
     dtype: torch.dtype,
-    methods: Mapping[str, MethodConfig],
+    methods: Mapping[str, Variant],
 ) -> list[Job]:
     """The cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
     made = []
@@ -75,24 +75,24 @@ def prepare(
     out: Path,
     backbone: str,
     dtype: torch.dtype,
-    methods: Mapping[str, MethodConfig],
+    methods: Mapping[str, Variant],
     *,
     cases: int,
     seed: int,
     kind: Kind,
-) -> dict[str, MethodConfig]:
+) -> dict[str, Variant]:
     """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
 
     Returns all variants of the folder: its former ones, which may lack cases, and `methods`.
 
     Raises InputError if the folder holds something else, or was made with other code, another backbone, seed or kind
     of cases, or other settings under the same name, or has more cases; ResourceError if it cannot be written; and what
-    `check_job` does, if a variant cannot be run on the backbone. Nothing is written then.
+    `check` does, if a variant cannot be run on the backbone. Nothing is written then.
     """
     check_place(out)
     path, precision = out / "bench.json", str(dtype).removeprefix("torch.")
     wanted = {"sha256": weights_sha256(backbone), "dtype": precision, "kind": kind, "seed": seed, **provenance()}
-    settings = {name: config.to_dict() for name, config in methods.items()}
+    settings = {name: variant.to_dict() for name, variant in methods.items()}
     if path.exists():
         settings = _continued(out, read_json(path), wanted, cases, settings)
     elif out.exists() and any(out.iterdir()):
@@ -101,7 +101,7 @@ def prepare(
     with atomic(path) as temporary:
         data = {"backbone": backbone, **wanted, "cases": cases, "methods": settings}
         temporary.write_text(json.dumps(data, indent=1) + "\n")
-    return {name: MethodConfig.from_dict(values) for name, values in settings.items()}
+    return {name: Variant.from_dict(values) for name, values in settings.items()}
 
 
 def _continued(
@@ -128,14 +128,14 @@ def _continued(
     return merged
 
 
-def finished(work: Sequence[Job]) -> dict[str, MethodConfig]:
+def finished(work: Sequence[Job]) -> dict[str, Variant]:
     """The variants of which every case is made."""
-    return {name: config for name, config in work[0].methods.items() if all(job.path(name).exists() for job in work)}
+    return {name: variant for name, variant in work[0].methods.items() if all(job.path(name).exists() for job in work)}
 
 
 def run_case(job: Job) -> None:
     """Makes the frames of all variants; those with the same inversion share it."""
-    missing = {name: config for name, config in job.methods.items() if not job.path(name).exists()}
+    missing = {name: variant for name, variant in job.methods.items() if not job.path(name).exists()}
     if not missing:
         return
     backbone, case = worker_backbone(job.backbone, job.dtype), job.case
@@ -149,20 +149,21 @@ def run_case(job: Job) -> None:
             masks=torch.stack([target.mask for target in case.targets]).numpy(),
         )
     inverted: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+    seconds: dict[tuple[Any, ...], float] = {}
     # first those that record most, so that the others find all that they need
-    for name, config in sorted(missing.items(), key=lambda item: -len(_points(item[1]))):
+    for name, variant in sorted(missing.items(), key=lambda item: -len(item[1].points)):
+        config = variant.config
         key = (config.inversion, config.inversion_timestep, config.inversion_stride)
         known = inverted.get(key, {})
-        features = known if _points(config) <= known.keys() else None
+        features = known if variant.points <= known.keys() else None
         tracks = case.with_true_masks() if name in GIVEN else case.tracks
-        result = animate(backbone, image, case.prompt, tracks, config=config, seed=job.seed, features=features)
+        given: dict[str, Any] = {"seed": job.seed, "features": features, "method": variant.method(case)}
+        result = animate(backbone, image, case.prompt, tracks, config=config, **given)
         inverted[key] = known | result.features
-        seconds = sum(result.timings.values())
-        _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(seconds))
-
-
-def _points(config: MethodConfig) -> set[str]:
-    return {*config.inject_hidden, *config.inject_query}
+        taken = seconds.get(key, 0.0) if variant.points and features is not None else 0.0
+        seconds.setdefault(key, result.timings.get("inversion", 0.0))
+        total = sum(result.timings.values()) + taken
+        _write(job.path(name), frames=to_bytes(result.video), seconds=np.array(total))
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
@@ -171,10 +172,12 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 
 def check(job: Job) -> None:
-    """Raises what `check_job` does, before any work, if a variant cannot be run on the backbone."""
-    backbone = worker_backbone(job.backbone, job.dtype)
-    for config in job.methods.values():
-        check_job(backbone, job.case.image, config, backbone.config.frames, backbone.config.fps)
+    """Raises what `check_job` and other methods' `check` do, before any work, if a variant cannot be run."""
+    backbone, case = worker_backbone(job.backbone, job.dtype), job.case
+    for variant in job.methods.values():
+        check_job(backbone, case.image, variant.config, backbone.config.frames, backbone.config.fps)
+        if (method := variant.method(case)) is not None:
+            method.check(variant.config, backbone.unet, case.tracks, case.prompt)
 
 
 def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None:

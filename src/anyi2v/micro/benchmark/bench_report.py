@@ -48,14 +48,17 @@ MEANINGS = {
     "area_error": "how far the area of the box around the object is off that in the truth, share of the latter",
     "identity_kept": "share of the frames 2 and on in which the object has the colour that it has in frame 1, of the "
     "colours of the case's objects; frames without it keep none",
-    "seconds": "wall time of one job on one thread, inversion included unless a variant before it has made it",
+    "seconds": "wall time of one job on one thread, with the inversion, whichever variant of the case has made it",
 }
 """Of `METRICS`, see `anyi2v.micro.benchmark.measure`; an object is the largest patch of pixels nearest to its palette
 colour; of several objects, each pixel of any of their colours counts for the one whose target is nearest."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
-    """Writes scores.json, table.md, differences.png and cases.png; returns the table."""
+    """Writes scores.json, table.md, differences.png, cases.png and, with other methods, methods.png.
+
+    Returns the table.
+    """
     conventions = describe_conventions(work, rows)
     text = table(rows) + (
         f"\n{conventions['cases']} cases of {conventions['frames']} frames of {conventions['width']}x"
@@ -80,7 +83,9 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
             temporary.write_text(content, encoding="utf-8")
     if len(names(rows)) > 1:
         plot(rows, out / "differences.png")
-    write_image(out / "cases.png", extremes(work, rows))
+    write_image(out / "cases.png", sheet(work, rows, names(rows)[:1]))
+    if others := [name for name, variant in work[0].methods.items() if variant.comparator is not None]:
+        write_image(out / "methods.png", sheet(work, rows, [names(rows)[0], *others]))
     return text
 
 
@@ -169,20 +174,21 @@ def plot(rows: Rows, path: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def extremes(work: Sequence[Job], rows: Rows) -> Any:
-    """A contact sheet of the first variant's best, median and worst case by trajectory error, beside the truth."""
-    name = names(rows)[0]
-    errors = values(rows, name, "trajectory_error")
-    ranked = errors.argsort().tolist()
+def sheet(work: Sequence[Job], rows: Rows, variants: Sequence[str]) -> Any:
+    """A contact sheet of variants and the truth: the best, median and worst case by the first one's trajectory
+    error."""
+    errors = {name: values(rows, name, "trajectory_error") for name in variants}
+    ranked = errors[variants[0]].argsort().tolist()
     in_order = sorted(work, key=lambda job: job.seed)
     shown = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
     pictures: dict[str, Tensor] = {}
     for rank, index in shown.items():
-        job, error = in_order[index], errors[index].item()
+        job = in_order[index]
         case = job.case
         label = f"{rank}: {job.modality} {job.seed}"
         pictures[f"{label} condition"] = case.image[None]
         pictures[f"{label} truth"] = case.truth
-        video = overlay_boxes(frames(job.path(name)), case.tracks)
-        pictures[f"{label} {name}, {error:.1f} px"] = video
+        for name in variants:
+            video = overlay_boxes(frames(job.path(name)), case.tracks)
+            pictures[f"{label} {name}, {errors[name][index].item():.1f} px"] = video
     return contact_sheet(pictures, cell=128)

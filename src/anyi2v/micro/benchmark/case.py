@@ -79,6 +79,12 @@ class Case:
         """Measures a video made from this case, one entry per object."""
         return measure(video, self.targets, self.scene.background)
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The words of the prompt that each object is, in the order of the tracks: its colour and what it is called."""
+        words = self.prompt.split()
+        return tuple(" ".join(words[words.index(sprite.colour) :][:2]) for sprite in self.scene.sprites)
+
     def with_true_masks(self) -> Tracks:
         """The tracks as of a user who knows exactly which pixels of the condition image each object has."""
         pairs = zip(self.tracks.objects, self.targets, strict=True)
