@@ -83,9 +83,9 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
             temporary.write_text(content, encoding="utf-8")
     if len(names(rows)) > 1:
         plot(rows, out / "differences.png")
-    write_image(out / "cases.png", sheet(work, rows, names(rows)[:1]))
+    write_image(out / "cases.png", sheet(work, rows, names(rows)[:1], cell=128))
     if others := [name for name, variant in work[0].methods.items() if variant.comparator is not None]:
-        write_image(out / "methods.png", sheet(work, rows, [names(rows)[0], *others]))
+        write_image(out / "methods.png", sheet(work, rows, [names(rows)[0], *others], cell=64))
     return text
 
 
@@ -174,9 +174,9 @@ def plot(rows: Rows, path: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def sheet(work: Sequence[Job], rows: Rows, variants: Sequence[str]) -> Any:
-    """A contact sheet of variants and the truth: the best, median and worst case by the first one's trajectory
-    error."""
+def sheet(work: Sequence[Job], rows: Rows, variants: Sequence[str], *, cell: int) -> Any:
+    """A contact sheet of variants and the truth, of frames of `cell` px: the best, median and worst case by the first
+    variant's trajectory error."""
     errors = {name: values(rows, name, "trajectory_error") for name in variants}
     ranked = errors[variants[0]].argsort().tolist()
     in_order = sorted(work, key=lambda job: job.seed)
@@ -191,4 +191,4 @@ def sheet(work: Sequence[Job], rows: Rows, variants: Sequence[str]) -> Any:
         for name in variants:
             video = overlay_boxes(frames(job.path(name)), case.tracks)
             pictures[f"{label} {name}, {errors[name][index].item():.1f} px"] = video
-    return contact_sheet(pictures, cell=128)
+    return contact_sheet(pictures, cell=cell)
