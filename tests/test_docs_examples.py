@@ -1,6 +1,7 @@
 """Every Python example of README.md and docs/*.md is run as a reader would, and what it makes is looked at; every
 command of theirs is understood."""
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from PIL import Image
 import anyi2v
 from anyi2v import cli
 from anyi2v.errors import InputError
+from anyi2v.images.video import write_video
 from anyi2v.job import Result, Run
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.measure import centroids, find_object, nearest_colours
@@ -135,9 +137,31 @@ def photo_and_mesh(folder: Path) -> Names:
     return {"sketch": torch.ones(3, 256, 256), "mask": lower}
 
 
+def moving_boxes(folder: Path) -> Names:
+    """Two runs with boxes that move, and a tracker for which nothing does."""
+    tracks = Tracks(50, 40, (Track("a", ((1, 1, 9, 9), (4, 5, 12, 13))),))
+    for name in ("a", "b"):
+        (folder / "runs" / name).mkdir(parents=True)
+        write_video(folder / "runs" / name / "video.gif", torch.rand(3, 3, 40, 50), fps=8)
+        (folder / "runs" / name / "run.json").write_text(json.dumps({"tracks": tracks.to_dict()}))
+
+    def stays(video: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return points[:, None].expand(-1, len(video), 2), torch.ones(len(points), len(video), dtype=torch.bool)
+
+    return {"my_tracker": stays}
+
+
+def evaluated(names: Names, _: Path) -> None:
+    """What stays is as far away as the boxes go: 2.5 px in the second frame, 5 in the third."""
+    found = names["evaluation"]
+    assert found.scores and found.videos["a"] == found.videos["b"]
+    assert all(0 < value <= 5 for value in found.videos["a"].values())
+
+
 CHECKS: dict[str, tuple[Callable[[Path], Names], Callable[[Names, Path], None]]] = {
     "README.md": (lambda _: {}, readme),
     "docs/comparators.md": (lambda _: {}, comparators),
+    "docs/evaluation.md": (moving_boxes, evaluated),
     "docs/inspection.md": (lambda _: {}, inspection),
     "docs/conditions.md": (photo_and_mesh, conditions),
     "docs/extending.md": (lambda _: {"__name__": "extending"}, extending),
