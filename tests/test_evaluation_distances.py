@@ -39,7 +39,7 @@ def sample(n: int, d: int, seed: int, shift: float = 0.0) -> Tensor:
 
 def oracle_of(metric: str) -> Any:
     return pytest.importorskip(
-        f"torchmetrics.image.{metric}", reason="torchmetrics is not installed: pip install 'anyi2v[eval]'"
+        f"torchmetrics.image.{metric}", reason="torchmetrics is not installed: pip install 'anyi2v[dev]'"
     )
 
 
