@@ -230,7 +230,7 @@ def test_recipes_are_the_flags_choices() -> None:
         ({"prompt": "a blue"}, r"the word 'blue' is not among"),
         ({"device": "nix"}, r"--device nix cannot be used: "),
         ({"threads": "0"}, r"--threads 0 is not allowed"),
-        ({"frames": "5"}, r"5 frames asked for"),
+        ({"frames": "5"}, r"5 frames requested"),
         ({"width": "33"}, r"the image is 33x16 px"),
         ({"method.align": "up_blocks.1.x"}, r"up_blocks\.1\.x"),
     ],

@@ -151,10 +151,10 @@ def test_a_batch_of_inversions_serves_jobs() -> None:
     ("images", "prompts", "changes", "message"),
     [
         ([], [], {}, "0 images and 0 prompts"),
-        ([image()], ["a ball"] * 2, {}, "1 images and 2 prompts; each image needs its prompt"),
+        ([image()], ["a ball"] * 2, {}, "1 images and 2 prompts; each image needs a prompt"),
         ([image(), image(16, 24)], ["a ball"] * 2, {}, "image 2 is 24x16 pixels, image 1 16x16"),
         ([image(), image(17)], ["a ball"] * 2, {}, "16x17 px; both must be multiples of 2"),
-        ([image()], ["a ball"], {"inversion": "noise"}, "inversion='noise' inverts nothing"),
+        ([image()], ["a ball"], {"inversion": "noise"}, "inversion='noise' has nothing to invert"),
     ],
 )
 def test_what_is_no_batch_is_refused(
@@ -348,11 +348,11 @@ BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
     "NaN": ({"image": NAN}, InputError, "NaN"),
     "range": ({"image": image() * 255}, InputError, r"\[0, 1\]"),
     "size": ({"image": image(15, 16)}, InputError, "16x15 px; both must be multiples of 2"),
-    "frames": ({"frames": 9}, InputError, "9 frames asked for, but this backbone makes 1 to 8"),
-    "no frames": ({"frames": 0}, InputError, "0 frames asked for"),
+    "frames": ({"frames": 9}, InputError, "9 frames requested, but this backbone generates 1 to 8"),
+    "no frames": ({"frames": 0}, InputError, "0 frames requested"),
     "endless": ({"frames": 10**9, "config": replace(SHORT, window=4)}, InputError, "a video has 1 to 10000"),
     "seed": ({"seed": 2**64}, InputError, "seed 18446744073709551616 is not allowed"),
-    "frame rate": ({"fps": 101}, InputError, "101 frames per second asked for; it must be 1 to 100"),
+    "frame rate": ({"fps": 101}, InputError, "101 frames per second requested; it must be 1 to 100"),
     "hardly seen": ({"tracks": HARDLY_SEEN}, InputError, "'corner' hardly reaches into frame 1.*1 x 1 pixels"),
     "hook": (bad("inject_hidden", ("up_blocks.1.resnet.0.hidden",)), HookError, r"up_blocks\.1\.resnets\.0\.hidden"),
     "point to inject": (

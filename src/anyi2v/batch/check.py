@@ -33,7 +33,7 @@ from anyi2v.tracks import Tracks
 T = TypeVar("T")
 WORDS = {
     "frames per second": "fps",
-    "frames asked for": "frames",
+    "frames requested": "frames",
     "window=": "method.window",
     "seed": "seed",
     "inversion until timestep": "method.inversion_timestep",
