@@ -377,7 +377,7 @@ def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> No
         assert re.search(
             r"--method.clustering \{per_frame,joint\} [^-]*\(default: joint\)", text.replace("2-means", "")
         )
-        assert "Denoising steps of DDIM. Source: Section 4. (default: 3)" in text
+        assert "Number of denoising steps. Source: Section 4. (default: 3)" in text
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

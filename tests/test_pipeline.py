@@ -270,13 +270,13 @@ def test_shared_keys_do_not_depend_on_what_is_injected() -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"inject_steps": 5}, {}, "inject_steps=5 is more than steps=4, so it acts on all 4 steps"),
+        ({"inject_steps": 5}, {}, "inject_steps=5 is more than steps=4, so it applies to all 4 steps"),
         ({"optimise_steps": 5}, {}, "optimise_steps=5 is more than steps=4"),
         ({"guidance_steps": 5}, {}, "guidance_steps=5 is more than steps=4"),
-        ({"iterations": 0}, {}, "iterations=0: none of optimise_steps=2 changes anything"),
-        ({"guidance_scale": 1.0, "guidance_steps": 2}, {}, "guidance_scale=1 guides nothing"),
-        ({"deep_every": 2, "inject_steps": 3}, {}, "deep_every=2 changes nothing.*inject_steps=3 of steps=4"),
-        ({"mask": "none", "mask_margin": 2}, {}, "mask_margin=2 has no mask to act on"),
+        ({"iterations": 0}, {}, "iterations=0: optimise_steps=2 has no effect"),
+        ({"guidance_scale": 1.0, "guidance_steps": 2}, {}, "guidance_scale=1 turns guidance off"),
+        ({"deep_every": 2, "inject_steps": 3}, {}, "deep_every=2 has no effect.*inject_steps=3 of steps=4"),
+        ({"mask": "none", "mask_margin": 2}, {}, "mask_margin=2 only affects given masks"),
         ({"guidance_scale": 0.5}, {"negative_prompt": "blue"}, "negative_prompt='blue' is not used"),
         ({"inversion": "noise"}, {"cache": Path("nowhere")}, "cache is not used: inversion='noise'"),
     ],
@@ -353,7 +353,7 @@ BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
     "endless": ({"frames": 10**9, "config": replace(SHORT, window=4)}, InputError, "a video has 1 to 10000"),
     "seed": ({"seed": 2**64}, InputError, "seed 18446744073709551616 is not allowed"),
     "frame rate": ({"fps": 101}, InputError, "101 frames per second requested; it must be 1 to 100"),
-    "hardly seen": ({"tracks": HARDLY_SEEN}, InputError, "'corner' hardly reaches into frame 1.*1 x 1 pixels"),
+    "hardly seen": ({"tracks": HARDLY_SEEN}, InputError, "'corner' is barely visible in frame 1.*1 x 1 pixels"),
     "hook": (bad("inject_hidden", ("up_blocks.1.resnet.0.hidden",)), HookError, r"up_blocks\.1\.resnets\.0\.hidden"),
     "point to inject": (
         bad("inject_query", ("up_blocks.1.temporals.0.0.query",)),
