@@ -285,7 +285,7 @@ def test_long_prompts_are_refused_or_cut_with_a_notice(
     long = " ".join(["a red"] * 40)
     job = flags(files, tmp_path / "out", prompt=long)
     assert cli.main(job) == 2
-    assert "82 tokens, begin and end included, but the text tower takes at most" in capsys.readouterr().err
+    assert "82 tokens, including begin and end, but the text tower takes at most" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert cli.main([*job, "--truncate-prompt"]) == 0
     assert "prompt too long: '" in capsys.readouterr().err
