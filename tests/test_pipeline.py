@@ -371,7 +371,7 @@ BAD: dict[str, tuple[dict[str, object], type[AnyI2VError], str]] = {
         HookError,
         r"unknown hook point 'up_blocks\.9\.attentions\.0\.query'; the closest are .*attentions\.0\.query",
     ),
-    "unalignable": (bad("align", ("up_blocks.1.attentions.0.cross.query",)), HookError, "no spatial feature map"),
+    "unalignable": (bad("align", ("up_blocks.1.attentions.0.cross.query",)), HookError, "not a spatial feature map"),
     "stride": (bad("inversion_stride", 3), InputError, "stride 3 does not lead"),
     "timestep": (bad("inversion_timestep", 1000), InputError, "inversion until timestep 1000"),
     "steps": (bad("steps", 1001), InputError, "1001"),
