@@ -272,7 +272,7 @@ def test_a_bad_line_among_good_ones_is_refused_with_its_number_before_any_work(
     where = f"{file}, line 3{', ' if key else ''}{key}: "
     assert any(line.startswith(where) and said in line for line in lines), lines
     assert all(", line 3" in line for line in lines[:-1])
-    assert lines[-1] == f"anyi2v: error: 1 line of {file} is unusable, for the reasons above; nothing was made"
+    assert lines[-1] == f"anyi2v: error: 1 line of {file} is unusable, for the reasons above; nothing was run"
     assert not (tmp_path / "out").exists()
 
 
@@ -623,8 +623,8 @@ def test_a_batch_of_inversions_is_not_mixed_with_what_shares_them_otherwise(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, said in (
-        (["--cache", str(tmp_path)], "--invert-together is not allowed with --cache"),
-        (["--workers", "2"], "--invert-together is not allowed with workers"),
+        (["--cache", str(tmp_path)], "--invert-together cannot be combined with --cache"),
+        (["--workers", "2"], "--invert-together cannot be combined with workers"),
         (["--invert-together", "0"], "--invert-together"),
     ):
         assert batch(write(files, *JOBS), tmp_path / "out", "--invert-together", "2", *flags) == 2

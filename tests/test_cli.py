@@ -170,7 +170,7 @@ def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path)
 
 def test_a_recipe_says_what_the_backbone_has_otherwise(files: Path) -> None:
     backbone = str(files / "tiny.safetensors")
-    with pytest.warns(AnyI2VWarning, match=r"place of recipe official's: .*steps=.*; --no-backbone-settings") as said:
+    with pytest.warns(AnyI2VWarning, match=r"overrides settings of recipe official: .*steps=.*; --no-b") as said:
         parse_animate("--recipe", "official", "--backbone", backbone)
     assert len(said) == 1
     text = str(said[0].message)
@@ -252,7 +252,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     out = tmp_path / "out"
     job = [*flags(files, out), "--prompt", "a red red"]
     assert cli.main(job) == 0
-    assert "all prompts beside each other" in capsys.readouterr().out
+    assert "all prompts side by side" in capsys.readouterr().out
     first, second = sorted(path for path in out.iterdir() if path.is_dir())
     assert (first.name, second.name) == ("01-a-red", "02-a-red-red")
     assert load_image(out / "prompts.png").shape[0] == 3

@@ -273,7 +273,7 @@ def test_low_memory_is_recorded_as_used_and_repeated_as_recorded(
     assert job.low_memory == low_memory
     monkeypatch.setattr(work, "memory_mode", lambda *_: (True, ""))  # there is less memory now
     assert repeat(out) == 0
-    assert ("was made with more memory than is free here" in capsys.readouterr().err) != low_memory
+    assert ("needed more memory than is free here" in capsys.readouterr().err) != low_memory
 
 
 def test_operators_are_recorded_and_repeated(

@@ -300,7 +300,7 @@ def test_an_embedding_that_no_prompt_names_is_warned_of(
     more = ["--embedding", str(files / "style.pt"), "--embedding", str(a1111(tmp_path, "other.pt"))]
     assert animated(files, tmp_path / "out", "--prompt", "a ball", "--negative-prompt", "style", *more) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert line == "anyi2v: warning: no prompt has the embedding 'other', which changes nothing"
+    assert line == "anyi2v: warning: no prompt uses the embedding 'other', so it has no effect"
 
 
 def test_an_embedding_for_another_base_ends_before_any_work(

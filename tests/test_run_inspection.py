@@ -192,7 +192,7 @@ def test_the_command(tmp_path: Path, finished: Path, backbone: str, capsys: pyte
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     for wrong, message in (
         (["inspect", str(run), "--points"], "--points is for checkpoints"),
-        (["inspect", str(tmp_path)], "holds no run: there is no run.json"),
+        (["inspect", str(tmp_path)], "has no run: run.json is missing"),
         (["inspect", backbone, "--steps", "1"], "are for folders of runs"),
         (["inspect", str(run), "--layers", "9.9"], "layer 9.9 is not in this run"),
     ):
