@@ -168,7 +168,7 @@ def test_doubtful_tracks_are_named_once_by_condition_and_animate(
         for tracks, fit, starts in (
             ("beside.json", "pad", [empty]),
             ("beside.json", "crop", [cut, empty]),
-            ("none.json", "pad", ["anyi2v: warning: none.json has no object that can be followed"]),
+            ("none.json", "pad", ["anyi2v: warning: none.json has no objects to follow"]),
             (None, "pad", []),
         ):
             more = ["--tracks", tracks] if tracks else []

@@ -352,7 +352,7 @@ def test_the_names_of_an_inspections_files() -> None:
 def test_the_probe_of_ffmpeg_is_what_writing_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mp4_problem() is None
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent/ffmpeg")
-    assert "IMAGEIO_FFMPEG_EXE names another one" in (mp4_problem() or "")
+    assert "IMAGEIO_FFMPEG_EXE selects another one" in (mp4_problem() or "")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

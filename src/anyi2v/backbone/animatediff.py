@@ -139,7 +139,7 @@ def temporal_attention(
 def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:
     """Return sinusoidal positions, sin in the even channels and cos in the odd ones (Vaswani et al., section 3.5).
 
-    Always computed on the CPU, so that a network built on the meta device has real values.
+    Always computed on the host, so that a network built on the meta device has real values.
     """
     frame = torch.arange(frames, device=HOST, dtype=torch.float32)[:, None]
     index = torch.arange(0, channels, 2, device=HOST, dtype=torch.float32)

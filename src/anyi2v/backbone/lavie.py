@@ -70,7 +70,7 @@ class RotaryAttention(Temporal):
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
         """Return the bias added to the score of query frame i and key frame j."""
         device = self.relative_bias.weight.device
-        if (frames, device) not in self._tables:  # on the CPU: other devices could round to another bucket
+        if (frames, device) not in self._tables:  # on the host: a device could round to another bucket
             with torch.inference_mode(False):  # reused by passes under autograd
                 table = buckets(frames, self.config.buckets, self.config.max_distance)
                 self._tables[frames, device] = table.to(device)

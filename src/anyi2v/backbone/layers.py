@@ -46,7 +46,7 @@ def group_norm(norm: nn.Module, x: Float[Tensor, "n c *s"], frames: int = 1) -> 
 def group_norm_silu(
     norm: nn.Module, x: Float[Tensor, "n c *s"], frames: int = 1, *, large: bool = False
 ) -> Float[Tensor, "n c *s"]:
-    """Return silu(group_norm(x)); set `large` if the maps exceed the CPU's cache."""
+    """Return silu(group_norm(x)); set `large` if the maps exceed the processor's cache."""
     if plain(norm, nn.GroupNorm):
         return operators.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, frames, large)
     return F.silu(operators.called(norm, x, frames))

@@ -131,7 +131,7 @@ class MethodConfig:
     frames. It stays inside its box; cells are those of the working lattice, two per latent cell along each axis.
     Source: Eq. 8 (no margin); more: neither."""
     clustering: Clustering = "per_frame"
-    """K-Means per frame on the mean similarity map of the layers, or jointly on all maps of a frame. Source: Eq. 7 for
+    """Cluster each frame's mean similarity map of the layers, or all layers' maps of a frame jointly. Source: Eq. 7 for
     a mask per object and frame, neither for the mean of the layers; joint: published code."""
     clusters: int = 2
     """Number of K-Means clusters in each box; the one most similar to the salient points is the object. Two clusters of
