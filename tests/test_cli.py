@@ -144,7 +144,7 @@ def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys:
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert cli.main(["animate", "--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")]) == 2
-    assert "is another file than the one that" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
 
 
 def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     assert json.loads((tmp_path / "again" / "run.json").read_text())["prompt"] == "a a"
     capsys.readouterr()
     assert cli.main([*job, "--prompt", "a red"]) == 2
-    assert "prompt 'a red' is there twice" in capsys.readouterr().err
+    assert "prompt 'a red' is given twice" in capsys.readouterr().err
     assert cli.main([*job[:-2], "--prompt", "a blue ball", "--out", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
 

@@ -37,7 +37,7 @@ def show(*args: str) -> int:
 
 def test_what_is_read_and_parts_of_runs_are_not_replaced(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in files.iterdir()}
-    read = "is also what is read"
+    read = "is also an input"
     for args, message in (
         (["photo.png", "--out", "photo.png"], read),
         (["photo.png", "--layer", "photo.png:mask.png", "--out", "mask.png"], read),

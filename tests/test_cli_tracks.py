@@ -30,7 +30,7 @@ def test_files_that_are_read_are_not_replaced(folder: Path, capsys: pytest.Captu
     image, tracks = folder / "image.png", folder / "0"
     assert run("show", tracks, "--image", image, "--out", image) == 2
     assert run("convert", tracks, "--to", "anyi2v", "--out", tracks) == 2
-    assert capsys.readouterr().err.count("is also what is read; give another name") == 2
+    assert capsys.readouterr().err.count("is also an input; give another name") == 2
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

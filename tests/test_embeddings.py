@@ -286,7 +286,7 @@ def test_an_exchanged_embedding_is_not_repeated(
     a1111(tmp_path, "mine.pt", vectors(2, seed=1))
     repeat = ["animate", "--repeat", str(tmp_path / "one" / "run.json"), "--out", str(tmp_path / "again")]
     assert cli.main(repeat) == 2
-    assert "mine.pt is another file than the one" in capsys.readouterr().err
+    assert "mine.pt is not the file" in capsys.readouterr().err
     # another one that was asked for replaces it
     other = a1111(tmp_path, "Mine.bin", vectors(2, seed=2))
     assert cli.main([*repeat, "--embedding", str(other)]) == 0

@@ -209,5 +209,5 @@ def test_a_changed_backbone_is_not_inspected(
     data["backbone"]["sha256"] = "0" * 64
     (run / "run.json").write_text(json.dumps(data))
     assert cli.main(["inspect", str(run)]) == 2
-    assert "is another file than the one that" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
     assert not (run / "inspection").exists()
