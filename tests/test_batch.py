@@ -176,7 +176,7 @@ def test_the_example_of_the_manual_can_be_read(tmp_path: Path) -> None:
         ("jobs.txt", "{}", "must end in .jsonl, .json or .csv"),
         ("jobs.jsonl", "\n\n", "has no jobs"),
         ("jobs.json", "[]", "has no jobs"),
-        ("jobs.json", "{}", "holds a JSON object; a list of jobs"),
+        ("jobs.json", "{}", "holds a JSON object; expected a list of jobs"),
         ("jobs.json", "[{]", "is not JSON: .* at line 1, column 3"),
         ("jobs.csv", "", "has no jobs"),
         ("jobs.csv", "image,prompt\n", "has no jobs"),
@@ -201,12 +201,12 @@ def test_a_file_that_is_none_is_refused(
 HIDDEN = "up_blocks.1.resnets.0.hidden"
 BAD: list[tuple[Any, str, str]] = [
     ("{", "", "this is not JSON"),
-    ("[1]", "", "this is a JSON list; an object"),
+    ("[1]", "", "this is a JSON list; expected an object"),
     ('{"seed": 1, "seed": 2}', "", "duplicate key 'seed'"),
     ("[" * 100_000, "", "this JSON cannot be read"),
     ({"promt": "a"}, "promt", "unknown key; the closest are prompt"),
     ({"lr": 0.1}, "lr", "settings are written method.lr"),
-    ({"prompt": None}, "prompt", "there is none"),
+    ({"prompt": None}, "prompt", "the prompt is missing"),
     ({"image": None}, "image", "the condition image is missing"),
     ({"prompt": 3}, "prompt", "it must be text"),
     ({"prompt": "a \ud800"}, "prompt", "a character that is not valid text"),

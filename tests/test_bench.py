@@ -85,7 +85,7 @@ def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
         (["--set", "steps=3"], "other settings"),
         (["--recipe", "official", "--set", *FLAGS], "other settings"),
         (["--ablate", "table 7"], "table 2"),
-        (["--set", "lr"], "no JSON"),
+        (["--set", "lr"], "not JSON"),
         (["--set", "wrong=1"], "no setting 'wrong'"),
         (["--cases", "0"], "--cases 0 is not allowed; it must be 1 to 100000"),
         (["--backbone", "absent"], "absent"),
