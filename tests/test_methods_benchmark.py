@@ -26,6 +26,8 @@ from anyi2v.pipeline import animate
 from benchmarks.claims import ablation_tables, merged
 from benchmarks.tune_methods import ANYI2V, TRIALS, summary, trials
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 FAST = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 QUICK: dict[ComparatorName, Any] = {
     "freetraj": FreeTrajSettings(injection=True, edit_steps=1),
