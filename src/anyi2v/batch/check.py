@@ -161,9 +161,9 @@ class Checker:
     def _check_settings(self, job: BatchJob, config: BackboneConfig) -> None:
         """What the method asks of the backbone, the number of frames, the frame rate, the sampler."""
         request = job.request
-        usual = MethodConfig()
-        # seeds were looked at when the file was read, and nothing depends on these numbers
-        method = replace(request.method, lr=usual.lr, weight_decay=usual.weight_decay, guidance_scale=1.0)
+        # whether a job can run does not depend on its seed and on these numbers
+        numbers = {"lr": MethodConfig.lr, "weight_decay": MethodConfig.weight_decay, "guidance_scale": 1.0}
+        method = self._once(("method", request.method), lambda: replace(request.method, **numbers))
         known = (request.backbone, method, request.frames, request.fps)
         try:
             unet = self._once(("unet", request.backbone), lambda: shadow(config))
