@@ -245,7 +245,7 @@ def test_05_as_many_frames_as_positions_and_more_in_windows(
     capsys.readouterr()
     assert cli.main(flags(files, tmp_path / "9", frames=9)) == 2
     said = capsys.readouterr().err
-    assert "9 frames asked for, but this backbone makes 1 to 8; a longer video needs a window" in said
+    assert "9 frames requested, but this backbone generates 1 to 8; a longer video needs a window" in said
     assert not (tmp_path / "9").exists()
     assert cli.main(flags(files, tmp_path / "9", frames=9, method__window=4)) == 0
     assert [len(iio.imread(tmp_path / name / "video.gif")) for name in "89"] == [8, 9]

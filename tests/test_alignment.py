@@ -297,7 +297,7 @@ def test_feature_maps_have_channels_last() -> None:
         "up_blocks.1.temporals.0.0.query",
         "mid_block.attentions.0.probs",
     ):
-        with pytest.raises(HookError, match="no spatial feature map"):
+        with pytest.raises(HookError, match="not a spatial feature map"):
             feature_map(name, torch.zeros(1, 3, 4, 5, 7))
 
 

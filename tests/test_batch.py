@@ -133,7 +133,7 @@ def test_a_sweep_is_the_product_and_its_folders_say_what_differs(tmp_path: Path)
     align = ["up_blocks.1.attentions.0.query"]
     line = {"image": "a.png", "prompt": "x", "name": "mine", "method": {"align": {"sweep": [align, align * 1, []]}}}
     (problem,) = read_jobs(write(tmp_path, line)).problems
-    assert (problem.key, problem.line) == ("method.align", 1) and "is there twice" in problem.message
+    assert (problem.key, problem.line) == ("method.align", 1) and "is given twice" in problem.message
     line["method"] = {"align": {"sweep": [align, ["x"]]}, "lr": 0.5}
     assert [job.name for job in read_jobs(write(tmp_path, line)).jobs] == ["mine-align-1", "mine-align-2"]
     line |= {"method": {"align": align}, "seed": [4, 7]}  # a list that is one value
@@ -176,13 +176,13 @@ def test_the_example_of_the_manual_can_be_read(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("jobs.txt", "{}", "must end in .jsonl, .json or .csv"),
-        ("jobs.jsonl", "\n\n", "holds no job"),
-        ("jobs.json", "[]", "holds no job"),
+        ("jobs.jsonl", "\n\n", "has no jobs"),
+        ("jobs.json", "[]", "has no jobs"),
         ("jobs.json", "{}", "holds a JSON object; a list of jobs"),
         ("jobs.json", "[{]", "is not JSON: .* at line 1, column 3"),
-        ("jobs.csv", "", "holds no job"),
-        ("jobs.csv", "image,prompt\n", "holds no job"),
-        ("jobs.csv", "image,image\n", "line 1: column 'image' is there twice"),
+        ("jobs.csv", "", "has no jobs"),
+        ("jobs.csv", "image,prompt\n", "has no jobs"),
+        ("jobs.csv", "image,image\n", "line 1: duplicate column 'image'"),
         ("jobs.csv", "image,\n", "line 1: a column has no name"),
         ("jobs.jsonl", b'{"prompt": "a"}\n\xff', "line 2: this is not text in UTF-8"),
         ("absent.jsonl", None, "cannot read .*absent.jsonl: No such file"),
@@ -204,14 +204,14 @@ HIDDEN = "up_blocks.1.resnets.0.hidden"
 BAD: list[tuple[Any, str, str]] = [
     ("{", "", "this is not JSON"),
     ("[1]", "", "this is a JSON list; an object"),
-    ('{"seed": 1, "seed": 2}', "", "the key 'seed' is there twice"),
+    ('{"seed": 1, "seed": 2}', "", "duplicate key 'seed'"),
     ("[" * 100_000, "", "this JSON cannot be read"),
-    ({"promt": "a"}, "promt", "there is no such key; the closest are prompt"),
+    ({"promt": "a"}, "promt", "unknown key; the closest are prompt"),
     ({"lr": 0.1}, "lr", "settings are written method.lr"),
     ({"prompt": None}, "prompt", "there is none"),
-    ({"image": None}, "image", "there is no condition image"),
+    ({"image": None}, "image", "the condition image is missing"),
     ({"prompt": 3}, "prompt", "it must be text"),
-    ({"prompt": "a \ud800"}, "prompt", "a letter that no text has"),
+    ({"prompt": "a \ud800"}, "prompt", "a character that is not valid text"),
     ({"prompt": "a green ball"}, "prompt", "the word 'green' is not among"),
     ({"prompt": "a a a a a a a"}, "prompt", "the text tower takes at most 6"),
     ({"negative_prompt": "green"}, "negative_prompt", "the word 'green' is not among"),
@@ -219,7 +219,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"image": "broken.png"}, "image", "is not an image"),
     ({"image": None, "layers": ["image.png", "image.png"]}, "layers", "needs a mask"),
     ({"layers": "absent.png:image.png"}, "image", "absent.png"),
-    ({"layers": []}, "layers", "it must be a list of names"),
+    ({"layers": []}, "layers", "it must be a list of file names"),
     ({"tracks": "absent.json"}, "tracks", "absent.json: No such file"),
     ({"tracks": "broken.json"}, "tracks", "broken.json"),
     ({"tracks": ""}, "tracks", "it is empty"),
@@ -230,8 +230,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({"width": 17}, "width", "must be multiples of"),
     ({"height": -4}, "height", "must be multiples of"),
     ({"width": "16"}, "width", "it must be a whole number"),
-    ({"frames": 0}, "frames", "0 frames asked for"),
-    ({"frames": 99}, "frames", "99 frames asked for"),
+    ({"frames": 0}, "frames", "0 frames requested"),
+    ({"frames": 99}, "frames", "99 frames requested"),
     ({"fps": 0}, "fps", "0 frames per second"),
     ({"fit": "cut"}, "fit", "it must be 'crop' or"),
     ({"camera": [1, 2]}, "camera", "it must be a list of 3 numbers"),
@@ -243,9 +243,9 @@ BAD: list[tuple[Any, str, str]] = [
     ({"seed": "3..1"}, "seed", "has no seed"),
     ({"seed": "0..99999999999"}, "seed", "has no seed, or more than"),
     ({"seed": []}, "seed", "is empty"),
-    ({"seed": [1, 1]}, "seed", "1 is there twice"),
-    ({"seed": {"list": [1]}}, "seed", 'several values are written {"sweep"'),
-    ({"seed": "0..9999", "method.lr": [k / 100 for k in range(99)]}, "", "these are 990000 jobs"),
+    ({"seed": [1, 1]}, "seed", "1 is given twice"),
+    ({"seed": {"list": [1]}}, "seed", 'write several values as {"sweep"'),
+    ({"seed": "0..9999", "method.lr": [k / 100 for k in range(99)]}, "", "this expands to 990000 jobs"),
     ({"method": 3}, "method", "it must be an object of settings"),
     ({"method": {"lrr": 1}}, "method.lrr", "the method has no setting 'lrr'; the closest are lr"),
     ({"method.lr": "x"}, "method.lr", "lr='x' is not allowed"),
@@ -255,8 +255,8 @@ BAD: list[tuple[Any, str, str]] = [
     ({"method": {"inject_hidden": ["up_blocks.9.x"]}}, "method.inject_hidden", "up_blocks.9.x"),
     ({"method": {"align": []}}, "method", "leaves nothing to optimise"),
     ({"method.inversion_timestep": 9999}, "method.inversion_timestep", "9999"),
-    ({"name": "a/b"}, "name", "cannot hold '/'"),
-    ({"name": ".."}, "name", "begins and ends with other letters"),
+    ({"name": "a/b"}, "name", "cannot contain '/'"),
+    ({"name": ".."}, "name", "must not start or end with a dot"),
     ({"name": "Index.html"}, "name", "the batch has a file of this name"),
     ({"name": "x" * 151}, "name", "longer than 150 bytes"),
     ({"name": "first"}, "name", "is also the folder of line 1"),
@@ -274,7 +274,7 @@ def test_a_bad_line_among_good_ones_is_refused_with_its_number_before_any_work(
     where = f"{file}, line 3{', ' if key else ''}{key}: "
     assert any(line.startswith(where) and said in line for line in lines), lines
     assert all(", line 3" in line for line in lines[:-1])
-    assert lines[-1] == f"anyi2v: error: 1 line of {file} is unusable, for the reasons above; nothing was made"
+    assert lines[-1] == f"anyi2v: error: 1 line of {file} is unusable, for the reasons above; nothing was run"
     assert not (tmp_path / "out").exists()
 
 
@@ -429,7 +429,7 @@ def test_changed_inputs_are_refused_or_made_again(
     changed = write(files, {**GOOD, "name": "a"}, {**GOOD, "name": "b", "seed": 2})
     assert batch(changed, out) == 2
     said = capsys.readouterr().err
-    assert "line 2, name: folder" in said and "holds a run of something else (seed: 1, not 2)" in said
+    assert "line 2, name: folder" in said and "has a run with other inputs (seed: 1, not 2)" in said
     assert "line 1," not in said and made(out) == before
     assert batch(changed, out, "--overwrite") == 0
     assert "1 made, 1 were there" in capsys.readouterr().out
@@ -443,7 +443,7 @@ def test_changed_inputs_are_refused_or_made_again(
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "index.html").write_text("mine")
     assert batch(changed, tmp_path / "page", "--check") == 2
-    assert "index.html is there, and was not written by a batch" in capsys.readouterr().err
+    assert "index.html exists and was not written by a batch" in capsys.readouterr().err
     assert batch(changed, out / "a") == 2
     assert "is a run; a batch needs a folder for its runs" in capsys.readouterr().err
 
@@ -625,8 +625,8 @@ def test_a_batch_of_inversions_is_not_mixed_with_what_shares_them_otherwise(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, said in (
-        (["--cache", str(tmp_path)], "--invert-together is not allowed with --cache"),
-        (["--workers", "2"], "--invert-together is not allowed with workers"),
+        (["--cache", str(tmp_path)], "--invert-together cannot be combined with --cache"),
+        (["--workers", "2"], "--invert-together cannot be combined with workers"),
         (["--invert-together", "0"], "--invert-together"),
     ):
         assert batch(write(files, *JOBS), tmp_path / "out", "--invert-together", "2", *flags) == 2

@@ -146,7 +146,7 @@ def test_a_changed_backbone_is_not_repeated(files: Path, tmp_path: Path, capsys:
     }
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert cli.main(["animate", "--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")]) == 2
-    assert "is another file than the one that" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
 
 
 def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_defaults_follow_recipe_backbone_and_repeat(files: Path, tmp_path: Path)
 
 def test_a_recipe_says_what_the_backbone_has_otherwise(files: Path) -> None:
     backbone = str(files / "tiny.safetensors")
-    with pytest.warns(AnyI2VWarning, match=r"place of recipe official's: .*steps=.*; --no-backbone-settings") as said:
+    with pytest.warns(AnyI2VWarning, match=r"overrides settings of recipe official: .*steps=.*; --no-b") as said:
         parse_animate("--recipe", "official", "--backbone", backbone)
     assert len(said) == 1
     text = str(said[0].message)
@@ -232,7 +232,7 @@ def test_recipes_are_the_flags_choices() -> None:
         ({"prompt": "a blue"}, r"the word 'blue' is not among"),
         ({"device": "nix"}, r"--device nix cannot be used: "),
         ({"threads": "0"}, r"--threads 0 is not allowed"),
-        ({"frames": "5"}, r"5 frames asked for"),
+        ({"frames": "5"}, r"5 frames requested"),
         ({"width": "33"}, r"the image is 33x16 px"),
         ({"method.align": "up_blocks.1.x"}, r"up_blocks\.1\.x"),
     ],
@@ -254,7 +254,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     out = tmp_path / "out"
     job = [*flags(files, out), "--prompt", "a red red"]
     assert cli.main(job) == 0
-    assert "all prompts beside each other" in capsys.readouterr().out
+    assert "all prompts side by side" in capsys.readouterr().out
     first, second = sorted(path for path in out.iterdir() if path.is_dir())
     assert (first.name, second.name) == ("01-a-red", "02-a-red-red")
     assert load_image(out / "prompts.png").shape[0] == 3
@@ -276,7 +276,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     assert json.loads((tmp_path / "again" / "run.json").read_text())["prompt"] == "a a"
     capsys.readouterr()
     assert cli.main([*job, "--prompt", "a red"]) == 2
-    assert "prompt 'a red' is there twice" in capsys.readouterr().err
+    assert "prompt 'a red' is given twice" in capsys.readouterr().err
     assert cli.main([*job[:-2], "--prompt", "a blue ball", "--out", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
 
@@ -287,7 +287,7 @@ def test_long_prompts_are_refused_or_cut_with_a_notice(
     long = " ".join(["a red"] * 40)
     job = flags(files, tmp_path / "out", prompt=long)
     assert cli.main(job) == 2
-    assert "82 tokens, begin and end included, but the text tower takes at most" in capsys.readouterr().err
+    assert "82 tokens, including begin and end, but the text tower takes at most" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert cli.main([*job, "--truncate-prompt"]) == 0
     assert "prompt too long: '" in capsys.readouterr().err
@@ -379,7 +379,7 @@ def test_help_is_instant_and_has_examples(files: Path, command: list[str]) -> No
         assert re.search(
             r"--method.clustering \{per_frame,joint\} [^-]*\(default: joint\)", text.replace("2-means", "")
         )
-        assert "Denoising steps of DDIM. Source: Section 4. (default: 3)" in text
+        assert "Number of denoising steps. Source: Section 4. (default: 3)" in text
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

@@ -109,4 +109,4 @@ def test_tracks_are_needed(files: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_inspect_says_that_it_shows_anyi2v(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     assert cli.main([*flags(files, tmp_path / "out"), "--method", "time-to-move"]) == 0
     assert cli.main(["inspect", str(tmp_path / "out")]) == 2
-    assert "was made by time-to-move; inspect shows what happens inside of AnyI2V" in capsys.readouterr().err
+    assert "was made by time-to-move; inspect only supports AnyI2V" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def show(*args: str) -> int:
 
 def test_what_is_read_and_parts_of_runs_are_not_replaced(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in files.iterdir()}
-    read = "is also what is read"
+    read = "is also an input"
     for args, message in (
         (["photo.png", "--out", "photo.png"], read),
         (["photo.png", "--layer", "photo.png:mask.png", "--out", "mask.png"], read),
@@ -170,7 +170,7 @@ def test_doubtful_tracks_are_named_once_by_condition_and_animate(
         for tracks, fit, starts in (
             ("beside.json", "pad", [empty]),
             ("beside.json", "crop", [cut, empty]),
-            ("none.json", "pad", ["anyi2v: warning: none.json has no object that can be followed"]),
+            ("none.json", "pad", ["anyi2v: warning: none.json has no objects to follow"]),
             (None, "pad", []),
         ):
             more = ["--tracks", tracks] if tracks else []

@@ -30,7 +30,7 @@ def test_files_that_are_read_are_not_replaced(folder: Path, capsys: pytest.Captu
     image, tracks = folder / "image.png", folder / "0"
     assert run("show", tracks, "--image", image, "--out", image) == 2
     assert run("convert", tracks, "--to", "anyi2v", "--out", tracks) == 2
-    assert capsys.readouterr().err.count("is also what is read; give another name") == 2
+    assert capsys.readouterr().err.count("is also an input; give another name") == 2
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -97,7 +97,7 @@ def test_a_lossy_conversion_says_so(folder: Path, capsys: pytest.CaptureFixture[
 def test_errors_exit_with_2_and_write_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     npy = list(FILES).index("SG-I2V .npy")
     assert run("convert", folder / str(npy), "--to", "own", "--out", folder / "o.json") == 2
-    assert "give it: --size WIDTH HEIGHT" in capsys.readouterr().err
+    assert "give it by --size WIDTH HEIGHT" in capsys.readouterr().err
     assert run("convert", folder / "0", "--to", "own", "--out", folder / "o.json", "--frames", 0) == 2
     assert run("show", folder / "image.png", "--image", folder / "image.png", "--out", folder / "o.json") == 2
     assert run("check", folder / "none") == 2

@@ -140,7 +140,7 @@ def test_without_ffmpeg_all_but_the_mp4_is_written(
     out = tmp_path / "out"
     assert cli.main([*flags(files, out), "--prompt", "a a"]) == 0
     printed = capsys.readouterr()
-    assert printed.err.count("anyi2v: warning: no .mp4 files will be written, the GIFs will be:") == (not there)
+    assert printed.err.count("anyi2v: warning: no .mp4 files will be written, only GIFs:") == (not there)
     assert printed.err.count("warning") == (not there)
     assert printed.out.count("video.mp4: 3 frames" if there else "video.gif: 3 frames") == 2
     assert (out / "prompts.png").is_file()
@@ -193,8 +193,8 @@ def test_a_run_of_a_sweep_counts_as_finished_only_if_all_that_was_asked_for_is_e
     job = [*flags(files, tmp_path / "out"), "--prompt", "a a"]
     assert cli.main([*job, *change]) == 2
     error = capsys.readouterr().err
-    assert said in error and "01-a-red holds a run of something else" in error
-    assert "use --overwrite to make all runs again" in error
+    assert said in error and "01-a-red has a run with other inputs" in error
+    assert "use --overwrite to rerun all" in error
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
     if change[0] == "--seed":
         assert cli.main(job) == 0  # nothing is missing
@@ -209,7 +209,7 @@ def test_a_picture_that_no_sweep_made_is_not_replaced(
 ) -> None:
     (tmp_path / "prompts.png").write_text("mine")
     assert cli.main([*flags(files, tmp_path), "--prompt", "a a"]) == 2
-    assert "prompts.png is there, but no run that it shows" in capsys.readouterr().err
+    assert "prompts.png exists, but none of the runs" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.png"]
 
 
@@ -230,7 +230,7 @@ def test_an_exchanged_condition_or_track_is_not_repeated(
     capsys.readouterr()
     assert repeat(copy) == 2
     error = capsys.readouterr().err
-    assert f"{copy / 'condition.png'} is another image than the one that {copy / 'run.json'} was made with" in error
+    assert f"{copy / 'condition.png'} is not the image that {copy / 'run.json'} was made with" in error
     assert "checksums.condition" in error and "--image" in error
     assert cli.main(["inspect", str(copy)]) == 2
     image.save(tmp_path / "mine.png")
@@ -275,7 +275,7 @@ def test_low_memory_is_recorded_as_used_and_repeated_as_recorded(
     assert job.low_memory == low_memory
     monkeypatch.setattr(work, "memory_mode", lambda *_: (True, ""))  # there is less memory now
     assert repeat(out) == 0
-    assert ("was made with more memory than is free here" in capsys.readouterr().err) != low_memory
+    assert ("needed more memory than is free here" in capsys.readouterr().err) != low_memory
 
 
 def test_operators_are_recorded_and_repeated(

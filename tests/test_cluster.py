@@ -88,10 +88,10 @@ def test_what_an_item_raises_ends_it_and_is_not_tried_again(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        (Workers(3), "no room for --workers 3: at most 2 of 1 threads each"),
-        (Workers(2, threads=2), "no room for --workers 2: at most 1 of 2 threads each"),
-        (Workers(threads=3), "no room for a worker: at most 0 of 3 threads each"),
-        (Workers(3, gpus=1), "no room for --workers 3: at most 2 of 1 threads and 1 GPU each"),
+        (Workers(3), "not enough resources for --workers 3: at most 2 with 1 threads each"),
+        (Workers(2, threads=2), "not enough resources for --workers 2: at most 1 with 2 threads each"),
+        (Workers(threads=3), "not enough resources for a worker: at most 0 with 3 threads each"),
+        (Workers(3, gpus=1), "not enough resources for --workers 3: at most 2 with 1 threads and 1 GPU each"),
     ],
 )
 def test_workers_without_room_are_refused(tmp_path: Path, workers: Workers, said: str) -> None:

@@ -128,7 +128,7 @@ def test_masks(tmp_path: Path) -> None:
     Image.fromarray(strokes).save(tmp_path / "m.png")
     assert load_mask(tmp_path / "m.png").tolist() == [[0, 1, 0]]
     Image.new("RGBA", (4, 4)).save(tmp_path / "black.png")
-    with pytest.raises(InputError, match=r"black\.png is black everywhere: nothing would be seen"):
+    with pytest.raises(InputError, match=r"black\.png is black everywhere, so its layer is invisible"):
         load_mask(tmp_path / "black.png")
 
 

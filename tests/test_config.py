@@ -144,7 +144,7 @@ def test_unknown_setting_names_the_closest() -> None:
             "inject_hidden=['a', 2] is not allowed; it must be a list of layer names",
         ),
         ({"inject_hidden": ["a", "a"]}, "inject_hidden=('a', 'a') names a layer twice"),
-        ({"align": []}, "align=() leaves nothing to optimise; name a layer, or set optimise_steps=0"),
+        ({"align": []}, "align=() leaves nothing to optimise; list a layer, or set optimise_steps=0"),
     ],
 )
 def test_messages_name_field_value_and_what_is_allowed(changes: dict[str, Any], message: str) -> None:

@@ -188,7 +188,7 @@ def test_less_than_a_cell_in_frame_1_is_refused(
 ) -> None:
     """The edge at 1.9 pixels is rounded down to cell 0: nothing is left to follow."""
     tracks = Tracks(WIDTH, HEIGHT, (Track("a", (A_BOX,)), Track("b", (box,))))
-    with pytest.raises(InputError, match=r"'b' hardly reaches into frame 1.*one cell of 2 x 2 pixels"):
+    with pytest.raises(InputError, match=r"'b' is barely visible in frame 1.*one cell of 2 x 2 pixels"):
         make_crops(tracks, LATTICE, 1, first_box=first_box)
     further = tuple(2.0 if value == 1.9 else value for value in box)
     tracks = Tracks(WIDTH, HEIGHT, (Track("b", (further,)),))  # type: ignore[arg-type]
@@ -270,5 +270,5 @@ def test_objects_without_a_mask_have_none() -> None:
 def test_a_mask_cut_away_by_rounding_names_the_object() -> None:
     mask = np.zeros((64, 64), dtype=bool)
     mask[:, 9] = True
-    with pytest.raises(InputError, match=r"object 'a': its mask shows nothing in frame 1's box"):
+    with pytest.raises(InputError, match=r"object 'a': its mask is empty inside frame 1's box"):
         make_crops(Tracks(64, 64, (Track("a", ((0, 0, 9.9, 64),), mask=mask),)), (8, 8), 1)

@@ -212,7 +212,7 @@ def test_uniform_spacing_goes_on_to_the_end_of_the_schedule() -> None:
     thirty = sampling_timesteps(SHRINKING, 30)
     assert len(thirty) == 31
     assert thirty[0] == 991
-    with pytest.raises(InputError, match="begins at timestep 1000"):
+    with pytest.raises(InputError, match="starts at timestep 1000"):
         sampling_timesteps(SHRINKING, 1000)
 
 

@@ -139,7 +139,7 @@ def test_inversion_is_sampling_backwards(steps: int) -> None:
     [
         (lambda: sampling_timesteps(PUBLISHED, 0), r"steps = 0; choose 1\.\.1000"),
         (lambda: sampling_timesteps(PUBLISHED, 1001), r"steps = 1001; choose 1\.\.1000"),
-        (lambda: sampling_timesteps(PUBLISHED, 1000), "begins at timestep 1000.*steps_offset at most 0"),
+        (lambda: sampling_timesteps(PUBLISHED, 1000), "starts at timestep 1000.*steps_offset at most 0"),
         (lambda: inversion_timesteps(PUBLISHED, until=0), r"until timestep 0; choose 1\.\.999"),
         (lambda: inversion_timesteps(PUBLISHED, until=1000), "until timestep 1000"),
         (lambda: inversion_timesteps(PUBLISHED, until=201, stride=3), "divide 200.*are 1, 2, 4, 5$"),

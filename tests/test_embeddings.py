@@ -288,7 +288,7 @@ def test_an_exchanged_embedding_is_not_repeated(
     a1111(tmp_path, "mine.pt", vectors(2, seed=1))
     repeat = ["animate", "--repeat", str(tmp_path / "one" / "run.json"), "--out", str(tmp_path / "again")]
     assert cli.main(repeat) == 2
-    assert "mine.pt is another file than the one" in capsys.readouterr().err
+    assert "mine.pt is not the file" in capsys.readouterr().err
     # another one that was asked for replaces it
     other = a1111(tmp_path, "Mine.bin", vectors(2, seed=2))
     assert cli.main([*repeat, "--embedding", str(other)]) == 0
@@ -302,7 +302,7 @@ def test_an_embedding_that_no_prompt_names_is_warned_of(
     more = ["--embedding", str(files / "style.pt"), "--embedding", str(a1111(tmp_path, "other.pt"))]
     assert animated(files, tmp_path / "out", "--prompt", "a ball", "--negative-prompt", "style", *more) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert line == "anyi2v: warning: no prompt has the embedding 'other', which changes nothing"
+    assert line == "anyi2v: warning: no prompt uses the embedding 'other', so it has no effect"
 
 
 def test_an_embedding_for_another_base_ends_before_any_work(

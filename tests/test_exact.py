@@ -157,7 +157,7 @@ def test_weights_that_autograd_cannot_save_are_an_error() -> None:
     made = anyi2v.load("micro")
     with torch.inference_mode():
         made.unet.conv_in.weight = torch.nn.Parameter(made.unet.conv_in.weight.clone(), requires_grad=False)
-    with pytest.raises(InputError, match=r"made inside torch\.inference_mode"):
+    with pytest.raises(InputError, match=r"created inside torch\.inference_mode"):
         animate(made, image(), PROMPT, TRACKS, config=config("micro"))
 
 

@@ -158,7 +158,7 @@ def test_json_in_every_encoding_that_editors_write(tmp_path: Path, encoding: str
         (b"[" * 100_000, "cannot be read: maximum recursion depth"),
         (b'{"a": 1,\n "b": }', "is not JSON: Expecting value at line 2, column 7"),
         (b"\xff\xfe\x00", "is not JSON: it is not text"),
-        (b"[1]", "holds a JSON list; an object {...} is needed"),
+        (b"[1]", "holds a JSON list; expected an object {...}"),
     ],
 )
 def test_broken_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:

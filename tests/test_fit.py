@@ -194,5 +194,5 @@ def test_masks_go_with_the_pixels() -> None:
 def test_masks_that_are_cropped_away_are_an_error() -> None:
     mask = np.zeros((100, 200), dtype=bool)
     mask[:, :40] = True
-    with pytest.raises(InputError, match=r"object 1 \('a'\): the mask shows nothing inside the first box"):
+    with pytest.raises(InputError, match=r"object 1 \('a'\): the mask is empty inside the first box"):
         plan((200, 100), 64, 64).tracks(Tracks(200, 100, (Track("a", ((0, 0, 90, 90),), mask=mask),)))

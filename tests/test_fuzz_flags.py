@@ -203,7 +203,7 @@ ANIMATE: list[Maker] = [
     several("--background", 3, NOT_NUMBERS, NOT_FINITE, HUGE, ["1.5", "2"], good="0.5"),
     unknown_flag,
     missing_value,
-    fixed(["--prompt", "a red ball"], "there twice"),
+    fixed(["--prompt", "a red ball"], "given twice"),
     fixed(["--method.align", "--method.iterations", "2"], "align"),
     fixed(["--method.align", QUERIES[0], QUERIES[0]], "twice"),
     fixed(["--method.inject-query", QUERIES[0], QUERIES[0]], "twice"),

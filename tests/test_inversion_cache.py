@@ -134,7 +134,7 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> No
 
 def test_an_entry_that_cannot_be_stored_costs_no_job(tmp_path: Path) -> None:
     (tmp_path / "anyi2v-inversions").touch()  # a file where the folder should be
-    with pytest.warns(AnyI2VWarning, match=r"the inverted image is not kept in .*anyi2v-inversions: cannot write"):
+    with pytest.warns(AnyI2VWarning, match=r"the inverted image is not cached in .*anyi2v-inversions: cannot write"):
         found = fetch(tmp_path, Counter())
     assert checksum(found) == checksum(features())
 

@@ -115,7 +115,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     Image.new("1", (8193, 8192)).save(bomb)
     for path, reason in (
         (bomb, "has 8193x8192 px; at most 67108864 in all are read"),
-        (text, "is not an image that can be read; use PNG or JPEG"),
+        (text, "is not a readable image; use PNG or JPEG"),
         (cut, "truncated"),
         (deep, "has float values"),
         (wide, "has more than 16 bit"),
@@ -191,7 +191,7 @@ def test_tracks_are_placed_as_the_image_is(tmp_path: Path) -> None:
 def test_an_object_that_is_cropped_away_names_the_file(tmp_path: Path) -> None:
     save_tracks(tmp_path / "t.json", Tracks(200, 100, (Track("a", ((0, 0, 40, 40),)),)))
     with pytest.raises(
-        InputError, match=r"t.json: object 1 \('a'\), frame 1: .* lies outside.*image was cut: part .*; to pad it"
+        InputError, match=r"t.json: object 1 \('a'\), frame 1: .* lies outside.*image was cropped: part .*; padding"
     ):
         load_placed(tmp_path / "t.json", plan((200, 100), 64, 64))
 

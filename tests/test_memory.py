@@ -165,7 +165,7 @@ def test_the_first_mode_that_fits_is_taken_and_no_more_are_asked() -> None:
     assert asked == [False]
     assert fitting(999, both) == (True, Prediction(100, {"optimisation": 500}))
     assert fitting(None, both)[0] is False
-    with pytest.raises(ResourceError, match=r"even in low-memory mode, but 0\.00 GiB are free; take fewer frames"):
+    with pytest.raises(ResourceError, match=r"even in low-memory mode, but 0\.00 GiB are free; use fewer frames"):
         fitting(599, both)
 
 

@@ -346,5 +346,5 @@ def test_reference_networks_are_not_packed_and_known_kinds_are_checked() -> None
     assert backbone.operators == "reference"
     assert packed(backbone.unet) is backbone.unet
     kind: Any = "slow"
-    with pytest.raises(InputError, match="operators='slow' are not known; there are fast and reference"):
+    with pytest.raises(InputError, match="unknown operators='slow'; choose fast or reference"):
         backbone.operators = kind

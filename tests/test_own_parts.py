@@ -197,5 +197,5 @@ def test_records_name_the_parts_and_unknown_ones_are_not_repeated(tmp_path: Path
     assert json.loads((tmp_path / "known" / "run.json").read_text())["parts"] == {"sampler": "dpm-solver-2m"}
     check_repeat(tmp_path / "known" / "run.json", **repeat)
     write_run(tmp_path / "own", run(sampler=own_ddim), IMAGE, origin)
-    with pytest.raises(InputError, match=r"made with the sampler .*own_ddim, which this program does not know"):
+    with pytest.raises(InputError, match=r"made with the sampler .*own_ddim, which the command line does not know"):
         check_repeat(tmp_path / "own" / "run.json", **repeat)

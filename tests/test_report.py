@@ -85,13 +85,13 @@ def test_former_runs_are_replaced_only_when_asked_and_other_folders_never(tmp_pa
     out.mkdir()
     write_run(out, result(), CONDITION, Origin(backbone))  # an empty folder is fine
     (out / "note.txt").touch()
-    with pytest.raises(InputError, match="holds a run; use --overwrite to replace it"):
+    with pytest.raises(InputError, match="already has a run; use --overwrite to replace it"):
         write_run(out, result(), CONDITION, Origin(backbone))
     write_run(out, dataclasses.replace(result(), seed=4), CONDITION, Origin(backbone), overwrite=True)
     assert json.loads((out / "run.json").read_text())["seed"] == 4
     assert (out / "note.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "weights"}
-    with pytest.raises(InputError, match="holds other things than a run"):
+    with pytest.raises(InputError, match="has files that are not a run"):
         check_out(tmp_path, overwrite=True)
     with pytest.raises(InputError, match="is a file; give a folder"):
         check_out(out / "run.json", overwrite=True)

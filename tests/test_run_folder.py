@@ -154,7 +154,7 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path: Path, backbone: str)
         write_run(out / "again", result(), CONDITION, Origin(backbone))  # another folder, though inside of it
         os.kill(number, signal.SIGKILL)
         ended(number)
-        with pytest.raises(InputError, match="holds other things than a run"):  # the nested run
+        with pytest.raises(InputError, match="has files that are not a run"):  # the nested run
             write_run(out, result(), CONDITION, Origin(backbone))
     (out / "again").rename(tmp_path / "again")
     write_run(out, result(), CONDITION, Origin(backbone))
@@ -251,7 +251,7 @@ def test_a_folder_that_has_a_files_name_is_refused_beforehand(tmp_path: Path, ba
     write_run(tmp_path / "out", result(), CONDITION, Origin(backbone))
     (tmp_path / "out" / "video.gif").unlink()
     (tmp_path / "out" / "video.gif").mkdir()
-    with pytest.raises(InputError, match=r"video\.gif is a folder, but a run has a file of this name"):
+    with pytest.raises(InputError, match=r"video\.gif is a folder, but a run needs a file of this name"):
         check_out(tmp_path / "out", overwrite=True)
 
 
@@ -268,7 +268,7 @@ def test_single_files_replace_neither_what_is_read_nor_a_part_of_a_run(tmp_path:
     (tmp_path / "a.png").touch()
     (tmp_path / "link.png").symlink_to("a.png")
     check_file(tmp_path / "new.png", tmp_path / "a.png", None)
-    with pytest.raises(InputError, match=r"--out .*a\.png is also what is read"):
+    with pytest.raises(InputError, match=r"--out .*a\.png is also an input"):
         check_file(tmp_path / "a.png", None, tmp_path / "link.png")
     with pytest.raises(InputError, match="would replace a part of the run"):
         check_file(tmp_path / "condition.png")
@@ -327,7 +327,7 @@ def test_what_fails_is_named_and_costs_nothing_else(
 
     monkeypatch.setattr(f"anyi2v.reports.writing.{broken}", fails)
     out = tmp_path / "out"
-    with pytest.warns(match=r"is not written, the other files are: a font is missing"):
+    with pytest.warns(match=r"was not written, but the other files were: a font is missing"):
         write_run(out, result(), CONDITION, Origin(backbone))
     lost = {
         "draw_tracks": {"tracks.png"},
@@ -352,7 +352,7 @@ def test_the_names_of_an_inspections_files() -> None:
 def test_the_probe_of_ffmpeg_is_what_writing_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mp4_problem() is None
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent/ffmpeg")
-    assert "IMAGEIO_FFMPEG_EXE names another one" in (mp4_problem() or "")
+    assert "IMAGEIO_FFMPEG_EXE selects another one" in (mp4_problem() or "")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

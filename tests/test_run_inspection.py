@@ -194,7 +194,7 @@ def test_the_command(tmp_path: Path, finished: Path, backbone: str, capsys: pyte
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     for wrong, message in (
         (["inspect", str(run), "--points"], "--points is for checkpoints"),
-        (["inspect", str(tmp_path)], "holds no run: there is no run.json"),
+        (["inspect", str(tmp_path)], "has no run: run.json is missing"),
         (["inspect", backbone, "--steps", "1"], "are for folders of runs"),
         (["inspect", str(run), "--layers", "9.9"], "layer 9.9 is not in this run"),
     ):
@@ -211,5 +211,5 @@ def test_a_changed_backbone_is_not_inspected(
     data["backbone"]["sha256"] = "0" * 64
     (run / "run.json").write_text(json.dumps(data))
     assert cli.main(["inspect", str(run)]) == 2
-    assert "is another file than the one that" in capsys.readouterr().err
+    assert "is not the file that" in capsys.readouterr().err
     assert not (run / "inspection").exists()

@@ -73,7 +73,7 @@ def test_a_prompt_that_is_too_long_is_refused_not_cut() -> None:
 
 
 def test_half_a_letter_is_refused_before_any_tokenizer_fails_on_it() -> None:
-    with pytest.raises(InputError, match="half a letter"):
+    with pytest.raises(InputError, match="unpaired surrogate"):
         tokenize(TextConfig(), ["a red \udcff"])
 
 

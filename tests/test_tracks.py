@@ -121,9 +121,9 @@ GOOD = ((0, 0, 10, 10),)
             "object 1 ('a'), point 2: (11, 1) is outside of the first box",
         ),
         ([Track("a", GOOD, ((float("nan"), 1),))], "object 1 ('a'), point 1: (nan, 1) is outside"),
-        ([Track("a", GOOD), Track("a", GOOD)], "object 2 ('a') has the name of object 1; names must differ"),
+        ([Track("a", GOOD), Track("a", GOOD)], "object 2 ('a') has the same name as object 1; names must differ"),
         ([Track("", GOOD)], "object 1 has an empty name"),
-        ([Track("a\ud800", GOOD)], "object 1 ('a\\ud800') has half a letter in its name"),
+        ([Track("a\ud800", GOOD)], "object 1 ('a\\ud800') has an unpaired surrogate in its name"),
         ([Track("a", ())], "object 1 ('a') has no boxes"),
     ],
 )
@@ -167,7 +167,7 @@ def ours(**changes: Any) -> dict[str, Any]:
         (ours(objects=[3]), "object 1 must be an object {...}, not 3"),
         (ours(name="absent"), "object 1: key 'name' is missing"),
         (ours(name=3), "object 1: name must be a text, not 3"),
-        (ours(boxes="absent"), "object 1 ('horse') has no place; give boxes, keyframes, path, point, box or mask"),
+        (ours(boxes="absent"), "object 1 ('horse') has no position; give boxes, keyframes, path, point, box or mask"),
         (ours(boxes=[[0, 0, 1]]), "object 1 ('horse'): boxes: entry 1 is [0, 0, 1]; it must be 4 numbers"),
         (
             ours(boxes=[[0, 0, 1, 1], [0, 0, 1, "2"]]),

@@ -40,7 +40,7 @@ def test_texts_of_any_byte_order_are_read(tmp_path: Path, mark: bytes, title: st
 
 def test_half_a_letter_of_utf_16_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(codecs.BOM_UTF16_LE + b"{\0x")
-    with pytest.raises(InputError, match="neither text nor NumPy's"):
+    with pytest.raises(InputError, match="neither text nor NumPy"):
         load_tracks(tmp_path / "file")
 
 
@@ -51,12 +51,12 @@ def test_splines_are_paths_in_pixels_of_the_canvas(tmp_path: Path, content: Any,
     assert (found.width, found.height, len(found.objects)) == (512, 400, objects)
     assert centres(found) == [(100 + 8 * k, 200) for k in range(16)]
     assert found.objects[0].boxes[0] == (95, 197, 105, 203)
-    with pytest.raises(InputError, match="spline editor JSON has pixels of an image whose size it does not say"):
+    with pytest.raises(InputError, match="spline editor JSON has pixel coordinates, but not the image's size"):
         load(tmp_path, content)
 
 
 def test_an_empty_path_is_named(tmp_path: Path) -> None:
-    with pytest.warns(AnyI2VWarning, match="'object 1' has an empty path and is left out"):
+    with pytest.warns(AnyI2VWarning, match="'object 1' has an empty path and was left out"):
         load(tmp_path, [[], *SPLINE], size=SIZE)
 
 
@@ -152,7 +152,7 @@ def test_coco_of_one_image_stands_still(tmp_path: Path) -> None:
         ("car", ((200, 240, 330, 360),)),
         ("car 2", ((40.5, 160, 200.5, 300),)),
     ]
-    with pytest.raises(InputError, match="COCO JSON has pixels of an image whose size it does not say"):
+    with pytest.raises(InputError, match="COCO JSON has pixel coordinates, but not the image's size"):
         load(tmp_path, {"annotations": COCO["annotations"]})
 
 

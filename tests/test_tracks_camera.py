@@ -75,7 +75,7 @@ def test_other_objects_are_left_out_and_the_method_takes_it() -> None:
         ({"zoom": 0}, "camera: zoom 0 at strength 1 is not possible; zoom must be 0.1 to 10"),
         ({"zoom": math.nan}, "camera: zoom nan"),
         ({"zoom": "2"}, "camera: zoom must be a number, not '2'"),
-        ({"zoom": 2, "strength": 5}, "camera: a zoom of 32 with its strength is beyond 0.1 to 10"),
+        ({"zoom": 2, "strength": 5}, "camera: the zoom with its strength is 32; it must be 0.1 to 10"),
         ({"strength": 11}, "strength -10 to 10"),
     ],
 )

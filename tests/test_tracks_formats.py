@@ -48,13 +48,13 @@ def test_formats_are_told_by_content_not_by_name(tmp_path: Path, title: str, nam
     [
         (
             b'{"a": 1, "b": 2}',
-            "this is no track file, but a JSON object with 'a', 'b'; formats that can be read: anyi2v",
+            "this is not a track file, but a JSON object with 'a', 'b'; supported formats: anyi2v",
         ),
         (b"{}", "a JSON object with no keys"),
-        (b"[3]", "a JSON list that begins with [3]"),
-        (b"once upon a time", "text that begins with 'once upon a time'"),
-        (b"", "this is no track file, but empty"),
-        (b"\xff\xd8\xff", "neither text nor NumPy's"),
+        (b"[3]", "a JSON list that starts with [3]"),
+        (b"once upon a time", "text that starts with 'once upon a time'"),
+        (b"", "this is not a track file, but empty"),
+        (b"\xff\xd8\xff", "neither text nor NumPy"),
         (b'{"a": ', "this is not JSON: Expecting value at line 1, column 7"),
         (b"[" * 100_000, "this JSON cannot be read"),
         (b'{"objects": [' + b"9" * 5000 + b"]}", "this JSON cannot be read"),
@@ -70,16 +70,16 @@ def test_other_files_are_described_and_the_formats_listed(tmp_path: Path, conten
 
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="holds Python objects, which are not loaded, for they may run code"):
+    with pytest.raises(InputError, match="has Python objects, which are not loaded because they may run code"):
         load_tracks(tmp_path / "t.npy")
     (tmp_path / "davis.pkl").write_bytes(pickle.dumps({"dog": {"points": np.zeros((2, 3, 2))}}))
-    with pytest.raises(InputError, match=r"this is a pickle, which is not loaded.*save its arrays by numpy\.savez"):
+    with pytest.raises(InputError, match=r"this is a pickle, which is not loaded.*save its arrays with numpy\.savez"):
         load_tracks(tmp_path / "davis.pkl")
 
 
 @pytest.mark.parametrize("title", ["SG-I2V .npy", "CoTracker .npz", "DragAnything trajectory JSON"])
 def test_pixels_of_an_unknown_image_need_its_size(tmp_path: Path, title: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"{title} has pixels of an image whose size it does not say")):
+    with pytest.raises(InputError, match=re.escape(f"{title} has pixel coordinates, but not the image's size")):
         load(tmp_path, FILES[title])
 
 
@@ -118,7 +118,7 @@ def test_freetraj_is_linear_and_goes_on_as_it_ends(tmp_path: Path) -> None:
     [
         ("0,0,1,0,1\n5,0,1,0\n", "FreeTraj .txt, line 2 is '5,0,1,0'; it must be frame, y0, y1, x0, x1"),
         ("0,0,1,0,1\n5,0,1,0,x\n", "FreeTraj .txt, line 2 is"),
-        ("0,0,1,0,1\n0,0,1,0,1\n", "line 2: frame 0 comes after frame 0; frames must grow"),
+        ("0,0,1,0,1\n0,0,1,0,1\n", "line 2: frame 0 comes after frame 0; frames must increase"),
         ("0.5,0,1,0,1\n", "line 1: frame 0.5 is not a whole number"),
         ("-1,0,1,0,1\n", "line 1: frame is -1; it must be 0 to 10000"),
         ("0,0.5,0.5,0,1\n", "frame 1: box (0, 160, 512, 160) has zero height"),
@@ -148,9 +148,9 @@ def test_trailblazer_is_linear_between_keys_in_its_own_size(tmp_path: Path) -> N
         ("keyframe: []", "the first key frame must be frame 0, not none"),
         ("keyframe: [{frame: 3, bbox_ratios: [0, 0, 1, 1]}]", "the first key frame must be frame 0, not 3"),
         ("keyframe: [{frame: 0}]", "key frame 1: key 'bbox_ratios' is missing"),
-        ("keyframe: [", "begins like TrailBlazer YAML, but is no YAML"),
-        ("keyframe: 2001-99-99", "is no usable YAML"),
-        ("keyframe: !!python/object:os.system {}", "is no YAML: could not determine a constructor"),
+        ("keyframe: [", "starts like TrailBlazer YAML, but is not YAML"),
+        ("keyframe: 2001-99-99", "its YAML is not usable"),
+        ("keyframe: !!python/object:os.system {}", "is not YAML: could not determine a constructor"),
         ("keyframe: [{frame: 0, bbox_ratios: [0, 0, 1, 1]}]\nwidth: many", "width, height must be a whole number"),
     ],
 )
@@ -286,7 +286,7 @@ def test_anyi2v_and_back_keeps_ends_centres_and_inner_points_of_any_tracks(given
 def test_what_anyi2v_cannot_say_is_told(tmp_path: Path) -> None:
     track = Track("a", ((0, 0, 10, 10), (0, 0, 40, 40), (0, 0, 10, 10)), mask=np.ones((2, 2), dtype=bool))
     lost = "\n".join(lost_in_anyi2v(Tracks(512, 512, (track,))))
-    assert "sizes change evenly there; here they differ by up to 30 pixels" in lost
-    assert "its mask is lost" in lost and "3 frames, but AnyI2V makes 16" in lost
+    assert "sizes change linearly in AnyI2V; these differ by up to 30 px" in lost
+    assert "its mask is lost" in lost and "3 frames, but AnyI2V generates 16" in lost
     save_anyi2v(tmp_path / "a.json", Tracks(512, 512, (track,)))
     assert load_tracks(tmp_path / "a.json").objects[0].boxes == ((0, 0, 10, 10), (15, 15, 25, 25), (0, 0, 10, 10))

@@ -55,7 +55,7 @@ def test_hidden_in_tapnets_axes_too(tmp_path: Path) -> None:
     hidden[0, 1:5] = hidden[2] = True
     tracks = tapnet()["tracks"].copy()
     tracks[0, 1:5] = 9999
-    with pytest.warns(AnyI2VWarning, match="1 of 3 points are never visible and left out: 3"):
+    with pytest.warns(AnyI2VWarning, match="1 of 3 points are never visible and were left out: 3"):
         found = load(tmp_path, npz(tracks=tracks, visibles=~hidden), box_size=(2, 2))
     assert [track.name for track in found.objects] == ["point 1", "point 2"]
     np.testing.assert_allclose([box[0] + 1 for box in found.objects[0].boxes], 50 + 10 * np.arange(24))
@@ -69,20 +69,20 @@ TRANSPOSED = np.ones((3, 24), dtype=bool)
     [
         (
             {"tracks": np.zeros((24, 3, 2)), "visibility": TRANSPOSED},
-            "visibility has shape (3, 24) of bool; it must be [24, 3], [frames, points] as the tracks; its axes are ex",
+            "visibility has shape (3, 24) of bool; it must be [24, 3], [frames, points] like the tracks; its axes",
         ),
         ({"tracks": np.zeros((24, 3, 2)), "visibility": np.ones(72)}, "visibility has shape (72,) of float64; it must"),
         (
             tapnet(visibles=TRANSPOSED.T),
-            "visibles has shape (24, 3) of bool; it must be [3, 24], [points, frames] as the tracks; its axes are exch",
+            "visibles has shape (24, 3) of bool; it must be [3, 24], [points, frames] like the tracks; its axes",
         ),
         (
             tapnet(visibility=TRANSPOSED),
-            "it has 'visibility', which is CoTracker's, [frames, points], beside 'visibles'",
+            "it has 'visibility', which is CoTracker's, [frames, points], and 'visibles'",
         ),
         (
             {"points": np.full((3, 24, 2), 200.0), "occluded": ~TRANSPOSED},
-            "points has values up to 200; it must be in fractions of the frame, 0 to 1; name an array of pixels ",
+            "points has values up to 200; it must be in fractions of the frame, 0 to 1; for pixels, name the array ",
         ),
         ({"tracks": np.zeros((3, 24, 2)), "occluded": np.zeros((3, 24))}, "occluded has shape (3, 24) of float64; it"),
     ],
@@ -101,12 +101,12 @@ def test_cotrackers_points_in_a_npy_are_read_with_four_axes_and_no_sg_i2v_with_t
     assert kind == "CoTracker .npy" and len(found.objects) == 3
     np.testing.assert_allclose([box[0] + 1 for box in found.objects[0].boxes], 50 + 10 * np.arange(24))
     with pytest.raises(
-        InputError, match=r"no upper left and lower right.*four axes, \[1, frames, points, 2\], or by np"
+        InputError, match=r"not the upper left and lower right.*four axes, \[1, frames, points, 2\], or by np"
     ):
         load(tmp_path, npy(points))
     odd = np.array(SG_I2V, dtype=float)
     odd[0, 2:] += 500
-    with pytest.warns(AnyI2VWarning, match=r"object 1: its path begins at \(650, 710\), outside of its box.*CoTracker"):
+    with pytest.warns(AnyI2VWarning, match=r"object 1: its path starts at \(650, 710\), outside of its box.*CoTracker"):
         assert len(load(tmp_path, npy(odd)).objects) == 1
 
 
@@ -166,7 +166,7 @@ def test_the_header_alone_refuses_what_is_too_large(tmp_path: Path, shape: tuple
     ],
 )
 def test_a_file_without_objects_that_can_be_followed_says_so(tmp_path: Path, content: bytes) -> None:
-    with pytest.warns(AnyI2VWarning, match="file has no object that can be followed, so nothing is moved"):
+    with pytest.warns(AnyI2VWarning, match="file has no objects to follow, so nothing is moved"):
         assert load(tmp_path, content).objects == ()
 
 

@@ -1,6 +1,6 @@
 """AnyI2V: animate any conditional image along drawn trajectories, in plain PyTorch.
 
-The names below are imported when they are first used, so that the command line answers at once.
+he names below are imported lazily, to keep the command line's start-up short.
 """
 
 from importlib import import_module

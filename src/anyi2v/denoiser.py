@@ -1,7 +1,7 @@
-"""The network bound to one job: text, guidance, frame rate, window, memory mode and the taps that watch.
+"""The denoising network bound to one job's text, guidance, frame rate, window, memory mode and taps.
 
-`Denoiser` is what a method sees of the network. How a pass is executed - as a CUDA graph, from packed weights, with
-recomputed layers, or with features taken over from an earlier step - is decided here and nowhere else.
+Methods call the network only through `Denoiser`. This module alone decides how a pass is executed: as a CUDA graph,
+from packed weights, with recomputed layers, or with deep features cached from an earlier step.
 """
 
 import gc
@@ -23,7 +23,8 @@ from anyi2v.method.config import MethodConfig
 from anyi2v.taps import Pass, Recorder, Tap, Taps, chain, no_tap, no_taps
 
 PACK_FROM = 64
-"""Passes from which on packing the weights gains time; it takes that of 5 passes and saves a sixth of each."""
+"""Number of passes from which packing the weights pays off: packing costs about 5 passes and makes each a sixth
+faster."""
 
 
 class Denoiser:
@@ -31,14 +32,14 @@ class Denoiser:
 
     Args:
         unet: the network.
-        positive: states of the prompt, one per clip.
-        negative: those of the negative prompt; not needed without guidance.
-        config: of which `guidance_scale`, `guidance_steps`, `deep_every`, `inject_steps` and `window` count; by default
+        positive: text encoder states of the prompt, one per clip.
+        negative: states of the negative prompt; not needed without guidance.
+        config: only `guidance_scale`, `guidance_steps`, `deep_every`, `inject_steps` and `window` are used. Default:
             recipe "paper".
         fps: frames per second, for a UNet that embeds the frame rate.
-        low_memory: layers are recomputed in the backward pass, the two passes of the guidance run one after the other,
-            and the weights are kept once.
-        taps: gives a tap for each pass, which acts after the edits of the method.
+        low_memory: recompute layers in the backward pass, run the two guidance passes one after the other, and keep no
+            packed copy of the weights.
+        taps: returns the tap for each pass; it runs after the method's own edits.
     """
 
     def __init__(
@@ -65,16 +66,16 @@ class Denoiser:
     def __call__(
         self, z: Float[Tensor, "b f c h w"], step: Step, *, tap: Tap = no_tap, negative_tap: Tap = no_tap
     ) -> Float[Tensor, "b f c h w"]:
-        """The noise prediction with classifier-free guidance; no gradient.
+        """Predict the noise with classifier-free guidance, without gradients.
 
-        `tap` edits the pass with the prompt, `negative_tap` the one with the negative prompt. A guidance scale of 1 or
-        less needs no pass with the negative prompt, and none is made. With edits the two passes are separate, as an
-        injection into frame 1 lets the prompt's compute less; without they are one batch, unless memory is low. The
-        job's own taps act after the edits, on both passes: on the negative prompt's first, or on a batch whose second
-        entry is the prompt's (until the first text both are one entry, see `UNet.forward`).
+        `tap` edits the pass with the prompt, `negative_tap` the one with the negative prompt. With a guidance scale of
+        1 or less the negative pass is skipped. With edits the two passes run separately, because an injection into
+        frame 1 makes the prompt's pass cheaper; without edits they form one batch, except in low-memory mode. The job's
+        taps run after the edits and see both passes: first the negative prompt's, or one batch whose second entry is
+        the prompt's (before the first text layer the batch has a single shared entry, see `UNet.forward`).
         """
         if step.index > self._features_step and self._fast is None:
-            # not before the last pass of `features`: what a graph keeps would lie beside that pass's tensors
+            # only after the last pass of `features`: the graph's memory would add to that pass's peak
             self._release_readers()
             self._fast = graphed(self.unet)
         watch = self.taps(Pass("denoising", step.t, step.index))
@@ -91,14 +92,14 @@ class Denoiser:
         tap: Tap = no_tap,
         iteration: int | None = None,
     ) -> dict[str, Tensor]:
-        """The tensors at hook points in the pass with the prompt, which ends at the last of them; differentiable.
+        """Return differentiable tensors at hook points of the prompt's pass, which stops at the last of them.
 
-        `tap` edits the pass; `iteration` is its number within the step, for the job's taps and for messages. On a GPU
-        the second pass of a kind is recorded together with its backward pass and replayed from then on, unless memory
-        is low or somebody watches.
+        `tap` edits the pass; `iteration` is its number within the step, reported to the job's taps and in error
+        messages. On a GPU the second pass with equal `names` and `tap` is captured as a CUDA graph together with its
+        backward pass and replayed from then on, except in low-memory mode or when the job has a tap for it.
         """
         if step.index != self._features_step:
-            release_memory()  # gaps that guided passes have left are too small for the tensors of this one
+            release_memory()  # guided passes leave the memory too fragmented for this pass's tensors
             self._features_step = step.index
         names, watch = tuple(names), self.taps(Pass("optimisation", step.t, step.index, iteration))
         options: dict[str, Any] = {"fps": self.fps, "window": self.config.window}
@@ -111,16 +112,16 @@ class Denoiser:
         return record(self.unet, names, z, step.t, self.positive, **options)
 
     def images(self, passes: int = 1) -> "ImageDenoiser":
-        """The network for so many passes of frames that are images of their own: its temporal layers are off."""
+        """Return the network for independent images, with temporal layers off, for about `passes` calls."""
         return ImageDenoiser(self, passes)
 
     def culprit(self) -> str:
-        """The first layer of the last pass that is not finite, in words; repeats the pass."""
+        """Repeat the last pass and describe its first layer whose output is not finite."""
         assert self._last is not None, "no pass has been made"
         return first_bad_layer(*self._last)
 
     def _predict(self, z: Tensor, step: Step, edit: Tap, negative_edit: Tap, *, tap: Tap) -> Tensor:
-        """The guided prediction, with `tap` after the edits."""
+        """Compute the guided prediction, with `tap` applied after the edits."""
         config, deep = self.config, self._deep_features(step)
         scale = config.guidance_scale if config.guidance_steps is None or step.index < config.guidance_steps else 1.0
         predict = partial(self._pass, step=step, deep=deep)
@@ -137,7 +138,7 @@ class Denoiser:
     def _pass(
         self, kind: str, z: Tensor, text: Tensor, tap: Tap, *, step: Step, deep: dict[str, Tensor] | None
     ) -> Tensor:
-        """One pass; features below the finest level that are in `deep` are taken from there, others put there."""
+        """Run one pass; features below the finest level are read from `deep` if it has them, else stored in it."""
         unet, recorder = self._fast or self.unet, Recorder((self.unet.deep_point,))
         known = None if deep is None else deep.get(kind)
         if deep is not None and known is None:
@@ -148,7 +149,8 @@ class Denoiser:
         return noise
 
     def _deep_features(self, step: Step) -> dict[str, Tensor] | None:
-        """Features by kind of pass that steps share under `deep_every`; None where each step computes its own."""
+        """Return the deep features, by kind of pass, that steps share under `deep_every`; None if `step` shares
+        none."""
         since = step.index - self.config.inject_steps
         if self.config.deep_every == 1 or since < 0:
             return None
@@ -174,35 +176,36 @@ class Denoiser:
     def _release_readers(self) -> None:
         if self._readers:
             self._readers.clear()
-            gc.collect()  # cycles hold them, and gigabytes
+            gc.collect()  # reference cycles keep them, and gigabytes, alive
 
 
 class ImageDenoiser:
-    """The network for single images, see `Denoiser.images`: temporal layers off, the prompt alone, no guidance.
+    """The network for single images: temporal layers off, prompt only, no guidance. Created by `Denoiser.images`.
 
     Args:
-        denoiser: whose network, prompt and taps.
-        passes: how many will follow; for many the CPU reads the weights from a faster copy, a GPU records them.
+        denoiser: provides the network, the prompt and the taps.
+        passes: expected number of calls; from `PACK_FROM` on a CPU uses packed weights, and from 2 on a GPU uses a CUDA
+            graph.
     """
 
     def __init__(self, denoiser: Denoiser, passes: int = 1):
         unet = denoiser.unet
         self.dtype, self.fps, self.taps = unet.dtype, denoiser.fps, denoiser.taps
-        self.text = denoiser.positive.to(unet.dtype)  # once: a packed network knows it again
+        self.text = denoiser.positive.to(unet.dtype)  # cast once: a packed network recognises the same tensor
         if passes >= PACK_FROM and not denoiser.low_memory:
             unet = packed(unet)
         self.unet = graphed(unet) if passes > 1 else unet
 
     def __call__(self, z: Float[Tensor, "b 1 c h w"], t: int) -> Float[Tensor, "b 1 c h w"]:
-        """The noise prediction at timestep `t`."""
+        """Predict the noise at timestep `t`."""
         return self._pass(z, t, tap=self.taps(Pass("inversion", t)))
 
     def features(self, names: Iterable[str], z: Float[Tensor, "b 1 c h w"], t: int) -> dict[str, Tensor]:
-        """The tensors at hook points, without gradient; the pass ends at the last of them.
+        """Return the tensors at hook points, without gradients; the pass stops at the last of them.
 
         Raises:
             HookError: an unknown name.
-            NumericsError: one is not finite.
+            NumericsError: a tensor is not finite.
         """
         here = Pass("inversion", t)
         features = record(self.unet, names, z, t, self.text, fps=self.fps, temporal=False, edit=self.taps(here))
@@ -212,7 +215,7 @@ class ImageDenoiser:
         return {name: tensor.detach() for name, tensor in features.items()}
 
     def culprit(self, z: Float[Tensor, "b 1 c h w"], t: int) -> str:
-        """The first layer of the pass that is not finite, in words."""
+        """Repeat the pass and describe its first layer whose output is not finite."""
         return first_bad_layer(partial(self._pass, z, t), self.taps(Pass("inversion", t)))
 
     def _pass(self, z: Tensor, t: int, *, tap: Tap) -> Tensor:

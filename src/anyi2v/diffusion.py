@@ -1,7 +1,7 @@
-"""Noise levels, and the one formula that moves a latent between two of them (DDIM and its inverse).
+"""Noise schedules, timesteps, and the DDIM formula that moves a latent between two noise levels.
 
-Pure functions over a `ScheduleConfig`; there is no scheduler object and no state. Levels are Python floats
-derived from the float32 table `alphas_cumprod`, as the networks were trained with.
+Pure functions of a `ScheduleConfig`; there is no scheduler object and no state. Levels are Python floats derived from
+the float32 table `alphas_cumprod` that the networks were trained with.
 
 References: Ho et al. 2020 (DDPM), Song et al. 2021 (DDIM), Lin et al. 2024 Table 2 (timestep spacings).
 The tables and timesteps equal those of diffusers' DDIMScheduler and DDIMInverseScheduler.
@@ -24,7 +24,7 @@ Spacing = Literal["leading", "uniform", "trailing", "linspace"]
 class Level(NamedTuple):
     """A noise level: z = signal * x0 + noise * eps.
 
-    The signal is sqrt(alphas_cumprod), on some backbones times a factor below 1 (`ScheduleConfig.x0_scale`).
+    The signal is sqrt(alphas_cumprod), multiplied by a factor below 1 on some backbones (`ScheduleConfig.x0_scale`).
     """
 
     signal: float
@@ -32,23 +32,23 @@ class Level(NamedTuple):
 
 
 CLEAN = Level(1.0, 0.0)
-"""No noise at all; `transport(z, eps, at, CLEAN)` is the predicted x0."""
+"""The noise-free level; `transport(z, eps, at, CLEAN)` is the predicted x0."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One move of a latent: the network is evaluated at timestep `t` on a latent of level `at`, which then
-    moves to level `to`."""
+    """One sampling or inversion step: the network is evaluated at timestep `t`, and the latent moves from `at` to
+    `to`."""
 
     index: int
-    """From 0."""
+    """Position of the step, from 0."""
     t: int
     at: Level
     to: Level
 
 
 def alphas_cumprod(config: ScheduleConfig) -> Float[Tensor, "t"]:
-    """Cumulative product of 1 - beta, float32 on the CPU, one entry per training timestep, falling from 1.
+    """Return the cumulative product of 1 - beta per training timestep, decreasing from 1, as float32 on the CPU.
 
     `config.curve` "linear" spaces the betas evenly, "scaled_linear" their square roots.
     """
@@ -60,7 +60,7 @@ def alphas_cumprod(config: ScheduleConfig) -> Float[Tensor, "t"]:
 
 
 def level(config: ScheduleConfig, t: int) -> Level:
-    """The level of timestep `t`; every negative `t` stands for the final level, see `final_alpha_one`.
+    """Return the noise level of timestep `t`; any negative `t` means the final level, see `final_alpha_one`.
 
     Raises InputError for t >= train_steps.
     """
@@ -68,13 +68,14 @@ def level(config: ScheduleConfig, t: int) -> Level:
 
 
 def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing | None = None) -> list[int]:
-    """The timesteps at which a sampler of `steps` steps evaluates the network, descending.
+    """Return the timesteps at which a sampler with `steps` steps evaluates the network, descending.
 
-    "leading" (the published code's) is a whole stride from `steps_offset` upwards: 961, 921, ..., 1 for 25 of
-    1000 steps. "trailing" ends at the last timestep, "linspace" has both ends.
+    "leading" (the published code) uses an integer stride from `steps_offset` upwards: 961, 921, ..., 1 for 25 of 1000
+    steps. "uniform" takes every timestep at that stride, so possibly more than `steps`. "trailing" includes the last
+    timestep, "linspace" includes both ends.
 
-    Raises InputError if `steps` is not in 1..train_steps, or if the offset pushes the first timestep beyond
-    the last.
+    Raises InputError if `steps` is not in 1..train_steps, or if the offset moves the first timestep past the end of the
+    schedule.
     """
     total, spacing = config.train_steps, spacing or config.spacing
     if not 1 <= steps <= total:
@@ -90,18 +91,18 @@ def sampling_timesteps(config: ScheduleConfig, steps: int, *, spacing: Spacing |
     first = (steps - 1) * stride + config.steps_offset
     if first >= total:
         raise InputError(
-            f"sampling steps = {steps} with steps_offset = {config.steps_offset} begins at timestep {first}, "
-            f"but the last one is {total - 1}; take fewer steps, or steps_offset at most "
+            f"sampling steps = {steps} with steps_offset = {config.steps_offset} starts at timestep {first}, "
+            f"but the last one is {total - 1}; use fewer steps, or steps_offset at most "
             f"{total - 1 - (steps - 1) * stride}"
         )
     return list(range(first, config.steps_offset - 1, -stride))
 
 
 def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing | None = None) -> list[Step]:
-    """The steps of a DDIM sampler, from noise to image: each goes to the next timestep's level.
+    """Return the steps of a DDIM sampler, from noise to image; each moves to the next timestep's level.
 
-    The last goes to t - train_steps // steps, as in diffusers: below zero, thus the final level, unless the
-    steps are so many that the stride is not larger than `steps_offset`.
+    The last step moves to t - train_steps // steps, as in diffusers. This is negative, hence the final level, unless
+    there are so many steps that the stride does not exceed `steps_offset`.
     """
     timesteps = sampling_timesteps(config, steps, spacing=spacing)
     after = [*timesteps[1:], timesteps[-1] - config.train_steps // steps]
@@ -109,10 +110,12 @@ def sampling_pairs(config: ScheduleConfig, steps: int, *, spacing: Spacing | Non
 
 
 def inversion_timesteps(config: ScheduleConfig, *, until: int, stride: int = 1) -> list[int]:
-    """The timesteps of DDIM inversion, ascending: steps_offset, steps_offset + stride, ..., exactly `until`.
+    """Return the timesteps of DDIM inversion, ascending: steps_offset, steps_offset + stride, ..., `until`.
 
-    The published code has stride 1 and until 201, so 201 calls of the network. Raises InputError if `until`
-    is outside the schedule, or if the stride does not lead to it; the message names the nearest that do.
+    The published code has stride 1 and until 201, that is 201 network calls.
+
+    Raises InputError if `until` is outside the schedule or not reached with `stride`; the message lists the nearest
+    strides that reach it.
     """
     start = config.steps_offset
     if not start <= until < config.train_steps:
@@ -126,17 +129,17 @@ def inversion_timesteps(config: ScheduleConfig, *, until: int, stride: int = 1) 
         near = sorted(sorted(fitting, key=lambda s: abs(s - stride))[:4])
         raise InputError(
             f"inversion stride {stride} does not lead from timestep {start} to {until}: "
-            f"it has to divide {span}; the nearest that do are {', '.join(map(str, near))}"
+            f"it must divide {span}; the nearest that do are {', '.join(map(str, near))}"
         )
     return list(range(start, until + 1, stride))
 
 
 def inversion_pairs(config: ScheduleConfig, *, until: int, stride: int = 1) -> list[Step]:
-    """The steps of DDIM inversion, from image to noise.
+    """Return the steps of DDIM inversion, from image to noise.
 
-    The network is evaluated at t on the latent of level t - stride, which then moves to the level of t
-    (diffusers' DDIMInverseScheduler). Negative t - stride is the final level; with stride 1 and offset 1 the
-    image's latent is thus taken to have the level of timestep 0, as published.
+    The network is evaluated at t on the latent at level t - stride, which then moves to the level of t (diffusers'
+    DDIMInverseScheduler). A negative t - stride means the final level; with stride 1 and offset 1 the image's latent is
+    therefore treated as having the level of timestep 0, as in the published code.
     """
     timesteps = inversion_timesteps(config, until=until, stride=stride)
     before = [t - stride for t in timesteps]
@@ -146,9 +149,9 @@ def inversion_pairs(config: ScheduleConfig, *, until: int, stride: int = 1) -> l
 def transport(
     z: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Level, to: Level
 ) -> Float[Tensor, "*shape"]:
-    """Moves `z` from level `at` to level `to` along the noise prediction `eps` (Song et al. Eq. 12, sigma 0).
+    """Move `z` from level `at` to level `to` along the noise prediction `eps` (Song et al. Eq. 12, sigma 0).
 
-    With less noise in `to` this is the DDIM step, with more its inverse; with `CLEAN` the predicted x0.
+    If `to` has less noise this is a DDIM step, if it has more the inverse; for `CLEAN` it returns the predicted x0.
     """
     x0 = (z - at.noise * eps) / at.signal
     return to.signal * x0 + to.noise * eps
@@ -163,19 +166,19 @@ def ddim_step(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """`transport` plus fresh noise (Song et al. Eq. 12 with sigma of Eq. 16): eta 0 is DDIM, eta 1 is DDPM.
+    """Apply `transport` and add fresh noise (Song et al. Eq. 12 with sigma of Eq. 16): eta 0 is DDIM, eta 1 DDPM.
 
-    Raises InputError for eta outside 0..1, and for eta > 0 without a generator or towards more noise.
+    Raises InputError for eta outside 0..1, and for eta > 0 without a generator or if `to` has more noise.
     """
     if not 0.0 <= eta <= 1.0:
         raise InputError(f"eta = {eta}; choose 0 (DDIM, deterministic) to 1 (DDPM)")
     if eta == 0.0:
         return transport(z, eps, at, to)
     if generator is None:
-        raise InputError(f"eta = {eta} draws noise: pass generator=torch.Generator(), or eta = 0")
+        raise InputError(f"eta = {eta} adds random noise: pass generator=torch.Generator(), or set eta = 0")
     if to.noise > at.noise:
         raise InputError(f"eta = {eta} needs a step to less noise, but it goes from {at.noise} to {to.noise}")
-    # alphas_cumprod is 1 - noise^2, whatever the signal is multiplied with
+    # alphas_cumprod is 1 - noise^2, regardless of the factor on the signal
     fresh = (1.0 - (1.0 - at.noise**2) / (1.0 - to.noise**2)) ** 0.5 * to.noise / at.noise
     sigma = eta * fresh
     kept = max(to.noise**2 - sigma**2, 0.0) ** 0.5
@@ -184,12 +187,12 @@ def ddim_step(
 
 
 def add_noise(x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Level) -> Float[Tensor, "*shape"]:
-    """`x0` at level `at` with the noise `eps`."""
+    """Return `x0` noised to level `at` with the noise `eps`."""
     return at.signal * x0 + at.noise * eps
 
 
 def guided(uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
-    """Classifier-free guidance (Ho & Salimans 2022): 0 is unconditional, 1 conditional, above exaggerates."""
+    """Combine predictions by classifier-free guidance (Ho & Salimans 2022): scale 0 is unconditional, 1 conditional."""
     return uncond + scale * (cond - uncond)
 
 
@@ -206,6 +209,6 @@ def _levels(config: ScheduleConfig, timesteps: list[int]) -> list[Level]:
             raise InputError(f"timestep {t}; the schedule has 0..{config.train_steps - 1}")
         a = table[t] if t >= 0 else final
         shrunk = 1.0 + (config.x0_scale - 1.0) * min(max(t, 0) / (config.x0_scale_steps - 1), 1.0)
-        # the reference takes 1 - a and the roots in float32, which departs from these by a few 1e-8 of the level
+        # the reference computes 1 - a and the roots in float32, a relative difference of a few 1e-8
         levels.append(Level(a**0.5 * shrunk, (1.0 - a) ** 0.5))
     return levels

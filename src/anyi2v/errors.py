@@ -1,7 +1,7 @@
-"""What can go wrong for a user, by what the user can do about it.
+"""Exceptions and warnings, classified by what the user can do about them.
 
-Messages name the thing (object, frame, key), its value, what is allowed, and the way out. Each class also is
-the builtin error that Python programmers expect, so `except ValueError` works.
+Messages name the item (object, frame, key), its value, what is allowed and how to fix it. Each class also derives from
+the matching built-in exception, so `except ValueError` works.
 """
 
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ from difflib import get_close_matches
 
 
 class AnyI2VError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base class of all errors that a user can fix."""
 
     def __str__(self) -> str:
-        # KeyError would print the message's repr
+        # KeyError would print the repr of the message
         return str(self.args[0]) if self.args else ""
 
 
@@ -21,7 +21,7 @@ class InputError(AnyI2VError, ValueError):
 
 
 class CheckpointError(AnyI2VError, ValueError):
-    """A weights file is not what it should be."""
+    """A weights file is damaged, incomplete or of an unsupported format."""
 
 
 class HookError(AnyI2VError, KeyError):
@@ -33,16 +33,16 @@ class NumericsError(AnyI2VError, ArithmeticError):
 
 
 class ResourceError(AnyI2VError, RuntimeError):
-    """Memory, disk or a device does not suffice."""
+    """Memory, disk space or a device is insufficient or unavailable."""
 
 
 class AnyI2VWarning(UserWarning):
-    """Something that is allowed, but is probably not what was meant; issued through `warnings.warn`.
+    """A setting or input that is allowed but probably not intended; issued through `warnings.warn`.
 
     The command line prints one line per warning on stderr.
     """
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """The `count` known names most like `name`, as text for an error message."""
+    """Return the `count` known names most similar to `name`, comma-separated, for an error message."""
     return ", ".join(get_close_matches(name, list(known), n=count, cutoff=0.0))

@@ -1,4 +1,4 @@
-"""Files: whole or not at all on writing, one readable error on reading."""
+"""Atomic file writing, and JSON reading with readable errors."""
 
 import contextlib
 import dataclasses
@@ -14,33 +14,33 @@ from typing import Any
 from anyi2v.errors import AnyI2VError, InputError, ResourceError
 
 OURS = ".anyi2v-"
-"""How the names of everything begin that is only there while something is written."""
+"""Prefix of all temporary files and folders, which exist only during a write."""
 
 _LONGEST_SUFFIX = 16
-"""Of a temporary name; what follows the last dot of a very long name chooses no format."""
+"""Longest suffix kept in a temporary name; a longer one is no file format."""
 
 _NO_ROOM = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ENAMETOOLONG")
-"""Errors of the place, whatever file they are reported for: writing to an open file names none."""
+"""Error codes that concern the destination even if they name no file, as when writing to an open file."""
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with a leading `~` or `~user` replaced by the home folder, as a shell does it.
+    """Return the path with a leading `~` or `~user` replaced by the home folder, as a shell does.
 
-    A name that only begins with `~`, where there is no such user, stays as it is; so does the string "./~".
+    A name that starts with `~` but names no user is unchanged, and so is the string "./~".
     """
     return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write a file to; renamed to `path` at the end.
+    """Yield a temporary path next to `path` to write to; rename it to `path` on success.
 
-    If the body raises, what it wrote is removed and `path` is as before. The suffix is kept, because writers
-    choose their format by it. Parent folders are made. `~` is the home folder, and a symbolic link stays: the file that
-    it points to is replaced.
+    If the body raises, the temporary file is removed and `path` is unchanged. The suffix is kept, because writers
+    choose their format by it. Parent folders are created. `~` is expanded. A symbolic link is followed: its target is
+    replaced and the link stays.
 
-    Raises ResourceError if the place cannot be written, before the body where that can be known: `path` is a folder or
-    a device, its name is too long, its parent is a file. A disk that is full is named, too.
+    Raises ResourceError if `path` cannot be written, before the body runs if this can be known: it is a folder or a
+    device, its name is too long, or its parent is a file. A full disk is reported as a ResourceError as well.
     """
     path = _target(expanded(path))
     suffix = path.suffix if len(path.suffix) <= _LONGEST_SUFFIX else ""
@@ -60,13 +60,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def _target(path: Path) -> Path:
-    """The file that is written when `path` is: the end of a symbolic link; raises ResourceError if it cannot be."""
+    """Resolve symbolic links of the file to write; raises ResourceError if it is no regular file or not accessible."""
     try:
         path = path.resolve() if path.is_symlink() else path
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, RuntimeError) as error:  # too long a name, a circle of links
+    except (OSError, RuntimeError) as error:  # name too long, or a loop of links
         raise ResourceError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     if not path.is_file():
         raise ResourceError(f"cannot write {path}: it is a {'folder' if path.is_dir() else 'device'}, not a file")
@@ -74,7 +74,7 @@ def _target(path: Path) -> Path:
 
 
 def _failure(error: Exception, temporary: Path, path: Path) -> str | None:
-    """What is wrong about the place that `error` speaks of; None if it is about something else."""
+    """Return the reason if `error` concerns the destination or a full disk, else None."""
     if isinstance(error, AnyI2VError):
         return None
     if isinstance(error, OSError):
@@ -83,33 +83,33 @@ def _failure(error: Exception, temporary: Path, path: Path) -> str | None:
             error.filename is not None and Path(error.filename) in places
         ):
             return error.strerror
-    full = os.strerror(errno.ENOSPC)  # libraries in other languages have errors of their own, with the system's words
+    full = os.strerror(errno.ENOSPC)  # native libraries raise their own exceptions with the system's message
     return full if full in str(error) else None
 
 
 def check_place(folder: str | Path) -> None:
-    """Raises ResourceError unless files can be written into `folder`, which need not be there yet; makes nothing.
+    """Raise ResourceError unless files can be written into `folder`, which may not exist yet; create nothing.
 
-    Asked before hours of work whose end would be lost.
+    Call it before a long computation whose results would otherwise be lost.
     """
     folder = expanded(folder)
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(folder)  # the whole may be too long
+            os.stat(folder)  # the whole path may be too long
         there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
         with tempfile.TemporaryFile(dir=there):
             pass
         for name in folder.absolute().relative_to(there.absolute()).parts:
             with contextlib.suppress(FileNotFoundError):
-                os.stat(there / name)  # a name may be too long
+                os.stat(there / name)  # a component may be too long
     except OSError as error:
         raise ResourceError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in file `path`, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """Read the JSON object in file `path`, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
-    Raises InputError naming the file, and the line where it breaks.
+    Raises InputError naming the file, and for invalid JSON the line and column.
     """
     path = expanded(path)
     try:
@@ -120,15 +120,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not JSON: it is not text") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits or nested brackets
         raise InputError(f"{path} cannot be read: {error!s:.100}") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds a JSON {type(data).__name__}; an object {{...}} is needed")
+        raise InputError(f"{path} holds a JSON {type(data).__name__}; expected an object {{...}}")
     return data
 
 
 def with_home(value: Any) -> Any:
-    """`value` with `~` expanded in every path of it: a path, a tuple, or a dataclass of settings."""
+    """Expand `~` in every path inside `value`: a path, a tuple, or a dataclass instance."""
     if isinstance(value, Path):
         return expanded(value)
     if isinstance(value, tuple):

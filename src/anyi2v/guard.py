@@ -1,11 +1,11 @@
-"""NaN and infinity: found in the step where they appear, and reported with their place.
+"""Detection of NaN and infinity, reported with the step and layer where they first appear.
 
-A job synchronises with the device when it checks whether its results are finite: once in a guided step, twice in an
-iteration of the optimisation, once in several passes of the inversion. Only when they are not is the pass
-repeated with a tap that looks for the first layer, so that a healthy job pays nothing.
+Checking whether results are finite synchronises with the device: once per guided step, twice per optimisation
+iteration, once per several inversion passes. Only after a failed check is the pass repeated with a tap that finds the
+first bad layer, so a healthy job pays nothing for it.
 
-What a later layer swallows does not reach a result: PyTorch's fused attention on CPUs makes finite values of NaN
-queries when there are fewer than 16 keys. Queries that are recorded or aligned are therefore checked themselves.
+A NaN may be masked by a later layer: PyTorch's fused CPU attention returns finite values for NaN queries if there are
+fewer than 16 keys. Recorded or aligned queries are therefore checked directly.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ from anyi2v.taps import Pass, Stop, Tap, chain, no_tap
 
 
 def all_finite(*tensors: Tensor) -> bool:
-    """Whether every value is finite; asks the device once, however many tensors there are."""
+    """Return whether all values of all tensors are finite; synchronises with the device once."""
     return not tensors or bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def failure(what: str, at: Pass | str, *, culprit: str = "", dtype: torch.dtype = torch.float32) -> NumericsError:
-    """The error that says what became NaN or infinite, where, through what, and what to try.
+    """Build the error for a value that became NaN or infinite, with its place, its cause and advice.
 
     Args:
         what: the value, for example "the latents".
-        at: the pass, or the name of a stage without passes.
-        culprit: layer, object, frames, as far as they are known.
-        dtype: of the networks; decides the advice.
+        at: the pass, or the name of a stage that has no passes.
+        culprit: layer, object and frames, as far as known.
+        dtype: dtype of the networks; determines the advice.
     """
     advice = "lower lr or guidance_scale, and check the weights file"
     if dtype != torch.float32:
@@ -42,14 +42,14 @@ def failure(what: str, at: Pass | str, *, culprit: str = "", dtype: torch.dtype 
 
 
 def first_bad_layer(again: Callable[..., object], edit: Tap = no_tap) -> str:
-    """Repeats a pass by `again(tap=...)`, under the edits it had; the first hook point not finite, as text."""
+    """Repeat a pass through `again(tap=...)` with its edits and describe the first hook point that is not finite."""
     finder = _Finder()
     try:
         with torch.no_grad():
             again(tap=chain(edit, finder))
     except Stop:
         return f"first in layer {finder.found}"
-    return "every layer is finite, the values overflowed after the network"
+    return "every layer is finite; the values overflowed after the network"
 
 
 class _Finder:
@@ -67,11 +67,11 @@ class _Finder:
 
 
 def bad_layer(features: Mapping[str, Tensor]) -> str:
-    """The first layer whose tensor is not finite."""
+    """Name the first layer whose tensor is not finite."""
     return "layer " + next(name for name, x in features.items() if not x.isfinite().all())
 
 
 def frames_text(bad: Bool[Tensor, " f"]) -> str:
-    """The marked frames, numbered from 1, as in "frame 2" or "frames 1, 2, 5"."""
+    """Format the marked frames, numbered from 1, as in "frame 2" or "frames 1, 2, 5"."""
     numbers = [str(number + 1) for number in bad.nonzero().flatten().tolist()]
     return f"frame{'s' * (len(numbers) != 1)} {', '.join(numbers)}"

@@ -1,6 +1,6 @@
-"""One job as data, what comes of it, and what a method is.
+"""The data classes of a job and its result, and the protocol of a method.
 
-`anyi2v.animate` checks a job and runs the loop; a `Method` decides how the video is steered.
+`anyi2v.animate` checks a job and runs the denoising loop; a `Method` controls how the video is steered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ from anyi2v.tracks.checks import MAX_FRAMES
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one video is made from."""
+    """All inputs of one video."""
 
     backbone: Backbone
     image: Float[Tensor, "3 h w"]
-    """The condition, in [0, 1], at the video's size."""
+    """Condition image in [0, 1], at the size of the video."""
     prompt: str
     negative_prompt: str
     tracks: Tracks
@@ -44,16 +44,16 @@ class Job:
     fps: int
     low_memory: bool = False
     features: Mapping[str, Tensor] | None = None
-    """Of the condition image, from an earlier job; None: they are computed."""
+    """Features of the condition image from an earlier job; None: compute them."""
     cache: Path | None = None
-    """Folder where such features are kept."""
+    """Folder that caches such features."""
     taps: Taps = no_taps
     stages: Stages = field(default_factory=Stages, repr=False)
-    """Where seconds and progress are reported."""
+    """Collects timings and reports progress."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
-        """Of the latents: one clip, frames, channels, height, width."""
+        """Shape of the latents: one clip, frames, channels, height, width."""
         vae, (height, width) = self.backbone.config.vae, self.image.shape[1:]
         return 1, self.frames, vae.latent_channels, height // vae.factor, width // vae.factor
 
@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LossRecord:
-    """The objective before one update of the latents."""
+    """Value of the objective before one update of the latents."""
 
     step: int
     """Denoising step, from 0."""
@@ -76,88 +76,90 @@ class LossRecord:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished video and how it came about."""
+    """A finished video together with the settings and intermediate results behind it."""
 
     video: Float[Tensor, "f 3 h w"]
-    """In [0, 1]."""
+    """Frames with values in [0, 1]."""
     masks: list[Float[Tensor, "f h w"]]
-    """Per object, the semantic masks of the last optimisation step, enlarged to the image; empty without any."""
+    """Per object, the semantic masks of the last optimisation step, at the size of the video; empty if none were
+    computed."""
     losses: list[LossRecord]
     timings: dict[str, float]
     """Seconds per stage."""
     prompt: str
     negative_prompt: str
     tracks: Tracks
-    """As used: in pixels of the video, one box per frame."""
+    """The tracks as used: in pixels of the video, one box per frame."""
     config: MethodConfig
     seed: int
     fps: int
     features: dict[str, Tensor]
-    """What the inversion recorded by hook point; `animate` can take it again."""
+    """Features recorded by the inversion, by hook point; can be passed to `animate` again."""
     features_given: bool = False
-    """Whether they were an argument of `animate`."""
+    """Whether `features` was an argument of `animate`."""
     low_memory: bool = False
-    """As `animate` was asked; it decides how the results are rounded."""
+    """The argument of `animate`; affects rounding."""
     operators: OperatorKind = "fast"
-    """Those of the backbone; they too decide how the results are rounded."""
+    """Operators of the backbone; they affect rounding as well."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """The parts of the algorithm that were arguments of `animate` - method, sampler, objective - by their names; those
-    that this package does not know have the name of their class or function, with a dot."""
+    """Names of the method, sampler and objective that were passed to `animate` in place of the defaults. A custom part
+    has the qualified name of its class or function."""
     method_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the method, where it is one of `anyi2v.comparators`."""
+    """Settings of the method if it is one of `anyi2v.comparators`, else empty."""
 
     def save(self, path: str | Path) -> None:
-        """Writes the video: mp4, GIF or npz by the ending of `path`."""
+        """Write the video as mp4, GIF or npz, chosen by the suffix of `path`."""
         write_video(path, self.video, fps=self.fps)
 
 
 class Run:
-    """One job under a method. This one does nothing but sample; a method's overrides what it does otherwise."""
+    """One job under a method. This base class only samples; methods override what they change."""
 
     features: Mapping[str, Tensor] = {}
-    """What was recorded of the condition image, for `Result.features`."""
+    """Features recorded from the condition image, for `Result.features`."""
     losses: Sequence[LossRecord] = ()
-    """What `guide` has minimised."""
+    """Losses minimised by `guide`, one per update."""
     first_step: int = 0
-    """The denoising step to begin with; `initial_latents` have its noise level."""
+    """The denoising step to start from; `initial_latents` returns latents at its noise level."""
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
-        """The latents to begin with, of white noise."""
+        """Return the initial latents, given white noise."""
         return noise
 
     def guide(self, z: Float[Tensor, "1 f c h w"], step: Step) -> Float[Tensor, "1 f c h w"]:
-        """Moves the latents before a step; called with gradients on."""
+        """Update the latents before a step; called with gradients enabled."""
         return z
 
     def tap(self, step: Step) -> Tap:
-        """What edits the pass with the prompt in a step."""
+        """Return the tap that edits the pass with the prompt in a step."""
         return no_tap
 
     def negative_tap(self, step: Step) -> Tap:
-        """What edits the pass with the negative prompt in a step."""
+        """Return the tap that edits the pass with the negative prompt in a step."""
         return no_tap
 
     def masks(self) -> list[Float[Tensor, "f h w"]]:
-        """Per object its mask in every frame, at the video's size; empty without any."""
+        """Return each object's mask per frame, at the size of the video; empty if there are none."""
         return []
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to steer a video; holds settings, and nothing of a job."""
+    """A way to steer a video; holds settings but no state of a job."""
 
     def start(self, job: Job, denoiser: Denoiser, /) -> Run:
-        """Prepares a job: checks what it needs, and computes what does not change from step to step."""
+        """Prepare a job: check its requirements and compute what is constant over the steps."""
         ...
 
 
 def check_general(
     backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0
 ) -> None:
-    """Finds out what cannot work whatever the method is, before any work is done.
+    """Check the job's requirements that do not depend on the method, before any work is done.
 
     Raises:
-        InputError: what `check_asked` finds, torch's default dtype, or weights that no gradient goes through.
+        InputError: see `check_asked`; also if torch's default dtype is not float32, or if the weights were created in
+            inference mode.
     """
     check_asked(backbone.config, backbone.unet, image, config, frames, fps, seed)
     if torch.get_default_dtype() != torch.float32:
@@ -167,24 +169,24 @@ def check_general(
         )
     if any(x.is_inference() for network in backbone.networks.values() for x in network.parameters()):
         raise InputError(
-            "the backbone's weights were made inside torch.inference_mode(), so no gradient can be computed through "
-            "them; load it, or move it, outside of that mode"
+            "the backbone's weights were created inside torch.inference_mode(), so no gradient can be computed through "
+            "them; load or move the backbone outside of that mode"
         )
 
 
 def check_asked(
     backbone: BackboneConfig, unet: UNet, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0
 ) -> None:
-    """The part of `check_general` that needs no weights: the UNet may be on the meta device.
+    """Run the checks of `check_general` that need no weights; the UNet may be on the meta device.
 
     Raises:
-        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
+        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps are not usable.
     """
     check_image(image)
     if not 1 <= fps <= MAX_FPS:
-        raise InputError(f"{fps} frames per second asked for; it must be 1 to {MAX_FPS}")
+        raise InputError(f"{fps} frames per second requested; it must be 1 to {MAX_FPS}")
     if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed {seed} is not allowed; it must be a whole number of at most 64 bits")
+        raise InputError(f"seed {seed} is not allowed; it must be an integer of at most 64 bits")
     backbone.check_size(image.shape[2], image.shape[1])
     _check_frames(unet.design.max_frames, backbone.frames, config, frames)
     inversion_timesteps(backbone.schedule, until=config.inversion_timestep, stride=config.inversion_stride)
@@ -192,15 +194,18 @@ def check_asked(
 
 
 def _check_frames(limit: int | None, usual: int, config: MethodConfig, frames: int) -> None:
-    """Raises InputError for more frames than temporal layers see, `limit`; `usual` is the backbone's own number."""
+    """Raise InputError for more than `limit` frames, the maximum of the temporal layers, without a window.
+
+    `usual` is the backbone's default number of frames, suggested as the window.
+    """
     if not 1 <= frames <= MAX_FRAMES:
-        raise InputError(f"{frames} frames asked for; a video has 1 to {MAX_FRAMES}")
+        raise InputError(f"{frames} frames requested; a video has 1 to {MAX_FRAMES}")
     if limit is not None and config.window is not None and config.window > limit:
         raise InputError(
             f"window={config.window}, but the backbone's temporal layers see at most {limit} frames at once"
         )
     if limit is not None and config.window is None and frames > limit:
         raise InputError(
-            f"{frames} frames asked for, but this backbone makes 1 to {limit}; a longer video needs a window, for "
+            f"{frames} frames requested, but this backbone generates 1 to {limit}; a longer video needs a window, for "
             f"example window={min(limit, usual)}"
         )

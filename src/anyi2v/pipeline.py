@@ -1,4 +1,4 @@
-"""The loop: one job from image to video."""
+"""The main loop, which takes one job from image to video."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ from anyi2v.timing import Progress, Stages
 from anyi2v.tracks import Tracks
 
 Observer = Callable[[Step, Tensor], object]
-"""Called with each denoising step and the latents after it, `1 f c h w`."""
+"""Callback that receives each denoising step and the latents after it, `1 f c h w`."""
 
 
 @own_modes
@@ -57,47 +57,51 @@ def animate(
     observe: Observer | None = None,
     progress: Progress | bool = False,
 ) -> Result:
-    """Animates a condition image along tracks; the same inside of `torch.no_grad`, `inference_mode` and `autocast`.
+    """Animate a condition image along tracks.
+
+    Results do not depend on surrounding `torch.no_grad`, `inference_mode` or `autocast` contexts.
 
     Args:
         backbone: from `anyi2v.load`.
-        image: `3 h w`, condition of any modality, in [0, 1]; its size is the video's.
-        prompt: what the video shows.
-        tracks: boxes over time, in pixels of any frame of reference; scaled to the image and resampled to the
-            video's frames. None, or without objects: the first frame is controlled and the motion is free. Warns about
-            an object whose first box shows nothing of the image that could be one.
-        config: hyper-parameters; by default `backbone.method()`, recipe "paper" with the backbone's own settings.
-            `backbone.method(steps=12)` changes some of them; a MethodConfig of your own has none of the backbone's.
-        seed: of everything random, each from a generator of its own: the initial noise, the noise of
-            inversion="noise" and of eta, and the low-rank PCA. Equal seed and device give equal bytes; on a GPU, where
-            attention's backward pass adds up in an order of its own each time, only with
-            `torch.use_deterministic_algorithms(True)`.
-        frames: by default the backbone's.
+        image: `3 h w`, a condition of any modality, in [0, 1]; the video has its size.
+        prompt: describes the video.
+        tracks: boxes over time, in pixels of their own width and height; scaled to the image and resampled to the
+            video's frames. With None or no objects, the first frame is controlled and the motion is free. Warns if the
+            image is uniform inside an object's first box.
+        config: hyper-parameters; by default `backbone.method()`, the recipe "paper" with the backbone's own settings.
+            Use `backbone.method(steps=12)` to change some of them; a plain MethodConfig has none of the backbone's
+            settings.
+        seed: seeds everything random, each with its own generator: the initial noise, the noise of inversion="noise"
+            and of eta, and the low-rank PCA. The same seed on the same device gives identical bytes; on a GPU this
+            requires `torch.use_deterministic_algorithms(True)`, because the backward pass of attention is not
+            deterministic.
+        frames: number of frames, by default the backbone's.
         fps: frames per second of the video, by default the backbone's; passed to a UNet that embeds the frame rate.
-        negative_prompt: for the unconditional pass.
-        features: `Result.features` of a job with the same backbone, image, prompt and inversion settings, for
-            example with other tracks, or from `invert_images`; spares the inversion.
-        cache: a folder where such features are kept and looked up by everything that they depend on; see
-            `anyi2v.method.features_cache`. Not used while `taps` watch.
-        low_memory: layers are recomputed in the optimisation's backward pass, the two passes of the guidance run one
-            after the other, and frames are decoded one by one: about half the memory for a third more time. The
-            inversion keeps the weights once. The results differ by rounding. See `anyi2v.execution.memory.predict`.
-        taps: gives a tap for each pass of the UNet, to watch or change any tensor of the job. It acts after the
-            method's edits; in denoising it sees the pass with the negative prompt too, see `Denoiser`. A tap that
-            returns the tensors it was given changes no bit of the result.
-        method: how the video is steered; by default `AnyI2V` with the settings of `config`. Others are in
-            `anyi2v.comparators`.
+        negative_prompt: prompt of the unconditional pass.
+        features: `Result.features` of a job with the same backbone, image, prompt and inversion settings (for example
+            with other tracks), or features from `invert_images`; skips the inversion.
+        cache: folder that caches such features, keyed by everything they depend on; see `anyi2v.method.features_cache`.
+            Not used together with `taps`.
+        low_memory: recompute layers in the optimisation's backward pass, run the two guidance passes one after the
+            other, decode frames one by one, and keep no packed copy of the weights for the inversion: about half the
+            memory for a third more time. Results differ by rounding. See `anyi2v.execution.memory.predict`.
+        taps: returns a tap for each pass of the UNet, to read or replace any tensor of the job. The tap runs after the
+            method's edits; in denoising it also sees the pass with the negative prompt, see `Denoiser`. A tap that
+            returns its tensors unchanged leaves the result bit-identical.
+        method: how the video is steered; by default `AnyI2V` with the settings of `config`. `anyi2v.comparators` has
+            others.
         sampler: how the latents move from one noise level to the next; by default `samplers.ddim` with the `eta` of
             `config`.
-        objective: what `AnyI2V` minimises; by default the paper's, `FeatureAlignment` with the settings of `config`.
+        objective: what `AnyI2V` minimises; by default the paper's objective, `FeatureAlignment` with the settings of
+            `config`.
         observe: called with each step and the latents after it.
-        progress: called with a stage, the number of its units that are done, and their total; True shows a bar per
+        progress: called with a stage, the number of finished units and their total; True shows a progress bar per
             stage.
 
     Raises:
-        InputError, HookError: before any work, if something about the job is not usable; HookError also before the
-            first pass of a tap that names a point which does not exist, and if a tap raises Stop.
-        NumericsError: a value became NaN or infinite; the message names stage, step, layer, object and frame.
+        InputError, HookError: an input is not usable; raised before any work. HookError also if a tap names a point
+            that does not exist, before that tap's first pass, or if a tap raises Stop.
+        NumericsError: a value became NaN or infinite; the message names the stage, step, layer, object and frame.
     """
     config = config or backbone.method()
     frames = backbone.config.frames if frames is None else frames
@@ -114,7 +118,7 @@ def animate(
     denoiser = Denoiser(backbone.unet, positive, negative, config, fps=fps, low_memory=low_memory, taps=job.taps)
     sampler = bound_sampler(sampler, config, seed)
     run = (method or AnyI2V(objective)).start(job, denoiser)
-    # drawn on the CPU in float32, so that the noise does not depend on the device
+    # drawn on the CPU in float32 so that it does not depend on the device
     z = torch.randn(job.latent_shape, generator=torch.Generator().manual_seed(seed))
     z = run.initial_latents(z).to(backbone.device)
     steps = job.steps[run.first_step :]
@@ -159,31 +163,31 @@ def invert_images(
     low_memory: bool = False,
     progress: Progress | bool = False,
 ) -> list[dict[str, Tensor]]:
-    """The `features` of several independent jobs, inverted as one batch.
+    """Compute the `features` of several independent jobs by inverting their images as one batch.
 
-    A single image leaves a GPU mostly idle, and a CPU takes about twice the time for it alone than for one of eight
-    (docs/performance.md). The features equal those of single jobs but for the order of sums.
+    A single image leaves a GPU mostly idle, and on a CPU a batch of eight takes about half the time per image
+    (docs/performance.md). The features equal those of separate jobs up to rounding.
 
     Args:
         backbone, config, fps, low_memory, progress: as for `animate`.
-        images: condition images of one size.
+        images: condition images of equal size.
         prompts: one per image.
 
     Raises:
-        InputError, HookError: before any work, if something about a job is not usable, or the jobs are no batch.
+        InputError, HookError: an input is not usable, or the images cannot form a batch; raised before any work.
         NumericsError: a value became NaN or infinite.
     """
     config = config or backbone.method()
     fps = backbone.config.fps if fps is None else fps
     if not len(images) == len(prompts) > 0:
-        raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs its prompt")
+        raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs a prompt")
     if config.inversion == "noise":
-        raise InputError("inversion='noise' inverts nothing: it draws from the seed of each job")
+        raise InputError("inversion='noise' has nothing to invert: it draws noise from each job's seed")
     for number, image in enumerate(images, 1):
         check_job(backbone, image, config, 1, fps)
         if image.shape != images[0].shape:
             size, first = (f"{x.shape[2]}x{x.shape[1]}" for x in (image, images[0]))
-            raise InputError(f"image {number} is {size} pixels, image 1 {first}; a batch needs images of one size")
+            raise InputError(f"image {number} is {size} pixels, image 1 {first}; a batch needs images of equal size")
     stages = Stages(progress=progress, device=backbone.device)
     tracks = check_tracks(None, images[0])
     job = Job(backbone, images[0], prompts[0], "", tracks, config, 0, 1, fps, low_memory, stages=stages)
@@ -195,10 +199,10 @@ def invert_images(
 
 
 def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: int, fps: int, seed: int = 0) -> None:
-    """Finds out what cannot work before any work is done.
+    """Check a job before any work is done.
 
     Raises:
-        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps.
+        InputError: the image, its size, the number of frames, the frame rate, the seed or the timesteps are not usable.
         HookError: a layer that the backbone does not have, or that cannot be injected or aligned.
     """
     check_general(backbone, image, config, frames, fps, seed)
@@ -206,7 +210,7 @@ def check_job(backbone: Backbone, image: Tensor, config: MethodConfig, frames: i
 
 
 def _parts(method: Method | None, sampler: Sampler | None, objective: Objective | None) -> dict[str, str]:
-    """The names of the parts that are not the defaults."""
+    """Return the names of the parts that differ from the defaults."""
     if method is not None and objective is not None:
         raise InputError(
             "objective= is an argument of the method AnyI2V; pass one of them, or method=AnyI2V(objective)"
@@ -226,7 +230,7 @@ def _qualified(part: object) -> str:
 
 
 def bound_sampler(sampler: Sampler | None, config: MethodConfig, seed: int) -> Sampler:
-    """The sampler for a job: DDIM with the job's eta.
+    """Return the sampler of a job: the given one, or DDIM with the job's eta.
 
     Raises InputError for eta > 0 with another sampler.
     """
@@ -238,7 +242,7 @@ def bound_sampler(sampler: Sampler | None, config: MethodConfig, seed: int) -> S
 
 
 def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Path | None) -> None:
-    """Warns the caller of `animate` of each thing that was asked for and cannot act."""
+    """Warn the caller of `animate` about each setting that has no effect."""
     found = remarks(config)
     if negative_prompt and config.guidance_scale <= 1:
         found.append(f"negative_prompt={negative_prompt!r} is not used: guidance_scale={config.guidance_scale:g}")
@@ -249,7 +253,7 @@ def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Pa
 
 
 def _text(job: Job) -> tuple[Float[Tensor, "1 l d"], Float[Tensor, "1 l d"]]:
-    """States of the negative prompt and of the prompt."""
+    """Encode the negative prompt and the prompt."""
     with job.stages.stage("text"), torch.no_grad():
         states = job.backbone.encode_text([job.negative_prompt, job.prompt]).float()
     if not all_finite(states):
@@ -259,7 +263,7 @@ def _text(job: Job) -> tuple[Float[Tensor, "1 l d"], Float[Tensor, "1 l d"]]:
 
 
 def _check_latents(z: Float[Tensor, "1 f c h w"], step: Step, denoiser: Denoiser) -> None:
-    """Raises NumericsError for latents that are not finite after a step."""
+    """Raise NumericsError if the latents are not finite after a step."""
     if not all_finite(z):
         here = Pass("denoising", step.t, step.index)
         raise failure("the latents", here, culprit=denoiser.culprit(), dtype=denoiser.unet.dtype)
@@ -267,8 +271,8 @@ def _check_latents(z: Float[Tensor, "1 f c h w"], step: Step, denoiser: Denoiser
 
 @torch.no_grad()
 def _decoded(job: Job, z: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "f 3 hh ww"]:
-    """The video; checked for NaN before the clamp, which makes ones of infinities."""
-    release_memory()  # the decoder's tensors are larger than what is left of the denoising, and would lie beside it
+    """Decode the video; checked for NaN before the clamp, which would turn infinities into ones."""
+    release_memory()  # else the decoder's tensors would add to the memory cached by the denoising
     vae = job.backbone.vae
     with job.stages.stage("decode"):
         video = (vae.decode(z[0], chunk=1 if job.low_memory else 8) / 2 + 0.5).cpu()

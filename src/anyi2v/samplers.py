@@ -1,7 +1,7 @@
-"""Samplers: how the latents move from one noise level to the next along the noise prediction.
+"""Samplers, which move the latents from one noise level to the next along the noise prediction.
 
-A sampler is any `sampler(z, noise, step) -> z`. One that keeps something between its steps starts afresh where
-`step.index` does not follow the step before, so that it can serve one job after another.
+A sampler is any `sampler(z, noise, step) -> z`. A sampler with state resets it when `step.index` does not follow the
+previous step, so that one instance can serve several jobs in turn.
 """
 
 import math
@@ -18,12 +18,12 @@ from anyi2v.method.config import SamplerName
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Moves latents of level `step.at` to level `step.to`."""
+    """A function that moves latents from level `step.at` to level `step.to`."""
 
     def __call__(
         self, z: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step, /
     ) -> Float[Tensor, "*shape"]:
-        """The latents at `step.to`."""
+        """Return the latents at level `step.to`."""
         ...
 
 
@@ -35,16 +35,16 @@ def ddim(
     eta: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """DDIM (Song et al. 2021, Eq. 12), with fresh noise for `eta` > 0; see `diffusion.ddim_step`."""
+    """Take a DDIM step (Song et al. 2021, Eq. 12), with fresh noise for `eta` > 0; see `diffusion.ddim_step`."""
     return ddim_step(z, noise, step.at, step.to, eta=eta, generator=generator)
 
 
 class DPMSolver2M:
     """DPM-Solver++(2M): second order in the half log signal-to-noise ratio (Lu et al. 2022, Algorithm 2).
 
-    With D the data prediction, extrapolated from this step and the one before, lambda = log(signal / noise) and
-    h = lambda' - lambda:  z' = (noise' / noise) z - signal' (exp(-h) - 1) D. The first step is of first order, and so
-    is one that ends without noise, where h is infinite. Equals diffusers' DPMSolverMultistepScheduler with
+    With D the data prediction, extrapolated from this step and the previous one, lambda = log(signal / noise) and h =
+    lambda' - lambda: z' = (noise' / noise) z - signal' (exp(-h) - 1) D. The first step, and a step to the noise-free
+    level, where h is infinite, are of first order. Equals diffusers' DPMSolverMultistepScheduler with
     solver_type="midpoint" and lower_order_final=False.
     """
 
@@ -54,7 +54,7 @@ class DPMSolver2M:
     def __call__(
         self, z: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], step: Step
     ) -> Float[Tensor, "*shape"]:
-        """The latents at `step.to`; a step that does not follow the one before belongs to another job."""
+        """Return the latents at level `step.to`; a step that does not follow the previous one starts a new job."""
         at, to = step.at, step.to
         x0 = transport(z, noise, at, CLEAN)
         previous, self.previous = self.previous, (step.index, x0, _lambda(at))
@@ -72,11 +72,11 @@ def _lambda(level: Level) -> float:
 
 
 SAMPLERS: dict[SamplerName, Callable[[], Sampler]] = {"ddim": lambda: ddim, "dpm-solver-2m": DPMSolver2M}
-"""What the command line and the records of runs know by name; each call gives a sampler for a job."""
+"""Factories of the samplers by the names used on the command line and in run records."""
 
 
 def sampler_name(sampler: Sampler | None) -> SamplerName | None:
-    """The name in `SAMPLERS`; None for one of the user's own."""
+    """Return the sampler's name in `SAMPLERS`; None for a custom sampler."""
     if sampler is None or sampler is ddim:
         return "ddim"
     return "dpm-solver-2m" if type(sampler) is DPMSolver2M else None

@@ -1,6 +1,6 @@
 """Segments of a condition image: K-Means over the reduced self-attention queries of its inversion (Sections 3.2, 3.4).
 
-What the method can tell apart in an image, before any track is drawn.
+Shows what the method can distinguish in an image before any track is drawn.
 """
 
 from dataclasses import replace
@@ -31,16 +31,16 @@ def segments(
     config: MethodConfig | None = None,
     progress: Progress | bool = False,
 ) -> Int[Tensor, "h w"]:
-    """For each pixel the number of its segment, from 0 for the largest one.
+    """Segment a condition image; each pixel has the number of its segment, 0 for the largest.
 
-    The queries of `config.inject_query` at t_alpha are reduced by PCA, enlarged to twice the latent grid, scaled to
-    unit length and clustered side by side.
+    The queries of `config.inject_query` at t_alpha are reduced by PCA, upsampled to twice the latent grid, normalised
+    to unit length, concatenated over the layers and clustered.
 
     Args:
         backbone: from `anyi2v.load`.
-        image: the condition, in [0, 1], of a size that the backbone can make.
-        prompt: what the image shows.
-        clusters: how many segments, 2 or more.
+        image: the condition, in [0, 1], of a size that the backbone can generate.
+        prompt: describes the image.
+        clusters: number of segments, 2 or more.
         config: by default `backbone.method()`.
         progress: as for `animate`.
 
@@ -52,7 +52,7 @@ def segments(
     vae, (height, width) = backbone.config.vae, image.shape[1:]
     lattice = (2 * (height // vae.factor), 2 * (width // vae.factor))
     if not 2 <= clusters <= lattice[0] * lattice[1]:
-        raise InputError(f"{clusters} segments asked for; choose 2 or more, at most one per cell of the lattice")
+        raise InputError(f"{clusters} segments requested; choose 2 or more, at most one per cell of the lattice")
     queries = replace(config, inject_hidden=(), share_kv=())
     (features,) = invert_images(backbone, [image], [prompt], config=queries, progress=progress)
     cells = [_cells(feature_map(name, features[name]), config, lattice) for name in config.inject_query]
@@ -64,14 +64,14 @@ def segments(
 
 
 def _cells(x: Float[Tensor, "1 _ _ c"], config: MethodConfig, lattice: tuple[int, int]) -> Float[Tensor, "n m"]:
-    """Unit vectors of the lattice's cells."""
+    """Return a unit feature vector for each lattice cell."""
     reduced = reduce(x, config.pca_dim, solver=config.pca_solver, generator=stream(0, "pca"))
     large = F.interpolate(reduced.movedim(-1, 1), size=lattice, mode="bilinear", align_corners=False)
     return F.normalize(large[0].flatten(1).T, dim=-1)
 
 
 def segment_tracks(labels: Int[Tensor, "h w"]) -> Tracks:
-    """Every segment as an object that stands still: its mask, and the box around it."""
+    """Turn each segment into a static object with its mask and bounding box."""
     height, width = labels.shape
     masks = [(labels == number).numpy() for number in range(int(labels.max()) + 1)]
     objects = (

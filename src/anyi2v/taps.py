@@ -1,13 +1,14 @@
-"""Hook points: one function, passed as an argument, sees and may replace every named tensor of a network.
+"""Taps: functions passed as arguments that see, and may replace, every named tensor of a network.
 
-A tap is any `f(name, tensor) -> tensor`. The network calls it at each named place and goes on with what it
-returns. Nothing is stored on modules, so there is nothing to clean up, two threads do not meet, and gradient
-checkpointing replays exactly the same edits. Edits must be out of place: autograd may hold the tensor. A tap that
-returns the tensors it was given changes no bit of the result.
+A tap is any `f(name, tensor) -> tensor`. The network calls it at each hook point and continues with the returned
+tensor. Nothing is stored on modules, so there is nothing to clean up, threads do not interfere, and gradient
+checkpointing replays exactly the same edits. Edits must be out of place, because autograd may hold the tensor. A tap
+that returns its tensors unchanged leaves the result bit-identical.
 
-A tap may say in `names` which points it handles, as `Recorder`, `Replace` and `At` do. Then a name that the network
-does not have is a HookError before the pass begins, and the tap is also offered the costly points among them: attention
-maps, `*.logits` and `*.probs`, which the fast kernels never hold and which a plain function is not offered.
+A tap may list the points it handles in an attribute `names`, as `Recorder`, `Replace` and `At` do. A name that the
+network does not have then raises HookError before the pass starts, and the tap is also called at the costly points
+among them: the attention maps `*.logits` and `*.probs`, which fused kernels never materialise and for which a plain
+function is not called.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,27 +25,27 @@ StopAt = Literal["point", "layer"]
 
 
 def no_tap(name: str, tensor: Tensor) -> Tensor:
-    """The default: the network does not even name its tensors, and a compiler sees nothing."""
+    """Return `tensor`. The default tap, for which the network skips naming its tensors."""
     return tensor
 
 
 class Stop(Exception):
-    """Control flow, not an error: nothing after this point is wanted.
+    """Raised by a tap to end a pass early; control flow, not an error.
 
-    It ends a call of a UNet, whose caller catches it, or of `record`. A job needs whole passes: see `whole`.
+    It ends a call of a UNet, where the caller catches it, or of `record`. A job needs complete passes, see `whole`.
     """
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Which pass of the UNet within a job."""
+    """Identifies one pass of the UNet within a job."""
 
     stage: Literal["inversion", "optimisation", "denoising"]
     timestep: int
     step: int | None = None
-    """Denoising step, from 0; the optimisation before a step has its number."""
+    """Denoising step, from 0; the optimisation has the number of the step that follows it."""
     iteration: int | None = None
-    """Of the optimisation, from 0."""
+    """Iteration of the optimisation, from 0."""
 
     def __str__(self) -> str:
         step = f"timestep {self.timestep}" if self.step is None else f"step {self.step} (timestep {self.timestep})"
@@ -52,16 +53,16 @@ class Pass:
 
 
 Taps = Callable[[Pass], Tap]
-"""Gives the tap for each pass of a job; it acts after the method's own edits."""
+"""Function that returns the tap for each pass of a job; the tap runs after the method's own edits."""
 
 
 def no_taps(at: Pass) -> Tap:
-    """The default: no pass is watched."""
+    """Return `no_tap`. The default, which taps no pass."""
     return no_tap
 
 
 def chain(*taps: Tap) -> Tap:
-    """Applies taps from left to right: put edits first and readers after them."""
+    """Combine taps, applied from left to right: put edits first and readers after them."""
     active = [tap for tap in taps if tap is not no_tap]
     if not active:
         return no_tap
@@ -77,47 +78,47 @@ class Chain:
         self.taps = tuple(taps)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Each tap sees what the one before returned."""
+        """Apply each tap to the tensor returned by the previous one."""
         for tap in self.taps:
             tensor = tap(name, tensor)
         return tensor
 
     @property
     def names(self) -> frozenset[str]:
-        """What those of the taps handle that say so."""
+        """The points handled by those taps that declare them."""
         return frozenset().union(*map(handled, self.taps))
 
     def wants(self, name: str) -> bool:
-        """Whether any of the taps wants the costly point `name`."""
+        """Return whether any of the taps wants the costly point `name`."""
         return any(wants(tap, name) for tap in self.taps)
 
 
 class At:
-    """Calls a function at the named points only, costly ones included.
+    """A tap that calls a function at the named points only, costly ones included.
 
     Args:
         names: points, see `anyi2v.points`.
-        function: any tap, called there; what it returns replaces the tensor.
+        function: any tap, called at these points; its result replaces the tensor.
     """
 
     def __init__(self, names: Iterable[str], function: Tap):
         self.names, self.function = frozenset(names), function
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """What the function returns at its points; other tensors are returned unchanged."""
+        """Return the function's result at its points; other tensors are returned unchanged."""
         return self.function(name, tensor) if name in self.names else tensor
 
 
 class Recorder:
-    """Keeps the tensors of the wished names, alive for autograd, in `seen`.
+    """A tap that keeps the tensors at the given points in `seen`, attached to the autograd graph.
 
     Args:
         names: points to keep.
-        stop: raise `Stop` as soon as all are there: "point" exactly there (eager mode), "layer" at the next
-            layer output, which lies between compiled regions. None runs to the end.
+        stop: raise `Stop` once all points are recorded: "point" immediately (eager mode), "layer" at the next layer
+            output, which lies between compiled regions. None runs to the end.
 
-    The first value of a name is kept and `Stop` is raised once, so that the recomputation of checkpointed
-    layers during the backward pass neither overwrites values nor stops early. Make a new one for each pass.
+    Only the first value of each name is kept and `Stop` is raised only once, so that the recomputation of checkpointed
+    layers in the backward pass neither overwrites values nor stops early. Create a new one for each pass.
     """
 
     def __init__(self, names: Iterable[str], *, stop: StopAt | None = None):
@@ -127,7 +128,7 @@ class Recorder:
         self._stopped = False
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Returns `tensor` itself; raises Stop where asked."""
+        """Return `tensor` unchanged; raise Stop as set by `stop`."""
         if name in self.names and name not in self.seen:
             self.seen[name] = tensor
         complete = len(self.seen) == len(self.names)
@@ -138,7 +139,7 @@ class Recorder:
 
 
 class Replace:
-    """Replaces the named tensors by `edits[name](tensor)`; other tensors pass.
+    """A tap that replaces the named tensors by `edits[name](tensor)`; other tensors are unchanged.
 
     Raises HookError if an edit changes shape or dtype.
     """
@@ -148,7 +149,7 @@ class Replace:
         self.names = frozenset(self.edits)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """The edited tensor, or `tensor` itself if its name has no edit."""
+        """Return the edited tensor, or `tensor` itself if its name has no edit."""
         edit = self.edits.get(name)
         if edit is None:
             return tensor
@@ -162,18 +163,18 @@ class Replace:
 
 
 def wants(tap: Tap, name: str) -> bool:
-    """Whether `tap` asks for the costly point `name`: by its `names`, or by a method `wants` of its own."""
+    """Return whether `tap` requests the costly point `name`, by its method `wants` or its attribute `names`."""
     asks = getattr(tap, "wants", None)
     return bool(asks(name)) if asks else name in handled(tap)
 
 
 def handled(tap: Tap) -> frozenset[str]:
-    """The points that `tap` says it handles; none for a plain function, which may handle any."""
+    """Return the points that `tap` declares in `names`; empty for a plain function, which may handle any."""
     return frozenset(getattr(tap, "names", ()))
 
 
 def whole(taps: Taps) -> Taps:
-    """The same taps for a job, whose passes none may end early: Stop becomes a HookError that says so."""
+    """Wrap taps for a job, whose passes must not end early: Stop becomes a HookError."""
     if taps is no_taps:
         return no_taps
 
@@ -185,7 +186,7 @@ def whole(taps: Taps) -> Taps:
 
 
 class _Whole:
-    """A tap that may not stop its pass; see `whole`."""
+    """A tap that must not stop its pass; see `whole`."""
 
     def __init__(self, tap: Tap, at: Pass):
         self.tap, self.at, self.names = tap, at, handled(tap)
@@ -195,8 +196,8 @@ class _Whole:
             return self.tap(name, tensor)
         except Stop as stop:
             raise HookError(
-                f"a tap raised Stop at {name} in {self.at}, but a job needs its passes whole; Stop is for calls of "
-                "backbone.unet and anyi2v.record, here a Recorder without stop= serves"
+                f"a tap raised Stop at {name} in {self.at}, but a job needs complete passes; Stop is for calls of "
+                "backbone.unet and anyi2v.record; in a job, use a Recorder without stop="
             ) from stop
 
     def wants(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Observers of a job: seconds per stage, and progress."""
+"""Timing of a job's stages, and progress reports."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,17 +8,17 @@ import torch
 from tqdm import tqdm
 
 Progress = Callable[[str, int, int], object]
-"""Called with a stage, its units that are done and their total: with 0 done when its work begins, then after each."""
+"""Callback that receives a stage, its number of finished units (first 0, then after each unit) and their total."""
 
 
 class Bars:
-    """A progress bar per stage on stderr; a `Progress`."""
+    """A `Progress` that draws one progress bar per stage on stderr."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Draws the stage's bar, and leaves it there when all is done."""
+        """Update the stage's bar, and close it when the stage is complete."""
         if total == 0:
             return
         if stage not in self.bars:
@@ -30,11 +30,11 @@ class Bars:
 
 
 class Stages:
-    """Adds up the seconds of named stages; stages may be entered many times and may not overlap.
+    """Accumulates the seconds of named stages; a stage may be entered repeatedly, but stages must not overlap.
 
     Args:
-        progress: told how far the stages that consist of passes are; True draws bars.
-        device: waited for at the ends of a stage, so that asynchronous work is counted where it belongs.
+        progress: receives the progress of stages that consist of passes; True draws bars.
+        device: synchronised at the start and end of a stage, so that asynchronous work counts towards its own stage.
     """
 
     def __init__(self, *, progress: Progress | bool = False, device: torch.device | str = "cpu"):
@@ -44,7 +44,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the time inside the `with` block for stage `name`."""
+        """Add the time spent in the `with` block to stage `name`."""
         start = self._now()
         try:
             yield
@@ -52,7 +52,7 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
     def counter(self, name: str, total: int) -> Callable[[int], None]:
-        """A function that counts some more of the `total` units of stage `name` as done."""
+        """Return a function that counts further units of stage `name`, out of `total`, as finished."""
         done = 0
 
         def count(units: int) -> None:

@@ -1,4 +1,4 @@
-"""Which code and which libraries compute here: for the record of a run, and for the names of what is kept."""
+"""Versions of the code, the libraries and the processor, for run records and cache keys."""
 
 import hashlib
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 LIBRARIES = ("torch", "numpy", "open_clip_torch", "pillow", "imageio-ffmpeg")
-"""Those whose version may decide bytes: of the video, or of the files that it is stored in."""
+"""Libraries whose version may change the bytes of a video or of its file."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -18,25 +18,25 @@ REPORTING = (
     *("batch/*", "cli/*", "evaluation/*", "reports/*", "micro/training/*"),
     *(f"micro/benchmark/{name}" for name in ("bench_report", "demo", "statistics")),
 )
-"""Modules that change no frame of a video: commands, batches, evaluation, reports and training."""
+"""Modules that do not affect a video's frames: commands, batches, evaluation, reports and training."""
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package, its code, Python and `LIBRARIES`; "none" for one that is not installed."""
+    """Return the versions of this package, its code, Python and `LIBRARIES`; "none" if not installed."""
     found = {"anyi2v": version("anyi2v"), "code": code_digest()[:16], "python": platform.python_version()}
     return found | {name: _version(name) for name in LIBRARIES}
 
 
 def _version(name: str) -> str:
     try:
-        return torch.__version__ if name == "torch" else version(name)  # torch's own says what it was built for
+        return torch.__version__ if name == "torch" else version(name)  # with the build, such as +cpu
     except PackageNotFoundError:
         return "none"
 
 
 @cache
 def code_digest(package: Path = PACKAGE) -> str:
-    """SHA-256 of the package's sources but for those in `REPORTING`: it distinguishes two states of one version."""
+    """Return the SHA-256 of the package's sources except `REPORTING`, to distinguish states within one version."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).with_suffix("").as_posix()
@@ -46,7 +46,7 @@ def code_digest(package: Path = PACKAGE) -> str:
 
 
 def processor(device: str | torch.device) -> str:
-    """What computes on a device, as far as it decides how sums are rounded: an instruction set, or a GPU's name."""
+    """Return what determines rounding on a device: the CPU's instruction set, or the GPU's name."""
     device = torch.device(device)
     if device.type == "cpu":
         return torch.backends.cpu.get_cpu_capability()

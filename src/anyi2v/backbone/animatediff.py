@@ -1,4 +1,4 @@
-"""AnimateDiff's motion modules: transformers over frames, self-attention at every position of the feature map."""
+"""AnimateDiff's motion modules, transformers with self-attention over the frames at each feature map position."""
 
 import math
 
@@ -17,14 +17,14 @@ from anyi2v.operators import HOST, attention_over_frames, plain
 
 
 class MotionModules(Design):
-    """A motion module after every layer; in the mid block only if the configuration says so (v2)."""
+    """The AnimateDiff design: a motion module after every layer, in the mid block only if configured (v2)."""
 
     def __init__(self, config: MotionConfig):
         self.config = config
         self.max_frames = config.max_frames
 
     def after_layer(self, site: Site) -> Slot:
-        """A motion module, or an empty slot in the mid block of v1 and v3."""
+        """Return a motion module, or an empty slot in the mid block of v1 and v3."""
         c = self.config
         if site.mid and not c.mid:
             return Slot()
@@ -40,10 +40,10 @@ class MotionModules(Design):
 
 
 class MotionModule(Temporal):
-    """Norm, projection, transformer over frames, projection (zero at the start), residual.
+    """A temporal transformer: norm, projection, transformer over frames, zero-initialised projection, residual.
 
-    References: AnimateDiff, models/motion_module.py, whose level `temporal_transformer` of parameter names is
-    left out; VideoCrafter2, TemporalTransformer, with its own norm and without positions.
+    References: AnimateDiff, models/motion_module.py, without the level `temporal_transformer` in parameter names;
+        VideoCrafter2, TemporalTransformer, with its own norm and without positions.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MotionModule(Temporal):
         nn.init.zeros_(self.proj_out.bias)
 
     def mix(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
-        """Lets the frames at each position of the map see each other."""
+        """Mix the frames at each position of the map."""
         tokens = group_norm(self.norm, x, call.frames_of(self.norm_over))
         tokens = self.proj_in(rearrange(tokens, "(b f) c h w -> b f h w c", f=call.frames))
         for block in self.transformer_blocks:
@@ -76,14 +76,14 @@ class MotionModule(Temporal):
 
 
 class MotionBlock(nn.Module):
-    """Temporal self-attentions, then a feed-forward layer; each normed before and added.
+    """Temporal self-attentions followed by a feed-forward layer, each pre-normed with a residual connection.
 
     Args:
-        name: of the module.
+        name: hook point path of the module.
         channels: width of the tokens.
-        heads: of each attention.
-        attentions: how many.
-        positions: rows of the table of sinusoidal positions; None: no positions.
+        heads: number of heads of each attention.
+        attentions: number of attentions.
+        positions: number of rows of the sinusoidal position table; None: no positions.
     """
 
     positions: Tensor | None
@@ -99,7 +99,7 @@ class MotionBlock(nn.Module):
         self.register_buffer("positions", table, persistent=False)
 
     def forward(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
-        """Each position of the map is a sequence of frames."""
+        """Apply the block to the sequence of frames at each position of the map."""
         for i, (attn, norm) in enumerate(zip(self.attention_blocks, self.norms, strict=True)):
             assert isinstance(attn, Attention)
             normed = with_positions(norm, x, self.positions)
@@ -111,7 +111,7 @@ class MotionBlock(nn.Module):
 def with_positions(
     norm: nn.Module, x: Float[Tensor, "b f h w c"], table: Float[Tensor, "m c"] | None
 ) -> Float[Tensor, "b f h w c"]:
-    """The normed tokens plus the table's row of their frame; our own norm adds it in the same pass."""
+    """Norm the tokens and add the table's row of their frame; our own LayerNorm does both in one pass."""
     if table is None:
         return norm(x)
     if plain(norm, LayerNorm):
@@ -122,7 +122,7 @@ def with_positions(
 def temporal_attention(
     attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call
 ) -> Float[Tensor, "b f h w c"]:
-    """Self-attention over frames; its hook points see `b h w f c`, and `b h w heads f f` for the map."""
+    """Compute self-attention over frames; hook points see `b h w f c`, attention maps `b h w heads f f`."""
 
     def point(part: str, tensor: Tensor) -> Tensor:
         return call.at(name, part, rearrange(tensor, "b f h w c -> b h w f c"))
@@ -137,9 +137,9 @@ def temporal_attention(
 
 
 def position_table(frames: int, channels: int) -> Float[Tensor, "f c"]:
-    """Sinusoidal positions: sin in the even channels, cos in the odd ones (Vaswani et al., section 3.5).
+    """Return sinusoidal positions, sin in the even channels and cos in the odd ones (Vaswani et al., section 3.5).
 
-    Computed on the host whatever the default device is: a network built on the meta device keeps real positions.
+    Always computed on the host, so that a network built on the meta device has real values.
     """
     frame = torch.arange(frames, device=HOST, dtype=torch.float32)[:, None]
     index = torch.arange(0, channels, 2, device=HOST, dtype=torch.float32)

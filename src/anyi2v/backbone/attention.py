@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
 
 def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor, "*n d"], ...]:
-    """Several linear layers of the same tokens."""
+    """Apply several linear layers to the same tokens."""
     weights = [layer.weight for layer in layers if plain(layer, Linear) and layer.bias is None]
     if len(weights) < len(layers):
         return tuple(layer(x) for layer in layers)
@@ -35,7 +35,7 @@ def project(x: Float[Tensor, "*n c"], *layers: nn.Module) -> tuple[Float[Tensor,
 
 
 def scores(query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int) -> Float[Tensor, "*n heads l m"]:
-    """The logits of the attention map, Q K^T / sqrt(d); `attention` never materialises them."""
+    """Compute the attention logits, Q K^T / sqrt(d); `attention` never materialises them."""
     query, key = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key))
     return query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
 
@@ -43,21 +43,21 @@ def scores(query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: 
 def probabilities(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n heads l m"]:
-    """The attention map itself, softmax(Q K^T / sqrt(d))."""
+    """Compute the attention map, softmax(Q K^T / sqrt(d))."""
     return scores(query, key, heads).softmax(-1)
 
 
 def wants_map(call: Call, name: str) -> bool:
-    """Whether the tap asks for the attention map, before or after its softmax."""
+    """Return whether the tap requests the attention map, before or after the softmax."""
     return wants(call.tap, f"{name}.logits") or wants(call.tap, f"{name}.probs")
 
 
 def edited_map(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], heads: int, name: str, call: Call
 ) -> Float[Tensor, "*n heads l m"] | None:
-    """The attention map as the tap has changed it, before or after its softmax.
+    """Offer the attention map to the tap, before and after the softmax, and return the edited map.
 
-    None if it was left as it is: then the fast kernels compute the attention.
+    None if the tap did not change it; the caller then uses the fast kernels.
     """
     logits = scores(query, key, heads)
     edited = call.changed(name, "logits", logits) if wants(call.tap, f"{name}.logits") else None
@@ -67,17 +67,17 @@ def edited_map(
 
 
 def weigh(probs: Float[Tensor, "*n heads l m"], value: Float[Tensor, "*n m c"]) -> Float[Tensor, "*n l c"]:
-    """Averages the values under given attention probabilities."""
+    """Average the values weighted by attention probabilities."""
     value = value.unflatten(-1, (probs.shape[-3], -1)).transpose(-3, -2)
     return (probs @ value).transpose(-3, -2).flatten(-2)
 
 
 def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], call: Call) -> Tensor:
-    """Spatial self-attention of each frame.
+    """Compute the spatial self-attention of each frame.
 
-    The point `.context` is what keys and values are projected from. A tap may return it with a single frame,
-    `b 1 h w c`: then keys and values are projected once and shared by the queries of all frames (the paper's
-    K_{2:f} = K_1, V_{2:f} = V_1).
+    The hook point `.context` is the input of the key and value projections. If a tap returns it with a single frame, `b
+    1 h w c`, keys and values are projected once and shared by the queries of all frames (the paper's K_{2:f} = K_1,
+    V_{2:f} = V_1).
     """
     frames, height = x.shape[1:3]
     context = call.at(name, "context", x)
@@ -102,7 +102,7 @@ def self_attention(attn: Attention, name: str, x: Float[Tensor, "b f h w c"], ca
 
 
 def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], call: Call) -> Tensor:
-    """Attention to the text tokens, whose keys and values all frames share; one clip may attend to several texts."""
+    """Compute attention to the text, whose keys and values all frames share; one clip may attend to several texts."""
     query = call.at(name, "query", attn.to_q(x))
     key = call.at(name, "key", attn.to_k(call.text))
     value = call.at(name, "value", attn.to_v(call.text))
@@ -117,7 +117,7 @@ def cross_attention(attn: Attention, name: str, x: Float[Tensor, "#b f h w c"], 
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, the temporal slot, feed-forward: each normed before and added."""
+    """Self-attention, cross-attention, temporal slot and feed-forward, each pre-normed with a residual connection."""
 
     def __init__(self, name: str, channels: int, heads: int, context_dim: int, temporal: Slot):
         super().__init__()
@@ -131,7 +131,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Float[Tensor, "#b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
-        """Mixes the tokens of each frame, the text, and (if the slot is filled) the frames."""
+        """Mix the tokens within each frame, with the text, and over frames if the slot is filled."""
         x = x + call.at(self.name, "output", self_attention(self.attn1, self.name, self.norm1(x), call))
         cross = f"{self.name}.cross"
         x = x + call.at(cross, "output", cross_attention(self.attn2, cross, self.norm2(x), call))
@@ -140,9 +140,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Spatial transformer: norm, projection, one block, projection, residual.
+    """A spatial transformer: norm, projection, one block, projection, residual.
 
-    SD-1.x projects by 1x1 convolutions, SD-2.x by linear layers: the same arithmetic, other shapes of weights.
+    SD-1.x projects with 1x1 convolutions, SD-2.x with linear layers; the arithmetic is the same, the weight shapes
+    differ.
     """
 
     def __init__(self, name: str, channels: int, config: UNetConfig, temporal: Slot):
@@ -155,7 +156,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = Linear(channels, channels) if self.linear else Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "m c h w"]:
-        """Folded feature maps in and out, as many as there are texts."""
+        """Map folded feature maps to folded feature maps, one clip per text."""
         normed = group_norm(self.norm, x)
         if not self.linear:
             normed = self.proj_in(normed)
@@ -172,6 +173,6 @@ class SpatialTransformer(nn.Module):
 
 
 def sinusoid(positions: Float[Tensor, " n"], frequencies: Float[Tensor, " k"]) -> Float[Tensor, "n k2"]:
-    """[cos, sin] of the positions times the frequencies (SD's order, flip_sin_to_cos)."""
+    """Return [cos, sin] of positions times frequencies (SD's order, flip_sin_to_cos)."""
     angles = positions[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

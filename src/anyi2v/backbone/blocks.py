@@ -29,11 +29,11 @@ class ResBlock(nn.Module):
         self.temporal = temporal
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n d h w"]:
-        """Shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
+        """Return shortcut + hidden, where hidden = conv(norm(conv(norm(x)) + time))."""
         frames = call.frames_of(self.norm_over)
         hidden = group_norm_silu(self.norm1, x, frames)
         time = self.time_emb_proj(call.embedding)
-        if len(time) == 1 and plain(self.conv1, Conv2d):  # as part of the bias it costs no pass
+        if len(time) == 1 and plain(self.conv1, Conv2d):  # added to the bias it costs nothing
             hidden = self.conv1(hidden, time[0])
         else:
             hidden = self.conv1(hidden) + time.repeat_interleave(call.frames, dim=0)[:, :, None, None]
@@ -50,12 +50,12 @@ class Downsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h2 w2"]:
-        """Halves height and width, rounding up."""
+        """Halve height and width, rounding up."""
         return self.conv(x)
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to the size of the next skip connection, then a convolution."""
+    """Nearest-neighbour upsampling to the size of the next skip connection, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Upsample(nn.Module):
     def forward(
         self, x: Float[Tensor, "n c h w"], like: Float[Tensor, "m d h2 w2"], call: Call
     ) -> Float[Tensor, "n c h2 w2"]:
-        """Enlarges `x` to the grid of `like`, also where the grid is odd."""
+        """Upsample `x` to the grid of `like`, which may have odd sizes."""
         return self.conv(F.interpolate(x, size=like.shape[-2:], mode="nearest"))
 
 
@@ -90,7 +90,7 @@ class Block(nn.Module):
             self.temporals.append(design.after_layer(Site(f"{name}.temporals.{j}", channels, attention)))
 
     def layer(self, j: int, x: Tensor, call: Call) -> Tensor:
-        """Layer `j`: ResBlock, then spatial transformer, then temporal slot."""
+        """Run layer `j`: ResBlock, then spatial transformer, then temporal slot."""
         x = call.run(self.resnets[j], f"{self.name}.resnets.{j}", x)
         if self.attentions:
             x = call.run(self.attentions[j], f"{self.name}.attentions.{j}", x)
@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 class DownBlock(Block):
-    """A level on the way down; its layer outputs are kept as skip connections."""
+    """A level of the downsampling path; its layer outputs become skip connections."""
 
     def __init__(self, i: int, in_channels: int, last: bool, config: UNetConfig, design: Design):
         channels = config.channels[i]
@@ -107,7 +107,7 @@ class DownBlock(Block):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels)])
 
     def forward(self, x: Tensor, call: Call) -> list[Tensor]:
-        """The outputs of all layers and of the downsampler."""
+        """Return the outputs of all layers and of the downsampler."""
         outputs = []
         for j in range(len(self.resnets)):
             x = self.layer(j, x, call)
@@ -119,7 +119,7 @@ class DownBlock(Block):
 
 
 class UpBlock(Block):
-    """A level on the way up; each layer also gets a skip connection."""
+    """A level of the upsampling path; each layer also receives a skip connection."""
 
     def __init__(self, i: int, in_channels: int, last: bool, config: UNetConfig, design: Design):
         level = len(config.channels) - 1 - i
@@ -132,7 +132,7 @@ class UpBlock(Block):
         self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
 
     def forward(self, x: Tensor, skips: list[Tensor], call: Call) -> Tensor:
-        """Takes its skip connections off the end of `skips`."""
+        """Run the level, popping its skip connections off the end of `skips`."""
         for j in range(len(self.resnets)):
             x = self.layer(j, torch.cat([x, repeat_clip(skips.pop(), len(x))], dim=1), call)
         for upsample in self.upsamplers:
@@ -141,7 +141,7 @@ class UpBlock(Block):
 
 
 class MidBlock(nn.Module):
-    """ResBlock, spatial transformer, temporal slot, ResBlock on the coarsest grid."""
+    """The coarsest level: ResBlock, spatial transformer, temporal slot, ResBlock."""
 
     def __init__(self, config: UNetConfig, design: Design):
         super().__init__()
@@ -156,7 +156,7 @@ class MidBlock(nn.Module):
         self.temporals = nn.ModuleList([design.after_layer(Site("mid_block.temporals.0", channels, True, mid=True))])
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """Same shape out as in."""
+        """Run the block; the shape is unchanged."""
         x = call.run(self.resnets[0], "mid_block.resnets.0", x)
         x = call.run(self.attentions[0], "mid_block.attentions.0", x)
         x = run_slot(self.temporals[0], "mid_block.temporals.0", x, call)
@@ -164,11 +164,11 @@ class MidBlock(nn.Module):
 
 
 def make_transformer(name: str, channels: int, config: UNetConfig, design: Design) -> SpatialTransformer:
-    """A spatial transformer with its own temporal slot filled by the design."""
+    """Create a spatial transformer whose temporal slot is filled by the design."""
     slot = design.in_transformer(Site(f"{name}.temporal", channels, True))
     return SpatialTransformer(name, channels, config, slot)
 
 
 def run_slot(slot: nn.Module, name: str, x: Tensor, call: Call) -> Tensor:
-    """Runs a filled slot as a layer of its own; an empty one is no layer and has no hook point."""
+    """Run a filled slot as a layer of its own; an empty slot is skipped and has no hook point."""
     return x if type(slot) is Slot else call.run(slot, name, x)

@@ -1,6 +1,6 @@
-"""Architectures as data: frozen dataclasses, stored as JSON in the metadata of every checkpoint.
+"""Architectures as frozen dataclasses, stored as JSON in the metadata of every checkpoint.
 
-Free of torch, so that `anyi2v --help` and `anyi2v inspect` can read them at once.
+Does not import torch, so that `anyi2v --help` and `anyi2v inspect` start quickly.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class MotionConfig:
 
     heads: int = 8
     groups: int = 32
-    """Groups of the module's own GroupNorm; AnimateDiff has 32 whatever the UNet has."""
+    """Groups of the module's own GroupNorm; AnimateDiff has 32 regardless of the UNet."""
     max_frames: int = 32
     """Rows of the sinusoidal position table: 24 for v1, 32 for v2 and v3."""
     mid: bool = False
@@ -35,38 +35,38 @@ class MotionConfig:
 
 @dataclass(frozen=True)
 class RotaryConfig:
-    """LaVie: one temporal attention inside each spatial transformer, with rotary and bucketed relative positions."""
+    """LaVie's temporal attention inside each spatial transformer, with rotary and bucketed relative positions."""
 
     heads: int = 8
     rotary_dims: int = 32
-    """Of each head, from the first on; the others are not turned."""
+    """Number of leading channels of each head that are rotated."""
     buckets: int = 32
     """Rows of the learned bias over frame distances."""
     max_distance: int = 32
-    """Frames from which on all distances share a bucket."""
+    """Distance in frames from which all distances share a bucket."""
     kind: Literal["rotary"] = "rotary"
 
 
 @dataclass(frozen=True)
 class FactorisedConfig:
-    """VideoCrafter2: temporal convolutions in ResBlocks, temporal transformers after spatial ones and the stem."""
+    """VideoCrafter2's temporal convolutions in ResBlocks and temporal transformers after spatial ones and the stem."""
 
     head_dim: int = 64
-    """Of the temporal transformers."""
+    """Head width of the temporal transformers."""
     groups: int = 32
     stem_heads: int = 8
-    """Heads of the transformer after the first convolution; its width is this times its head width."""
+    """Heads of the transformer after the first convolution; its width is this times `stem_head_dim`."""
     stem_head_dim: int = 64
     kind: Literal["factorised"] = "factorised"
 
 
 @runtime_checkable
 class TemporalConfig(Protocol):
-    """Describes what fills the temporal slots of a UNet: a frozen dataclass of plain values with a name of its kind."""
+    """Description of a UNet's temporal layers: a frozen dataclass of plain values with the name of its family."""
 
     @property
     def kind(self) -> str:
-        """The family's name, by which a checkpoint finds the class again."""
+        """Name of the family, by which the class is looked up when a checkpoint is loaded."""
         ...
 
 
@@ -76,11 +76,11 @@ TEMPORAL_KINDS: dict[str, type] = {config.kind: config for config in (MotionConf
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The SD-1.x UNet and what fills its temporal slots."""
+    """Architecture of an SD-1.x UNet and its temporal layers."""
 
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
     attention: tuple[bool, ...] = (True, True, True, False)
-    """Per level, from the finest: does it have spatial transformers?"""
+    """Whether each level, from the finest, has spatial transformers."""
     layers: int = 2
     """ResBlocks per down block; an up block has one more."""
     latent_channels: int = 4
@@ -88,17 +88,17 @@ class UNetConfig:
     """Width of the text tokens."""
     heads: int = 8
     head_dim: int | None = None
-    """Width of every attention head; None: there are `heads` of them, whatever the width."""
+    """Width of every attention head; None: every layer has `heads` heads."""
     linear_projection: bool = False
-    """Spatial transformers are entered and left by linear layers instead of 1x1 convolutions."""
+    """Project into and out of spatial transformers with linear layers instead of 1x1 convolutions."""
     groups: int = 32
     norm_over: NormOver = "frame"
     """GroupNorm statistics of ResBlocks and output per frame, or over all frames (AnimateDiff v1, LaVie)."""
     temporal: TemporalConfig | None = field(default_factory=MotionConfig)
     fps_embedding: bool = False
-    """The frame rate is embedded like the timestep, and added to it."""
+    """Embed the frame rate like the timestep and add both embeddings."""
     even_grids: bool = False
-    """Latents must be divisible by `downscale`; else grids are rounded up on the way down."""
+    """Require latent sizes divisible by `downscale`; otherwise odd grids are rounded up when downsampling."""
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
@@ -115,7 +115,7 @@ class UNetConfig:
                 )
 
     def heads_of(self, channels: int) -> int:
-        """Attention heads of a layer of that width."""
+        """Return the number of attention heads of a layer with `channels` channels."""
         return channels // self.head_dim if self.head_dim else self.heads
 
     @property
@@ -126,7 +126,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """AutoencoderKL."""
+    """Architecture of the autoencoder (AutoencoderKL)."""
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers: int = 2
@@ -143,7 +143,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A CLIP text tower; the defaults are SD-1.x's ViT-L/14."""
+    """Architecture of a CLIP text tower; the defaults are SD-1.x's ViT-L/14."""
 
     width: int = 768
     layers: int = 12
@@ -154,11 +154,11 @@ class TextConfig:
     vocab_size: int = 49408
     quick_gelu: bool = True
     penultimate: bool = False
-    """The UNet gets the states before the last layer, normed (SD-2.x, VideoCrafter2), not those after it."""
+    """Use the normed states before the last layer (SD-2.x, VideoCrafter2) instead of those after it."""
     pad_zero: bool = False
-    """Prompts are filled up with token 0 (SD-2.x, VideoCrafter2) instead of the end token again (SD-1.x)."""
+    """Pad prompts with token 0 (SD-2.x, VideoCrafter2) instead of the end token (SD-1.x)."""
     words: tuple[str, ...] | None = None
-    """None: CLIP's byte-pair tokens. Else whole words; the first three are <pad>, <bos>, <eos>."""
+    """Vocabulary of whole words, the first three <pad>, <bos>, <eos>; None: CLIP's byte-pair tokens."""
 
 
 @dataclass(frozen=True)
@@ -173,15 +173,15 @@ class ScheduleConfig:
     final_alpha_one: bool = True
     """The level before the first timestep has alphas_cumprod 1 (else alphas_cumprod[0])."""
     spacing: Literal["leading", "uniform"] = "leading"
-    """How the sampler's timesteps are spread; see `anyi2v.diffusion.sampling_timesteps`."""
+    """Spacing of the sampler's timesteps; see `anyi2v.diffusion.sampling_timesteps`."""
     x0_scale: float = 1.0
-    """The image shrinks by a factor that falls from 1 to this over the first `x0_scale_steps` timesteps."""
+    """The signal is multiplied by a factor that falls from 1 to this over the first `x0_scale_steps` timesteps."""
     x0_scale_steps: int = 400
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Everything a checkpoint says of itself."""
+    """The complete configuration of a backbone, stored in its checkpoint."""
 
     name: str
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -193,15 +193,15 @@ class BackboneConfig:
     frames: int = 16
     fps: int = 8
     method: dict[str, Any] = field(default_factory=dict)
-    """Fields of MethodConfig whose defaults differ on this backbone."""
+    """Fields of MethodConfig with other defaults on this backbone."""
 
     @property
     def multiple(self) -> int:
-        """Pixels that a video's width and height must be multiples of."""
+        """Number of pixels that width and height of a video must be multiples of."""
         return self.vae.factor * (self.unet.downscale if self.unet.even_grids else 1)
 
     def check_size(self, width: int, height: int) -> None:
-        """Raises InputError naming the nearest sizes that this backbone can make, unless it can make this one."""
+        """Raise InputError, naming the nearest valid sizes, if this backbone cannot generate this size."""
         n = self.multiple
         if width > 0 and height > 0 and not (width % n or height % n):
             return
@@ -212,17 +212,17 @@ class BackboneConfig:
         )
 
     def to_json(self) -> str:
-        """This configuration as JSON."""
+        """Convert this configuration to JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "BackboneConfig":
-        """The inverse of `to_json`; raises CheckpointError on unknown fields."""
+        """Parse JSON from `to_json`; raises CheckpointError on unknown fields."""
         return from_dict(BackboneConfig, json.loads(text))
 
 
 def from_dict(cls: type[T], data: dict[str, Any]) -> T:
-    """Builds dataclass `cls` from plain JSON data: nested dataclasses, and lists into tuples.
+    """Build dataclass `cls` from plain JSON data, including nested dataclasses; lists become tuples.
 
     Raises CheckpointError naming fields that `cls` does not have.
     """
@@ -243,8 +243,8 @@ def _value(hint: Any, value: Any) -> Any:
             kind = value.get("kind", MotionConfig.kind)
             if kind not in TEMPORAL_KINDS:
                 raise CheckpointError(
-                    f"temporal layers of the unknown kind {kind!r}; register_family makes a family of your own known "
-                    "before its files are read, a newer version may know others"
+                    f"temporal layers of the unknown kind {kind!r}; call register_family for a custom family before "
+                    "reading its files, or the file needs a newer version"
                 )
             return from_dict(TEMPORAL_KINDS[kind], value)
         return None if value is None else _value(options[0], value)

@@ -1,4 +1,4 @@
-"""From the description of temporal layers to what fills the UNet's slots."""
+"""Registry that maps configurations of temporal layers to the designs that build them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,25 +27,25 @@ _DESIGNS: dict[str, Callable[[Any], Design]] = {
 
 @lru_cache(maxsize=64)
 def make_design(config: TemporalConfig | None) -> Design:
-    """The design that a configuration describes, the same for equal ones; None is the plain 2D UNet.
+    """Return the design for a configuration, cached for equal ones; None is the plain 2D UNet.
 
     Raises InputError for a kind that is not registered.
     """
     if config is None:
         return Design()
     if config.kind not in _DESIGNS:
-        raise InputError(f"temporal layers of the unknown kind {config.kind!r}; there are {', '.join(_DESIGNS)}")
+        raise InputError(f"temporal layers of the unknown kind {config.kind!r}; choose from {', '.join(_DESIGNS)}")
     return _DESIGNS[config.kind](config)
 
 
 def register_family(config: type, design: Callable[[Any], Design]) -> None:
-    """Makes a family of temporal layers known by the `kind` of its configuration, for `UNet`, `save` and `load`.
+    """Register a family of temporal layers under the `kind` of its configuration, for `UNet`, `save` and `load`.
 
     Args:
-        config: a frozen dataclass of plain values, whose field `kind` has the family's name as its default.
-        design: makes the family's `Design` of such a configuration.
+        config: a frozen dataclass of plain values, whose field `kind` defaults to the family's name.
+        design: builds the family's `Design` from such a configuration.
 
-    Raises InputError if another family has that name, or `config` is no such class.
+    Raises InputError if another family has that name, or `config` is not such a class.
     """
     kind = getattr(config, "kind", None)
     if not (dataclasses.is_dataclass(config) and isinstance(kind, str)):

@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
 
     def forward(self, x: Float[Tensor, "*n c"], norm: nn.Module) -> Float[Tensor, "*n c"]:
-        """x + feed-forward of norm(x)."""
+        """Return x + feed_forward(norm(x))."""
         layers = self._layers(norm)
         if layers is None:
             return x + self.net(norm(x))
@@ -25,7 +25,8 @@ class FeedForward(nn.Module):
         return operators.feed_forward(x, norm.weight, norm.bias, proj.weight, proj.bias, out.weight, out.bias, norm.eps)
 
     def _layers(self, norm: nn.Module) -> tuple[nn.LayerNorm, Linear, Linear] | None:
-        """The layers that compute, if they are those of the constructor and calling them does nothing else."""
+        """Return norm and linear layers if all are the original ones without hooks, so that they can be fused; else
+        None."""
         net = self.net
         if not (plain(net, nn.Sequential) and plain(net[1], nn.Identity) and plain(geglu := net[0], GEGLU)):
             return None
@@ -35,12 +36,12 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """value * gelu(gate), both linear in the input (Shazeer 2020, arXiv:2002.05202)."""
+    """Gated linear unit, value * gelu(gate), both linear in the input (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.proj = Linear(channels, 2 * out_channels)
 
     def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
-        """`c` channels in, `d = out_channels` out."""
+        """Map `c` channels to `d = out_channels`."""
         return operators.geglu(self.proj(x))

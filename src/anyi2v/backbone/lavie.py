@@ -1,4 +1,4 @@
-"""LaVie's temporal attention: inside each spatial transformer, with two kinds of relative position.
+"""LaVie's temporal attention inside each spatial transformer, with two kinds of relative positions.
 
 Reference: Vchitect/LaVie, base/models/attention.py (attn_temp).
 """
@@ -19,20 +19,20 @@ from anyi2v.taps import wants
 
 
 class RotaryAttentions(Design):
-    """A temporal attention between the text attention and the feed-forward layer of every transformer block."""
+    """The LaVie design: a temporal attention between text attention and feed-forward in every transformer block."""
 
     def __init__(self, config: RotaryConfig):
         self.config = config
 
     def in_transformer(self, site: Site) -> Slot:
-        """The attention; levels without spatial transformers have none."""
+        """Return the temporal attention; levels without spatial transformers have none."""
         return RotaryAttention(site, self.config)
 
 
 class RotaryAttention(Temporal):
-    """x + attention(norm(x)) over frames, zero at the start; scores get a learned bias per head and frame distance.
+    """Zero-initialised x + attention(norm(x)) over frames, with a learned bias per head and frame distance.
 
-    Of one frame it still adds a projection of the values, so once trained it is not the identity.
+    With a single frame it still adds a projection of the values, so a trained layer is not the identity.
     """
 
     def __init__(self, site: Site, config: RotaryConfig):
@@ -46,7 +46,7 @@ class RotaryAttention(Temporal):
             nn.init.zeros_(parameter)
 
     def mix(self, x: Float[Tensor, "b f h w c"], call: Call) -> Float[Tensor, "b f h w c"]:
-        """The hook points see `b h w f c`, before the rotation, and `b h w heads f f` for the map."""
+        """Mix the frames; hook points see `b h w f c` before the rotation, attention maps `b h w heads f f`."""
 
         def point(part: str, tensor: Tensor) -> Tensor:
             return call.at(self.name, part, rearrange(tensor, "b f h w c -> b h w f c"))
@@ -59,7 +59,7 @@ class RotaryAttention(Temporal):
         value = point("value", attn.to_v(normed))
         scores = torch.einsum("...inc,...jnc->...nij", query * query.shape[-1] ** -0.5, key)
         logits = scores + self.bias(call.frames).to(scores.dtype)
-        if wants(call.tap, f"{self.name}.logits"):  # as in other families, although here the map is there anyway
+        if wants(call.tap, f"{self.name}.logits"):  # as in other families, although the map always exists here
             logits = call.at(self.name, "logits", logits)
         probs = logits.softmax(-1)
         if wants(call.tap, f"{self.name}.probs"):
@@ -68,17 +68,17 @@ class RotaryAttention(Temporal):
         return x + call.at(self.name, "output", attn.to_out(rearrange(out, "b h w f c -> b f h w c")))
 
     def bias(self, frames: int) -> Float[Tensor, "heads f f"]:
-        """What is added to the score of query frame i and key frame j."""
+        """Return the bias added to the score of query frame i and key frame j."""
         device = self.relative_bias.weight.device
-        if (frames, device) not in self._tables:  # elsewhere rounding could choose another bucket
-            with torch.inference_mode(False):  # kept for passes under autograd
+        if (frames, device) not in self._tables:  # on the host: a device could round to another bucket
+            with torch.inference_mode(False):  # reused by passes under autograd
                 table = buckets(frames, self.config.buckets, self.config.max_distance)
                 self._tables[frames, device] = table.to(device)
         return self.relative_bias(self._tables[frames, device]).permute(2, 0, 1)
 
 
 def rotate(x: Float[Tensor, "*n f heads c"], dims: int) -> Float[Tensor, "*n f heads c"]:
-    """Turns the pairs (0, 1), (2, 3), ... of the first `dims` channels by frame * 10000^(-2i / dims).
+    """Rotate the pairs (0, 1), (2, 3), ... of the first `dims` channels by frame * 10000^(-2i / dims).
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with interleaved pairs. Frames count from 0.
     """
@@ -91,10 +91,10 @@ def rotate(x: Float[Tensor, "*n f heads c"], dims: int) -> Float[Tensor, "*n f h
 
 
 def buckets(frames: int, count: int, max_distance: int) -> Int[Tensor, "f f"]:
-    """The row of the bias table for query frame i and key frame j, by j - i (T5's buckets).
+    """Return the row of the bias table for query frame i and key frame j, by j - i (T5's buckets).
 
-    The upper half of the rows is for keys after the query. Half of each half counts single frames, the rest
-    grows geometrically up to `max_distance`, from which on all distances share the last row.
+    The upper half of the rows is for keys after the query. In each half, the first half of the rows covers single
+    frames; the rest grow geometrically up to `max_distance`, beyond which all distances share the last row.
     """
     half = count // 2
     exact = half // 2

@@ -1,4 +1,4 @@
-"""Layers of `torch.nn` whose arithmetic is that of `anyi2v.operators`."""
+"""Layers of `torch.nn` computed by `anyi2v.operators`."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,10 +9,10 @@ from anyi2v.operators import plain
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`."""
+    """`torch.nn.Linear`, computed by `anyi2v.operators`."""
 
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
-        """x W^T + b."""
+        """Return x W^T + b."""
         return operators.linear(input, self.weight, self.bias)
 
 
@@ -20,7 +20,7 @@ class LayerNorm(nn.LayerNorm):
     """`torch.nn.LayerNorm` over one axis."""
 
     def forward(self, input: Float[Tensor, "*n c"], shift: Float[Tensor, "f c"] | None = None) -> Float[Tensor, "*n c"]:
-        """The normed tokens, `b f ... c` if there is a shift for each frame."""
+        """Norm the tokens, and add a shift per frame if given (`input` is then `b f ... c`)."""
         return operators.layer_norm(input, self.weight, self.bias, self.eps, shift)
 
 
@@ -30,14 +30,14 @@ class Conv2d(nn.Conv2d):
     def forward(
         self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
-        """The convolution, padded with zeros; the shift is added to the bias."""
+        """Convolve with zero padding; the shift is added to the bias."""
         stride, padding = self.stride[0], self.padding[0]
         assert isinstance(padding, int)
         return operators.conv2d(input, self.weight, self.bias, stride, padding, shift)
 
 
 def group_norm(norm: nn.Module, x: Float[Tensor, "n c *s"], frames: int = 1) -> Float[Tensor, "n c *s"]:
-    """GroupNorm by the module `norm`; its statistics are those of a map, or of a clip of `frames` maps."""
+    """Apply the GroupNorm module `norm`, with statistics over one map or over a clip of `frames` maps."""
     if plain(norm, nn.GroupNorm):
         return operators.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, frames)
     return operators.called(norm, x, frames)
@@ -46,7 +46,7 @@ def group_norm(norm: nn.Module, x: Float[Tensor, "n c *s"], frames: int = 1) -> 
 def group_norm_silu(
     norm: nn.Module, x: Float[Tensor, "n c *s"], frames: int = 1, *, large: bool = False
 ) -> Float[Tensor, "n c *s"]:
-    """silu(group_norm(x)); `large` says that maps do not fit a cache."""
+    """Return silu(group_norm(x)); set `large` if the maps exceed the processor's cache."""
     if plain(norm, nn.GroupNorm):
         return operators.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, frames, large)
     return F.silu(operators.called(norm, x, frames))

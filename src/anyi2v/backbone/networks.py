@@ -1,4 +1,4 @@
-"""The networks of a backbone together: UNet, autoencoder and text tower."""
+"""The networks of a backbone: UNet, autoencoder and text tower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,45 +20,45 @@ from anyi2v.method.recipes import recipe as preset
 
 @dataclass
 class Backbone:
-    """The networks of one text-to-video model, and what its checkpoint says of them."""
+    """The networks of one text-to-video model, together with its configuration."""
 
     config: BackboneConfig
     unet: UNet
     vae: AutoencoderKL
     text: TextTower
     embeddings: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
-    """Textual inversion: vectors that stand for words in prompts, from `read_embeddings`; no part of a checkpoint."""
+    """Textual inversion vectors by name, from `read_embeddings`; not stored in checkpoints."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The three networks by the prefix of their keys in a checkpoint."""
+        """The three networks, by the prefix of their keys in a checkpoint."""
         return {"unet": self.unet, "vae": self.vae, "text": self.text}
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.unet.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the UNet and the text tower; the autoencoder is always float32."""
+        """Dtype of the UNet and the text tower; the autoencoder is always float32."""
         return self.unet.dtype
 
     @property
     def operators(self) -> OperatorKind:
-        """How the networks compute: by the fastest implementations, or by the formulas alone ("reference")."""
+        """Implementation of the networks' operators: the fastest ("fast"), or only the formulas ("reference")."""
         return self.unet.operators
 
     @operators.setter
     def operators(self, kind: str) -> None:
         if kind not in get_args(OperatorKind):
-            raise InputError(f"operators={kind!r} are not known; there are {' and '.join(get_args(OperatorKind))}")
+            raise InputError(f"unknown operators={kind!r}; choose {' or '.join(get_args(OperatorKind))}")
         self.unet.operators = self.vae.operators = self.text.operators = cast(OperatorKind, kind)
 
     def method(self, recipe: str = "paper", **changes: Any) -> MethodConfig:
-        """A recipe with this backbone's own settings, and `changes` on top of both: a job's `config`.
+        """Return a job's `config`: a recipe, overridden by this backbone's own settings and then by `changes`.
 
-        As the command line does it. `MethodConfig.paper()` and `official()` are the recipes alone.
+        The command line does the same. `MethodConfig.paper()` and `official()` are the plain recipes.
 
         Args:
             recipe: "paper" or "official".
@@ -69,9 +69,9 @@ class Backbone:
         return preset(recipe, {**self.config.method, **changes})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Backbone":
-        """Moves the networks (in place, as torch's modules do); `dtype` leaves the autoencoder out.
+        """Move the networks in place; `dtype` does not apply to the autoencoder.
 
-        The SD-1.x autoencoder overflows in float16, and its share of the time is small.
+        The SD-1.x autoencoder overflows in float16, and takes little of the time.
         """
         self.unet.to(device, dtype)
         self.text.to(device, dtype)
@@ -80,9 +80,9 @@ class Backbone:
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "b l d"]:
-        """States of the prompts' tokens for the UNet; raises InputError as `tokenize` does.
+        """Encode prompts to token states for the UNet; raises InputError as `tokenize` does.
 
-        Warns of other programs' prompt syntax, which is not interpreted.
+        Warns about other programs' prompt syntax, which is not interpreted.
         """
         ids = tokenize(self.config.text, prompts, self.embeddings).to(self.device)
         warn_of_syntax(prompts, self.embeddings)
@@ -90,7 +90,7 @@ class Backbone:
 
 
 def build(config: BackboneConfig) -> Backbone:
-    """New networks with random weights, on torch's default device (use the meta device for shapes alone)."""
+    """Create networks with random weights on torch's default device (use the meta device if only shapes matter)."""
     unet, vae = UNet(config.unet), AutoencoderKL(config.vae)
     for network in (unet, vae):
         channels_last(network)
@@ -98,7 +98,7 @@ def build(config: BackboneConfig) -> Backbone:
 
 
 def state(backbone: Backbone) -> dict[str, Tensor]:
-    """All parameters under the keys of a checkpoint."""
+    """Return all parameters, keyed as in a checkpoint."""
     return {
         f"{prefix}.{key}": tensor
         for prefix, network in backbone.networks.items()
@@ -107,7 +107,7 @@ def state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def channels_last(network: nn.Module) -> None:
-    """Lays the weights of the convolutions out with the channels last, in place; kernels are faster so."""
+    """Convert convolution weights to channels-last layout in place, which is faster."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Other programs' syntax in prompts. Here a prompt is words and nothing else; who writes such syntax is warned."""
+"""Detection of other programs' prompt syntax, which is not interpreted here but warned about."""
 
 import re
 import warnings
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from anyi2v.errors import AnyI2VWarning
 
 _SYNTAX = (
-    # not a ratio or a time, (16:9) or (at 10:30); not \( and \), which are letters there too
+    # not a ratio or a time, (16:9) or (at 10:30); not \( and \), which are literal there too
     r"(?<!\\)\([^()]*[^()\d\s]\s*:\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)",
     r"(?<!\\)\(\([^()]+\)+\)",
     r"(?<!\\)\[[^\[\]]+\]",
@@ -17,14 +17,14 @@ _SYNTAX = (
 )
 """Weights, emphasis, alternatives, networks and embeddings, as in AUTOMATIC1111's web UI, ComfyUI and others."""
 _CAPITALS = (r"(?<![\w-])BREAK(?![\w-])", r"(?<=\s)AND(?=\s+\S)")
-"""Words that have a meaning there in capitals."""
+"""Words with a special meaning there if capitalised."""
 
 
 def warn_of_syntax(prompts: Sequence[str], embeddings: Iterable[str] = ()) -> None:
-    """Issues one warning if prompts hold syntax that other programs interpret; names all of it.
+    """Issue one warning that quotes all syntax in prompts that other programs interpret.
 
     Args:
-        prompts: as the text tower gets them.
+        prompts: as passed to the text tower.
         embeddings: names that are not searched for syntax.
     """
     names = list(embeddings)
@@ -34,7 +34,7 @@ def warn_of_syntax(prompts: Sequence[str], embeddings: Iterable[str] = ()) -> No
     if not found:
         return
     listed = ", ".join(repr(piece if len(piece) <= 40 else piece[:37] + "...") for piece in found[:5])
-    message = f"prompt syntax is not interpreted, but read as plain words: {listed}"
+    message = f"prompt syntax is not interpreted but read as plain words: {listed}"
     if any(piece.startswith("<") for piece in found):
         message += (
             "; LoRAs are given as files: `anyi2v convert --lora FILE:WEIGHT`, or loras=[(file, weight)] in Python"
@@ -45,17 +45,17 @@ def warn_of_syntax(prompts: Sequence[str], embeddings: Iterable[str] = ()) -> No
 
 
 def syntax(text: str) -> list[str]:
-    """The pieces of a text that other programs would interpret, in their order."""
+    """Return the pieces of a text that other programs would interpret, in order."""
     patterns = [*_SYNTAX, *(_CAPITALS if any(letter.islower() for letter in text) else ())]
     matches = [match for pattern in patterns for match in re.finditer(pattern, text)]
     return [match[0] for match in sorted(matches, key=lambda match: match.start())]
 
 
 def split(prompt: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The pieces of a prompt in their order: each plain text, or the name of an embedding, and the other one empty.
+    """Split a prompt into pairs of plain text and embedding name, of which one is empty.
 
-    A name stands for itself in any case, also behind "embedding:", if it is no part of a longer word. Of two names that
-    begin at the same place the longer one counts.
+    A name matches case-insensitively, optionally after "embedding:", if it is not part of a longer word. Of two names
+    that match at the same position, the longer one is taken.
     """
     names = sorted(names, key=len, reverse=True)
     forms = [rf"(?:(?<!\w)embedding:)?{_bounded(name)}" for name in names]
@@ -69,7 +69,7 @@ def split(prompt: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _bounded(name: str) -> str:
-    """A pattern for a name as a word of its own, wherever it begins or ends with a letter."""
+    """Return a pattern that matches a name as a separate word, at each end that is a word character."""
     before, after = (
         edge if re.match(r"\w", letter) else "" for edge, letter in ((r"(?<!\w)", name[0]), (r"(?!\w)", name[-1]))
     )
@@ -77,6 +77,6 @@ def _bounded(name: str) -> str:
 
 
 def used(prompts: Sequence[str], names: Iterable[str]) -> set[str]:
-    """Which embeddings occur in any of the prompts."""
+    """Return the embeddings that occur in any of the prompts."""
     names = list(names)
     return {name for prompt in prompts for _, name in split(prompt, names) if name}

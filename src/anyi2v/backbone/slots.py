@@ -1,4 +1,4 @@
-"""The temporal slots of the UNet: what may stand in them, and when they are skipped."""
+"""Temporal slots of the UNet, the layers that fill them, and when these are skipped."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -14,19 +14,20 @@ class Slot(nn.Module):
     """An empty slot: the identity, without parameters."""
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """Returns `x` itself."""
+        """Return `x`."""
         return x
 
 
 class Temporal(Slot):
-    """A layer that mixes frames, called only where the pass has it on; else the exact identity."""
+    """A layer that mixes frames; the exact identity in passes that turn it off."""
 
     def __init__(self, name: str):
         super().__init__()
         self.name = name
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """`mix(x, call)`, in windows of frames if the clip is longer; `x` if `call.temporal` leaves this layer out."""
+        """Apply `mix`, in windows of frames if the clip is longer; return `x` if `call.temporal` turns this layer
+        off."""
         if not call.temporal_on(self.name):
             return x
         if call.window is None or call.frames <= call.window:
@@ -34,7 +35,7 @@ class Temporal(Slot):
         return self._fused(x, call, call.window)
 
     def _fused(self, x: Tensor, call: Call, length: int) -> Tensor:
-        """Each frame is the mean of what the windows with it make of it, weighted by its distance from their ends.
+        """Apply `mix` in overlapping windows and average each frame, weighted by its distance from the windows' ends.
 
         Reference: FreeNoise (Qiu et al. 2023), section 3.2, window-based attention fusion.
         """
@@ -55,18 +56,18 @@ class Temporal(Slot):
 
     @abstractmethod
     def mix(self, x: Tensor, call: Call) -> Tensor:
-        """The layer proper."""
+        """Mix the frames; implemented by subclasses."""
 
 
 def window_starts(frames: int, length: int) -> list[int]:
-    """Where windows of `length` frames begin that overlap by half and cover all frames."""
+    """Return the start frames of windows of `length` frames that overlap by half and cover all frames."""
     last = frames - length
     return [*range(0, last, max(length // 2, 1)), last]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a slot stands."""
+    """Location of a slot in the UNet."""
 
     name: str
     """Hook and parameter path of the slot."""
@@ -77,30 +78,30 @@ class Site:
 
 
 class Design:
-    """Fills the four kinds of slot of a UNet; this one leaves them all empty (the plain 2D UNet).
+    """Fills the four kinds of temporal slots of a UNet; the base class leaves them empty (the plain 2D UNet).
 
-    A backbone family is one subclass. `stem`, `after_resnet` and `after_layer` get feature maps
-    `(b f) c h w`, `in_transformer` gets tokens `b f h w c`.
+    Each backbone family is a subclass. Slots of `stem`, `after_resnet` and `after_layer` receive feature maps `(b f) c
+    h w`, those of `in_transformer` tokens `b f h w c`.
     """
 
     def __init__(self, config: TemporalConfig | None = None):
         self.config = config
 
     max_frames: int | None = None
-    """Longest clip that the temporal layers have positions for; None: any."""
+    """Maximum number of frames of the temporal layers' positional encoding; None: unlimited."""
 
     def stem(self, site: Site) -> Slot:
-        """After the first convolution."""
+        """Return the slot after the first convolution."""
         return Slot()
 
     def after_resnet(self, site: Site) -> Slot:
-        """At the end of each ResBlock."""
+        """Return the slot at the end of a ResBlock."""
         return Slot()
 
     def in_transformer(self, site: Site) -> Slot:
-        """Inside each spatial transformer block, before its feed-forward layer."""
+        """Return the slot inside a spatial transformer block, before its feed-forward layer."""
         return Slot()
 
     def after_layer(self, site: Site) -> Slot:
-        """After each ResBlock or pair of ResBlock and spatial transformer."""
+        """Return the slot after a ResBlock, or after a ResBlock and its spatial transformer."""
         return Slot()

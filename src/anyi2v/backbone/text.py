@@ -1,7 +1,7 @@
-"""CLIP text tower: prompts to the token states that the UNet attends to.
+"""The CLIP text tower, which maps prompts to the token states that the UNet attends to.
 
-The transformer and the byte-pair tokenizer are open_clip's. open_clip takes seconds to import, so it is
-imported where a tower is built or byte-pair tokens are made.
+The transformer and the byte-pair tokenizer are open_clip's. Importing open_clip takes seconds, so it is imported only
+when a tower is built or byte-pair tokens are needed.
 """
 
 import functools
@@ -21,11 +21,11 @@ from anyi2v.operators import using
 class TextTower(nn.Module):
     """The causal transformer of CLIP's text side, up to its last layer norm; parameter names as in open_clip.
 
-    The pooled output of CLIP and its projection are not used by SD-1.x and left out.
+    CLIP's pooled output and its projection are omitted; SD-1.x does not use them.
     """
 
     operators: OperatorKind = "fast"
-    """As for the other networks; the transformer is open_clip's and has no other implementation."""
+    """As for the other networks; open_clip's transformer has only one implementation."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -49,18 +49,18 @@ class TextTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters and of the output."""
+        """Dtype of the parameters and of the output."""
         return self.positional_embedding.dtype
 
     def forward(self, ids: Int[Tensor, "b l"], extra: Float[Tensor, "n d"] | None = None) -> Float[Tensor, "b l d"]:
-        """The state of every token after the last layer norm (transformers' `last_hidden_state`).
+        """Return the state of every token after the last layer norm (transformers' `last_hidden_state`).
 
-        With `config.penultimate` the last layer is left out, but not the norm. `l` may be shorter than
-        `config.length`. `extra` has the embeddings of the ids from `config.vocab_size` on.
+        With `config.penultimate` the last layer is skipped, but not the norm. `l` may be less than `config.length`.
+        `extra` holds the embeddings of ids from `config.vocab_size` on.
         """
         length = ids.shape[1]
         x = self._embedded(ids, extra) + self.positional_embedding[:length]
-        # made here, not kept: a buffer would stay empty in a tower built on the meta device
+        # not a buffer, which would stay empty in a tower built on the meta device
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         layers = self.config.layers - self.config.penultimate
         with using(self.operators):
@@ -81,13 +81,12 @@ class TextTower(nn.Module):
 def tokenize(
     config: TextConfig, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None
 ) -> Int[Tensor, "b l"]:
-    """Token ids of the prompts: begin, prompt, end, and the end token again up to `config.length`.
+    """Convert prompts to token ids: begin, prompt, end, padded to `config.length`.
 
-    That is SD-1.x's padding. With `config.pad_zero` the rest is 0, as open_clip itself does it; the states of
-    all padded positions differ between the two.
-    With `config.words` the tokens are whole words (lower case, split at white space), else CLIP's byte pairs.
-    The name of one of the `embeddings` stands for as many tokens as it has vectors, whose ids follow those of the
-    vocabulary in the order of the embeddings; see `anyi2v.checkpoints.embeddings`.
+    The padding repeats the end token, as SD-1.x does; with `config.pad_zero` it is 0, as in open_clip. The states of
+    all padded positions differ between the two. With `config.words` the tokens are whole words (lower case, split at
+    white space), else CLIP's byte pairs. The name of one of the `embeddings` becomes as many tokens as it has vectors,
+    whose ids follow the vocabulary in the order of the embeddings; see `anyi2v.checkpoints.embeddings`.
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """
@@ -97,20 +96,20 @@ def tokenize(
         if len(ids) > config.length:
             _, cut = shortened(config, prompt, embeddings)
             raise InputError(
-                f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, begin and end included, but the text tower takes "
-                f"at most {config.length}: {_shorten(cut)!r} is too much; shorten it"
+                f"prompt {_shorten(prompt)!r} has {len(ids)} tokens, including begin and end, but the text tower takes "
+                f"at most {config.length}: {_shorten(cut)!r} does not fit; shorten it"
             )
         rows.append(ids + [0 if config.pad_zero else ids[-1]] * (config.length - len(ids)))
     return torch.tensor(rows, dtype=torch.long).view(len(rows), config.length)
 
 
 def count_tokens(config: TextConfig, text: str, embeddings: Mapping[str, Tensor] | None = None) -> int:
-    """How many tokens a text has, without begin and end."""
+    """Count the tokens of a text, without begin and end."""
     return len(_ids(config, text, embeddings)) - 2
 
 
 def shortened(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | None = None) -> tuple[str, str]:
-    """The longest beginning of whole words that the text tower takes, and the rest of the prompt."""
+    """Split a prompt into the longest prefix of whole words that fits the text tower, and the rest."""
     words = prompt.split()
     if len(_ids(config, prompt, embeddings)) <= config.length:
         return prompt, ""
@@ -119,9 +118,9 @@ def shortened(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] 
 
 
 def _ids(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | None) -> list[int]:
-    """The tokens of one prompt, begin and end included."""
+    """Return the token ids of one prompt, including begin and end."""
     if any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise InputError(f"prompt {_shorten(prompt)!r} holds half a letter, which no text has; write it anew")
+        raise InputError(f"prompt {_shorten(prompt)!r} contains an unpaired surrogate; retype it")
     if config.words is None:
         encode, begin, end = _byte_pairs()
     else:
@@ -136,11 +135,11 @@ def _ids(config: TextConfig, prompt: str, embeddings: Mapping[str, Tensor] | Non
 def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
     ids = []
     for word in prompt.lower().split():
-        # the first three words are the tokens <pad>, <bos>, <eos>, which nobody may write
+        # the first three words are the reserved tokens <pad>, <bos>, <eos>
         if word not in words[3:]:
             raise InputError(
                 f"prompt {_shorten(prompt)!r}: the word {word!r} is not among the {len(words) - 3} that this "
-                f"backbone knows; the closest are {closest(word, words[3:])}"
+                f"backbone supports; the closest are {closest(word, words[3:])}"
             )
         ids.append(words.index(word))
     return ids
@@ -148,7 +147,7 @@ def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
 
 @functools.cache
 def _byte_pairs() -> tuple[Callable[[str], list[int]], int, int]:
-    """CLIP's encoder and its begin and end tokens; cached because reading the merges takes a second."""
+    """Return CLIP's encoder and its begin and end tokens; cached because reading the merges takes a second."""
     from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()

@@ -1,7 +1,7 @@
-"""The autoencoder of SD-1.x (AutoencoderKL): images to latents and back, frame by frame.
+"""The autoencoder of SD-1.x (AutoencoderKL), which maps images to latents and back, frame by frame.
 
-Parameter names follow diffusers' AutoencoderKL. Its blocks share no code with the UNet's: they have neither
-time embedding nor hook points, and their norms have another epsilon.
+Parameter names follow diffusers' AutoencoderKL. Its blocks share no code with the UNet's: they have neither time
+embeddings nor hook points, and their norms use another epsilon.
 """
 
 import torch
@@ -24,7 +24,7 @@ class AutoencoderKL(nn.Module):
     """
 
     operators: OperatorKind = "fast"
-    """How it computes: by the fastest implementations, or by the formulas alone."""
+    """Implementation of the operators: the fastest ("fast"), or only the formulas ("reference")."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -36,11 +36,11 @@ class AutoencoderKL(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters; images and latents are converted to it."""
+        """Dtype of the parameters; images and latents are converted to it."""
         return self.quant_conv.weight.dtype
 
     def moments(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n c h2 w2"], Float[Tensor, "n c h2 w2"]]:
-        """Mean and log-variance of the latents (not yet scaled) of images in [-1, 1].
+        """Compute mean and log-variance of the unscaled latents of images in [-1, 1].
 
         `h2 = h / factor`, `w2 = w / factor`; the log-variance is clamped to [-30, 20].
 
@@ -58,13 +58,13 @@ class AutoencoderKL(nn.Module):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h2 w2"]:
-        """Latents for the UNet, scale * mean, of images in [-1, 1]; raises InputError as `moments` does."""
+        """Encode images in [-1, 1] to latents for the UNet, scale * mean; raises InputError as `moments` does."""
         return self.config.scale * self.moments(image)[0]
 
     def decode(self, latents: Float[Tensor, "n c h2 w2"], *, chunk: int = 8) -> Float[Tensor, "n 3 h w"]:
-        """Images, about in [-1, 1] but not clipped, of the UNet's latents.
+        """Decode the UNet's latents to images, roughly in [-1, 1] but not clipped.
 
-        `chunk` images at a time, which bounds the memory: images do not depend on each other.
+        Decodes `chunk` images at a time to bound the memory; images do not depend on each other.
         """
         latents = latents.to(self.dtype) / self.config.scale
         with using(self.operators):
@@ -76,7 +76,7 @@ def _round(size: int, factor: int) -> int:
 
 
 class Encoder(nn.Module):
-    """Image to the stacked mean and log-variance of the latents, before `quant_conv`."""
+    """Maps images to the stacked mean and log-variance of the latents, before `quant_conv`."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        """`c2` is twice the number of latent channels."""
+        """Encode images; `c2` is twice the number of latent channels."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents, after `post_quant_conv`, to an image."""
+    """Maps latents, after `post_quant_conv`, to images."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, z: Float[Tensor, "n c h2 w2"]) -> Float[Tensor, "n 3 h w"]:
-        """Pixels, not clipped."""
+        """Decode latents to pixels, not clipped."""
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """The ResBlocks of one resolution, then a change of resolution where its owner has put one."""
+    """The ResBlocks of one resolution, followed by a resampling layer if its owner adds one."""
 
     def __init__(self, in_channels: int, channels: int, layers: int, groups: int):
         super().__init__()
@@ -176,7 +176,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of all positions with one head as wide as the feature map, normed before and added."""
+    """Single-head self-attention over all positions, pre-normed with a residual connection."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -187,31 +187,31 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Same shape out as in."""
+        """Apply the attention; the shape is unchanged."""
         tokens = rearrange(group_norm(self.group_norm, x), "n c h w -> n (h w) c")
         mixed = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         return x + rearrange(self.to_out(mixed), "n (h w) c -> n c h w", h=x.shape[2])
 
 
 class Downsample(nn.Module):
-    """Convolution with stride 2; unlike the UNet's, padded only below and to the right."""
+    """Convolution with stride 2; unlike the UNet's, padded only at the bottom and right."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-        """Halves height and width."""
+        """Halve height and width."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-        """Doubles height and width."""
+        """Double height and width."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,4 +1,4 @@
-"""VideoCrafter2's temporal layers: convolutions over frames in ResBlocks, transformers after spatial ones.
+"""VideoCrafter2's temporal layers, convolutions over frames in ResBlocks and transformers after spatial ones.
 
 Reference: AILab-CVC/VideoCrafter, lvdm/modules/networks/openaimodel3d.py and lvdm/modules/attention.py.
 """
@@ -16,22 +16,22 @@ from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 
 
 class Factorised(Design):
-    """The order of frames is known to the convolutions only: the attentions have no positions."""
+    """The VideoCrafter2 design; only its convolutions see the order of frames, the attentions have no positions."""
 
     def __init__(self, config: FactorisedConfig):
         self.config = config
 
     def stem(self, site: Site) -> Slot:
-        """A transformer with a width of its own."""
+        """Return a transformer with its own width."""
         c = self.config
         return self._transformer(site, c.stem_heads * c.stem_head_dim, c.stem_heads)
 
     def after_resnet(self, site: Site) -> Slot:
-        """A convolution in every ResBlock."""
+        """Return a temporal convolution, in every ResBlock."""
         return TemporalConvolution(site, self.config.groups)
 
     def after_layer(self, site: Site) -> Slot:
-        """A transformer where a spatial one precedes it."""
+        """Return a transformer if a spatial one precedes it, else an empty slot."""
         if not site.attention:
             return Slot()
         return self._transformer(site, site.channels, site.channels // self.config.head_dim)
@@ -41,7 +41,8 @@ class Factorised(Design):
 
 
 class TemporalConvolution(Temporal):
-    """x + four convolutions over three frames each, behind norms over the clip; the last is zero at the start."""
+    """Residual stack of four convolutions over three frames, each after a norm over the clip; the last starts at
+    zero."""
 
     def __init__(self, site: Site, groups: int):
         super().__init__(site.name)
@@ -53,7 +54,7 @@ class TemporalConvolution(Temporal):
             nn.init.zeros_(parameter)
 
     def mix(self, x: Float[Tensor, "n c h w"], call: Call) -> Float[Tensor, "n c h w"]:
-        """Frames before the first and after the last count as zero."""
+        """Apply the convolutions; frames before the first and after the last are zero."""
         clip = hidden = rearrange(x, "(b f) c h w -> b c f h w", f=call.frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             hidden = conv(F.silu(group_norm(norm, hidden)))

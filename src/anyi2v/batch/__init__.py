@@ -1,1 +1,1 @@
-"""Jobs from data: one, several prompts of one, or a file of many."""
+"""Jobs from requests: single jobs, several prompts, or a file of many jobs."""

@@ -1,4 +1,4 @@
-"""Condition images of a batch inverted together, ahead of their jobs."""
+"""Inversion of several condition images of a batch together, ahead of their jobs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ from anyi2v.pipeline import invert_images
 
 
 class Ahead:
-    """Inverts the image of a task as one batch with those of the tasks after it.
+    """Inverts the image of a task in one batch with those of following tasks.
 
-    A sweep over seeds or tracks inverts its image once. The features equal those of single jobs but for the order of
-    sums, and the record of a run says that they were given.
+    A sweep over seeds or tracks inverts its image once. The features equal those of separate jobs up to rounding, and
+    the record of a run states that they were given.
 
     Args:
-        tasks: in the order in which they are done.
-        together: images in a batch, at most; never more than the video has frames, so that the batch needs no more
-            memory than a guided step.
+        tasks: tasks in the order in which they are run.
+        together: maximum number of images in a batch; never more than the video has frames, so that the batch needs no
+            more memory than a guided step.
     """
 
     def __init__(self, tasks: Sequence[Task], together: int):
@@ -30,7 +30,7 @@ class Ahead:
         self.known: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
     def features(self, task: Task, backbone: Backbone, *, low_memory: bool) -> Mapping[str, Tensor] | None:
-        """Those of a task's condition image; None if its job has to find out for itself.
+        """Return the features of a task's condition image; None if its job must compute them itself, or needs none.
 
         Raises what `anyi2v.invert_images` does.
         """
@@ -39,7 +39,7 @@ class Ahead:
             return None
         key = (*_settings(task), *_image(task), low_memory)
         if key not in self.known:
-            self.known = {}  # before there are others
+            self.known = {}  # released before the next ones are computed
             batch = self._batch(task)
             prompts = [found.job.request.prompt for found in batch]
             images = [read_inputs(found.job.request).image for found in batch]
@@ -50,7 +50,7 @@ class Ahead:
         return self.known[key]
 
     def _batch(self, first: Task) -> list[Task]:
-        """Tasks of different images, `first` and what comes after it and is not done."""
+        """Return `first` and following unfinished tasks with different images."""
         found = {_image(first): first}
         for task in self.tasks[self.tasks.index(first) + 1 :]:
             if len(found) >= min(self.together, first.wanted["frames"]):
@@ -61,12 +61,12 @@ class Ahead:
 
 
 def _usable(task: Task) -> bool:
-    """Whether a task is to be done, and its files can still be read."""
+    """Return whether a task is unfinished, and its files can still be read."""
     try:
         if not task.done:
             read_inputs(task.job.request)
             return True
-    except AnyI2VError:  # for its own job to say
+    except AnyI2VError:  # reported by its own job
         pass
     return False
 
@@ -76,7 +76,7 @@ def _image(task: Task) -> tuple[str, str]:
 
 
 def _settings(task: Task) -> tuple[Any, ...]:
-    """All that tasks whose images are inverted together have in common."""
+    """Return the settings that tasks must share to be inverted together."""
     request, wanted = task.job.request, task.wanted
     method = request.method
     return (

@@ -1,4 +1,4 @@
-"""Everything that can be found out about a batch before any work: each file that its lines name is read once."""
+"""Checks of a batch before any work; each file that its lines refer to is read once."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -33,19 +33,19 @@ from anyi2v.tracks import Tracks
 T = TypeVar("T")
 WORDS = {
     "frames per second": "fps",
-    "frames asked for": "frames",
+    "frames requested": "frames",
     "window=": "method.window",
     "seed": "seed",
     "inversion until timestep": "method.inversion_timestep",
     "sampling steps": "method.steps",
     "inversion stride": "method.inversion_stride",
 }
-"""By words of a message of `check_inputs`, the first that are found, the key that it is about."""
+"""Maps phrases in messages of `check_inputs` to the key that they are about; the first match is used."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job that can be done, and what its folder must hold for it to be done."""
+    """A valid job, and the values that the record in its folder must have for it to be done."""
 
     job: BatchJob
     folder: Path
@@ -54,19 +54,19 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """Whether the folder holds the run."""
+        """Whether the folder has the finished run."""
         recover(self.folder)
         path = self.folder / RECORD
         return path.is_file() and not differences(read_json(path), self.wanted)
 
 
 class Checker:
-    """Checks jobs one after the other; what several of them name is read, and found unusable, once.
+    """Checks jobs one by one; files shared by several jobs are read and checked once.
 
     Args:
-        out: the folder of the batch.
+        out: folder of the batch.
         asked: as in `anyi2v.batch.work.Machine`.
-        overwrite: whether runs of other inputs may be replaced.
+        overwrite: whether runs with other inputs may be replaced.
     """
 
     def __init__(self, out: Path, asked: Mapping[str, Any], *, overwrite: bool = False):
@@ -75,7 +75,7 @@ class Checker:
         self.known: dict[Any, Any] = {}
 
     def task(self, job: BatchJob) -> Task | None:
-        """The job with what its folder must hold; None if something is wrong about it, which `problems` then has."""
+        """Check a job and return its task; None if it is invalid, with the reasons added to `problems`."""
         request, before = job.request, len(self.problems)
         with self._problem(job, "backbone"):
             config = self._once(("config", request.backbone), lambda: read_config(request.backbone))
@@ -101,7 +101,7 @@ class Checker:
             return None
         with self._problem(job, "name"):
             record = wanted(request, self.asked, config, seen, tracks, weights)
-            del record["tracks"]  # their checksum is compared
+            del record["tracks"]  # the checksum is compared instead
             task = Task(job, self.out / job.name, record)
             self._check_folder(task)
             return task
@@ -115,7 +115,7 @@ class Checker:
             self.problems.append(Problem(job.line, key, str(error)))
 
     def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returns or raises the first time."""
+        """Return, or raise, the cached outcome of `make`."""
         if key not in self.known:
             try:
                 self.known[key] = make()
@@ -136,7 +136,7 @@ class Checker:
         return len(self.problems) == before
 
     def _condition(self, source: ConditionSource, config: BackboneConfig) -> tuple[Fingerprint, Fit]:
-        """What a record says of the image, and where its pixels went; the pixels themselves are not kept."""
+        """Return the image's fingerprint and placement; the pixels are not kept."""
 
         def read() -> tuple[Fingerprint, Fit]:
             image, fit = load_condition(**source.condition(config))
@@ -159,9 +159,9 @@ class Checker:
                 self._once(known, lambda text=text: tokenize(config.text, [text], embeddings).shape)
 
     def _check_settings(self, job: BatchJob, config: BackboneConfig) -> None:
-        """What the method asks of the backbone, the number of frames, the frame rate, the sampler."""
+        """Check the method against the backbone, and the number of frames, frame rate and sampler."""
         request = job.request
-        # whether a job can run does not depend on its seed and on these numbers
+        # whether a job can run does not depend on these values
         numbers = {"lr": MethodConfig.lr, "weight_decay": MethodConfig.weight_decay, "guidance_scale": 1.0}
         method = self._once(("method", request.method), lambda: replace(request.method, **numbers))
         known = (request.backbone, method, request.frames, request.fps)
@@ -179,7 +179,7 @@ class Checker:
             bound_sampler(SAMPLERS[request.sampler](), request.method, request.seed)
 
     def _check_folder(self, task: Task) -> None:
-        """Raises InputError if the folder holds a run of something else, or other things."""
+        """Raise InputError if the folder has a run with other inputs, or other files."""
         if not task.folder.exists():
             return
         if task.done:
@@ -188,21 +188,21 @@ class Checker:
         if path.is_file() and not self.overwrite:
             found = "; ".join(differences(read_json(path), task.wanted))
             raise InputError(
-                f"folder {task.folder} holds a run of something else ({found}); use --overwrite to make it again, or "
+                f"folder {task.folder} has a run with other inputs ({found}); use --overwrite to rerun it, or "
                 "give another folder"
             )
         check_out(task.folder, overwrite=self.overwrite)
 
 
 def _setting(message: str) -> str:
-    """The setting of the method that a message names, as a key."""
+    """Return the key of the method's setting that a message names."""
     names = sorted(MethodConfig().to_dict(), key=len, reverse=True)
     name = next((name for name in names if name in message), None)
     return f"method.{name}" if name else "method"
 
 
 def check_batch(out: Path) -> None:
-    """Raises InputError for a folder that cannot be a batch's, ResourceError if it cannot be written."""
+    """Raise InputError for a folder that cannot be a batch's, ResourceError if it cannot be written."""
     out = expanded(out)
     if os.path.exists(out) and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder")

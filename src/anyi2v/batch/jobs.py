@@ -1,7 +1,7 @@
-"""The jobs of a file, before any of the files that they name is read. Free of torch.
+"""Parsing of job files, before any file that they refer to is read; does not import torch.
 
 A file is JSON Lines, a JSON list, or CSV with a header; each line is an object of `KEYS` and settings of the method.
-Nothing is refused at the first mistake: all of them are collected, each with its line and key.
+All problems are collected, each with its line and key.
 """
 
 import itertools
@@ -26,16 +26,16 @@ from anyi2v.method.recipes import recipe
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake in a file of jobs."""
+    """A problem in a job file."""
 
     line: int
     key: str
-    """Empty if it is about the whole line."""
+    """Key that the problem is about; empty for the whole line."""
     message: str
 
 
 class Mistakes(Exception):
-    """Those of one line, as pairs of key and message."""
+    """Raised with all problems of one line, as pairs of key and message."""
 
     def __init__(self, found: Iterable[tuple[str, str]]):
         self.found = list(found)
@@ -44,38 +44,39 @@ class Mistakes(Exception):
 
 @dataclass(frozen=True)
 class BatchJob:
-    """One job of a file."""
+    """One job of a job file."""
 
     line: int
     name: str
-    """Of its folder."""
+    """Name of the job's folder."""
     request: Request
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The settings of the method that its line gives."""
+    """Settings of the method given in the job's line."""
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """What a file of jobs says."""
+    """Contents of a job file."""
 
     path: Path
     jobs: list[BatchJob]
     problems: list[Problem]
     unit: str = "line"
-    """What `line` counts: in a JSON list, entries."""
+    """Unit of line numbers: "line", or "entry" for a JSON list."""
 
     def where(self, problem: Problem) -> str:
-        """The problem as one line for people."""
+        """Format a problem on one line."""
         key = f", {problem.key}" if problem.key else ""
         return f"{self.path}, {self.unit} {problem.line}{key}: {problem.message}"
 
 
 def read_jobs(path: str | Path) -> JobFile:
-    """The jobs of a file, and all mistakes that can be found without reading what the jobs name.
+    """Read a job file, with all problems that can be found without reading the files it refers to.
 
-    Paths in the file are relative to its folder. A line with a list of seeds or of values of settings is several jobs.
+    Paths in the file are relative to its folder. A line with a list of seeds or of setting values expands to several
+    jobs.
 
-    Raises InputError if the file as a whole cannot be read, or holds no job at all.
+    Raises InputError if the file as a whole is not readable, or has no jobs.
     """
     path = expanded(path)
     rows, unit = read_rows(path, KEYS)
@@ -90,19 +91,19 @@ def read_jobs(path: str | Path) -> JobFile:
         except Mistakes as mistakes:
             problems += [Problem(row.line, *mistake) for mistake in mistakes.found]
     if not jobs and not problems:
-        raise InputError(f"{path} holds no job")
-    counts = Counter(job.name.casefold() for job in jobs)  # some file systems do not tell upper from lower case
+        raise InputError(f"{path} has no jobs")
+    counts = Counter(job.name.casefold() for job in jobs)  # some file systems ignore case
     first: dict[str, int] = {}
     for job in jobs:
         former = first.setdefault(job.name.casefold(), job.line)
         if counts[job.name.casefold()] > 1 and former != job.line:
-            text = f"{job.name!r} is also the folder of {unit} {former}; each job needs one of its own"
+            text = f"{job.name!r} is also the folder of {unit} {former}; each job needs its own"
             problems.append(Problem(job.line, "name", text))
     return JobFile(path, jobs, problems, unit)
 
 
 def _of_known_columns(rows: list[Row], problems: list[Problem]) -> Iterator[Row]:
-    """The rows of CSV below the header, whose unknown columns are mistakes of its line alone."""
+    """Yield the CSV rows below the header, reporting unknown columns once, for the header's line."""
     found: list[tuple[str, str]] = []
     header, *below = rows
     _sorted(header, found)
@@ -113,14 +114,14 @@ def _of_known_columns(rows: list[Row], problems: list[Problem]) -> Iterator[Row]
 
 
 class _Reader:
-    """Makes jobs of rows; paths are below `folder`."""
+    """Converts rows to jobs, with paths relative to `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.configs: dict[str, BackboneConfig | AnyI2VError] = {}
 
     def jobs(self, row: Row, most: int) -> list[BatchJob]:
-        """The jobs of a row; raises Mistakes."""
+        """Return the jobs of a row; raises Mistakes."""
         if row.problem:
             raise Mistakes([("", row.problem)])
         found: list[tuple[str, str]] = []
@@ -129,7 +130,7 @@ class _Reader:
         for key, value in plain.items():
             with noted(found, key):
                 values[key] = seeds_of(value) if key == "seed" else value_of(key, value)
-        # in one order, so that names and order of the jobs do not depend on that of the keys
+        # fixed order, so that names and order of the jobs do not depend on the order of keys
         swept = {name: choices_of(name, settings[name], found) for name in SETTINGS if name in settings}
         self._check_whole(values, plain, found)
         base = self._base(values, swept, found)
@@ -138,7 +139,7 @@ class _Reader:
         for choices in swept.values():
             count *= len(choices)
         if not found and count > most:
-            found.append(("", f"these are {count} jobs; a file has at most {MOST_JOBS} in all"))
+            found.append(("", f"this expands to {count} jobs; a file has at most {MOST_JOBS} in all"))
         if found:
             raise Mistakes(found)
         jobs = []
@@ -153,11 +154,11 @@ class _Reader:
         return jobs
 
     def _check_whole(self, values: dict[str, Any], plain: Mapping[str, Any], found: list[tuple[str, str]]) -> None:
-        """What a line needs, and a name that can be a folder's."""
+        """Check a line's required keys, and that its name is valid for a folder."""
         if "image" not in plain and "layers" not in plain:
-            found.append(("image", "there is no condition image; give an image, or layers"))
+            found.append(("image", "the condition image is missing; give an image, or layers"))
         if "prompt" not in plain:
-            found.append(("prompt", "there is none; say what the video shows"))
+            found.append(("prompt", "the prompt is missing; describe the video"))
         if "name" in values:
             with noted(found, "name"):
                 check_name(values["name"])
@@ -165,7 +166,7 @@ class _Reader:
     def _base(
         self, values: Mapping[str, Any], swept: Mapping[str, list[Any]], found: list[tuple[str, str]]
     ) -> MethodConfig:
-        """The settings that those of the line are put on top of: the recipe's and the backbone's own."""
+        """Return the base settings, of the recipe and the backbone, that the line's settings override."""
         own: Mapping[str, Any] = {}
         with noted(found, "backbone"):
             config = self._config(self._backbone(values))
@@ -191,7 +192,7 @@ class _Reader:
         return self.folder / expanded(name)
 
     def _request(self, values: Mapping[str, Any], method: MethodConfig, seed: int) -> Request:
-        """The job that a row describes, with one of its seeds and of its settings of the method."""
+        """Build the request of a row for one seed and one set of method settings."""
         paths = {key: self._path(values[key]) for key in ("image", "tracks") if key in values}
         source = ConditionSource(
             image=paths.get("image"),
@@ -213,7 +214,7 @@ class _Reader:
         )
 
     def _layer(self, text: str) -> str:
-        """`image` or `image:mask` with both below the folder; colons may be parts of names that are there."""
+        """Resolve `image` or `image:mask` relative to the folder; existing files may have colons in their names."""
         colons = [i for i, letter in enumerate(text) if letter == ":"]
         if not colons or _there(self._path(text)):
             return str(self._path(text))
@@ -228,12 +229,12 @@ class _Reader:
 def _there(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long a name, or one that cannot be
+    except (OSError, ValueError):  # too long or invalid name
         return False
 
 
 def _sorted(row: Row, found: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row's values by their keys, and its settings of the method by theirs; what is unknown goes to `found`."""
+    """Split a row into plain values and settings of the method; unknown keys are added to `found`."""
     plain: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for key, value in row.values.items():
@@ -244,7 +245,7 @@ def _sorted(row: Row, found: list[tuple[str, str]]) -> tuple[dict[str, Any], dic
         elif key not in KEYS:
             known = [*KEYS, *(f"method.{name}" for name in SETTINGS)]
             hint = f"; settings are written method.{key}" if key in SETTINGS else ""
-            found.append((key, f"there is no such key{hint}; the closest are {closest(key, known)}"))
+            found.append((key, f"unknown key{hint}; the closest are {closest(key, known)}"))
             continue
         else:
             if value is not None:
@@ -256,7 +257,7 @@ def _sorted(row: Row, found: list[tuple[str, str]]) -> tuple[dict[str, Any], dic
                 text = f"the method has no setting {name!r}; the closest are {closest(name, SETTINGS)}"
                 found.append((full, text))
             elif name in settings:
-                found.append((full, "it is given twice, as method.* and within method"))
+                found.append((full, "it is given twice, as method.* and inside method"))
             else:
                 settings[name] = content
     return plain, settings
@@ -265,7 +266,7 @@ def _sorted(row: Row, found: list[tuple[str, str]]) -> tuple[dict[str, Any], dic
 def _name(
     line: int, request: Request, values: Mapping[str, Any], chosen: Mapping[str, Any], swept: Mapping[str, list[Any]]
 ) -> str:
-    """The folder's name: the line's own, or its number and the words of its prompt; and what is swept, or the seed."""
+    """Return the folder's name: the line's name, or its number, prompt and seed, plus the values of swept settings."""
     parts = list(_swept_parts(chosen, swept))
     if "name" in values:
         several = len(values.get("seed", [0])) > 1

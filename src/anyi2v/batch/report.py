@@ -1,4 +1,4 @@
-"""The page and the table of a batch, made from the folders of its jobs."""
+"""The page and the table of a batch, generated from the folders of its jobs."""
 
 import base64
 import csv
@@ -24,29 +24,27 @@ COLUMNS = ("line", "folder", "status", "prompt", "negative_prompt", "seed", "bac
 RESULTS = ("seconds", "last_loss", "error")
 MARK = '<meta name="generator" content="anyi2v batch">'
 SIDE = 256
-"""Pixels of the longer side of a picture on the page."""
+"""Longer side of a picture on the page, in pixels."""
 
 
 def check_report(out: Path) -> None:
-    """Raises InputError if the page or the table of a batch would replace a file that is something else."""
+    """Raise InputError if the page or the table of a batch would replace an unrelated file."""
     out = expanded(out)
     for name, sign in ((INDEX, MARK), (TABLE, ",".join(COLUMNS))):
         path = out / name
         if path.exists():
             text = path.read_bytes()[:4096].decode(errors="replace") if path.is_file() else ""
             if sign not in text:
-                raise InputError(
-                    f"{path} is there, and was not written by a batch; move it away, or give another folder"
-                )
+                raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
 
 
 def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:
-    """Writes index.html and jobs.csv into folder `out`, each whole or not at all; returns the page's path.
+    """Write index.html and jobs.csv into folder `out`, each atomically; return the page's path.
 
     Args:
-        out: the folder of the batch.
-        tasks: all its jobs; what became of them, their folders tell.
-        title: of the page.
+        out: folder of the batch.
+        tasks: all its jobs; their states are read from their folders.
+        title: title of the page.
 
     Raises ResourceError if a file cannot be written.
     """
@@ -71,7 +69,7 @@ def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:
 
 
 def _row(task: Task) -> dict[str, Any]:
-    """What the table says about a job: done, failed, or missing, which another process may be about to change."""
+    """Return a job's row of the table; a job with status "missing" may be in progress in another process."""
     request = task.job.request
     row: dict[str, Any] = {"line": task.job.line, "folder": task.job.name, "status": "missing"}
     row |= {key: getattr(request, key) for key in ("prompt", "negative_prompt", "seed", "backbone")}
@@ -86,13 +84,13 @@ def _row(task: Task) -> dict[str, Any]:
         if (task.folder / ERROR).is_file():
             message = str(read_json(task.folder / ERROR).get("message", ""))
             return row | {"status": "failed", "error": " ".join(message.split())}
-    except (AnyI2VError, OSError, KeyError, TypeError, ValueError) as error:  # a file that somebody has changed
+    except (AnyI2VError, OSError, KeyError, TypeError, ValueError) as error:  # a file that was modified
         return row | {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return row
 
 
 def _table(rows: Sequence[dict[str, Any]], tasks: Sequence[Task], settings: Sequence[str]) -> str:
-    """The rows as CSV, with a column for each setting of the method that some line gives."""
+    """Format the rows as CSV, with a column for each setting of the method given in any line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"method.{name}" for name in settings), *RESULTS])
@@ -104,7 +102,7 @@ def _table(rows: Sequence[dict[str, Any]], tasks: Sequence[Task], settings: Sequ
 
 
 def _card(task: Task, status: str) -> dict[str, Any]:
-    """The picture of a job, the link to its page, and its settings in words."""
+    """Return a job's picture, the link to its page, and its settings as text."""
     page = (task.folder / PAGE).is_file() and status == "done"
     swept = {name: task.job.request.method.to_dict()[name] for name in task.job.settings}
     return {
@@ -115,10 +113,10 @@ def _card(task: Task, status: str) -> dict[str, Any]:
 
 
 def _picture(folder: Path) -> str | None:
-    """The middle frame of a run's video as a data URI; None if the video cannot be read."""
+    """Return the middle frame of a run's video as a data URI; None if the video is not readable."""
     try:
         image = _middle(folder)
-    except Exception:  # decoders fail in many ways, and the page has others to show
+    except Exception:  # decoders fail in many ways, which must not affect the page
         return None
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     content = io.BytesIO()
@@ -127,7 +125,7 @@ def _picture(folder: Path) -> str | None:
 
 
 def _middle(folder: Path) -> Image.Image:
-    """By time, as equal frames of a GIF are one that lasts longer."""
+    """Return the middle frame by time, because equal frames of a GIF are merged into a longer one."""
     if not (folder / "video.gif").is_file():
         frames = list(iio.imiter(folder / "video.mp4", plugin="FFMPEG"))
         return Image.fromarray(frames[len(frames) // 2])

@@ -1,4 +1,4 @@
-"""What a user asks for: one video, from files and settings. Free of torch; no file has been read."""
+"""A user's request of one video from files and settings; does not import torch or read files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
 @dataclass(frozen=True)
 class Request:
-    """Everything about one video but where it is computed; the command's flags explain each field."""
+    """All inputs of one video, except the machine to compute it on; fields are documented as command-line flags."""
 
     source: ConditionSource
     prompt: str
@@ -20,7 +20,7 @@ class Request:
     embeddings: tuple[Path, ...] = ()
     method: MethodConfig = field(default_factory=MethodConfig)
     comparator: Settings | None = None
-    """Of another method than AnyI2V, which is steered by them."""
+    """Settings of another method to use instead of AnyI2V."""
     sampler: SamplerName = "ddim"
     operators: OperatorKind = "fast"
     seed: int = 0

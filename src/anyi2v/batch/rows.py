@@ -1,4 +1,4 @@
-"""The rows of a file of jobs in its three formats, as keys and values with line numbers. Free of torch."""
+"""Reading of job files in three formats, as keys and values with line numbers; does not import torch."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from anyi2v.errors import InputError
 from anyi2v.files import expanded
 
 MAX_BYTES = 1 << 28
-"""Of a file of jobs."""
+"""Maximum size of a job file."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a file, or what is wrong about it."""
+    """A line of a job file, or its problem."""
 
     line: int
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -26,22 +26,21 @@ class Row:
 
 
 def read_rows(path: Path, kinds: Mapping[str, Any]) -> tuple[list[Row], str]:
-    """The rows of a file and what their numbers count: lines, from 1, or entries of a JSON list.
+    """Read the rows of a job file, and the unit of their numbers: lines, from 1, or entries of a JSON list.
 
-    The first row of CSV is the header, whose keys have no values.
-
-    The ending of the file's name tells its format: .jsonl (or .ndjson), .json, .csv.
+    The first row of CSV is the header, whose keys have no values. The format is given by the suffix: .jsonl (or
+    .ndjson), .json, .csv.
 
     Args:
-        path: of the file.
-        kinds: the type of each key's value; of CSV, text stays text where the type is text or a path.
+        path: the file.
+        kinds: type of each key's value; in CSV, cells of type text or path stay text.
 
-    Raises InputError if the file as a whole cannot be read.
+    Raises InputError if the file as a whole is not readable.
     """
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list}
     suffix = path.suffix.lower()
     if suffix not in (*readers, ".csv"):
-        raise InputError(f"{path} is no file of jobs by its name; it must end in .jsonl, .json or .csv")
+        raise InputError(f"{path} is not a job file; its name must end in .jsonl, .json or .csv")
     text = _text(path)
     if suffix == ".csv":
         return _csv(path, text, kinds), "line"
@@ -56,7 +55,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB, which no file of jobs needs")
+        raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB, too much for a job file")
     try:
         return raw.decode(json.detect_encoding(raw))
     except UnicodeDecodeError as error:
@@ -65,32 +64,32 @@ def _text(path: Path) -> str:
 
 
 class _Twice(ValueError):
-    """A key that an object has twice."""
+    """Raised for a duplicate key of an object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise _Twice(f"the key {twice[0]!r:.60} is there twice")
+        raise _Twice(f"duplicate key {twice[0]!r:.60}")
     return dict(pairs)
 
 
 def _row(line: int, data: Any) -> Row:
     if not isinstance(data, dict):
-        return Row(line, problem=f"this is a JSON {type(data).__name__}; an object {{...}} is needed")
+        return Row(line, problem=f"this is a JSON {type(data).__name__}; expected an object {{...}}")
     return Row(line, data)
 
 
 def _json_lines(path: Path, text: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: text may hold other separators
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: text may have other separators
         if not line.strip():
             continue
         try:
             rows.append(_row(number, json.loads(line, object_pairs_hook=_once)))
         except json.JSONDecodeError as error:
             rows.append(Row(number, problem=f"this is not JSON: {error.msg} at column {error.colno}"))
-        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        except (ValueError, RecursionError) as error:  # thousands of digits or nested brackets
             rows.append(Row(number, problem=f"this JSON cannot be read: {error!s:.100}"))
     return rows
 
@@ -104,7 +103,7 @@ def _json_list(path: Path, text: str) -> list[Row]:
         raise InputError(f"{path} cannot be read: {error!s:.100}") from error
     if not isinstance(data, list) or isinstance(data, _Pairs):
         kind = "object" if isinstance(data, _Pairs) else type(data).__name__
-        raise InputError(f"{path} holds a JSON {kind}; a list of jobs [...] is needed")
+        raise InputError(f"{path} holds a JSON {kind}; expected a list of jobs [...]")
     rows = []
     for number, entry in enumerate(data, 1):
         try:
@@ -115,7 +114,7 @@ def _json_list(path: Path, text: str) -> list[Row]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON whose keys have not been looked at, so that a mistake is known by its entry."""
+    """A JSON object with unchecked keys, so that a duplicate key can be reported with its entry."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
@@ -139,7 +138,7 @@ def _csv(path: Path, text: str, kinds: Mapping[str, Any]) -> list[Row]:
     names = [name.strip() for name in header.values["cells"]]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or "" in names:
-        what = f"column {twice[0]!r} is there twice" if twice and twice[0] else "a column has no name"
+        what = f"duplicate column {twice[0]!r}" if twice and twice[0] else "a column has no name"
         raise InputError(f"{path}, line {header.line}: {what}")
     rows = [Row(header.line, dict.fromkeys(names))]
     for record in records:
@@ -156,7 +155,7 @@ def _csv(path: Path, text: str, kinds: Mapping[str, Any]) -> list[Row]:
 
 
 def _records(reader: Any) -> Iterator[Row]:
-    """The records that are not empty, as `{"cells": [...]}`, each by the line that it begins on."""
+    """Yield the non-empty records as `{"cells": [...]}`, with the line that each starts on."""
     while True:
         line = reader.line_num + 1
         try:
@@ -171,7 +170,7 @@ def _records(reader: Any) -> Iterator[Row]:
 
 
 def _cell(text: str, kind: Any) -> Any:
-    """A cell's value: text where text is wanted, else what it says in JSON, or text if that is nothing."""
+    """Convert a cell: text for text types, else its JSON value, or text if it is not JSON."""
     if kind in (str, Path):
         return text
     try:

@@ -1,7 +1,7 @@
-"""The jobs of a batch: one after the other in this process, or by workers beside each other.
+"""Execution of a batch's jobs, one by one in this process or in parallel by workers.
 
-The files are the truth: a job is done if its folder holds a run of its inputs, whoever made it. A job that fails leaves
-`ERROR` in its folder and costs no other.
+The files on disk are the only state: a job is done if its folder has a run with its inputs. A job that fails leaves
+`ERROR` in its folder and does not affect the others.
 """
 
 import json
@@ -33,38 +33,38 @@ Status = Literal["made", "there", "busy", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job in this start."""
+    """Outcome of a job in this invocation."""
 
     task: Task
     status: Status
-    """Made now; was there already; another process is making it; failed."""
+    """Made now, already there, being made by another process, or failed."""
     seconds: float = 0.0
     message: str = ""
-    """Of a failure."""
+    """Message of a failure."""
     warnings: tuple[str, ...] = ()
-    """What users are told about the job."""
+    """Warnings issued during the job."""
 
 
 @dataclass
 class Maker:
-    """Makes the jobs of tasks; the backbone is kept while they use it."""
+    """Runs tasks; the backbone is kept loaded while consecutive tasks use it."""
 
     machine: Machine
     overwrite: bool = False
-    """Replace runs of other inputs."""
+    """Replace runs with other inputs."""
     impossible: dict[str, str] = field(default_factory=dict)
-    """Files that no run can have here, of `anyi2v.reports.writing.impossible_outputs`."""
+    """Files that cannot be written on this machine, from `anyi2v.reports.writing.impossible_outputs`."""
     ahead: Ahead | None = None
-    """What inverts the images of several jobs together; None: each job inverts its own."""
+    """Inverts the images of several jobs together; None: each job inverts its own."""
     backbone: Backbone | None = None
     of: tuple[Any, ...] = ()
-    """What the backbone was loaded for."""
+    """Settings that the backbone was loaded with."""
     modes: dict[Any, bool] = field(default_factory=dict)
 
     def __call__(self, task: Task) -> Outcome:
-        """Does a task if it is not done yet.
+        """Run a task unless it is already done.
 
-        Nothing but KeyboardInterrupt and the like ends it early: the job in work then leaves nothing.
+        Only KeyboardInterrupt and the like propagate; the job in progress then leaves nothing.
         """
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AnyI2VWarning)
@@ -81,17 +81,17 @@ class Maker:
             if task.done:
                 return Outcome(task, "there")
             with claimed(task.folder):
-                if task.done:  # another process has been faster
+                if task.done:  # another process has finished it meanwhile
                     return Outcome(task, "there")
                 try:
                     self._make(task)
                     return Outcome(task, "made", time.perf_counter() - start)
-                except Exception as error:  # whatever it is, the other jobs can be done
+                except Exception as error:  # any error must not affect the other jobs
                     _write_error(task, error)
                     return Outcome(task, "failed", time.perf_counter() - start, _message(error))
         except BusyError:
             return Outcome(task, "busy")
-        except AnyI2VError as error:  # the folder cannot be written, so neither can the error
+        except AnyI2VError as error:  # the folder is not writable, so the error cannot be written either
             return Outcome(task, "failed", time.perf_counter() - start, _message(error))
 
     def _make(self, task: Task) -> None:
@@ -115,16 +115,16 @@ class Maker:
     def _backbone(self, request: Request) -> Backbone:
         of = (request.backbone, request.operators, request.embeddings)
         if self.backbone is None or of != self.of:
-            self.backbone = None  # before there is another one
+            self.backbone = None  # released before the next one is loaded
             release_memory()
             self.backbone, self.of = load_backbone(request, self.machine), of
         return self.backbone
 
     def _low_memory(self, task: Task, job: Inputs, backbone: Backbone) -> bool:
-        """Whether a job needs low-memory mode.
+        """Return whether a job needs low-memory mode.
 
-        A prediction can take as long as a small job. So boxes as large as the frame are tried first: where they fit,
-        others need none of their own.
+        A prediction can take as long as a small job. Boxes as large as the frame are therefore tried first: if they
+        fit, smaller boxes need no separate prediction.
         """
         usual, wanted, request = MethodConfig(), task.wanted, job.request
         method = replace(request.method, lr=usual.lr, weight_decay=usual.weight_decay)
@@ -152,7 +152,7 @@ def _boxes(tracks: Tracks) -> Iterator[Box]:
 
 
 def largest_boxes(tracks: Tracks) -> Tracks:
-    """Tracks of which no other of so many objects, with boxes within the frame, need more memory."""
+    """Enlarge all boxes to the whole frame, which needs the most memory for this number of objects."""
     whole = (0.0, 0.0, float(tracks.width), float(tracks.height))
     return replace(tracks, objects=tuple(replace(track, boxes=(whole,) * len(track.boxes)) for track in tracks.objects))
 
@@ -160,15 +160,15 @@ def largest_boxes(tracks: Tracks) -> Tracks:
 def run_tasks(
     make: Callable[[], Maker], tasks: Sequence[Task], tell: Callable[[Outcome], object], workers: Workers | None = None
 ) -> list[Outcome]:
-    """Does what is not done yet.
+    """Run all tasks that are not done yet, and return their outcomes.
 
     Args:
-        make: what makes the jobs, called once in each process that does.
-        tasks: begun in this order.
-        tell: called with each job's outcome at once.
-        workers: None: in this process.
+        make: creates the `Maker`; called once in each process.
+        tasks: tasks, started in this order.
+        tell: called with the outcome of each job as soon as it is known.
+        workers: parallel workers; None: run in this process.
 
-    Raises what `anyi2v.execution.cluster.spread` does; what a job raises is its outcome.
+    Raises what `anyi2v.execution.cluster.spread` raises; an exception in a job becomes its outcome.
     """
     outcomes = []
     for outcome in _outcomes(make, tasks, workers):
@@ -189,7 +189,7 @@ def _outcomes(make: Callable[[], Maker], tasks: Sequence[Task], workers: Workers
                 outcome = Outcome(task, "failed", message=outcome.message)
             yield outcome
     finally:
-        if workers is not None:  # which were killed if there is something missing
+        if workers is not None:  # workers were killed if tasks are missing
             discard(*missing)
 
 
@@ -198,7 +198,7 @@ def _message(error: Exception) -> str:
 
 
 def _write_error(task: Task, error: Exception) -> None:
-    """Writes why a job failed into its folder; nothing if that cannot be written either."""
+    """Write why a job failed into its folder; ignored if that is not writable either."""
     data: dict[str, Any] = {"message": _message(error), "kind": type(error).__name__, "line": task.job.line}
     if not isinstance(error, AnyI2VError):
         data["traceback"] = "".join(traceback.format_exception(error))
@@ -207,6 +207,6 @@ def _write_error(task: Task, error: Exception) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Writes plain data as JSON, whole or not at all; raises ResourceError if the place cannot be written."""
+    """Write plain data as JSON atomically; raises ResourceError if the path cannot be written."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

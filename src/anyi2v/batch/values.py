@@ -1,4 +1,4 @@
-"""The values of a line of a file of jobs: their types, seeds, sweeps and names. Free of torch."""
+"""Validation of the values in a job file's line: types, seeds, sweeps and names; does not import torch."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName, typed
 
 MOST_JOBS = 100_000
-"""In one file; a sweep by mistake is found before it fills the memory."""
+"""Maximum number of jobs in one file, so that an accidental sweep does not exhaust the memory."""
 
 _HINTS = typing.get_type_hints(MethodConfig)
 SETTINGS = tuple(setting.name for setting in fields(MethodConfig))
@@ -28,15 +28,15 @@ KEYS: dict[str, Any] = {
     "comparator": Settings,
     **SOURCE,
 }
-"""What a line may have beside `method.lr` and the like, and the type of its value."""
+"""Keys of a line, besides settings such as `method.lr`, with the types of their values."""
 
 RESERVED = ("index.html", "jobs.csv")
-"""Names in the folder of a batch that are no job's."""
+"""Names in the folder of a batch that jobs must not have."""
 
 
 @contextlib.contextmanager
 def noted(found: list[tuple[str, str]], key: str) -> Iterator[None]:
-    """Puts an error of the body that a user can mend into `found`, under a key."""
+    """Add a user error raised in the body to `found`, under a key."""
     try:
         yield
     except AnyI2VError as error:
@@ -44,7 +44,7 @@ def noted(found: list[tuple[str, str]], key: str) -> Iterator[None]:
 
 
 def value_of(key: str, value: Any) -> Any:
-    """A value as the type of its key; raises InputError."""
+    """Convert a value to the type of its key; raises InputError."""
     hint = KEYS[key]
     if hint is dict:
         raise InputError(f"{value!r:.60} is not allowed; it must be an object of settings")
@@ -53,7 +53,7 @@ def value_of(key: str, value: Any) -> Any:
     if hint == list[str]:
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not listed or not all(isinstance(item, str) and item for item in listed):
-            raise InputError(f"{value!r:.60} is not allowed; it must be a list of names of files")
+            raise InputError(f"{value!r:.60} is not allowed; it must be a list of file names")
         for item in listed:
             _check_text(item)
         return listed
@@ -66,7 +66,7 @@ def value_of(key: str, value: Any) -> Any:
 
 
 def _comparator(value: Any) -> Settings:
-    """The settings of another method, from its name or {"name": ..., setting: ...}; raises InputError."""
+    """Parse the settings of another method from its name or {"name": ..., setting: ...}; raises InputError."""
     settings = {"name": value} if isinstance(value, str) else value
     name = settings.get("name") if isinstance(settings, dict) else None
     if not isinstance(settings, dict) or name not in COMPARATORS:
@@ -77,11 +77,11 @@ def _comparator(value: Any) -> Settings:
 
 def _check_text(value: str) -> None:
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise InputError(f"{value!r:.60} holds a letter that no text has")
+        raise InputError(f"{value!r:.60} has a character that is not valid text")
 
 
 def seeds_of(value: Any) -> list[int]:
-    """A seed, a list of seeds, or "0..9", which has both ends; raises InputError."""
+    """Parse a seed, a list of seeds, or a range "0..9" including both ends; raises InputError."""
     if isinstance(value, dict):
         value = _listed("seed", value)
     if isinstance(value, str) and (ends := re.fullmatch(r"\s*(-?\d{1,20})\s*\.\.\s*(-?\d{1,20})\s*", value)):
@@ -96,13 +96,13 @@ def seeds_of(value: Any) -> list[int]:
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise InputError(f'{seed!r:.60} is not allowed; it must be a whole number, a list of them, or "0..9"')
         if not -(2**63) <= seed < 2**64:
-            raise InputError(f"{seed} is not allowed; it must be a whole number of at most 64 bits")
+            raise InputError(f"{seed} is not allowed; it must be an integer of at most 64 bits")
     _check_different(seeds)
     return seeds
 
 
 def choices_of(name: str, value: Any, found: list[tuple[str, str]]) -> list[Any]:
-    """All values of a setting; of one that is a list itself, only {"sweep": [...]} has several."""
+    """Return all values of a setting; for a setting that is itself a list, only {"sweep": [...]} has several."""
     is_list = typing.get_origin(_HINTS[name]) is tuple
     choices = [value]
     with noted(found, f"method.{name}"):
@@ -111,30 +111,30 @@ def choices_of(name: str, value: Any, found: list[tuple[str, str]]) -> list[Any]
         if not choices:
             raise InputError("the list of values is empty")
         for choice in choices:
-            MethodConfig.from_dict({"optimise_steps": 0, name: choice})  # without which "align" may be empty
+            MethodConfig.from_dict({"optimise_steps": 0, name: choice})  # so that "align" may be empty
         _check_different([typed(name, choice, _HINTS[name]) for choice in choices])
     return choices
 
 
 def _listed(key: str, value: dict[str, Any]) -> list[Any]:
     if value.keys() != {"sweep"} or not isinstance(value["sweep"], list):
-        raise InputError(f'{value!r:.60} is not allowed; several values are written {{"sweep": [...]}}')
+        raise InputError(f'{value!r:.60} is not allowed; write several values as {{"sweep": [...]}}')
     return value["sweep"]
 
 
 def _check_different(values: list[Any]) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
-        raise InputError(f"{twice[0]!r} is there twice")
+        raise InputError(f"{twice[0]!r} is given twice")
 
 
 def check_name(name: str) -> None:
-    """Raises InputError for a name that is no folder's below that of the batch."""
+    """Raise InputError for a name that is not valid for a job's folder."""
     bad = next((letter for letter in name if letter in '/\\:*?"|' or ord(letter) < 32), None)
     if bad is not None:
-        raise InputError(f"{name!r:.60} is not allowed; a folder's name cannot hold {bad!r}")
+        raise InputError(f"{name!r:.60} is not allowed; a folder's name cannot contain {bad!r}")
     if not name or name.startswith((".", " ")) or name.endswith((".", " ")):
-        raise InputError(f"{name!r:.60} is not allowed; a folder's name begins and ends with other letters")
+        raise InputError(f"{name!r:.60} is not allowed; a folder's name must not start or end with a dot or a space")
     if len(name.encode()) > 150:
         raise InputError(f"{name!r:.60} is not allowed; it is longer than 150 bytes")
     if name.lower() in RESERVED:

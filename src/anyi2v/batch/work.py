@@ -1,4 +1,4 @@
-"""One job from a user's request to the files of its run: what single runs, several prompts and batches share."""
+"""One job from a user's request to the files of its run, shared by single runs, sweeps and batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,37 +34,38 @@ from anyi2v.tracks import Tracks
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how jobs are computed."""
+    """Device, dtype and memory settings that jobs are computed with."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
-    """Of the networks."""
+    """Dtype of the networks."""
     low_memory: bool = False
-    """Take less memory even where there is enough."""
+    """Use low-memory mode even if there is enough memory."""
     cache: Path | None = None
-    """Folder where inverted images are kept."""
+    """Folder that caches inverted images."""
     asked: Mapping[str, Any] = field(default_factory=dict)
-    """What the record of a run must say of device, dtype, threads and memory; what is not in it may be anything."""
+    """Values of device, dtype, threads and memory that a matching run's record must have; missing ones match
+    anything."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A request and the contents of its files."""
+    """A request together with the contents of its files."""
 
     request: Request
     config: BackboneConfig
     image: Float[Tensor, "3 h w"]
-    """The condition at the video's size."""
+    """Condition image at the video's size."""
     tracks: Tracks
     """In pixels of the video."""
     features: Mapping[str, Tensor] | None = None
-    """Of the condition, as for `anyi2v.animate`, where they are known already."""
+    """Features of the condition, as for `anyi2v.animate`, if already known."""
 
 
 def read_inputs(request: Request) -> Inputs:
-    """Reads the files of a request.
+    """Read the files of a request.
 
-    Raises InputError naming the file or the size that cannot be used, CheckpointError for a broken backbone.
+    Raises InputError naming the file or size that is not usable, CheckpointError for a broken backbone.
     """
     config = read_config(request.backbone)
     image, fit = load_condition(**request.source.condition(config))
@@ -79,15 +80,15 @@ def wanted(
     tracks: Tracks,
     weights: str | None = None,
 ) -> dict[str, Any]:
-    """What the record of a run must say to be the one that is asked for; see `anyi2v.reports.record.differences`.
+    """Return the values that a run's record must have to match a request; see `anyi2v.reports.record.differences`.
 
     Args:
         request: the job.
         asked: as in `Machine`.
-        config: of the request's backbone.
-        seen: of the condition image at the video's size.
+        config: configuration of the request's backbone.
+        seen: fingerprint of the condition image at the video's size.
         tracks: in pixels of the video.
-        weights: `weights_sha256` of the backbone, where it is known already.
+        weights: `weights_sha256` of the backbone, if already known.
     """
     same = dict(asked)
     if request.operators != "fast":
@@ -111,19 +112,19 @@ def wanted(
 
 
 def _parts(request: Request) -> dict[str, str]:
-    """`Result.parts` of the request."""
+    """Return `Result.parts` of the request."""
     parts: dict[str, str] = {} if request.sampler == "ddim" else {"sampler": request.sampler}
     return parts if request.comparator is None else {**parts, "method": name_of(request.comparator)}
 
 
 def shadow(config: BackboneConfig) -> UNet:
-    """The UNet of a backbone without values, for checks before its file is loaded."""
+    """Create a backbone's UNet on the meta device, for checks before its file is loaded."""
     with torch.device("meta"):
         return UNet(config.unet)
 
 
 def check_inputs(job: Inputs, unet: UNet) -> None:
-    """Raises what `anyi2v.pipeline.check_job`, and the check of another method, do for a job, whatever the weights.
+    """Run the checks of `anyi2v.pipeline.check_job`, and of another method, that do not depend on weights.
 
     `unet` may be a `shadow`.
     """
@@ -137,12 +138,12 @@ def check_inputs(job: Inputs, unet: UNet) -> None:
 
 
 def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool, str]:
-    """Whether to run a job in low-memory mode, as asked for or because it must; and what it needs and what is free.
+    """Decide whether to run a job in low-memory mode; also return its required and free memory as text.
 
     Args:
-        job: what will be computed.
-        machine: where.
-        loaded: bytes of the job's weights that are on the device already.
+        job: the job to be computed.
+        machine: the machine to compute on.
+        loaded: bytes of the job's weights that are already on the device.
 
     Raises ResourceError if the job does not fit at all.
     """
@@ -167,7 +168,7 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
 
 
 def load_backbone(request: Request, machine: Machine) -> Backbone:
-    """The backbone of a request, on the machine; raises what `anyi2v.load` does."""
+    """Load the backbone of a request onto the machine; raises what `anyi2v.load` raises."""
     return checkpoint.load(
         request.backbone,
         device=machine.device,
@@ -187,7 +188,7 @@ def compute(
     observe: pipeline.Observer | None = None,
     progress: Progress | bool = False,
 ) -> Result:
-    """The video of a job; the arguments and what is raised are those of `anyi2v.animate`."""
+    """Compute the video of a job; arguments and errors are those of `anyi2v.animate`."""
     request = job.request
     return pipeline.animate(
         backbone,
@@ -221,16 +222,16 @@ def run_job(
     impossible: Mapping[str, str] | None = None,
     progress: Progress | bool = False,
 ) -> Result:
-    """Computes a job and writes its run into folder `out`: all of it, or nothing.
+    """Compute a job and write its run into folder `out` atomically.
 
     Args:
-        backbone: of `load_backbone`.
-        job: what to compute.
-        machine: where; the backbone's device and dtype are recorded from it.
-        out: see `anyi2v.reports.folder.check_out`, whose errors are raised.
-        low_memory: of `memory_mode`.
-        overwrite: replace a former run.
-        impossible: files that no run can have here, of `anyi2v.reports.writing.impossible_outputs`.
+        backbone: from `load_backbone`.
+        job: the job to compute.
+        machine: the machine to compute on; its device is recorded.
+        out: output folder; errors are those of `anyi2v.reports.folder.check_out`.
+        low_memory: from `memory_mode`.
+        overwrite: replace an earlier run.
+        impossible: files that cannot be written on this machine, from `anyi2v.reports.writing.impossible_outputs`.
         progress: as for `anyi2v.animate`, whose errors are raised too.
     """
     result = compute(backbone, job, machine, low_memory=low_memory, progress=progress)

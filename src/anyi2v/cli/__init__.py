@@ -1,6 +1,6 @@
 """Animate any conditional image along drawn tracks."""
 
-# Flags and help are made from the dataclasses. torch is imported only where work begins: help is instant.
+# Flags and help are generated from the dataclasses. torch is imported only when work starts, so that --help is fast.
 
 import errno
 import inspect
@@ -34,7 +34,7 @@ from anyi2v.hook_points import Point
 
 @dataclass(frozen=True)
 class Demo:
-    """Show the method on the shipped micro backbone, without any files.
+    """Run the method on the shipped micro backbone; needs no input files.
 
     Examples:
     $ anyi2v demo
@@ -42,14 +42,14 @@ class Demo:
     """
 
     out: Path = Path("demo")
-    """Folder for videos and pictures."""
+    """Output folder for videos and pictures."""
     backbone: str = "micro"
-    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    """Name or file of a backbone trained on the synthetic world."""
     overwrite: bool = False
-    """Replace the files of a former demo in the folder; others stay."""
+    """Replace the files of an earlier demo in the folder; other files are kept."""
 
     def run(self) -> None:
-        """Runs the demo."""
+        """Run the demo."""
         from anyi2v.micro.benchmark import demo
 
         demo.run(self.out, backbone=self.backbone, overwrite=self.overwrite, progress=sys.stderr.isatty())
@@ -57,9 +57,9 @@ class Demo:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Look inside a finished run, or print what a checkpoint says of itself.
+    """Visualise the internals of a finished run, or print a checkpoint's configuration.
 
-    A run is repeated, and pictures of its features, similarities, masks and inversion are put on its report.html.
+    A run is repeated, and pictures of its features, similarities, masks and inversion are added to its report.html.
 
     Examples:
     $ anyi2v inspect out
@@ -69,25 +69,25 @@ class Inspect:
     """
 
     what: Annotated[str, tyro.conf.Positional]
-    """Folder of a run; or name of a shipped backbone, or a converted .safetensors file."""
+    """Folder of a run, name of a shipped backbone, or converted .safetensors file."""
     points: bool = False
-    """Of a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's own size); those
+    """For a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's default size). Points
     marked "on request" are computed only for taps that name them."""
     layers: tuple[str, ...] = ()
-    """Of a run: layers like 1.0 (up block 1, layer 0); default: those that the run injects or aligns."""
+    """For a run: layers to show, such as 1.0 (up block 1, layer 0). Default: those that the run injects or aligns."""
     steps: tuple[int, ...] = ()
-    """Of a run: denoising steps, from 0; default: the first, the last optimised one and the last."""
+    """For a run: denoising steps to show, from 0. Default: the first, the last optimised and the last step."""
     frames: tuple[int, ...] = ()
-    """Of a run: frames of the video, from 1; default: 8 of them."""
+    """For a run: frames to show, from 1. Default: 8 frames."""
 
     def run(self) -> None:
-        """Draws the run, or prints the checkpoint's configuration and parameter counts."""
+        """Draw the run, or print the checkpoint's configuration and parameter counts."""
         if os.path.isdir(expanded(self.what)):
             if self.points:
                 raise InputError(f"--points is for checkpoints, but {self.what} is a folder")
             self._run()
         elif self.layers or self.steps or self.frames:
-            raise InputError(f"--layers, --steps and --frames are for folders of runs; {self.what} is none")
+            raise InputError(f"--layers, --steps and --frames are for folders of runs; {self.what} is not one")
         else:
             self._checkpoint()
 
@@ -97,10 +97,10 @@ class Inspect:
         folder = expanded(self.what)
         recover(folder)
         if not (folder / RECORD).is_file():
-            raise InputError(f"folder {folder} holds no run: there is no run.json in it")
+            raise InputError(f"folder {folder} has no run: run.json is missing")
         job = repeated(folder / RECORD)
         if job.method_name != "anyi2v":
-            raise InputError(f"{folder} was made by {job.method_name}; inspect shows what happens inside of AnyI2V")
+            raise InputError(f"{folder} was made by {job.method_name}; inspect only supports AnyI2V")
         from anyi2v.reports.inspection import write_inspection
         from anyi2v.reports.recording import Recording, select
 
@@ -167,7 +167,7 @@ COMMANDS: dict[str, Any] = {
 
 
 def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str = "anyi2v") -> Any:
-    """The command in `args`, ready to run; exits with a message and code 2 for unusable flags."""
+    """Parse the command in `args`; exits with a message and code 2 for invalid flags."""
     name = args[0] if args else ""
     if name not in commands:
         kinds = {key: kind for key, kind in commands.items() if not isinstance(kind, dict)}
@@ -187,8 +187,11 @@ def parse(args: Sequence[str], commands: Mapping[str, Any] = COMMANDS, prog: str
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The program `anyi2v`: 0, or 1 if jobs of a batch failed, 2 and one line on stderr where the user can mend
-    something, 130 on Ctrl-C."""
+    """Run the program `anyi2v` and return its exit code.
+
+    0 is success, 1 that jobs of a batch failed, 2 an error that the user can fix, with one line on stderr, and 130
+    Ctrl-C.
+    """
     wait_passively()
     try:
         with warnings.catch_warnings():
@@ -203,20 +206,20 @@ def main(args: Sequence[str] | None = None) -> int:
     except AnyI2VError as error:
         return _refused(str(error))
     except OSError as error:
-        # no path that is asked about anywhere in the program may be longer than the system allows
+        # any access to a path longer than the system allows
         if error.errno != errno.ENAMETOOLONG:
             raise
         return _refused(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        print("anyi2v: interrupted; what was being written is not there, what was finished is", file=sys.stderr)
-        return 130  # as shells count a process that Ctrl-C has ended
+        print("anyi2v: interrupted; finished files are kept, partial ones are not", file=sys.stderr)
+        return 130  # the exit code that shells use for Ctrl-C
     return 0
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads the output any more (`| head`); what is left of it then goes nowhere."""
+    """Return whether the reader of the output has gone (`| head`); the remaining output is then discarded."""
     try:
-        print(flush=True)  # at worst an empty line before the traceback of something else
+        print(flush=True)  # at worst an empty line before an unrelated traceback
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -226,7 +229,7 @@ def _reader_left() -> bool:
 def _print_warning(
     usual: Callable[..., None], printed: set[str], message: Warning | str, category: type[Warning], *rest: Any
 ) -> None:
-    """Prints our own warnings on one line, without the source location, once; others as Python `usual`ly does."""
+    """Print our own warnings once, on one line and without source location; others by the `usual` function."""
     if issubclass(category, AnyI2VWarning):
         line = "anyi2v: warning: " + " ".join(str(message).split())
         if line not in printed:

@@ -1,4 +1,4 @@
-"""`anyi2v animate`: its flags, their defaults, and what it does. Free of torch until it runs."""
+"""The command `anyi2v animate`; imports torch only when it runs."""
 
 import sys
 import warnings
@@ -51,58 +51,61 @@ class Animate(ConditionFlags):
     """
 
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """What the video shows. Needed unless --repeat is given. May be repeated: then each prompt has a run of its own in
-    a folder below --out, and those that are there already, with all settings equal, are not made again."""
+    """Description of the video. Required unless --repeat is given. May be repeated: each prompt then gets its own run
+    in a subfolder of --out, and existing runs with the same settings are skipped."""
     truncate_prompt: bool = False
-    """Cut prompts that are too long for the text tower, instead of refusing them; what is cut is printed."""
+    """Truncate prompts that are too long for the text tower, instead of raising an error; the removed text is
+    printed."""
     tracks: Path | None = None
-    """File with boxes or paths over time: ours, AnyI2V's or of many other projects; see `anyi2v tracks check`.
-    Without it nothing is moved."""
+    """File with boxes or paths over time, in our format, AnyI2V's or that of many other projects; see `anyi2v tracks
+    check`. Without it, the motion is not controlled."""
     out: Path = Path("out")
-    """Folder for video, pictures and run.json."""
+    """Output folder for the video, pictures and run.json."""
     backbone: str = "micro"
-    """Name of a shipped backbone, or a converted .safetensors file."""
+    """Name of a shipped backbone, or path of a converted .safetensors file."""
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """File of textual inversion, whose name (diffusers' token, or the file's name) may then be a word of the prompts.
-    May be repeated."""
+    """Textual inversion file. Its name (diffusers' token, or the file's name) can be used as a word in prompts. May be
+    repeated."""
     recipe: Literal["paper", "official"] = "paper"
-    """Preset of all --method flags: the paper's equations, or the published code. The backbone's own settings lie on
-    top of it, and --method flags on top of both."""
+    """Preset of all --method flags: the paper's equations, or the published code. The backbone's own settings override
+    it, and --method flags override both."""
     backbone_settings: bool = True
-    """Whether the backbone's own settings replace those of the recipe; micro is too small for some of the paper's."""
+    """Override the recipe by the backbone's own settings; micro is too small for some of the paper's."""
     repeat: Path | None = None
-    """run.json of an earlier run: its values are the defaults, its condition.png lies beside it. Both must be as they
-    were written; other versions are said."""
+    """run.json of an earlier run, whose values become the defaults; its condition.png must be in the same folder. Both
+    must be unmodified; different versions are reported."""
     sampler: SamplerName = "ddim"
-    """How the latents move from one noise level to the next: DDIM, or DPM-Solver++(2M), which needs fewer steps."""
+    """Sampler: DDIM, or DPM-Solver++(2M), which needs fewer steps."""
     seed: int = 0
-    """Of the initial noise; equal seed, device and threads give equal bytes, but for rounding on a GPU."""
+    """Seed of the initial noise. The same seed, device and threads give identical bytes, except for rounding on a
+    GPU."""
     frames: int | None = None
-    """Frames of the video; None: the backbone's."""
+    """Number of frames; None: the backbone's."""
     fps: int | None = None
-    """Frames per second of the video; None: the backbone's. Some backbones move differently for it."""
+    """Frames per second of the video; None: the backbone's. Affects the motion on backbones that embed the frame
+    rate."""
     negative_prompt: str = ""
-    """What the video does not show."""
+    """Description of what to avoid in the video."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, mps."""
+    """Device to compute on: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
-    """Of the networks; latents and losses are float32 always. auto: 16 bits where the device is faster in them, which
-    is measured; what was chosen is printed and recorded."""
+    """Dtype of the networks; latents and losses are always float32. auto: a 16-bit type if it is faster on the device,
+    decided on a CPU by a quick measurement; the choice is printed and recorded."""
     operators: OperatorKind = "fast"
-    """How the networks compute: by the fastest implementations, or by the formulas in plain PyTorch alone."""
+    """Implementation of the networks' operators: the fastest, or reference formulas in plain PyTorch."""
     threads: int | None = None
-    """CPU threads; None: PyTorch's choice."""
+    """Number of CPU threads; None: PyTorch's default."""
     low_memory: bool = False
-    """Take less memory and more time. Chosen by itself where the job would not fit otherwise."""
+    """Use less memory and more time. Turned on automatically if the job would not fit otherwise."""
     cache: Path | None = None
-    """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: other tracks on the same image and
-    prompt then need no inversion."""
+    """Folder for a cache of inverted images (subfolder anyi2v-inversions, at most 4 GiB): further tracks on the same
+    image and prompt then need no inversion."""
     overwrite: bool = False
-    """Replace the files of a former run in the folder; others stay."""
+    """Replace the files of an earlier run in the folder; other files are kept."""
     method: MethodConfig = field(default_factory=MethodConfig)
-    """Settings of the method; each says where it comes from. Of other methods, sampling, guidance and injection."""
+    """Settings of the method, each with its source. Other methods use those of sampling, guidance and injection."""
     method_name: Annotated[MethodName, tyro.conf.arg(name="method")] = "anyi2v"
-    """How the video is steered: by AnyI2V, or by another method on the same hooks; see docs/comparators.md."""
+    """Method that steers the video: AnyI2V, or another method on the same hooks; see docs/comparators.md."""
     freetraj: FreeTrajSettings = field(default_factory=FreeTrajSettings)
     """Settings of --method freetraj."""
     trailblazer: TrailBlazerSettings = field(default_factory=TrailBlazerSettings)
@@ -113,7 +116,7 @@ class Animate(ConditionFlags):
     """Settings of --method time-to-move."""
 
     def run(self) -> None:
-        """Computes and writes the runs; prints where they are and how long they took."""
+        """Compute and write the runs; print where they are and how long they took."""
         if (self.image is None and not self.layer) or not self.prompt:
             raise InputError("animate needs --image and --prompt, or --repeat run.json")
         if len(self.prompt) == 1:
@@ -124,9 +127,9 @@ class Animate(ConditionFlags):
     def _run_one(self) -> None:
         from anyi2v.reports.folder import check_out, claimed
 
-        check_out(self.out, overwrite=self.overwrite)  # before anything is made
+        check_out(self.out, overwrite=self.overwrite)  # before any work
         with claimed(self.out):
-            check_out(self.out, overwrite=self.overwrite)  # another process may have been faster
+            check_out(self.out, overwrite=self.overwrite)  # another process may have written it meanwhile
             self._write([self.out], self.prompt)
 
     def _run_sweep(self) -> None:
@@ -142,10 +145,10 @@ class Animate(ConditionFlags):
             for folder in missing:
                 claims.enter_context(claimed(folder))
             self._write(missing, [folders[folder] for folder in missing])
-            print(f"all prompts beside each other: {write_sweep(self.out, self.prompt)}")
+            print(f"all prompts side by side: {write_sweep(self.out, self.prompt)}")
 
     def _write(self, folders: Sequence[Path], prompts: Sequence[str]) -> None:
-        """Computes and writes a run per prompt."""
+        """Compute and write a run per prompt."""
         if not folders:
             return
         from anyi2v.batch.work import run_job
@@ -161,7 +164,7 @@ class Animate(ConditionFlags):
             print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
 
     def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
-        """The networks, the image at the video's size, and the result of the job of the first prompt, watched."""
+        """Run the first prompt's job under taps; return the backbone, the image at the video's size and the result."""
         from anyi2v.batch.work import compute
 
         backbone, (job,), machine, low_memory = self._prepared(self.prompt[:1])
@@ -169,7 +172,7 @@ class Animate(ConditionFlags):
         return backbone, job.image, compute(backbone, job, machine, taps=taps, observe=observe, **options)
 
     def request(self, prompt: str) -> Request:
-        """The job with this prompt."""
+        """Build the request of the job with this prompt."""
         return Request(
             source=self,
             prompt=prompt,
@@ -188,20 +191,18 @@ class Animate(ConditionFlags):
 
     @property
     def comparator(self) -> Settings | None:
-        """The settings of another method than AnyI2V; None for AnyI2V.
+        """The settings of a method other than AnyI2V; None for AnyI2V.
 
-        Raises InputError for settings of a method that is not asked for.
+        Raises InputError for settings of a method that is not selected.
         """
         found = {name: getattr(self, name.replace("-", "_")) for name in SETTINGS}
         for name, settings in found.items():
             if name != self.method_name and settings != type(settings)():
-                raise InputError(
-                    f"there are settings --{name}.*, but the method is {self.method_name}; add --method {name}"
-                )
+                raise InputError(f"--{name}.* is set, but the method is {self.method_name}; add --method {name}")
         return found.get(self.method_name)
 
     def _wanted(self, folders: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
-        """For each run of a sweep what its record must say to be the one that is asked for."""
+        """Return, for each run of a sweep, the values that its record must have to match this request."""
         from anyi2v.batch.work import read_inputs, wanted
         from anyi2v.reports.record import Fingerprint
 
@@ -216,9 +217,9 @@ class Animate(ConditionFlags):
         }
 
     def _prepared(self, prompts: Sequence[str]) -> "tuple[Backbone, list[Inputs], Machine, bool]":
-        """The networks, a job per prompt, where they are computed, and whether in low-memory mode.
+        """Return the backbone, a job per prompt, the machine, and whether to use low-memory mode.
 
-        Prints the memory that a job will need. Raises whatever can be found out before any work.
+        Prints the memory that a job will need. Raises all errors that can be detected before any work.
         """
         from anyi2v.backbone.text import tokenize
         from anyi2v.batch.work import check_inputs, load_backbone, memory_mode, read_inputs, shadow
@@ -239,12 +240,12 @@ class Animate(ConditionFlags):
         chosen = f"; computing in {machine.dtype}, which is faster here" if self.dtype == "auto" else ""
         print(f"memory: {needs}{chosen.replace('torch.', '')}", file=sys.stderr)
         if self.repeat and low_memory and not self.low_memory:
-            note = f"{self.repeat} was made with more memory than is free here: in low-memory mode bytes may differ"
+            note = f"{self.repeat} needed more memory than is free here; low-memory mode may change the bytes"
             warnings.warn(note, AnyI2VWarning, stacklevel=2)
         return load_backbone(first.request, machine), jobs, machine, low_memory
 
     def _embeddings(self, text: TextConfig, prompts: Sequence[str]) -> "dict[str, Tensor]":
-        """The embeddings of all files; warns of those that no prompt names."""
+        """Read all embeddings; warn about those that no prompt uses."""
         if not self.embedding:
             return {}
         from anyi2v.backbone.prompt_syntax import used
@@ -253,16 +254,16 @@ class Animate(ConditionFlags):
         found = read_embeddings(self.embedding, text)
         if idle := sorted(found.keys() - used(prompts, found)):
             names = ", ".join(map(repr, idle))
-            warnings.warn(f"no prompt has the embedding {names}, which changes nothing", AnyI2VWarning, stacklevel=2)
+            warnings.warn(f"no prompt uses the embedding {names}, so it has no effect", AnyI2VWarning, stacklevel=2)
         return found
 
     def _fitting(self, prompt: str, embeddings: "Mapping[str, Tensor]") -> str:
-        """The prompt, or what the text tower takes of it."""
+        """Return the prompt, truncated to the text tower's length if requested."""
         if not self.truncate_prompt:
             return prompt
         from anyi2v.backbone.text import shortened
 
         kept, cut = shortened(read_config(self.backbone).text, prompt, embeddings)
         if cut:
-            print(f"prompt too long: {cut!r} is cut; the text tower sees {kept!r}", file=sys.stderr)
+            print(f"prompt too long: {cut!r} is removed; the text tower sees {kept!r}", file=sys.stderr)
         return kept

@@ -1,4 +1,4 @@
-"""The defaults of `anyi2v animate`: the backbone's own settings, a recipe, or an earlier run's. Free of torch."""
+"""Defaults of `anyi2v animate` from the backbone, a recipe or an earlier run; does not import torch."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from anyi2v.method.recipes import overridden, recipe
 
 @dataclass(frozen=True)
 class _Base:
-    """The flags that decide the defaults of others."""
+    """Flags that determine the defaults of other flags."""
 
     backbone: str | None = None
     recipe: str | None = None
@@ -31,10 +31,11 @@ class _Base:
 
 
 def animate_defaults(args: Sequence[str]) -> Animate:
-    """The defaults of `anyi2v animate` under those of the flags of `_Base` that are among `args`.
+    """Return the defaults of `anyi2v animate`, given the flags of `_Base` among `args`.
 
-    With --repeat, its values hold, except for the method where a recipe, without the backbone's settings or not, or
-    another backbone is asked for. Warns of settings that the backbone has otherwise than a recipe that is asked for.
+    With --repeat, the run's values are the defaults. The method's settings are replaced if a recipe,
+    --no-backbone-settings or another backbone is given. Warns if the backbone's own settings override those of an
+    explicitly given recipe.
 
     Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
     """
@@ -51,8 +52,8 @@ def animate_defaults(args: Sequence[str]) -> Animate:
         helps = {"-h", "--help"} & set(args)
         if asked and not helps and (other := overridden(name, own)):
             warnings.warn(
-                f"backbone {backbone} has settings of its own in place of recipe {name}'s: "
-                f"{', '.join(f'{key}={_short(value)}' for key, value in other.items())}; --no-backbone-settings takes "
+                f"backbone {backbone} overrides settings of recipe {name}: "
+                f"{', '.join(f'{key}={_short(value)}' for key, value in other.items())}; --no-backbone-settings uses "
                 "the recipe alone",
                 AnyI2VWarning,
                 stacklevel=2,
@@ -63,7 +64,7 @@ def animate_defaults(args: Sequence[str]) -> Animate:
         recipe=name,
         backbone_settings=base.backbone_settings,
         repeat=base.repeat,
-        # given prompts and embeddings are added to the default's, but shall replace them
+        # given values would be appended to these defaults, but must replace them
         prompt=() if base.prompt else default.prompt,
         embedding=() if base.embedding else default.embedding,
     )
@@ -74,7 +75,7 @@ def _short(value: Any) -> str:
 
 
 def _comparator(data: dict[str, Any]) -> dict[str, Any]:
-    """The flags of another method than AnyI2V, if the run had one that the command line knows."""
+    """Return the flags of a method other than AnyI2V, if the run used one known to the command line."""
     name = data.get("parts", {}).get("method")
     if name not in SETTINGS:
         return {}
@@ -86,9 +87,9 @@ REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "devi
 
 
 def repeated(path: Path) -> Animate:
-    """The flags of the run that `path` records; raises InputError naming what is unusable.
+    """Return the flags of the run recorded in `path`; raises InputError naming what is unusable.
 
-    A run whose process was killed while it was put in place is put in place first.
+    If a process was killed while it moved the run into place, that is completed first.
     """
     from anyi2v.reports.folder import CONDITION, recover
 

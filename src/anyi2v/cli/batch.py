@@ -1,4 +1,4 @@
-"""`anyi2v batch`: many jobs from a file. Free of torch until it runs."""
+"""The command `anyi2v batch`, many jobs from a file; imports torch only when it runs."""
 
 import sys
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchCommand:
-    """Make the jobs of a file: one a line, or several by lists of seeds and settings.
+    """Run the jobs of a file, one per line, or several per line through lists of seeds and settings.
 
-    All lines are checked before any work. Each job has a folder with a run; those that are there are not made again,
-    so a batch goes on where it was stopped. A job that fails leaves error.json in its folder and costs no other.
-    index.html and jobs.csv show all of them.
+    All lines are checked before any work. Each job writes a run to its own folder; existing runs are skipped, so an
+    interrupted batch can be resumed. A job that fails leaves error.json in its folder and does not affect the others.
+    index.html and jobs.csv summarise all jobs.
 
     Examples:
     $ anyi2v batch jobs.jsonl --check
@@ -36,43 +36,43 @@ class BatchCommand:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Jobs as JSON Lines (.jsonl), a JSON list (.json), or CSV with a header (.csv); paths in it are relative to its
+    """Jobs as JSON Lines (.jsonl), a JSON list (.json), or CSV with a header (.csv); paths are relative to its
     folder."""
     out: Path = Path("batch")
-    """Folder for the jobs' folders, index.html and jobs.csv."""
+    """Output folder for the jobs' folders, index.html and jobs.csv."""
     check: bool = False
-    """Only say what is wrong about which lines, and how many jobs there are to make."""
+    """Only report invalid lines and the number of jobs to run."""
     cache: Path | None = None
-    """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: jobs on the same image and prompt
-    then share one inversion."""
+    """Folder for a cache of inverted images (subfolder anyi2v-inversions, at most 4 GiB): jobs on the same image and
+    prompt then share one inversion."""
     invert_together: int = 1
-    """Condition images that are inverted as one batch, where lines after each other have the same size and settings;
-    1: each by its own job. Faster, but the bytes of a video then depend on its neighbours, by rounding."""
+    """Number of condition images to invert as one batch, for consecutive lines with the same size and settings; 1: one
+    by one. Faster, but through rounding the bytes of a video then depend on the other jobs in its batch."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, mps."""
+    """Device to compute on: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
-    """Of the networks; auto: 16 bits where the device is faster in them, which is measured once."""
+    """Dtype of the networks; auto: a 16-bit type if it is faster on the device, decided once."""
     threads: int | None = None
-    """CPU threads, of each worker; None: PyTorch's choice, one with workers."""
+    """Number of CPU threads per process; None: PyTorch's default, or 1 with workers."""
     workers: WorkerCount = None
-    """Processes that make jobs beside each other, each with a GPU of its own (--device cuda) or its threads on the
-    CPU; auto: as many as there is room for. None: this process, one job after the other. Needs the extra "cluster"."""
+    """Number of parallel worker processes, each with its own GPU (--device cuda) or CPU threads; auto: as many as the
+    resources allow. None: run the jobs one by one in this process. Requires the extra "cluster"."""
     address: str | None = None
-    """Of a running ray cluster whose machines work too, all with these folders; "auto": the one of this machine.
-    Implies --workers auto."""
+    """Address of a running ray cluster to use, whose machines must share these folders; "auto": the one on this
+    machine. Implies --workers auto."""
     overwrite: bool = False
-    """Make jobs again whose folder holds a run of other inputs; those that are there stay."""
+    """Rerun jobs whose folder has a run with other inputs; matching runs are kept."""
 
     def run(self) -> int:
-        """Makes what is missing; returns 1 if a job failed, else 0.
+        """Run the missing jobs; return 1 if a job failed, else 0.
 
-        Raises InputError, after all mistakes were printed, if a line is unusable.
+        Raises InputError, after printing all problems, if a line is unusable.
         """
         workers = workers_of(self.workers, self.address, self.device, self.threads)
         within("--invert-together", self.invert_together, 1, 1024)
         if self.invert_together > 1 and (workers or self.cache):
             other = "--cache" if self.cache else "workers"
-            raise InputError(f"--invert-together is not allowed with {other}; leave out one of both")
+            raise InputError(f"--invert-together cannot be combined with {other}; remove one of them")
         jobs = read_jobs(self.file)
         tasks = self._checked(jobs)
         done = sum(task.done for task in tasks)
@@ -88,14 +88,14 @@ class BatchCommand:
         checker = Checker(self.out, asked_of(self.device, self.dtype, self.threads), overwrite=self.overwrite)
         found = [checker.task(job) for job in jobs.jobs]
         tasks = [task for task in found if task is not None]
-        # jobs of one line share most mistakes
+        # jobs of one line share most problems
         problems: list[Problem] = list(dict.fromkeys([*jobs.problems, *checker.problems]))
         if problems:
             for problem in sorted(problems, key=lambda problem: problem.line):
                 print(" ".join(jobs.where(problem).split()), file=sys.stderr)
             lines = len({problem.line for problem in problems})
             some = f"1 {jobs.unit} of {self.file} is" if lines == 1 else f"{lines} lines of {self.file} are"
-            raise InputError(f"{some} unusable, for the reasons above; nothing was made")
+            raise InputError(f"{some} unusable, for the reasons above; nothing was run")
         return tasks
 
     def _made(self, tasks: "list[Task]", workers: Workers | None) -> int:
@@ -105,7 +105,7 @@ class BatchCommand:
         threads, dtype = self.threads, self.dtype
         if workers is not None:
             threads = workers.threads
-            if dtype == "auto" and self.device == "cpu":  # what each worker measured could differ
+            if dtype == "auto" and self.device == "cpu":  # measurements of the workers could differ
                 dtype = cast(Dtype, str(network_dtype(dtype, self.device)).removeprefix("torch."))
         if self.cache:
             check_place(self.cache)
@@ -116,9 +116,9 @@ class BatchCommand:
             outcomes = run_tasks(make, tasks, progress, workers)
         finally:
             progress.close()
-            if self.out.expanduser().exists():  # else nothing was begun
+            if self.out.expanduser().exists():  # otherwise nothing was started
                 page = write_report(self.out, tasks, title=self.file.name)
-                print(f"all jobs beside each other: {page}")
+                print(f"all jobs side by side: {page}")
         counts = {status: sum(o.status == status for o in outcomes) for status in ("made", "there", "busy", "failed")}
         print(
             f"{counts['made']} made, {counts['there']} were there, {counts['failed']} failed"
@@ -136,7 +136,7 @@ def _maker(
     *,
     overwrite: bool,
 ) -> "Maker":
-    """What makes the jobs, in whichever process; `together`: arguments of `Ahead`."""
+    """Create the `Maker` that runs the jobs, in any process; `together` are arguments of `Ahead`."""
     from anyi2v.batch.ahead import Ahead
     from anyi2v.batch.run import Maker
     from anyi2v.reports.writing import impossible_outputs
@@ -146,7 +146,7 @@ def _maker(
 
 
 class Progress:
-    """A line per job, or a bar where the output is a terminal; failures, and each warning once, are lines in both."""
+    """Prints a line per job, or a bar on a terminal; failures, and each distinct warning once, are always lines."""
 
     def __init__(self, total: int):
         from tqdm import tqdm
@@ -156,7 +156,7 @@ class Progress:
         self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __call__(self, outcome: "Outcome") -> None:
-        """Says what became of a job."""
+        """Report the outcome of a job."""
         self.done += 1
         job = outcome.task.job
         said = {
@@ -169,7 +169,7 @@ class Progress:
         if self.bar is not None and outcome.status in ("made", "there"):
             lines = []
         for text in outcome.warnings:
-            if text not in self.warned:  # jobs of a sweep have most of them in common
+            if text not in self.warned:  # jobs of a sweep share most warnings
                 self.warned.add(text)
                 lines.append(f"line {job.line}, {job.name}: warning: {' '.join(text.split())}")
         for line in lines:
@@ -181,6 +181,6 @@ class Progress:
             self.bar.update()
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Close the bar, leaving it on screen."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""`anyi2v bench ...`: measurements that anyone can repeat. Free of torch until they run."""
+"""The commands `anyi2v bench ...`, reproducible measurements; import torch only when they run."""
 
 import json
 import sys
@@ -27,14 +27,14 @@ _KIND = PrimitiveConstructorSpec[Kind](
     str_from_instance=lambda kind: [kind.replace(" ", "-")],
     choices=tuple(dict.fromkeys((*_HYPHENATED, *KINDS))),
 )
-"""Of `--kind`: names with hyphens, or with spaces as in the tables."""
+"""Parser of `--kind`: names with hyphens, or with spaces as in the tables."""
 
 
 @dataclass(frozen=True)
 class BenchMicro:
     """Measure the method and its ablations on generated cases with ground truth.
 
-    Can be interrupted and started again; more cases or ablations may be added to a folder, with the same code only.
+    Can be interrupted and resumed. Cases and ablations can be added to an existing folder, but only with the same code.
 
     Examples:
     $ anyi2v bench micro --cases 48 --workers auto
@@ -44,33 +44,33 @@ class BenchMicro:
     """
 
     cases: int = 48
-    """Condition images in turn, as far as the kind of case has them: edge, depth, segmentation, photo, sketch,
-    silhouette, mixed."""
+    """Number of cases. Condition images take turns, as far as the kind of case allows: edge, depth, segmentation,
+    photo, sketch, silhouette, mixed."""
     seed: int = 1000
-    """Of the first case; the noise of a case has the case's seed, whatever the variant."""
+    """Seed of the first case; a case's noise uses the case's seed for all variants."""
     kind: Annotated[Kind, _KIND] = "plain"
-    """Of the cases: what the scene or the user's input is like, see docs/benchmark.md."""
+    """Kind of cases, that is of scene or user input; see docs/benchmark.md."""
     backbone: str = "micro"
-    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    """Name or file of a backbone trained on the synthetic world."""
     dtype: Dtype = "auto"
     """As for `anyi2v animate`."""
     recipe: Literal["paper", "official"] = "paper"
-    """What "full" is, with the backbone's own settings on top."""
+    """Recipe of the variant "full", overridden by the backbone's own settings."""
     ablate: tuple[str, ...] = ("baselines",)
-    """Groups of variants (baselines, "table 2", masks, "figure 8, components", ...), single variants by their names in
-    the tables ("no queries"), or all."""
+    """Variants to measure: groups (baselines, "table 2", masks, "figure 8, components", ...), single ones by their
+    names in the tables ("no queries"), or all."""
     methods: tuple[Literal["all", ComparatorName], ...] = ()
-    """Other methods to compare with, with their settings for the micro backbones: see docs/comparators.md."""
+    """Other methods to compare with, using their settings for the micro backbones; see docs/comparators.md."""
     set: tuple[str, ...] = ()
-    """Settings of the method for all variants, as name=value in JSON, e.g. lr=0.02."""
+    """Settings of the method for all variants, as name=value with a JSON value, e.g. lr=0.02."""
     workers: WorkerCount = None
-    """Processes of one thread that work beside each other, for which the extra "cluster" is needed; auto: one per
-    processor. None: this process, one thread."""
+    """Number of parallel single-threaded worker processes, requires the extra "cluster"; auto: one per processor. None:
+    one thread in this process."""
     out: Path = Path("runs/bench")
-    """Folder for frames, scores, table and pictures."""
+    """Output folder for frames, scores, table and pictures."""
 
     def run(self) -> None:
-        """Runs what is missing, measures everything, prints the table."""
+        """Run the missing cases, measure everything, print the table."""
         _check(self.cases, self.seed)
         workers = workers_of(self.workers)
         changes = {**read_config(self.backbone).method, **_settings(self.set)}
@@ -92,7 +92,7 @@ class BenchMicro:
         work = jobs(made)
         print(write_report(self.out, work, list(bench.rows(work)), describe()))
         if missing := [name for name in known if name not in made]:
-            print(f"not in the report, for cases are missing: {', '.join(missing)} (add them with --ablate, --methods)")
+            print(f"not in the report, as cases are missing: {', '.join(missing)} (add them with --ablate, --methods)")
         print(f"scores, table and pictures: {self.out}")
 
 
@@ -108,36 +108,36 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, object]:
         try:
             found[name] = json.loads(value)
         except ValueError as error:
-            raise InputError(f"--set {pair}: {value!r} is no JSON; write for example --set lr=0.02") from error
+            raise InputError(f"--set {pair}: {value!r} is not JSON; write for example --set lr=0.02") from error
     return found
 
 
 @dataclass(frozen=True)
 class BenchBackbone:
-    """Measure the micro backbone itself: plain text-to-video, and DDIM inversion and back.
+    """Measure the micro backbone itself by plain text-to-video and by DDIM inversion and reconstruction.
 
-    Can be interrupted and started again.
+    Can be interrupted and resumed.
 
     Examples:
     $ anyi2v bench backbone --cases 200 --out backbone.json
     """
 
     cases: int = 200
-    """Prompts, and images."""
+    """Number of prompts and of images."""
     seed: int = 5000
-    """Of the first."""
+    """Seed of the first case."""
     backbone: str = "micro"
-    """Name of a shipped backbone trained on the synthetic world, or a file of one."""
+    """Name or file of a backbone trained on the synthetic world."""
     dtype: Dtype = "auto"
     """As for `anyi2v animate`."""
     workers: WorkerCount = None
-    """Processes of one thread that work beside each other, for which the extra "cluster" is needed; auto: one per
-    processor. None: this process, one thread."""
+    """Number of parallel single-threaded worker processes, requires the extra "cluster"; auto: one per processor. None:
+    one thread in this process."""
     out: Path = Path("runs/backbone.json")
-    """JSON file for all figures."""
+    """Output JSON file with all figures."""
 
     def run(self) -> None:
-        """Prints the shares, writes the file."""
+        """Print the summary, write the file."""
         _check(self.cases, self.seed)
         workers = workers_of(self.workers)
         check_place(self.out.parent)
@@ -164,7 +164,7 @@ class BenchBackbone:
 
 @dataclass(frozen=True)
 class BenchStages(StagesOptions):
-    """Measure each part of a job, and how much of the machine's arithmetic it uses.
+    """Measure the time of each part of a job, and its share of the machine's peak arithmetic.
 
     Examples:
     $ anyi2v bench stages
@@ -172,7 +172,7 @@ class BenchStages(StagesOptions):
     """
 
     def run(self) -> None:
-        """Measures, prints the table, writes the files."""
+        """Measure, print the table, write the files."""
         self.check()
         from anyi2v.latency import stages
 
@@ -181,7 +181,8 @@ class BenchStages(StagesOptions):
 
 @dataclass(frozen=True)
 class BenchScaling(ScalingOptions):
-    """Measure how iterations, guided steps, inversions and jobs grow with frames, objects, pixels, images, steps.
+    """Measure how the time of iterations, guided steps, inversions and jobs scales with frames, objects, pixels, images
+    and steps.
 
     Examples:
     $ anyi2v bench scaling
@@ -189,7 +190,7 @@ class BenchScaling(ScalingOptions):
     """
 
     def run(self) -> None:
-        """Measures, prints the table, writes the files."""
+        """Measure, print the table, write the files."""
         self.check()
         from anyi2v.latency import scaling
 

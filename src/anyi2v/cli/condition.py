@@ -1,4 +1,4 @@
-"""The flags that say what the condition image is, and `anyi2v condition` to see it. Free of torch until they run."""
+"""Flags of the condition image, and the commands `condition` and `segments`; import torch only when they run."""
 
 import sys
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from anyi2v.images.source import ConditionSource
 
 @dataclass(frozen=True)
 class ConditionFlags(ConditionSource):
-    """What `anyi2v animate` and `anyi2v condition` both understand."""
+    """Flags shared by `anyi2v animate` and `anyi2v condition`."""
 
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """IMAGE:MASK, laid over --image where the mask is white; may be repeated. Without --image, the first layer is
-    the bottom and needs no mask."""
+    """IMAGE:MASK, pasted over --image where the mask is white; may be repeated. Without --image, the first layer is the
+    bottom one and needs no mask."""
 
 
 @dataclass(frozen=True)
 class Condition(ConditionFlags):
-    """Show what the model will be given, with the flags of `anyi2v animate`.
+    """Preview the condition image exactly as the model sees it, with the flags of `anyi2v animate`.
 
     Examples:
     $ anyi2v condition photo.jpg --fit pad --tracks tracks.json --out look.png
@@ -32,17 +32,17 @@ class Condition(ConditionFlags):
     """
 
     image: Annotated[Path | None, tyro.conf.Positional] = None
-    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .off .ply .stl .glb) or point
+    """Condition image of any modality (photo, edges, depth, sketch, ...), mesh (.obj .off .ply .stl .glb) or point
     cloud (.ply .xyz .pts .npy)."""
     tracks: Path | None = None
-    """File with boxes or paths over time; drawn into a second picture beside the first."""
+    """File with boxes or paths over time, drawn in a second picture."""
     backbone: str = "micro"
-    """Decides the size, and which sizes are possible: a shipped backbone, or a converted .safetensors file."""
+    """Backbone that determines the default and valid sizes: a shipped backbone, or a converted .safetensors file."""
     out: Path = Path("condition.png")
-    """PNG file."""
+    """Output PNG file."""
 
     def run(self) -> None:
-        """Writes the picture; with tracks, a second one with boxes and paths, whose name ends in -tracks.png."""
+        """Write the picture, and with tracks a second one with boxes and paths, named *-tracks.png."""
         if self.out.suffix.lower() != ".png":
             raise InputError(f"cannot write {self.out}: the suffix must be .png")
         from anyi2v.images.conditions import load_condition
@@ -65,10 +65,10 @@ class Condition(ConditionFlags):
 
 @dataclass(frozen=True)
 class Segments(Condition):
-    """Show what the method can tell apart in a condition image: K-Means over its self-attention queries.
+    """Show which regions of a condition image the method can distinguish, by K-Means over its self-attention queries.
 
-    Writes a picture, and a track file with every segment as an object that stands still, with its mask and box: keep
-    those that shall move, and give them a path.
+    Writes a picture, and a track file in which every segment is a static object with its mask and box: keep those that
+    should move, and give them a path.
 
     Examples:
     $ anyi2v segments photo.png --prompt "a red circle on a navy background"
@@ -76,15 +76,15 @@ class Segments(Condition):
     """
 
     prompt: str = ""
-    """What the image shows."""
+    """Description of the image."""
     clusters: int = 4
-    """How many segments."""
+    """Number of segments."""
     out: Path = Path("segments.png")
-    """PNG file; the tracks are written beside it, with the suffix .json."""
+    """Output PNG file; the tracks are written next to it, with the suffix .json."""
     tracks: tyro.conf.Suppress[None] = None
 
     def run(self) -> None:
-        """Inverts the image, clusters its queries, writes both files."""
+        """Invert the image, cluster its queries, write both files."""
         if self.out.suffix.lower() != ".png":
             raise InputError(f"cannot write {self.out}: the suffix must be .png")
         from anyi2v.checkpoints.checkpoint import load

@@ -1,4 +1,4 @@
-"""The flags of `anyi2v convert`; the work is done by the package weights_converters."""
+"""The command `anyi2v convert`, implemented by the package weights_converters."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from anyi2v.errors import InputError
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn public checkpoints into one file of ours, or say what a file is.
+    """Convert public checkpoints to one file in our format, or identify weights files.
 
     Examples:
     $ anyi2v convert --base v1-5-pruned-emaonly.safetensors --motion-module v3_sd15_mm.ckpt --out v3.safetensors
@@ -20,50 +20,50 @@ class Convert:
     """
 
     base: Path | None = None
-    """SD-1.x: a single file, a folder of a diffusers pipeline, or a UNet alone (then with --vae and --text); or LaVie's
-    UNet (with --vae and --text of SD-1.4), or VideoCrafter2's single file."""
+    """Base model: SD-1.x as a single file, a diffusers pipeline folder, or a UNet alone (with --vae and --text);
+    LaVie's UNet (with --vae and --text of SD-1.4); or VideoCrafter2's single file."""
     motion_module: Path | None = None
-    """AnimateDiff motion module, or folder of a MotionAdapter; without it the backbone makes images only."""
+    """AnimateDiff motion module, or folder of a MotionAdapter; without it an SD-1.x backbone only generates images."""
     vae: Path | None = None
-    """Autoencoder in place of the base's: file or folder."""
+    """File or folder of an autoencoder to use instead of the base's."""
     text: Path | None = None
-    """Text tower in place of the base's: file or folder."""
+    """File or folder of a text tower to use instead of the base's."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """FILE or FILE:WEIGHT of a LoRA to add for good; 1 as trained, 0 without. May be repeated. LoHa, LoKr, DoRA and IA3
-    are LoRAs too."""
+    """LoRA to merge permanently, as FILE or FILE:WEIGHT; weight 1 is as trained, 0 has no effect. May be repeated.
+    LoHa, LoKr, DoRA and IA3 are supported too."""
     motion_lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The same for AnimateDiff's motion LoRAs (camera movements)."""
+    """AnimateDiff motion LoRA (camera movements), given like --lora."""
     adapter: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The same for AnimateDiff's domain adapter (v3)."""
+    """AnimateDiff domain adapter (v3), given like --lora."""
     lora_alpha: Literal["file", "ignored"] = "file"
-    """A module's update is scaled by its alpha / rank, or not, as AnimateDiff's loader has it."""
+    """Whether to scale each module's update by its alpha / rank, or not, as in AnimateDiff's loader."""
     lora_unmatched: Literal["error", "warning"] = "error"
-    """What a LoRA's keys are whose modules the base does not have. The modules that it has are applied whole, or not
+    """How to treat LoRA keys whose modules the base does not have. Each module that it has is applied completely or not
     at all."""
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Of the stored weights."""
+    """Dtype of the stored weights."""
     out: Path | None = None
-    """The .safetensors file to write."""
+    """Output .safetensors file."""
     name: str | None = None
-    """What the backbone shall be called; None: the name of the file."""
+    """Name of the backbone; None: the name of the file."""
     motion_version: Literal["v1", "v2", "v3"] | None = None
-    """Of the motion module; None: read off its position tables, if it has them."""
+    """Version of the motion module; None: detected from its position tables, if it has them."""
     motion_norm: Literal["frame", "clip"] | None = None
-    """Statistics of the motion modules' norms: per frame (AnimateDiff) or over the clip (trained in diffusers).
-    None: per frame; must be said for a MotionAdapter of another size than SD-1.5's."""
+    """Statistics of the motion modules' norms: per frame (AnimateDiff) or over the clip (trained in diffusers). None:
+    per frame; required for a MotionAdapter whose size is not SD-1.5's."""
     schedule: Path | None = None
-    """JSON file of a scheduler; None: AnimateDiff's, or the base's without a motion module."""
+    """JSON file of a scheduler; None: AnimateDiff's, or without a motion module the base's."""
     vocab: Path | None = None
     """JSON file {"words": [...]} for a text tower with whole-word tokens."""
     frames: int | None = None
-    """Length of a video if nobody asks for another; None: 16, or as many as there are positions."""
+    """Default number of frames; None: 16, or the number of positions if it is smaller."""
     fps: int | None = None
-    """Frames per second of a video if nobody asks for another; None: 8, with VideoCrafter2 28."""
+    """Default frames per second; None: 8, or 28 for VideoCrafter2."""
     inspect: tuple[Path, ...] = ()
-    """Say what these files or folders are, instead of converting."""
+    """Identify these files or folders instead of converting."""
 
     def run(self) -> None:
-        """Converts or inspects; raises InputError if neither is asked for or both are."""
+        """Convert or inspect; raises InputError unless exactly one of them is requested."""
         if bool(self.inspect) == bool(self.base or self.out):
             raise InputError("convert needs --base and --out, or --inspect FILE...")
         if self.inspect:

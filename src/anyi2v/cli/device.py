@@ -1,4 +1,4 @@
-"""Where and in which data type a command computes. Free of torch until it does."""
+"""Device, dtype, threads and workers of a command; imports torch only when needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WorkerCount = int | Literal["auto"] | None
-"""Of `--workers`; None: none, the work is done in this process."""
+"""Type of `--workers`; None: no workers, everything runs in this process."""
 
 
 def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
-    """That of the networks; "auto" is resolved."""
+    """Return the networks' dtype, with "auto" resolved."""
     import torch
 
     from anyi2v.execution.machine import fast_dtype
@@ -29,7 +29,7 @@ def network_dtype(dtype: Dtype, device: str) -> "torch.dtype":
 
 
 def prepare_torch(device: str, threads: int | None) -> None:
-    """Raises InputError if nothing can be computed on the device, or for an impossible number of threads."""
+    """Check the device and set the number of threads; raises InputError if either is not usable."""
     import torch
 
     if threads is not None:
@@ -43,7 +43,7 @@ def prepare_torch(device: str, threads: int | None) -> None:
 
 
 def asked_of(device: str, dtype: Dtype, threads: int | None, low_memory: bool = False) -> dict[str, Any]:
-    """What the record of a run must say of these flags; what they leave open may be as it was."""
+    """Return the values that a run's record must have to match these flags; unset flags match anything."""
     same: dict[str, Any] = {"device": device, "low_memory": low_memory, "threads": threads}
     if dtype != "auto":
         same["dtype"] = dtype
@@ -53,7 +53,7 @@ def asked_of(device: str, dtype: Dtype, threads: int | None, low_memory: bool = 
 def machine_of(
     device: str, dtype: Dtype, threads: int | None, low_memory: bool = False, cache: Path | None = None
 ) -> "Machine":
-    """Where jobs are computed, made ready.
+    """Set up the device and threads, and return the `Machine` for jobs.
 
     Raises InputError as `prepare_torch` does, ResourceError for a cache that cannot be written.
     """
@@ -69,14 +69,14 @@ def machine_of(
 def workers_of(
     count: WorkerCount, address: str | None = None, device: str = "cpu", threads: int | None = None
 ) -> Workers | None:
-    """What the flags of workers ask for; None if they do not.
+    """Convert the worker flags; None if they request no workers.
 
-    Raises InputError for impossible numbers, and a device that workers cannot share.
+    Raises InputError for invalid numbers, and for a device that workers cannot use.
     """
     if count is None and address is None:
         return None
     if device not in ("cpu", "cuda"):
-        raise InputError(f"--device {device} is not allowed with workers; give cpu, or cuda for a GPU each")
+        raise InputError(f"--device {device} is not allowed with workers; use cpu, or cuda for one GPU each")
     if isinstance(count, int):
         within("--workers", count, 1, MAX_THREADS)
     if threads is not None:

@@ -1,4 +1,4 @@
-"""`anyi2v eval ...`: metrics over folders of videos. Free of torch until they run."""
+"""The commands `anyi2v eval ...`, metrics over folders of videos; import torch only when they run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from anyi2v.evaluation.request import Request
 
 @dataclass(frozen=True)
 class EvalVideos(Request):
-    """Measure videos of any method, from files: FID, KID, FVD, KVD and ObjMC, each with its convention and interval.
+    """Evaluate video files of any method by FID, KID, FVD, KVD and ObjMC, each with its convention and interval.
 
     Videos, real videos and tracks are paired by name.
 
@@ -19,10 +19,10 @@ class EvalVideos(Request):
     """
 
     out: Path = Path("eval.json")
-    """JSON file: all scores, and each video's own."""
+    """Output JSON file with all scores, overall and per video."""
 
     def run(self) -> None:
-        """Measures, writes the file, prints a table."""
+        """Evaluate, write the file, print a table."""
         from anyi2v.errors import InputError
         from anyi2v.evaluation.evaluate import evaluate, table, write
         from anyi2v.files import check_place

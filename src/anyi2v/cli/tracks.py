@@ -1,4 +1,4 @@
-"""`anyi2v tracks ...`: look at track files, check and convert them. Free of torch and Pillow until they run."""
+"""The commands `anyi2v tracks ...`, which draw, check and convert track files; import torch only when they run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TracksShow:
-    """Draw tracks over their image: boxes, paths with numbers of frames, points, masks.
+    """Draw tracks over their image: boxes, paths with frame numbers, points and masks.
 
     Examples:
     $ anyi2v tracks show tracks.json --image edges.png --out tracks.png
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Track file of any kind; its content tells which."""
+    """Track file in any supported format, which is detected from its content."""
     image: Path
-    """The image that the tracks were drawn on."""
+    """Image that the tracks were drawn on."""
     out: Path
-    """PNG file to write."""
+    """Output PNG file."""
     box_size: tuple[float, float] | None = None
-    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+    """Width and height of boxes for paths that have none; None: a quarter of the image's shorter side."""
 
     def run(self) -> None:
-        """Writes the picture."""
+        """Write the picture."""
         from anyi2v.images.media import load_image, write_image
         from anyi2v.reports.folder import check_file
         from anyi2v.reports.plots import draw_tracks
@@ -46,7 +46,7 @@ class TracksShow:
 
 @dataclass(frozen=True)
 class TracksConvert:
-    """Convert a track file of any kind to ours or to AnyI2V's.
+    """Convert a track file from any supported format to ours or AnyI2V's.
 
     Examples:
     $ anyi2v tracks convert traj.npy --size 1024 576 --to own --out tracks.json
@@ -54,20 +54,20 @@ class TracksConvert:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Track file of any kind; its content tells which."""
+    """Track file in any supported format, which is detected from its content."""
     to: Literal["anyi2v", "own"]
-    """The format to write."""
+    """Output format."""
     out: Path
-    """File to write."""
+    """Output file."""
     frames: int | None = None
-    """Resample to this many frames; None: as they are."""
+    """Resample to this many frames; None: keep the frames."""
     size: tuple[int, int] | None = None
-    """Width and height of the image that the tracks were drawn on, for files that do not say it."""
+    """Width and height of the image that the tracks were drawn on, for files that do not contain them."""
     box_size: tuple[float, float] | None = None
-    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+    """Width and height of boxes for paths that have none; None: a quarter of the image's shorter side."""
 
     def run(self) -> None:
-        """Writes the file; prints what the format could not take."""
+        """Write the file; print what the format cannot represent."""
         from anyi2v.reports.folder import check_file
         from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
         from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
@@ -85,7 +85,7 @@ class TracksConvert:
 
 @dataclass(frozen=True)
 class TracksCheck:
-    """Say what a track file is, what is in it, and what may be a mistake.
+    """Validate a track file: print its format, its objects and possible mistakes.
 
     Examples:
     $ anyi2v tracks check tracks.json
@@ -94,18 +94,18 @@ class TracksCheck:
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Track file of any kind; its content tells which."""
+    """Track file in any supported format, which is detected from its content."""
     size: tuple[int, int] | None = None
-    """Width and height of the image that the tracks were drawn on, for files that do not say it."""
+    """Width and height of the image that the tracks were drawn on, for files that do not contain them."""
     box_size: tuple[float, float] | None = None
-    """Width and height of boxes around paths without boxes; None: a quarter of the shorter side."""
+    """Width and height of boxes for paths that have none; None: a quarter of the image's shorter side."""
     image: Path | None = None
-    """The image that the tracks were drawn on: its size, and whether the first boxes show anything of it."""
+    """Image that the tracks were drawn on; provides its size, and checks the content of the first boxes."""
     backbone: str = "micro"
-    """What the tracks are for: its frames and the cells of its latent count."""
+    """Backbone to check against (number of frames, latent cell size)."""
 
     def run(self) -> None:
-        """Prints format, size, objects and warnings."""
+        """Print format, size, objects and warnings."""
         from anyi2v.tracks import read_tracks
         from anyi2v.tracks.contents import doubtful
         from anyi2v.tracks.review import followed, summary, warnings

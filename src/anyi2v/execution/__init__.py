@@ -1,1 +1,1 @@
-"""Ways to run a whole network: from packed weights, as CUDA graphs, within a predicted amount of memory."""
+"""Execution of whole networks: packed weights, CUDA graphs, memory prediction and clusters."""

@@ -1,7 +1,7 @@
-"""Work spread over processes, GPUs and machines by ray, which the extra "cluster" installs; or done here, without.
+"""Distribution of work over processes, GPUs and machines by ray (extra "cluster"), or in this process without ray.
 
-Each worker is a ray actor with a GPU or some processors of its own. A worker that dies is started again with the item
-that it had; what an item raises is not tried again.
+Each worker is a ray actor with its own GPU or processors. A worker that dies is restarted with its item; an item that
+raises an exception is not retried.
 """
 
 import os
@@ -17,55 +17,55 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 DEATHS = 3
-"""So many workers may an item cost."""
+"""Number of worker deaths after which an item is given up."""
 
 STORE = 80 * 2**20
-"""Bytes of ray's shared memory, near the least that it takes: only descriptions of work pass through it."""
+"""Size of ray's shared memory in bytes, near its minimum; only descriptions of work pass through it."""
 
 PATIENCE = 10.0
-"""Seconds that an address may take to answer."""
+"""Timeout in seconds for an address to answer."""
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # as a job in this process would have
+    "RAY_worker_niceness": "0",  # the same as a job in this process
 }
-"""How ray is set up before it is imported, unless the user has chosen otherwise."""
+"""Environment variables set before ray is imported, unless the user has set them."""
 
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""For a cluster of one machine: its ports are open on the loopback interface only."""
+"""Further variables for a cluster of one machine, whose ports listen on the loopback interface only."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes that work beside each other."""
+    """Number, location and resources of parallel worker processes."""
 
     count: int | None = None
-    """None: as many as there is room for."""
+    """Number of workers; None: as many as the resources allow."""
     address: str | None = None
-    """Of a running ray cluster, "auto" for that of this machine; None: this machine alone."""
+    """Address of a running ray cluster, "auto" for the one on this machine; None: start one on this machine."""
     gpus: int = 0
-    """Of each; with one, it sees no other."""
+    """GPUs per worker; a worker sees only its own."""
     threads: int = 1
-    """Of each: processors that are counted as taken, and threads of PyTorch."""
+    """Threads per worker: processors reserved in ray, and threads of PyTorch."""
 
 
 @dataclass(frozen=True)
 class Death:
-    """What there is in place of a result if an item's worker died `DEATHS` times."""
+    """Placeholder for the result of an item whose worker died `DEATHS` times."""
 
     message: str
 
 
 class _Worker(Generic[T, R]):
-    """The actor."""
+    """The ray actor."""
 
     def __init__(self, make: Callable[[], Callable[[T], R]], threads: int):
         self.make, self.threads = make, threads
         self.work: Callable[[T], R] | None = None
 
     def run(self, item: T) -> R:
-        """The result for an item."""
-        if self.work is None:  # not in __init__, where ray would not say what was raised
+        """Return the result for an item."""
+        if self.work is None:  # not in __init__, where ray would hide the exception
             import torch
 
             torch.set_num_threads(self.threads)
@@ -76,16 +76,16 @@ class _Worker(Generic[T, R]):
 def spread(
     make: Callable[[], Callable[[T], R]], items: Sequence[T], workers: Workers | None
 ) -> Iterator[tuple[T, R | Death]]:
-    """Pairs of item and result, as they are finished.
+    """Process items in parallel and yield pairs of item and result as they finish.
 
     Args:
-        make: called once in each worker, for the function from item to result; both items and results are pickled.
-        items: what to work on.
-        workers: how many, and where; None: this process, without ray.
+        make: called once in each worker; returns the function from item to result. Items and results are pickled.
+        items: the items to process.
+        workers: number and location of workers; None: this process, without ray.
 
     Raises:
-        InputError: ray is not installed, there is no cluster at the address, or no room for the workers.
-        Exception: what `make` or its function raises; no item is begun after that.
+        InputError: ray is not installed, there is no cluster at the address, or the resources do not suffice.
+        Exception: any exception of `make` or its function; no further items are started.
     """
     if not items:
         return
@@ -121,7 +121,7 @@ def spread(
 
 
 def _ray(*, alone: bool) -> ModuleType:
-    """The module, whose environment variables must be there before it is imported."""
+    """Import ray after setting its environment variables."""
     for name, value in (ENVIRONMENT | (ALONE if alone else {})).items():
         os.environ.setdefault(name, value)
     try:
@@ -132,14 +132,14 @@ def _ray(*, alone: bool) -> ModuleType:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Starts a cluster of this machine alone, or joins the one at the address."""
+    """Start a cluster on this machine, or join the one at the address."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
         ray.init("local", include_dashboard=False, object_store_memory=STORE, **options)
         return
     try:
         host, colon, port = address.rpartition(":")
-        if colon and "/" not in address:  # ray itself would try for minutes
+        if colon and "/" not in address:  # ray itself would retry for minutes
             socket.create_connection((host, int(port)), timeout=PATIENCE).close()
         ray.init(address, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -147,14 +147,14 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _count(resources: dict[str, float], workers: Workers) -> int:
-    """How many workers there will be; raises InputError if there is no room for them."""
+    """Return the number of workers; raises InputError if the resources do not suffice."""
     rooms = [int(resources.get("CPU", 0)) // workers.threads]
     if workers.gpus:
         rooms.append(int(resources.get("GPU", 0)) // workers.gpus)
     most, each = min(rooms), f"{workers.threads} threads" + f" and {workers.gpus} GPU" * bool(workers.gpus)
     if most == 0 or (workers.count or 0) > most:
         wanted = "a worker" if workers.count is None else f"--workers {workers.count}"
-        raise InputError(f"there is no room for {wanted}: at most {most} of {each} each")
+        raise InputError(f"not enough resources for {wanted}: at most {most} with {each} each")
     return workers.count or most
 
 

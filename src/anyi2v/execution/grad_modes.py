@@ -1,4 +1,4 @@
-"""Jobs compute the same under whatever grad mode, autocast or default dtype their caller has switched on."""
+"""Isolation of jobs from the caller's grad mode, inference mode and autocast."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,14 +12,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 AUTOCAST = ("cpu", "cuda")
-"""Device types whose autocast is switched off."""
+"""Device types whose autocast is turned off."""
 
 
 def own_modes(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes `function` run with gradients on, outside of inference mode and of autocast, wherever it is called.
+    """Decorate `function` to run with gradients enabled and without inference mode or autocast.
 
-    A job needs gradients for its optimisation, and computes in the dtype of its backbone. Inference tensors among the
-    arguments, also in a list, tuple or mapping, are cloned: autograd cannot save them.
+    A job needs gradients for its optimisation and computes in the dtype of its backbone. Inference tensors among the
+    arguments, also inside a list, tuple or mapping, are cloned, because autograd cannot save them.
     """
 
     @wraps(function)

@@ -1,6 +1,7 @@
-"""CUDA graphs: a GPU replays the kernels of a pass without launching each from Python.
+"""CUDA graphs, which replay the kernels of a pass without launching each from Python.
 
-A pass of a single image has a thousand kernels of some microseconds each; to launch one from Python takes longer.
+A pass of a single image has about a thousand kernels of a few microseconds each; launching one from Python takes
+longer.
 """
 
 import warnings
@@ -19,7 +20,7 @@ from anyi2v.operators import hooked
 
 
 class _Recorded(NamedTuple):
-    """A graph, and the tensors that it reads and writes."""
+    """A graph and the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     z: Tensor
@@ -28,7 +29,7 @@ class _Recorded(NamedTuple):
 
 
 class Graphs:
-    """Computes what a UNet predicts: at the first input of a form as ever, from the second on with a recorded graph."""
+    """Runs a UNet eagerly for the first input of each form, and by replaying a CUDA graph from the second on."""
 
     def __init__(self) -> None:
         self.recorded: dict[Any, _Recorded | None] = {}
@@ -36,12 +37,12 @@ class Graphs:
     def __call__(
         self, unet: UNet, z: Float[Tensor, "#b f c h w"], call: Call, deep: None
     ) -> Float[Tensor, "b f c h w"]:
-        """As `UNet._predict`; under autograd it is that."""
+        """Compute `UNet._predict`, by a graph unless gradients are enabled."""
         if torch.is_grad_enabled():
             return UNet._predict(unet, z, call, deep)
         embedding = call.embedding.shape, call.embedding.dtype
         form = (z.shape, z.dtype, embedding, call.text.shape, call.temporal, call.window)
-        if form not in self.recorded:  # libraries and kernels get ready in this pass, which a graph must not record
+        if form not in self.recorded:  # warm-up: initialisation of libraries and kernels must not be captured
             self.recorded[form] = None
             return UNet._predict(unet, z, call, deep)
         known = self.recorded[form]
@@ -62,10 +63,10 @@ def _record(unet: UNet, z: Tensor, call: Call) -> _Recorded:
 
 
 def graphed(unet: UNet) -> UNet:
-    """A network on the same parameters that records its passes; the network itself off NVIDIA's GPUs, or if compiled.
+    """Return a network on the same parameters that replays CUDA graphs, for passes without taps and gradients.
 
-    For passes that nothing watches, without gradients. The graphs and their memory live as long as it does. Hooks of
-    modules would run in the recorded pass only, so a network with hooks stays itself too.
+    Returns `unet` itself if it is not on an NVIDIA GPU, is compiled, uses the reference operators, or has module hooks,
+    which would only run in the captured pass. Graphs and their memory live as long as the returned network.
     """
     if unet.conv_in.weight.device.type != "cuda" or unet._compiled is not None or _each_layer_counts(unet):
         return unet
@@ -75,29 +76,28 @@ def graphed(unet: UNet) -> UNet:
 
 
 def _each_layer_counts(unet: UNet) -> bool:
-    """Whether modules have hooks, or the network computes by the formulas alone."""
+    """Return whether modules have hooks, or the network uses only the formulas."""
     return unet.operators == "reference" or any(map(hooked, unet.modules()))
 
 
 Reader = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-"""The features at some hook points, of latents, timesteps and text."""
+"""Function from latents, timesteps and text to the features at some hook points."""
 
 
 def graphed_reader(
     unet: UNet, read: Reader, z: Float[Tensor, "b f c h w"], text: Float[Tensor, "b n d"]
 ) -> Reader | None:
-    """`read`, a pass of `unet`, and its backward pass as CUDA graphs, for latents like `z`; None off NVIDIA's GPUs.
+    """Capture `read`, a pass of `unet`, and its backward pass as CUDA graphs, for latents like `z`.
 
-    None as well for a network whose modules have hooks, which would run only while it is recorded.
-
-    Launched kernel by kernel from Python, a pass takes twice as long as its kernels. What the backward pass needs stays
-    allocated as long as the reader lives. To record takes as long as two passes.
+    Returns None if `z` is not on an NVIDIA GPU, or if the network uses the reference operators or has module hooks,
+    which would only run during capture. Launched from Python, a pass takes twice as long as its kernels. The tensors
+    saved for the backward pass stay allocated as long as the reader lives. Capturing takes as long as two passes.
     """
     if z.device.type != "cuda" or _each_layer_counts(unet):
         return None
     samples = (z.detach().clone().requires_grad_(), torch.zeros(1, dtype=torch.long, device=z.device), text.clone())
     with warnings.catch_warnings():
-        # the first pass runs on a stream of its own, as it has to
+        # the warm-up pass must run on its own stream
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
         graphs = torch.cuda.make_graphed_callables(read, samples, num_warmup_iters=1)
     return cast(Reader, graphs)

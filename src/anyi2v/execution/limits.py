@@ -1,4 +1,4 @@
-"""How much memory a process can still have: of the machine, of its control groups, and of its own limit."""
+"""Memory still available to a process under the limits of the machine, its control groups and ulimit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +9,21 @@ ROOT = Path("/")
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Bytes of the CPU's memory that this process can still have, on any system: the least of all that limits it.
+    """Return the bytes of CPU memory that this process can still allocate, the minimum over all limits.
 
-    Memory that the kernel can take back at once counts as free: files that it keeps for speed alone.
+    File cache that the kernel can reclaim counts as free.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: folder that contains `proc` and `sys`.
     """
     return max(0, min([psutil.virtual_memory().available, *_groups(root), *_address_space()]))
 
 
 def _groups(root: Path) -> Iterator[int]:
-    """What is free in each control group that this process is in, versions 1 and 2, up to the outermost."""
+    """Yield the free memory of each control group (v1 and v2) that contains this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # another system
+    except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -35,7 +35,10 @@ def _groups(root: Path) -> Iterator[int]:
 
 
 def _levels(mount: Path, path: str, limit: str, usage: str, cached: str) -> Iterator[int]:
-    """A group and those around it; in a container the path may be one of the host, and the mount the group itself."""
+    """Yield the free memory of a group and its ancestors.
+
+    In a container the path may refer to the host, while the mount is the group itself.
+    """
     group = mount / path.strip("/")
     for level in (group, *group.parents):
         try:
@@ -50,7 +53,7 @@ def _levels(mount: Path, path: str, limit: str, usage: str, cached: str) -> Iter
 
 
 def _address_space() -> Iterator[int]:
-    """What `ulimit -v` leaves."""
+    """Yield the address space that `ulimit -v` leaves."""
     try:
         import resource
     except ImportError:  # Windows has none

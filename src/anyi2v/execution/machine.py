@@ -1,4 +1,4 @@
-"""What machine this is: for the record of figures, and which data type is fast on it."""
+"""Description of the machine for records of measurements, its fastest dtype, and release of its memory."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ import torch
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, versions, accelerator."""
+    """Describe the processor, cores, memory, versions and accelerator."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -33,14 +33,14 @@ def describe() -> dict[str, Any]:
 
 
 HALF_GAIN = 1.5
-"""Speedup that matrix multiplications must reach in bfloat16: 2 to 10 with instructions for it, else 1 or less."""
+"""Minimum speedup of matrix multiplications for bfloat16: 2 to 10 with native instructions, otherwise 1 or less."""
 
 
 def fast_dtype(device: str = "cpu") -> torch.dtype:
-    """The data type for the networks in which a device is fastest: float32, or one of 16 bits.
+    """Return the fastest dtype for the networks on a device.
 
-    On a CPU it is bfloat16 where a matrix multiplication, measured for a few hundredths of a second, gains `HALF_GAIN`
-    from it. On an NVIDIA GPU it is bfloat16, float16 where that is only emulated; on other devices float32.
+    On a CPU, bfloat16 if a short measurement of a matrix multiplication shows a speedup of more than `HALF_GAIN`, else
+    float32. On an NVIDIA GPU, bfloat16, or float16 if bfloat16 is only emulated. On other devices float32.
     """
     kind = torch.device(device).type
     if kind == "cuda":
@@ -52,7 +52,7 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Of a multiplication of two large matrices, the least of some."""
+    """Return the minimum time of several multiplications of two large matrices."""
     a, found = torch.ones(512, 512, dtype=dtype), []
     for _ in range(6):
         start = time.perf_counter()
@@ -62,7 +62,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def release_memory() -> None:
-    """Returns memory that was freed to the system: glibc keeps what many small tensors have left, gigabytes of it."""
+    """Return freed memory to the system; glibc may keep gigabytes left by many small tensors."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # other C libraries have none
+    if trim is not None:  # only glibc has it
         trim(0)

@@ -1,7 +1,7 @@
-"""How much memory a job will need, found out before it begins, and whether there is so much.
+"""Prediction of a job's memory before it starts, and a check of whether it fits.
 
-The passes run on fake tensors, which have shapes but no values: their storages are counted as they come and go, the
-ones that autograd keeps included. Nothing is computed.
+The passes run on fake tensors, which have shapes but no values; their storages are counted while they are alive,
+including those saved by autograd. Nothing is computed.
 """
 
 import weakref
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # documented, though the module's name begins with _
+from torch._subclasses.fake_tensor import FakeTensorMode  # documented, although the module is named with _
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -33,15 +33,15 @@ from anyi2v.tracks import Tracks
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes that a job needs on its device, beside what libraries take."""
+    """Memory in bytes that a job needs on its device, without the overhead of libraries."""
 
     weights: int
     passes: dict[str, int]
-    """Per stage, the most that is alive beside the weights."""
+    """Peak memory of each stage, without the weights."""
 
     @property
     def peak(self) -> int:
-        """Weights and the largest stage."""
+        """Memory of the weights and the largest stage."""
         return self.weights + max(self.passes.values())
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Prediction:
 
 
 def gib(count: int) -> str:
-    """Bytes in words."""
+    """Format a number of bytes in GiB."""
     return f"{count / 2**30:.2f} GiB"
 
 
@@ -65,9 +65,9 @@ def predict(
     low_memory: bool = False,
     tracks: Tracks | None = None,
 ) -> Prediction:
-    """The memory of one job whose `video` has so many frames, pixels of height and of width; as for `anyi2v.animate`.
+    """Predict the memory of one job of `anyi2v.animate`; `video` is (frames, height, width) in pixels.
 
-    Not counted: libraries, and what their kernels borrow for a moment; without `tracks`, the crops of their boxes.
+    Not included: libraries and the workspace of their kernels, and without `tracks` the crops of their boxes.
 
     Raises InputError as `make_crops` does.
     """
@@ -85,7 +85,7 @@ def predict(
             kind = torch.float32 if network is backbone.vae else dtype
             # not network.to(): fake tensors cannot be exchanged in place
             network.load_state_dict({key: x.to(kind) for key, x in network.state_dict().items()}, assign=True)
-            # tables that no checkpoint holds are made on the CPU whatever the default device is
+            # tables that are not in checkpoints are always created on the CPU
             for module in network.modules():
                 for name, table in module.named_buffers(recurse=False):
                     setattr(module, name, table.to(device))
@@ -101,7 +101,7 @@ def predict(
             iterations = min(method.optimise_steps, method.steps) * method.iterations
             graphs = torch.device(device).type == "cuda" and operators == "fast" and not low_memory
             if graphs and iterations > 1:
-                passes["denoising"] += passes["optimisation"]  # which a graph keeps for the next iteration
+                passes["denoising"] += passes["optimisation"]  # kept by the CUDA graph for the next iteration
         packs = device == "cpu" and operators == "fast" and not low_memory
         if packs and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
@@ -109,12 +109,12 @@ def predict(
 
 
 def size_of(network: nn.Module) -> int:
-    """Bytes of the parameters and buffers."""
+    """Return the size of the parameters and buffers in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
 
 
 def available(device: str) -> int | None:
-    """Bytes that can still be had on the device, see `free_memory` for the CPU; None if nobody knows."""
+    """Return the free memory of the device in bytes (for a CPU see `free_memory`); None if unknown."""
     kind = torch.device(device)
     if kind.type == "cuda":
         return torch.cuda.mem_get_info(kind)[0]
@@ -122,11 +122,12 @@ def available(device: str) -> int | None:
 
 
 def fitting(free: int | None, predictions: Mapping[bool, Callable[[], Prediction]]) -> tuple[bool, Prediction]:
-    """The first of the ways to run a job that fits into `free` bytes (None: unknown, all fit), and what it needs.
+    """Return the first mode of a job that fits into `free` bytes (None: unknown, all fit), and its prediction.
 
     Args:
         free: see `available`.
-        predictions: by whether it is low-memory mode, in the order of preference; called as far as needed.
+        predictions: function that returns the prediction, by whether it is for low-memory mode, in order of preference;
+            called only as needed.
 
     Raises ResourceError if none fits.
     """
@@ -136,7 +137,7 @@ def fitting(free: int | None, predictions: Mapping[bool, Callable[[], Prediction
         if free is None or needed.peak <= free:
             return low_memory, needed
     raise ResourceError(
-        f"the job needs {needed} even in low-memory mode, but {gib(free or 0)} are free; take fewer frames, a smaller "
+        f"the job needs {needed} even in low-memory mode, but {gib(free or 0)} are free; use fewer frames, a smaller "
         "size, fewer or smaller boxes, or bfloat16"
     )
 
@@ -153,7 +154,8 @@ def _inputs(backbone: Backbone, batch: int, frames: int, grid: Grid) -> tuple[Te
 def _peak_of_optimisation(
     backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool, crops: Crops | None
 ) -> int:
-    """Of the pass to the aligned features, the alignment of the crops, if they are known, and the backward pass."""
+    """Return the peak of the pass to the aligned features, the alignment of the crops, if known, and the backward
+    pass."""
     z, t, text = _inputs(backbone, 1, frames, grid)
     fps = float(backbone.config.fps)
     with _Meter() as meter:
@@ -163,7 +165,7 @@ def _peak_of_optimisation(
             loss = sum((x.square().sum() for x in seen.values()), torch.zeros(()))
         else:
             maps = {name: feature_map(name, seen[name]) for name in method.align}
-            # the randomised PCA draws a seed, which fake tensors have none of
+            # the randomised PCA needs the value of a seed, which a fake tensor does not have
             loss = FeatureAlignment(replace(method, pca_solver="exact"))(maps, crops.to(z.device)).loss
         torch.autograd.grad(loss, z)
     return meter.peak
@@ -179,7 +181,7 @@ def _peak_of_denoising(backbone: Backbone, method: MethodConfig, frames: int, gr
 
 @torch.no_grad()
 def _peak_of_inversion(backbone: Backbone, grid: Grid) -> int:
-    """Of a pass of one image, less than what denoising needs, and the copy of the weights that it reads."""
+    """Return the peak of a pass of one image, plus the packed copy of the weights."""
     z, t, text = _inputs(backbone, 1, 1, grid)
     with _Meter() as meter:
         backbone.unet(z, t, text, fps=float(backbone.config.fps), temporal=False)
@@ -201,9 +203,9 @@ def _peak_of_decoding(backbone: Backbone, frames: int, grid: Grid, low_memory: b
 
 
 class _Meter(TorchDispatchMode):
-    """Counts the bytes of all storages that are made inside it, as long as something holds them.
+    """Counts the bytes of all storages created inside the mode while they are alive.
 
-    A view of what was there before, such as a part of the weights, is none of them.
+    Views of existing storages, such as parts of the weights, are not counted.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""A copy of a network for many passes of one image, whose weights lie in the order in which oneDNN reads them.
+"""A copy of a network with weights packed in oneDNN's layout, for many passes of single images.
 
-To reorder them takes longer than a matrix multiplication of few rows. The copy shares the network's parameters and
-keeps the reordered weights of the layers that run besides. Source: freezing in torch.compile, which computes by the
+Reordering the weights takes longer than a matrix multiplication with few rows. The copy shares the network's parameters
+and additionally keeps the reordered weights of the layers that run. Source: freezing in torch.compile, which uses the
 same operators.
 """
 
@@ -22,11 +22,11 @@ from anyi2v.operators.where import computes_by_formulas, on_cpu
 Network = TypeVar("Network", bound=nn.Module)
 
 LEAST_ROWS = 4
-"""Rows below which a matrix multiplication is PyTorch's own."""
+"""Number of rows below which packing is not used."""
 
 
 class PackedLinear(nn.Module):
-    """A linear layer on the parameters of another, which reorders its weights in its first pass."""
+    """A linear layer that shares another's parameters and packs its weights in its first pass."""
 
     def __init__(self, layer: Linear):
         super().__init__()
@@ -34,13 +34,13 @@ class PackedLinear(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
         self.packed: Tensor | None = None
         self.last: tuple[Tensor, Tensor] | None = None
-        """The last text, and its projection."""
+        """The most recent text states and their projection."""
 
     def forward(self, input: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
-        """x W^T + b."""
+        """Return x W^T + b."""
         if input.ndim != 3:  # tokens of images, `b f h w c`
             return self._linear(input)
-        if self.last is None or self.last[0] is not input:  # a text is the same tensor in every pass
+        if self.last is None or self.last[0] is not input:  # the text is the same tensor in every pass
             self.last = input, self._linear(input)
         return self.last[1]
 
@@ -54,7 +54,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedConv2d(nn.Module):
-    """A convolution on the parameters of another, which reorders its weights in its first pass."""
+    """A convolution that shares another's parameters and packs its weights in its first pass."""
 
     stands_for = Conv2d
 
@@ -68,7 +68,7 @@ class PackedConv2d(nn.Module):
     def forward(
         self, input: Float[Tensor, "n c h w"], shift: Float[Tensor, " d"] | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
-        """The convolution, padded with zeros; the shift is added to the bias."""
+        """Convolve with zero padding; the shift is added to the bias."""
         bias = shifted(self.bias, shift)
         if self.is_linear:  # as a linear map it takes two thirds of the time
             weight, cells = self.weight.detach()[:, :, 0, 0], input.permute(0, 2, 3, 1)
@@ -83,10 +83,10 @@ class PackedConv2d(nn.Module):
 
 @torch.no_grad()
 def packed(network: Network) -> Network:
-    """The copy, or the network itself where oneDNN does not compute its layers, also by choice.
+    """Return a packed copy of the network, or the network itself if its layers are not computed by oneDNN.
 
-    For passes without gradients, in the network's dtype, of inputs that keep their size. What happens to the
-    parameters after the first pass does not reach the copy, nor what is done to the text in place.
+    For passes without gradients, in the network's dtype, with inputs of constant size. Changes of the parameters after
+    the first pass, and in-place changes of the text, do not affect the copy.
     """
     tensors = (*network.parameters(), *network.buffers())
     if computes_by_formulas(network) or not all(has_values(x.detach()) and on_cpu(x, x) for x in tensors):
@@ -95,7 +95,7 @@ def packed(network: Network) -> Network:
 
 
 def _twin(module: nn.Module) -> nn.Module:
-    """The same module on the same tensors, with layers that pack; a deep copy takes as long as two passes."""
+    """Copy the module structure on the same tensors, with packing layers; a deep copy takes as long as two passes."""
     if type(module) is Linear and not hooked(module):
         return PackedLinear(module)
     if type(module) is Conv2d and not hooked(module):
@@ -106,7 +106,7 @@ def _twin(module: nn.Module) -> nn.Module:
 
 
 def packed_size(network: nn.Module) -> int:
-    """Bytes that the copy of a network keeps when every layer but the temporal ones has run."""
+    """Return the bytes of packed weights once every layer except the temporal ones has run."""
     temporal = {layer for module in network.modules() if isinstance(module, Temporal) for layer in module.modules()}
     layers = (layer for layer in network.modules() if isinstance(layer, (Linear, Conv2d)) and layer not in temporal)
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)

@@ -1,20 +1,20 @@
-"""How many threads compute, and how they wait for each other. Free of torch, which reads the latter when imported."""
+"""Thread limits and OpenMP's wait policy; does not import torch, which reads the policy on import."""
 
 import os
 import sys
 
 MAX_THREADS = 1024
-"""Most that a user may ask for: it keeps a typing error from starting millions."""
+"""Maximum number of threads that a user may request, so that a typing error does not start millions."""
 
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-"""Environment variables by which users choose for themselves."""
+"""Environment variables with which users choose their own policy."""
 
 
 def wait_passively() -> None:
-    """Lets OpenMP's threads sleep while they wait, for programs to call before torch is imported.
+    """Make OpenMP threads sleep while they wait; must be called before torch is imported.
 
-    By default they try again and again, and on a machine with other work take the processor from the very thread that
-    they wait for. Results are the same. Does nothing once torch is there, or where the user has set a policy.
+    By default they spin, and on a busy machine take processor time from the very thread they wait for. Results do not
+    change. Does nothing if torch is already imported or the user has set a policy.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in SETTINGS):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

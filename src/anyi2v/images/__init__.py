@@ -1,1 +1,1 @@
-"""Condition images: read, fitted, drawn, written."""
+"""Reading, fitting, rendering and writing of condition images and videos."""

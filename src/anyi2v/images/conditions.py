@@ -1,4 +1,4 @@
-"""The condition image of a job, from any files: images, geometry, several of them in layers, edges of a photo."""
+"""Condition images built from image files, rendered geometry, several layers, or the edges of a photo."""
 
 import re
 import warnings
@@ -19,19 +19,19 @@ from anyi2v.images.media import check_image, from_bytes, load_image, to_bytes
 from anyi2v.images.raster import Camera, Style, check_picture, draw
 
 LEAST_SEEN = 0.2
-"""Of a mask's brightest pixel: masks of 0 and 1 instead of 0 and 255 are common."""
+"""Minimum of a mask's brightest pixel; masks with 0 and 1 instead of 0 and 255 are common."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How geometry is drawn; raises InputError for a style or a background that cannot be."""
+    """Settings for rendering geometry; raises InputError for an invalid style or background."""
 
     style: Style = "shaded"
     camera: Camera = field(default_factory=Camera)
     up: Literal["y", "z"] = "y"
-    """The file's upward axis."""
+    """Upward axis of the file."""
     background: tuple[float, float, float] | None = None
-    """Red, green, blue in [0, 1]; None: white, black for depth, the colour of a wall for normals."""
+    """Red, green, blue in [0, 1]; None: white, black for depth, the colour of a front-facing wall for normals."""
 
     def __post_init__(self) -> None:
         check_picture(1, 1, self.style, self.background)
@@ -39,14 +39,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Layer:
-    """A file of an image or of geometry, and where it is seen: everywhere, or where the image `mask` is white."""
+    """An image or geometry file, visible everywhere or where the image `mask` is white."""
 
     path: Path
     mask: Path | None = None
 
     @staticmethod
     def parse(text: str) -> "Layer":
-        """From "image" or "image:mask"; files whose names hold colons are found, too, and so are drives (`C:\\`)."""
+        """Parse "image" or "image:mask"; existing files with colons in their names and drives (`C:\\`) are handled."""
         colons = [i for i, letter in enumerate(text) if letter == ":"]
         if not colons or _exists(text):
             return Layer(Path(text))
@@ -68,7 +68,7 @@ _DRIVE = re.compile(r"(^|:)[A-Za-z]:[\\/]$")
 def _exists(name: str) -> bool:
     try:
         return bool(name) and Path(name).exists()
-    except OSError:  # a name may be too long to be one
+    except OSError:  # too long for a file name
         return False
 
 
@@ -82,19 +82,19 @@ def load_condition(
     extract: Literal["edges"] | None = None,
     stretch: bool = False,
 ) -> tuple[Float[Tensor, "3 {height} {width}"], Fit]:
-    """A condition image of the given size, rounded to 8 bit, and where the pixels of the first file went.
+    """Load a condition image of the given size, rounded to 8 bit, and the placement of the first file in it.
 
     Args:
-        layers: from the bottom up; all but the first need a mask. A mask has its image's size and is fitted alike;
-            over geometry, which is drawn at the size asked for, it has any size.
-        width: of the condition image.
-        height: of the condition image.
-        fit: what is done about other aspect ratios.
-        look: how geometry is drawn.
-        extract: "edges" turns the first file into its edges.
-        stretch: map the lowest and the highest value of each image file to 0 and 1, see `load_image`.
+        layers: from the bottom up; all but the first need a mask. A mask has its image's size and is fitted in the same
+            way; for geometry, which is rendered at the requested size, it may have any size.
+        width: width of the condition image.
+        height: height of the condition image.
+        fit: treatment of other aspect ratios.
+        look: settings for rendering geometry.
+        extract: "edges" replaces the first file by its edges.
+        stretch: map the lowest and highest value of each image file to 0 and 1, see `load_image`.
 
-    Raises InputError naming the file that cannot be read, fitted or drawn, or the layer that has no mask.
+    Raises InputError naming the file that cannot be read, fitted or rendered, or the layer without a mask.
     """
     if not layers:
         raise InputError("the condition has no layers; give at least one image")
@@ -110,14 +110,14 @@ def load_condition(
 
 
 def compose(layers: Sequence[tuple[Tensor, Tensor | None]]) -> Float[Tensor, "3 h w"]:
-    """Images over one another: each covers those before it where its mask is 1, in part where it is between 0 and 1.
+    """Composite images: each covers the previous ones with its mask as opacity.
 
-    Where nothing covers, the picture is white, like paper.
+    Uncovered areas are white, like paper.
 
     Args:
         layers: images `[3 h w]` in [0, 1], each with its mask `[h w]` in [0, 1], or None to cover everything.
 
-    Raises InputError naming the layer if its values are unusable, or its size is not the first one's.
+    Raises InputError naming the layer if its values are not usable or its size differs from the first one's.
     """
     if not layers:
         raise InputError("the condition has no layers; give at least one image")
@@ -142,10 +142,10 @@ def _check_layer(number: int, image: Tensor, mask: Tensor, size: torch.Size) -> 
 
 
 def render(path: str | Path, width: int, height: int, look: Look | None = None) -> Float[Tensor, "3 {height} {width}"]:
-    """A picture of a mesh (.obj .off .ply .stl .glb) or a point cloud (.ply .xyz .pts .npy), in [0, 1].
+    """Render a mesh (.obj .off .ply .stl .glb) or point cloud (.ply .xyz .pts .npy) to a picture in [0, 1].
 
-    On one machine, the same file and look give the same bytes. Raises InputError naming a file that cannot be read,
-    or cannot be drawn because embreex is missing.
+    On the same machine, the same file and look give identical bytes. Raises InputError naming the file if it cannot be
+    read, or if embreex is needed and missing.
     """
     look = look or Look()
     check_picture(width, height, look.style, look.background)
@@ -157,15 +157,15 @@ def render(path: str | Path, width: int, height: int, look: Look | None = None) 
 
 
 def load_mask(path: str | Path) -> Float[Tensor, "h w"]:
-    """An image as a mask: 1 where it is white, 0 where it is black or transparent.
+    """Load an image as a mask: 1 where it is white, 0 where it is black or transparent.
 
     Raises InputError naming the file if it cannot be read or selects nothing.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AnyI2VWarning)  # about a small range: a mask cannot be stretched
+        warnings.simplefilter("ignore", AnyI2VWarning)  # about a small range, because a mask cannot be stretched
         mask = load_image(path, paper=0.0).mean(0)
     if not mask.any():
-        raise InputError(f"mask {path} is black everywhere: nothing would be seen; its layer is seen where it is white")
+        raise InputError(f"mask {path} is black everywhere, so its layer is invisible; paint visible areas white")
     if (brightest := mask.max().item()) < LEAST_SEEN:
         warnings.warn(
             f"mask {path} has values up to {255 * brightest:.0f} of 255 only, so its layer hardly shows; white is 255",
@@ -178,13 +178,13 @@ def load_mask(path: str | Path) -> Float[Tensor, "h w"]:
 def edges(
     image: Float[Tensor, "3 h w"], *, sigma: float = 1.0, low: float = 0.1, high: float = 0.2
 ) -> Float[Tensor, "3 h w"]:
-    """White lines on black where the brightness changes, one or two pixels wide: Canny's detector of scikit-image.
+    """Extract edges by scikit-image's Canny detector, as white lines on black, one or two pixels wide.
 
     Args:
         image: in [0, 1].
-        sigma: of the blur before, in pixels.
-        low: lines go on to where the slope (change of brightness per pixel) falls below this.
-        high: lines begin where the slope is above this.
+        sigma: standard deviation of the preceding blur, in pixels.
+        low: lines are extended while the gradient (change of brightness per pixel) is above this.
+        high: lines start where the gradient is above this.
 
     Raises InputError if scikit-image is not installed.
     """
@@ -197,12 +197,12 @@ def edges(
 
 
 def _edges_of(path: Path, image: Float[Tensor, "3 h w"], place: Fit) -> Float[Tensor, "3 h w"]:
-    """Edges of what is no padding; between it and the padding is none."""
+    """Extract the edges inside `place.target`, without an edge towards the padding."""
     x0, y0, x1, y1 = place.target
     picture = torch.zeros_like(image)
     picture[:, y0:y1, x0:x1] = edges(image[:, y0:y1, x0:x1])
     if not picture.any():
-        raise InputError(f"{path} has no edges to extract at {place.width}x{place.height} px; use it as it is")
+        raise InputError(f"{path} has no edges to extract at {place.width}x{place.height} px; do not extract them")
     return picture
 
 

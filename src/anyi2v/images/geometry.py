@@ -1,4 +1,4 @@
-"""Files of meshes and point clouds, as triangles in the unit ball."""
+"""Reading of meshes and point clouds, normalised to the unit ball."""
 
 import io
 import json
@@ -27,32 +27,32 @@ OTHER_MESHES = {
     ),
     **dict.fromkeys((".pcd", ".las", ".laz", ".e57"), "convert it to .ply or .xyz, for example with CloudCompare"),
 }
-"""Kinds of meshes and point clouds that are not read, and what to do."""
+"""Suffixes of unsupported meshes and point clouds, with advice."""
 MOST_COLUMNS = 16
-"""Of an array of points: a wider one is a depth map or another picture."""
+"""Maximum number of columns of a point array; a wider one is a depth map or another picture."""
 
 MOST_BYTES = 256 << 20
 MOST_ELEMENTS = 5_000_000
-"""Vertices, and triangles, of a file."""
+"""Maximum number of vertices, and of triangles, of a file."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A mesh; without faces, a point cloud."""
+    """A mesh, or a point cloud if there are no faces."""
 
     vertices: Float[Tensor, "v 3"]
-    """Float64, y up, the bounding box's middle at the origin, the farthest used vertex at distance 1."""
+    """Float64, y up, centre of the bounding box at the origin, farthest used vertex at distance 1."""
     faces: Int[Tensor, "f 3"]
 
 
 def load_geometry(path: str | Path, *, up: Literal["y", "z"] = "y") -> Geometry:
-    """Reads a mesh (.obj .off .ply .stl .glb) or a point cloud (.ply .xyz .pts, .npy of shape `[n >= 3]`).
+    """Read a mesh (.obj .off .ply .stl .glb) or a point cloud (.ply .xyz .pts, .npy of shape `[n >= 3]`).
 
-    Only the file itself is read, nothing that it refers to; colours and textures are left out.
+    Only the file itself is read, no files that it refers to; colours and textures are ignored.
 
     Args:
-        path: at most 256 MiB, 5 million vertices and triangles.
-        up: the file's upward axis.
+        path: file of at most 256 MiB, with at most 5 million vertices and triangles.
+        up: upward axis of the file.
 
     Raises InputError naming the file if it is missing, broken, too large, empty, or if trimesh is not installed.
     """
@@ -73,11 +73,11 @@ def load_geometry(path: str | Path, *, up: Literal["y", "z"] = "y") -> Geometry:
 
 def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        # mapped: a header that claims more than the file holds is an error, not an allocation
+        # mapped, so that a header that claims more than the file holds is an error, not an allocation
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # its header is parsed as Python
+    except Exception as error:  # NumPy parses the header as Python
         raise InputError(f"{path} is not a .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "not one array"
@@ -95,14 +95,14 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"reading {path} needs trimesh: pip install 'anyi2v[mesh]'")
     import trimesh
 
-    logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # what it would say is in the error, or of no matter
+    logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # its messages are in the error, or irrelevant
     content = path.read_bytes()
     if suffix == ".glb":
         _check_glb(path, content)
-    # bytes without a name: it cannot look for materials beside the file
+    # bytes without a name, so that it cannot look for materials next to the file
     data = io.BytesIO(content)
     options: dict[str, Any] = {"skip_materials": True} if suffix == ".obj" else {}
-    if suffix == ".pts":  # .xyz, whose first line may say how many points there are
+    if suffix == ".pts":  # like .xyz, but the first line may be the number of points
         data, suffix = io.BytesIO(re.sub(rb"\A\s*\d+\s*\n", b"", content)), ".xyz"
     try:
         scene = trimesh.load_scene(data, file_type=suffix[1:], process=False, **options)
@@ -115,13 +115,13 @@ def _read_mesh(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_glb(path: Path, content: bytes) -> None:
-    """Raises InputError for arrays that are larger than what is drawn: they may be claimed without being there."""
+    """Raise InputError if the header declares arrays that are too large, which the file need not contain."""
     try:
-        (length,) = struct.unpack_from("<I", content, 12)  # of the first chunk, which is JSON
+        (length,) = struct.unpack_from("<I", content, 12)  # length of the first chunk, which is JSON
         counts = [array["count"] for array in json.loads(content[20 : 20 + length]).get("accessors", [])]
         largest = max(counts, default=0)
     except Exception as error:
-        raise InputError(f"{path} is not a readable .glb file: its head is broken ({type(error).__name__})") from error
+        raise InputError(f"{path} is not a readable .glb file: broken header ({type(error).__name__})") from error
     if largest > 3 * MOST_ELEMENTS:
         raise InputError(
             f"{path} has an array of {largest} elements; at most {3 * MOST_ELEMENTS} are read; simplify it"
@@ -129,7 +129,7 @@ def _check_glb(path: Path, content: bytes) -> None:
 
 
 def _drawn(path: Path, scene: Any) -> list[Any]:
-    """The nodes that hold geometry; a small file may repeat a large mesh often."""
+    """Return the nodes with geometry, checking their total size; a small file may instance a large mesh many times."""
     nodes = list(scene.graph.nodes_geometry)
     total = sum(len(scene.geometry[scene.graph[node][1]].vertices) for node in nodes)
     if total > MOST_ELEMENTS:
@@ -138,7 +138,7 @@ def _drawn(path: Path, scene: Any) -> list[Any]:
 
 
 def _part(transform: np.ndarray, name: Any, geometry: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices in the scene, and faces."""
+    """Return the vertices in scene coordinates, and the faces."""
     item = geometry[name]
     vertices = np.asarray(item.vertices, dtype=np.float64).reshape(-1, 3)
     faces = np.asarray(getattr(item, "faces", []), dtype=np.int64).reshape(-1, 3)
@@ -146,10 +146,10 @@ def _part(transform: np.ndarray, name: Any, geometry: Any) -> tuple[np.ndarray, 
 
 
 def _joined(path: Path, parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """All parts as one; points beside triangles are left out."""
+    """Concatenate all parts; points are dropped if there are triangles."""
     meshes = [part for part in parts if len(part[1])] or parts
     if not meshes:
-        raise InputError(f"{path} holds neither triangles nor points")
+        raise InputError(f"{path} has neither triangles nor points")
     offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes[:-1])])
     faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=True)]
     return np.concatenate([vertices for vertices, _ in meshes]), np.concatenate(faces)
@@ -160,7 +160,7 @@ def _normalised(path: Path, vertices: np.ndarray, faces: np.ndarray, up: str) ->
         if len(array) > MOST_ELEMENTS:
             raise InputError(f"{path} has {len(array)} {what}; at most {MOST_ELEMENTS} are drawn; simplify it")
     if not len(vertices):
-        raise InputError(f"{path} holds neither triangles nor points")
+        raise InputError(f"{path} has neither triangles nor points")
     if len(faces):
         if faces.min() < 0 or faces.max() >= len(vertices):
             raise InputError(f"{path}: a triangle names vertex {faces.max()}, but there are {len(vertices)}")

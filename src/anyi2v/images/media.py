@@ -1,4 +1,4 @@
-"""Images in and out. In memory: float32 in [0, 1], images `[3 h w]`, videos `[f 3 h w]`; `video` writes these."""
+"""Reading and writing of images. In memory, images are float32 `[3 h w]` and videos `[f 3 h w]`, in [0, 1]."""
 
 import warnings
 from pathlib import Path
@@ -17,30 +17,29 @@ from anyi2v.tracks import Tracks, load_tracks
 from anyi2v.tracks.contents import doubtful
 
 MOST_PIXELS = 1 << 26
-"""Of an image that is read: 8192 x 8192, 800 MB in memory. Small files may claim to hold much more."""
+"""Maximum number of pixels of an image, 8192 x 8192 or 800 MB in memory; small files may declare much more."""
 
 LEAST_RANGE = 0.2
-"""Of an image's values: one of less, such as a depth map in millimetres at 16 bit, hardly shows what is on it."""
+"""Range of values below which an image has hardly visible content, such as a 16-bit depth map in millimetres."""
 
 
 def load_image(
     path: str | Path, *, size: tuple[int, int] | None = None, paper: float = 1.0, stretch: bool = False
 ) -> Float[Tensor, "3 h w"]:
-    """Reads an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
+    """Read an image of any mode: grey, palette, 1 to 16 bit, CMYK, with alpha, EXIF-rotated.
 
-    Transparent parts become white, like paper: sketches are often black strokes on nothing. Of an animation
-    the first frame is taken.
+    Transparent parts become white, like paper, because sketches are often black strokes on a transparent background.
+    For an animation, the first frame is read.
 
     Args:
         path: any file that Pillow reads.
-        size: (width, height) to fit it to; `fit_image` also tells where the pixels went.
+        size: (width, height) to fit it to; `fit_image` also returns the placement.
         paper: brightness of transparent parts.
-        stretch: map the lowest and the highest value of the image, over its channels and all pixels that are not wholly
-            transparent, to 0 and 1. Then an image may also have float values or more than 16 bit.
+        stretch: map the lowest and highest value, over all channels and all pixels that are not fully transparent, to 0
+            and 1. This also allows float values and more than 16 bit.
 
-    Warns about an image whose values span less than `LEAST_RANGE`, unless it is stretched.
-    Raises InputError naming the file if it is missing, broken, larger than `MOST_PIXELS`, not of 8 or 16 bit and not
-    stretched, or to be stretched and of one value.
+    Warns if the values span less than `LEAST_RANGE` and are not stretched. Raises InputError naming the file if it is
+    missing, broken, larger than `MOST_PIXELS`, neither 8 nor 16 bit without `stretch`, or constant with `stretch`.
     """
     try:
         with Image.open(expanded(path)) as file:
@@ -55,7 +54,7 @@ def load_image(
                 _warn_about_range(pixels, path)
             image = from_bytes(pixels)
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that can be read; use PNG or JPEG") from error
+        raise InputError(f"{path} is not a readable image; use PNG or JPEG") from error
     except InputError:
         raise
     except Exception as error:  # decoders of untrusted files fail in many ways
@@ -65,9 +64,12 @@ def load_image(
 
 
 def _pixels(image: Image.Image, path: str | Path, any_range: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours `[h w 3]` and opacity `[h w 1]`, None without any: uint8, or float32 in [0, 1] where uint8 would lose
-    something; with `any_range`, float32 of any values from images that have them."""
-    if image.mode.startswith("I"):  # 16 bit grey; "I" is what Pillow calls it after some operations
+    """Return colours `[h w 3]` and opacity `[h w 1]`, None without transparency.
+
+    The dtype is uint8, or float32 in [0, 1] if uint8 would lose precision; with `any_range`, images may have float32
+    values of any range.
+    """
+    if image.mode.startswith("I"):  # 16 bit grey; Pillow uses "I" for it after some operations
         grey = np.asarray(image).astype(np.float32) / 65535
         if not any_range and not 0 <= grey.min() <= grey.max() <= 1:
             raise InputError(f"image {path} has more than 16 bit; save it with 8 or 16, or stretch it (--stretch)")
@@ -89,11 +91,11 @@ def _pixels(image: Image.Image, path: str | Path, any_range: bool) -> tuple[np.n
 
 
 def _stretched(colour: np.ndarray, alpha: np.ndarray | None, path: str | Path) -> np.ndarray:
-    """The colours with the lowest and highest value of what is not wholly transparent at 0 and 1."""
+    """Map the lowest and highest value of all pixels that are not fully transparent to 0 and 1."""
     seen = colour if alpha is None else colour[alpha[..., 0] > 0]
     if not seen.size or seen.min() == seen.max():
         raise InputError(f"image {path} has one value everywhere, so it cannot be stretched")
-    # halves, whose difference float32 can hold; the ends become exactly 0 and 1
+    # halved, so that the difference fits float32; the ends become exactly 0 and 1
     low, high = np.float32(seen.min()) / 2, np.float32(seen.max()) / 2
     return ((colour.astype(np.float32) / 2 - low) / (high - low)).clip(0, 1)
 
@@ -103,15 +105,15 @@ def _warn_about_range(pixels: np.ndarray, path: str | Path) -> None:
     low, high = (255 / scale * float(value) for value in (pixels.min(), pixels.max()))
     if 0 < high - low < LEAST_RANGE * 255:
         warnings.warn(
-            f"image {path} has values from {low:.0f} to {high:.0f} of 255 only, so what is on it hardly shows; stretch "
-            "it to the full range (--stretch, or stretch=True)",
+            f"image {path} only has values from {low:.0f} to {high:.0f} of 255, so its content is hardly visible; "
+            "stretch it to the full range (--stretch, or stretch=True)",
             AnyI2VWarning,
             stacklevel=3,
         )
 
 
 def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
-    """Tracks of a file over the source of `fit`, in pixels of the fitted image; no objects without a file.
+    """Load tracks drawn over the source of `fit` and map them to the fitted image; no objects if there is no file.
 
     Raises InputError naming the file.
     """
@@ -121,12 +123,12 @@ def load_placed(tracks: str | Path | None, fit: Fit) -> Tracks:
     try:
         return fit.tracks(drawn)
     except InputError as error:
-        hint = "" if fit.crop == (0, 0, *fit.source) else f" (the image was cut: {fit}; to pad it keeps all)"
+        hint = "" if fit.crop == (0, 0, *fit.source) else f" (the image was cropped: {fit}; padding keeps all)"
         raise InputError(f"{tracks}: {error}{hint}") from error
 
 
 def check_image(image: object) -> None:
-    """Raises InputError, telling how to get one, unless `image` is a float tensor `[3 h w]` in [0, 1]."""
+    """Raise InputError with advice unless `image` is a float tensor `[3 h w]` in [0, 1]."""
     if not isinstance(image, Tensor):
         raise InputError(f"the image is {_kind(image)}; {_TENSOR_OF.get(_kind(image), _TENSOR_OF[''])}")
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
@@ -141,10 +143,10 @@ def check_image(image: object) -> None:
 
 
 def check_tracks(tracks: object, image: Float[Tensor, "3 h w"]) -> Tracks:
-    """The tracks, without any objects for None.
+    """Return the tracks, or tracks without objects for None.
 
-    Warns about an object whose first box shows nothing that stands out from the image, and if all weights are 0.
-    Raises InputError for anything else than tracks, telling how to load them.
+    Warns about an object whose first box has nothing that stands out from the image, and if all weights are 0. Raises
+    InputError, with advice, for anything other than tracks.
     """
     if tracks is None:
         return Tracks(image.shape[2], image.shape[1])
@@ -159,7 +161,7 @@ def check_tracks(tracks: object, image: Float[Tensor, "3 h w"]) -> Tracks:
 
 
 def _kind(value: object) -> str:
-    """What a value is, for an error message."""
+    """Describe the type of a value for an error message."""
     if isinstance(value, str | Path):
         return "a path"
     if isinstance(value, Image.Image):
@@ -177,14 +179,14 @@ _TENSOR_OF = {
 
 
 def from_bytes(pixels: np.ndarray) -> Float[Tensor, "3 h w"]:
-    """`[h w 3]`, uint8 or float in [0, 1], to the image as used here."""
+    """Convert an array `[h w 3]`, uint8 or float in [0, 1], to an image tensor."""
     values = torch.from_numpy(np.array(pixels))
     values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     return rearrange(values, "h w c -> c h w").contiguous()
 
 
 def to_bytes(video: Float[Tensor, "*f 3 h w"]) -> UInt8[np.ndarray, "*f h w 3"]:
-    """Rounded to 8 bit and clipped to [0, 1]; `from_bytes(to_bytes(x))` changes no 8-bit image.
+    """Clip to [0, 1] and round to 8 bit; `from_bytes(to_bytes(x))` leaves 8-bit images unchanged.
 
     Raises NumericsError naming the first frame with NaN or infinite values.
     """
@@ -197,12 +199,12 @@ def to_bytes(video: Float[Tensor, "*f 3 h w"]) -> UInt8[np.ndarray, "*f h w 3"]:
 
 
 def magnify(video: Float[Tensor, "*f 3 h w"], factor: int) -> Float[Tensor, "*f 3 hh ww"]:
-    """Every pixel becomes `factor` x `factor` pixels."""
+    """Enlarge every pixel to `factor` x `factor` pixels."""
     return video.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
 def write_image(path: str | Path, image: Float[Tensor, "3 h w"] | UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG with 8 bit, whole or not at all; raises NumericsError on NaN."""
+    """Write an 8-bit PNG atomically; raises NumericsError on NaN."""
     pixels = to_bytes(image) if isinstance(image, Tensor) else image
     with atomic(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""What a condition image is made from, as flags and lines of a batch say it. Free of torch until it is used."""
+"""Settings of a condition image, shared by command-line flags and batch lines; imports torch only when used."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,40 +10,41 @@ from anyi2v.errors import InputError
 
 @dataclass(frozen=True)
 class ConditionSource:
-    """The files that a condition image is made from, and how; nothing of them has been read."""
+    """Files and settings of a condition image; nothing is read yet."""
 
     image: Path | None = None
-    """Condition image: photo, edges, depth, sketch, anything; or a mesh (.obj .off .ply .stl .glb) or point
+    """Condition image of any modality (photo, edges, depth, sketch, ...), mesh (.obj .off .ply .stl .glb) or point
     cloud (.ply .xyz .pts .npy)."""
     layer: tuple[str, ...] = ()
-    """Each `image:mask`, laid over the image where the mask is white. Without an image, the first layer is the bottom
-    and needs no mask."""
+    """Layers `image:mask`, pasted over the image where the mask is white. Without an image, the first layer is the
+    bottom one and needs no mask."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """What is done about another aspect ratio: cut around the centre, fill up with the border's colour, distort."""
+    """How to fit another aspect ratio: crop to the centre, pad with the border's colour, or distort."""
     stretch: bool = False
-    """Map the lowest and the highest value of each image file to black and white: for depth maps in millimetres, float
-    images, and others that use a part of the range only."""
+    """Map the lowest and highest value of each image file to black and white, for depth maps in millimetres, float
+    images, and others that use only part of the range."""
     width: int | None = None
-    """Pixels; None: the backbone's."""
+    """Size of the video in pixels; None: the backbone's."""
     height: int | None = None
-    """Pixels; None: the backbone's."""
+    """Size of the video in pixels; None: the backbone's."""
     extract: Literal["edges"] | None = None
-    """Turn the image (or first layer) into its edges, white on black."""
+    """Replace the image (or first layer) by its edges, white on black."""
     render: Literal["shaded", "depth", "normal"] = "shaded"
-    """What a mesh or point cloud is drawn as."""
+    """Rendering style of a mesh or point cloud."""
     camera: tuple[float, float, float] = (30.0, 20.0, 3.0)
-    """On a mesh: azimuth and elevation in degrees, distance in radii of the object."""
+    """Camera for a mesh or point cloud: azimuth and elevation in degrees, distance in radii of the object."""
     fov: float = 40.0
-    """Degrees that the short side of a drawn mesh's picture spans."""
+    """Field of view of the camera along the shorter side, in degrees."""
     up: Literal["y", "z"] = "y"
-    """The upward axis in the files of meshes."""
+    """Upward axis of mesh and point cloud files."""
     background: tuple[float, float, float] | None = None
-    """Red, green, blue in 0 to 1 behind a mesh; None: white, black for depth, (0.5, 0.5, 1) for normals."""
+    """Background colour of rendered geometry, as red, green, blue in 0 to 1; None: white, black for depth, (0.5, 0.5,
+    1) for normals."""
 
     def condition(self, config: BackboneConfig) -> dict[str, Any]:
-        """The arguments of `anyi2v.images.conditions.load_condition`.
+        """Build the arguments of `anyi2v.images.conditions.load_condition`.
 
-        Raises InputError naming what is wrong about the flags, and the nearest sizes that the backbone can make.
+        Raises InputError naming the invalid flag, or the nearest sizes that the backbone can generate.
         """
         from anyi2v.images.conditions import Layer, Look
         from anyi2v.images.raster import Camera

@@ -1,4 +1,4 @@
-"""Videos as files: GIF, mp4 by ffmpeg, arrays, or the frames side by side."""
+"""Writing of videos as GIF, mp4 (by ffmpeg), arrays, or frames side by side."""
 
 import errno
 import os
@@ -17,28 +17,28 @@ from anyi2v.files import atomic, expanded
 from anyi2v.images.media import magnify, to_bytes
 
 MAX_FPS = 100
-"""Frames per second: a GIF's delays are hundredths of a second."""
+"""Maximum frames per second; a GIF's delays are in hundredths of a second."""
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".npz", ".png")
 
 
 def write_video(path: str | Path, video: Float[Tensor, "f 3 h w"], *, fps: float, enlarge: int = 1) -> None:
-    """Writes a video by the suffix of `path`, whole or not at all; equal frames give equal bytes.
+    """Write a video atomically, in the format given by the suffix of `path`; equal frames give identical bytes.
 
-    .mp4: H.264, yuv420p, visually lossless. .gif: endless loop, 256 colours per frame, no dithering; frames
-    that equal their predecessor lengthen it. .npz: arrays `video` (float32, not rounded) and `fps`. .png: the
-    frames side by side.
+    .mp4: H.264, yuv420p, visually lossless. .gif: endless loop, 256 colours per frame, no dithering; a frame equal to
+    the previous one extends its duration. .npz: arrays `video` (float32, not rounded) and `fps`. .png: the frames side
+    by side.
 
     Args:
-        path: where to; existing files are replaced.
+        path: output file; an existing file is replaced.
         video: in [0, 1]; clipped and rounded to 8 bit except in .npz.
-        fps: frames per second; a GIF's are rounded to 1/100 s.
-        enlarge: every pixel becomes `enlarge` x `enlarge` pixels, so that players do not blur small videos.
+        fps: frames per second; a GIF's frame times are rounded to 1/100 s.
+        enlarge: factor by which pixels are enlarged, so that players do not blur small videos.
 
     Raises:
-        InputError: unknown suffix, no frames, odd size for .mp4, fps or enlarge out of range.
+        InputError: unknown suffix, no frames, odd size for .mp4, or fps or enlarge out of range.
         NumericsError: NaN or infinite values.
-        ResourceError: the place cannot be written; or there is no ffmpeg that can write an .mp4.
+        ResourceError: the path cannot be written, or no ffmpeg can write an .mp4.
     """
     path = expanded(path)
     suffix = path.suffix.lower()
@@ -77,7 +77,7 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
         raise InputError(
             f"an mp4 cannot have {width}x{height} pixels: both must be even; use enlarge=2, or write a .gif"
         )
-    # one thread and no encoder version in the file: equal frames give equal bytes on every machine
+    # one thread and no encoder version in the file, so that equal frames give identical bytes on every machine
     exact = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
     try:
         iio.imwrite(
@@ -92,18 +92,19 @@ def _write_mp4(path: Path, frames: UInt8[np.ndarray, "f h w 3"], fps: float) -> 
             output_params=["-preset", "medium", "-movflags", "+faststart", *exact],
             ffmpeg_log_level="error",
         )
-    except Exception as error:  # the program is missing, ends early, lacks the encoder: of any class
+    except Exception as error:  # of any class: the program is missing, ends early or lacks the encoder
         if os.strerror(errno.ENOSPC) in str(error):
             raise
         raise ResourceError(_ffmpeg_words(str(error) or type(error).__name__)) from error
-    if not whole_mp4(path):  # the plugin does not ask how ffmpeg ended
-        raise ResourceError(_ffmpeg_words("it leaves no whole file, as without libx264 or on a full disk"))
+    if not whole_mp4(path):  # the plugin ignores ffmpeg's exit code
+        raise ResourceError(_ffmpeg_words("its file is incomplete, as without libx264 or on a full disk"))
 
 
 def whole_mp4(path: Path) -> bool:
-    """Whether the boxes of an mp4 fill the file to its last byte, pictures (mdat) and their index (moov) among them.
+    """Return whether the boxes of an mp4 cover the file to its last byte and include mdat (data) and moov (index).
 
-    Each box begins with its length in 4 bytes, in 8 after the kind where those say 1, and its kind in 4 (ISO 14496-12).
+    Each box starts with its length in 4 bytes and its kind in 4; if the length is 1, it follows in 8 bytes (ISO
+    14496-12).
     """
     if not path.is_file():
         return False
@@ -121,22 +122,22 @@ def whole_mp4(path: Path) -> bool:
 
 
 def _ffmpeg_words(said: str) -> str:
-    """What went wrong, and the way out, on one line."""
-    # the plugin's message has its own words, the command, and last what the program has printed
+    """Describe ffmpeg's error and its fix on one line."""
+    # the plugin's message has its own text, the command, and last the output of the program
     last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
     return (
         f"ffmpeg cannot write an mp4: {''.join(last)[:200]}. An ffmpeg with libx264 comes with "
-        "pip install 'imageio[ffmpeg]'; the variable IMAGEIO_FFMPEG_EXE names another one; a .gif needs none"
+        "pip install 'imageio[ffmpeg]'; the variable IMAGEIO_FFMPEG_EXE selects another one; a .gif needs none"
     )
 
 
 def mp4_problem() -> str | None:
-    """Why no .mp4 can be written on this machine, in words, or None; a clip of two small frames is encoded to know."""
+    """Encode a tiny clip to check for .mp4 support; return the reason if it fails, else None."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             _write_mp4(Path(folder) / "probe.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
     except ResourceError as error:
         return str(error)
-    except OSError:  # there is no place to try it; the run's folder is another one
+    except OSError:  # no temporary folder to try it in, which says nothing about the run's folder
         return None
     return None

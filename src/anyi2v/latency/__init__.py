@@ -1,1 +1,1 @@
-"""Where the time of a job goes, on the user's own machine and backbone: `anyi2v bench stages` and `scaling`."""
+"""Measurement of a job's time on the user's machine and backbone: `anyi2v bench stages` and `scaling`."""

@@ -1,4 +1,4 @@
-"""Pieces of work measured in turns, so that a machine that slows down slows all of them down."""
+"""Interleaved time measurements, so that slowdowns of the machine affect all measured functions alike."""
 
 import json
 import statistics
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class Spread(NamedTuple):
-    """Median and quartiles."""
+    """Median and quartiles of a sample."""
 
     median: float
     low: float
@@ -34,7 +34,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Compute the spread of at least one value."""
     if len(values) < 2:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -42,18 +42,18 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 MOST = 300
-"""Rounds of a measurement: more would tell nothing new and fill the files."""
+"""Maximum number of rounds of a measurement, to limit the size of files."""
 
 
 def seconds(work: Mapping[str, Work], *, budget: float = 2.0, least: int = 3) -> dict[str, list[float]]:
-    """Seconds of each piece, round by round, after one call of each that does not count.
+    """Measure the seconds of each function, round by round, after one warm-up call of each.
 
-    CPU time on one thread, which other processes disturb little; wall time on several.
+    On one thread CPU time is measured, which is hardly affected by other processes; on several threads, wall time.
 
     Args:
-        work: pieces by name.
-        budget: seconds for all rounds together, about; `MOST` rounds may take less.
-        least: rounds at least.
+        work: functions by name.
+        budget: approximate seconds for all rounds together; `MOST` rounds may take less.
+        least: minimum number of rounds.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for piece in work.values():
@@ -71,7 +71,7 @@ def seconds(work: Mapping[str, Work], *, budget: float = 2.0, least: int = 3) ->
 
 
 def ratio(found: Mapping[str, Any], over: str, under: str) -> Spread:
-    """How many times as long `over` takes as `under`, from round to round."""
+    """Compute the ratio of the times of `over` and `under`, round by round."""
     return spread([a / b for a, b in zip(found[over], found[under], strict=True)])
 
 
@@ -89,11 +89,11 @@ FORMULAS = {
     private.convolution_pointwise: _convolution_flops,
     private.mkldnn_convolution_op: _convolution_flops,
 }
-"""FLOPs of an operation; torch's own, and those of oneDNN, which it does not know."""
+"""FLOP formulas by operation: torch's own, and those for oneDNN's operations, which it lacks."""
 
 
 class Flops(TorchDispatchMode):
-    """Adds up as torch's FlopCounterMode does, but without its hooks on modules, which `autograd.grad` trips over."""
+    """Counts FLOPs like torch's FlopCounterMode, but without module hooks, which break `autograd.grad`."""
 
     total = 0
 
@@ -107,14 +107,14 @@ class Flops(TorchDispatchMode):
 
 
 def flops(work: Callable[[], R]) -> tuple[float, R]:
-    """FLOPs of the matrix products and convolutions of one call, backward passes included; and what it returns."""
+    """Count the FLOPs of matrix multiplications and convolutions in one call, and return them with its result."""
     with Flops() as counter:
         result = work()
     return float(counter.total), result
 
 
 def matmul_peak(dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of a large matrix product here, the best of some rounds by the faster library: what one could reach."""
+    """Measure the peak FLOP/s as the best of several large matrix multiplications by the faster library."""
     a, b = (torch.randn(1536, 1536).to(dtype) for _ in range(2))
     times = seconds({"MKL": lambda: a @ b, "oneDNN": lambda: linear(a, b)}, budget=1.0, least=8)
     return 2 * 1536**3 / min(map(min, times.values()))
@@ -122,7 +122,7 @@ def matmul_peak(dtype: torch.dtype = torch.float32) -> float:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """PyTorch computes with so many CPU threads within the block."""
+    """Set the number of PyTorch's CPU threads within the block."""
     former = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -132,13 +132,13 @@ def threads(count: int) -> Iterator[None]:
 
 
 def write(out: Path, name: str, figures: Mapping[str, Any]) -> None:
-    """Writes `name`.json with the machine's description into folder `out`."""
+    """Write `name`.json with the machine's description into folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     with atomic(out / f"{name}.json") as temporary:
         temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Format a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

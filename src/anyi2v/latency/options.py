@@ -1,4 +1,4 @@
-"""What is measured, and how: the flags of the measurements. Free of torch."""
+"""Flags of the measurements; does not import torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,18 @@ from anyi2v.files import check_place
 
 
 def within(flag: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless it is; the limits keep slips of the keyboard from being tried."""
+    """Raise InputError unless `value` is within the limits, which catch typing errors."""
     if not low <= value <= high:
         raise InputError(f"{flag} {value} is not allowed; it must be {low} to {high}")
 
 
 def check_measurement(out: Path, backbone: str | None, budget: float, *threads: int) -> None:
-    """Raises InputError for a place that cannot be written to, impossible numbers, or an unknown backbone."""
+    """Check the common flags.
+
+    Raises:
+        ResourceError: `out` cannot be written to.
+        InputError: a number is out of range, or the backbone is unknown.
+    """
     check_place(out)
     for count in threads:
         within("--threads", count, 1, MAX_THREADS)
@@ -31,18 +36,18 @@ class ScalingOptions:
     """Flags of `anyi2v bench scaling`."""
 
     backbone: str = "micro"
-    """Name of a shipped backbone, a file, or "medium": random weights, channels 64 to 256."""
+    """Name of a shipped backbone, a file, or "medium" (random weights, 64 to 256 channels)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the UNet and the text tower."""
+    """Dtype of the UNet and the text tower."""
     threads: int = 1
-    """Of the CPU; on one, CPU time is measured, on several wall time."""
+    """Number of CPU threads; with one, CPU time is measured, with several, wall time."""
     budget: float = 10.0
-    """Seconds for each of the axes, about."""
+    """Approximate seconds per axis."""
     out: Path = Path("runs/scaling")
-    """Folder for scaling.json, scaling.md and scaling.png."""
+    """Output folder for scaling.json, scaling.md and scaling.png."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be measured."""
+        """Check the flags, see `check_measurement`."""
         check_measurement(self.out, self.backbone, self.budget, self.threads)
 
 
@@ -51,22 +56,22 @@ class StagesOptions:
     """Flags of `anyi2v bench stages`."""
 
     backbone: str = "micro"
-    """Name of a shipped backbone, a file, or "medium": random weights, channels 64 to 256."""
+    """Name of a shipped backbone, a file, or "medium" (random weights, 64 to 256 channels)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the UNet and the text tower."""
+    """Dtype of the UNet and the text tower."""
     threads: int = 1
-    """Of the CPU; on one, CPU time is measured, on several wall time."""
+    """Number of CPU threads; with one, CPU time is measured, with several, wall time."""
     objects: int = 1
-    """That are followed."""
+    """Number of tracked objects."""
     frames: int | None = None
-    """Of the video; None: the backbone's."""
+    """Number of frames of the video; None: the backbone's."""
     budget: float = 3.0
-    """Seconds for each part, about."""
+    """Approximate seconds per part."""
     out: Path = Path("runs/stages")
-    """Folder for stages.json, stages.md and stages.png."""
+    """Output folder for stages.json, stages.md and stages.png."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be measured."""
+        """Check the flags, see `check_measurement`."""
         from anyi2v.tracks.checks import MAX_FRAMES
 
         check_measurement(self.out, self.backbone, self.budget, self.threads)

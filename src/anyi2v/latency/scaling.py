@@ -1,4 +1,4 @@
-"""How the cost grows with frames, objects, pixels, steps and images: `anyi2v bench scaling`."""
+"""Scaling of the time with frames, objects, pixels, steps and images, for `anyi2v bench scaling`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,17 @@ from anyi2v.latency.stages import inversion, job, parts, prepare
 FRAMES = (8, 16, 32)
 OBJECTS = (1, 2, 4, 8)
 SIZES = (1.0, 1.5, 2.0)
-"""Factors on the backbone's edges."""
+"""Factors on the backbone's width and height."""
 STEPS = (8, 16, 32)
-"""Of denoising; the inversion and the optimisation of the first ones stay as they are."""
+"""Numbers of denoising steps; inversion and optimisation are unchanged."""
 IMAGES = (1, 2, 4, 8)
-"""Inverted as one batch."""
+"""Numbers of images inverted as one batch."""
 
 ITERATION, STEP, JOB, CALL = "optimisation: one whole iteration", "guided step", "job", "inversion, one call"
 
 
 def main(args: ScalingOptions) -> None:
-    """Each axis by itself, its values in turns."""
+    """Measure each axis separately, with its values interleaved."""
     with threads(args.threads):
         found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels", "steps", "images")}
     print(text := report(found))
@@ -33,7 +33,7 @@ def main(args: ScalingOptions) -> None:
 
 
 def axis_seconds(args: ScalingOptions, axis: str) -> dict[str, dict[str, list[float]]]:
-    """Seconds by part and by value of one axis."""
+    """Measure seconds by part and by value along one axis."""
     backbone = prepare(args.backbone, getattr(torch, args.dtype))
     config = backbone.method()
     c = backbone.config
@@ -66,7 +66,7 @@ def axis_seconds(args: ScalingOptions, axis: str) -> dict[str, dict[str, list[fl
 
 
 def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
-    """Seconds and the ratio to the first value of each axis; also per frame, pixel, step or image."""
+    """Format times and their ratios to the first value of each axis, also per frame, pixel, step or image."""
     lines = []
     for axis, by_part in found.items():
         for part, times in by_part.items():
@@ -84,7 +84,7 @@ def report(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
 
 
 def amount(axis: str, label: str) -> float:
-    """How much work a value of an axis stands for."""
+    """Return the amount of work that a value of an axis represents."""
     if axis == "pixels":
         width, height = label.split("x")
         return float(width) * float(height)
@@ -92,7 +92,7 @@ def amount(axis: str, label: str) -> float:
 
 
 def plot(found: dict[str, dict[str, dict[str, list[float]]]], path: Path) -> None:
-    """One panel per axis."""
+    """Plot one panel per axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(found), 3.2), dpi=100, layout="constrained")

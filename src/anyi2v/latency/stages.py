@@ -1,7 +1,7 @@
-"""Where the time of one job goes: `anyi2v bench stages`. The parts of every stage, measured one by one, and the whole.
+"""Time of each part of a job and of the whole, for `anyi2v bench stages`.
 
-FLOPs are those of matrix products and convolutions; their share of the machine's measured matmul peak says how far
-from arithmetic's limit a part is.
+FLOPs are those of matrix multiplications and convolutions; their share of the machine's measured matmul peak shows how
+compute-bound a part is.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ MEDIUM = BackboneConfig(
     width=128,
     frames=16,
 )
-"""A sixteenth of Stable Diffusion's width, at the size of `benchmarks.medium_job`."""
+"""A fifth of Stable Diffusion's UNet width, at the size of `benchmarks.medium_job`."""
 
 TITLES = {
     "inversion, one call": "inversion",
@@ -56,17 +56,17 @@ TITLES = {
     "guided step": "guided steps",
     "optimisation: one whole iteration": "optimisation",
 }
-"""Labels of the picture, whose bars are totals of a job."""
+"""Labels of the plot, whose bars are totals of a job."""
 
 PROMPT = "a a a a"
-"""Of words that every text tower here knows."""
+"""Prompt of words that all backbones support."""
 
 Parts = Mapping[str, tuple[Callable[[], object], int]]
-"""Pieces of work, and how often a job does each."""
+"""Parts of a job, with how often each runs in a job."""
 
 
 def main(args: StagesOptions) -> None:
-    """Part after part, then the job."""
+    """Measure part by part, then the whole job."""
     dtype, rows = getattr(torch, args.dtype), []
     backbone = prepare(args.backbone, dtype)
     config = backbone.method()
@@ -84,7 +84,7 @@ def main(args: StagesOptions) -> None:
 
 
 def prepare(name: str, dtype: torch.dtype) -> Backbone:
-    """The backbone by name; random weights for "medium"."""
+    """Load the backbone by name, or create "medium" with random weights."""
     if name != "medium":
         return load(name, dtype=dtype)
     with torch.random.fork_rng():
@@ -96,7 +96,7 @@ def prepare(name: str, dtype: torch.dtype) -> Backbone:
 
 
 def boxes(number: int, size: tuple[int, int]) -> Track:
-    """Object `number` of up to nine: a box of a fifth of the frame that goes a third of it to the right."""
+    """Return object `number` of up to nine, a box of a fifth of the frame that moves right by a third."""
     width, height = size
     x, y = 0.05 + 0.25 * (number % 3), 0.05 + 0.3 * (number // 3)
     first = (x * width, y * height, (x + 0.2) * width, (y + 0.2) * height)
@@ -104,7 +104,7 @@ def boxes(number: int, size: tuple[int, int]) -> Track:
 
 
 def job(backbone: Backbone, config: MethodConfig, frames: int | None, objects: int) -> Callable[[], object]:
-    """One job from image to video, of a prompt of four words."""
+    """Return a function that runs one job from image to video, with a prompt of four words."""
     c = backbone.config
     image = torch.rand(3, c.height, c.width, generator=torch.Generator().manual_seed(0))
     tracks = Tracks(c.width, c.height, tuple(boxes(i, (c.width, c.height)) for i in range(objects)))
@@ -112,7 +112,7 @@ def job(backbone: Backbone, config: MethodConfig, frames: int | None, objects: i
 
 
 def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects: int) -> Parts:
-    """One call of each part of a job; by default with the backbone's number of frames."""
+    """Return functions that run each part of a job once, by default with the backbone's number of frames."""
     c, unet, generator = backbone.config, backbone.unet, torch.Generator().manual_seed(0)
     frames = c.frames if frames is None else frames
     height, width = c.height // c.vae.factor, c.width // c.vae.factor
@@ -145,7 +145,7 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
 
 
 def inversion(backbone: Backbone, images: int) -> Callable[[], object]:
-    """One call of the inversion of a batch of images."""
+    """Return a function that runs one inversion pass of a batch of images."""
     c, generator = backbone.config, torch.Generator().manual_seed(0)
     size = (c.vae.latent_channels, c.height // c.vae.factor, c.width // c.vae.factor)
     z = torch.randn(images, 1, *size, generator=generator).to(backbone.device)
@@ -156,7 +156,7 @@ def inversion(backbone: Backbone, images: int) -> Callable[[], object]:
 def optimisation(
     backbone: Backbone, config: MethodConfig, z: Tensor, text: Tensor, tap: Tap, crops: Crops
 ) -> dict[str, Callable[[], object]]:
-    """The parts of one iteration, and the whole."""
+    """Return functions that run the parts of one iteration, and the whole."""
     unet, fps, generator = backbone.unet, backbone.config.fps, torch.Generator().manual_seed(0)
     objective = FeatureAlignment(config, generator)
 
@@ -165,7 +165,7 @@ def optimisation(
         return {name: feature_map(name, seen[name]) for name in config.align}
 
     def leaf() -> Tensor:
-        return z.detach().requires_grad_().clone()  # the counter of FLOPs does not take leaves
+        return z.detach().requires_grad_().clone()  # the FLOP counter does not support leaves
 
     def loss_of_leaf() -> tuple[Tensor, Tensor]:
         return objective(forward(start := leaf()), crops).loss, start
@@ -194,7 +194,7 @@ def optimisation(
 
 
 def report(rows: list[dict[str, Any]], peak: float, job: list[float]) -> str:
-    """A line per part; the sum leaves out the parts of an iteration, which its whole contains."""
+    """Format a line per part; the sum excludes the parts of an iteration, which are contained in its whole."""
     whole = sum(spread(row["seconds"]).median * row["count"] for row in rows if counts(row["part"]))
     lines = []
     for row in rows:
@@ -212,12 +212,12 @@ def report(rows: list[dict[str, Any]], peak: float, job: list[float]) -> str:
 
 
 def counts(part: str) -> bool:
-    """Whether a part is counted in the sum."""
+    """Return whether a part counts towards the sum."""
     return not part.startswith("optimisation") or part.endswith("iteration")
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds in a job by part."""
+    """Plot the seconds in a job by part."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1), dpi=100, layout="constrained")

@@ -1,1 +1,1 @@
-"""The paper, one file per section."""
+"""The AnyI2V method, one module per section of the paper."""

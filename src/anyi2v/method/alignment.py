@@ -1,4 +1,4 @@
-"""Section 3.3: cross-frame alignment, Eq. 3, 4 and 8: from feature maps to a loss and its masks."""
+"""Cross-frame alignment (Section 3.3, Eq. 3, 4 and 8), from feature maps to the loss and its masks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,44 +24,44 @@ from anyi2v.numerics.pca import fit, project
 
 
 class Alignment(NamedTuple):
-    """The loss of one optimisation iteration and what it was weighed with."""
+    """The loss of one optimisation iteration, with the masks behind it."""
 
     loss: Float[Tensor, ""]
     masks: Float[Tensor, "l o f y x"]
     """M_j of every layer, object and frame, as crops."""
     similarities: Float[Tensor, "l o f y x"]
-    """S_j of every layer, object and frame, as crops: what the masks were made from."""
+    """S_j of every layer, object and frame, as crops; the masks are computed from these."""
     errors: Float[Tensor, "l o f"]
-    """What each layer, object and frame adds to the loss, before the objects' weights and the division by the overlap;
-    no gradient."""
+    """Contribution of each layer, object and frame to the loss, before the objects' weights and the division by the
+    overlap; no gradient."""
 
 
 def without_masks(loss: Float[Tensor, ""]) -> Alignment:
-    """A bare loss as an alignment."""
+    """Wrap a bare loss in an `Alignment` with empty masks."""
     empty = loss.detach().new_zeros(0, 0, 0, 0, 0)
     return Alignment(loss, empty, empty, empty.flatten(2))
 
 
 class Weights(NamedTuple):
-    """What the cells of the crops are weighed with; no gradient."""
+    """Masks, similarities and cell weights of the crops; no gradient."""
 
     masks: Float[Tensor, "l o f y x"]
     """M_j of every layer, object and frame."""
     similarities: Float[Tensor, "l o f y x"]
     """S_j of every layer, object and frame."""
     products: Float[Tensor, "l o f y x"]
-    """M_1 M_j, with frame 1 itself left out, which is compared with nothing."""
+    """M_1 M_j, the weights of the cells; zero in frame 1, which is the reference."""
 
 
 def feature_map(name: str, x: Tensor) -> Float[Tensor, "f h w c"]:
-    """A recorded tensor of a single clip as a map with channels last, in float32.
+    """Convert a recorded tensor of a single clip to a float32 map with channels last.
 
     Raises:
         HookError: the point is not a spatial feature map (text or temporal attention, attention maps).
     """
     point = Point(name)
     if not point.is_map:
-        raise HookError(f"{name} is no spatial feature map; align a query, key, value, hidden or layer output")
+        raise HookError(f"{name} is not a spatial feature map; align a query, key, value, hidden or layer output")
     x = x[0] if point.axes == TOKENS else x[0].movedim(1, -1)
     return x.float()
 
@@ -73,9 +73,9 @@ def reduce(
     solver: PcaSolver = "exact",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "f h w m"]:
-    """Eq. 4: coordinates in the principal components of all frames' vectors together.
+    """Project features onto the principal components of all frames' vectors (Eq. 4).
 
-    The basis carries no gradient. None leaves the features as they are.
+    No gradient flows through the basis. With `components=None` the features are returned unchanged.
     """
     if components is None:
         return x
@@ -84,7 +84,7 @@ def reduce(
 
 
 def cut(x: Float[Tensor, "f h w m"], matrices: tuple[Tensor, Tensor]) -> Float[Tensor, "o f y x m"]:
-    """The crops of all objects from each frame's map."""
+    """Cut the crops of all objects out of each frame's map."""
     rows, cols = matrices
     return torch.einsum("ofxw,ofywm->ofyxm", cols, torch.einsum("ofyh,fhwm->ofywm", rows, x))
 
@@ -96,18 +96,18 @@ def align(
     options: AlignmentOptions | None = None,
     cluster: Cluster | None = None,
 ) -> Alignment:
-    """Eq. 3 and 8: squared difference between each frame's crop and frame 1's, inside both masks.
+    """Compute the masked squared difference between each frame's crop and frame 1's (Eq. 3 and 8).
 
-    Frame 1's features carry no gradient. The squared difference of a cell is the mean over the components,
-    and the sum over cells is divided by the sum of the masks (their overlap), so that the loss depends neither
-    on the size of the boxes nor on the number of components.
+    No gradient flows through frame 1's features. The squared difference of a cell is averaged over the components, and
+    the sum over cells is divided by the sum of the mask products (the overlap), so that the loss depends neither on the
+    size of the boxes nor on the number of components.
 
     Args:
         features: reduced features, one map per aligned layer.
         crops: the boxes.
         maps: `crops.maps(h, w)` for the size of each feature map.
-        options: by default the paper's.
-        cluster: what of a box is the object; by default `masks.foreground` under `options`.
+        options: by default the paper's settings.
+        cluster: separates the object from the background in a box; by default `masks.foreground` with `options`.
     """
     options = options or AlignmentOptions()
     now, first = cut_all(features, maps)
@@ -120,7 +120,7 @@ def align(
 def cut_all(
     features: Sequence[Float[Tensor, "f _ _ _"]], maps: Sequence[Maps]
 ) -> tuple[list[Float[Tensor, "o f y x _"]], list[Float[Tensor, "o f y x _"]]]:
-    """The crops of every layer, and what each is compared with: frame 1's, resized to it, without gradient."""
+    """Cut the crops of every layer, and frame 1's crops resized to each of them, without gradient, as reference."""
     now = [cut(x, m.now) for x, m in zip(features, maps, strict=True)]
     first = [cut(x[:1].detach().expand_as(x), m.first) for x, m in zip(features, maps, strict=True)]
     return now, first
@@ -134,7 +134,7 @@ def all_similarities(
     maps: Sequence[Maps],
     anchors: Anchors,
 ) -> Float[Tensor, "l o f y x"]:
-    """S_j of every layer, object and frame, of the crops from `cut_all`."""
+    """Compute S_j of every layer, object and frame for the crops from `cut_all`."""
     points = [
         _anchors(anchors, x[0], reference, m, crops) for x, reference, m in zip(features, first, maps, strict=True)
     ]
@@ -148,7 +148,7 @@ def clustered(
     options: AlignmentOptions,
     cluster: Cluster | None = None,
 ) -> Bool[Tensor, "l o f y x"]:
-    """What is clustered as the object in every frame by itself; the whole box without masks."""
+    """Compute each frame's own mask by clustering; with `mask="none"` it is the whole box."""
     if options.mask == "none":
         return crops.valid.expand_as(similarities)
     features = [x.detach() for x in now]
@@ -163,23 +163,23 @@ def weigh(
     crops: Crops,
     options: AlignmentOptions,
 ) -> Weights:
-    """Section 3.4: what the cells of all crops are weighed with.
+    """Compute the weights of the cells of all crops (Section 3.4).
 
     Args:
         similarities: S_j, kept in the result.
-        masks: what `clustered` took for the object.
+        masks: the masks from `clustered`.
         crops: the boxes, and the users' masks.
-        options: of which `mask`, `mask_margin` and `first_frame_mask` count.
+        options: only `mask`, `mask_margin` and `first_frame_mask` are used.
     """
     found = dilated(with_given(masks, crops), crops, options.mask_margin)
     carried = first_frame_masks(found, crops)
-    if options.mask == "none":  # but a mask by the user counts in all frames
+    if options.mask == "none":  # but a mask given by the user applies to all frames
         found = torch.where(crops.has_given[:, None, None, None], carried, masks)
     elif options.mask == "static":
         found = carried
     if options.first_frame_mask == "shared":
         carried = shared_first_mask(found, crops)
-        # the published loop leaves out frame 1 of the first object only; the others add to the overlap
+        # the published loop skips frame 1 of the first object only; the others add to the overlap
         kept = torch.ones_like(carried)
         kept[:, 0, 0] = 0
     else:
@@ -196,9 +196,9 @@ def compare(
     normalise: Normalise = "per_object",
     objects: Float[Tensor, " o"] | None = None,
 ) -> Alignment:
-    """Eq. 3 and 8 of crops, see `cut_all`, and their weights, see `weigh`.
+    """Compute Eq. 3 and 8 from the crops of `cut_all` and the weights of `weigh`.
 
-    `objects` is what each object's error is multiplied by, `Track.weight`, which is not in the paper; None: by 1.
+    `objects` holds a factor for each object's error (`Track.weight`, not in the paper); None: 1.
     """
     squares = [(((n - r) * w[..., None]) ** 2).mean(-1) for n, r, w in zip(now, first, weights.products, strict=True)]
     difference = torch.stack(squares)
@@ -208,7 +208,7 @@ def compare(
     overlap = weights.products.sum(dim=(0, 2, 3, 4))
     if normalise == "all_objects":
         error, overlap = error.sum(), overlap.sum()
-    # an object without overlap has no error either: its loss is zero, not 0/0
+    # without overlap an object has no error either: its loss is zero, not 0/0
     loss = (error / torch.where(overlap > 0, overlap, 1.0)).sum()
     return Alignment(loss, weights.masks, weights.similarities, difference.detach().sum(dim=(3, 4)))
 
@@ -220,10 +220,10 @@ def _anchors(
     maps: Maps,
     crops: Crops,
 ) -> Float[Tensor, "o f k m"]:
-    """Features of the salient points, F_1[P_k].
+    """Look up the features of the salient points, F_1[P_k].
 
-    "attached" reads them in frame 1 itself, whatever the later boxes are. "box_index" (published code) takes a
-    point's offset from the corner of the first box as an index into the resized and clipped crop of frame f.
+    "attached" reads them in frame 1 itself, regardless of the later boxes. "box_index" (published code) uses a point's
+    offset from the corner of the first box as an index into the resized and clipped crop of frame f.
     """
     if kind == "attached":
         rows, cols = maps.points

@@ -1,4 +1,4 @@
-"""AnyI2V as a method: injection of the condition's features, and optimised latents in the early steps."""
+"""The AnyI2V method: injection of the condition's features, and latent optimisation in the early steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class AnyI2V:
     """The paper's method, with the settings of the job's `MethodConfig`."""
 
     objective: Objective | None = None
-    """What the optimisation minimises; None: the paper's, `FeatureAlignment`."""
+    """The loss that the optimisation minimises; None: the paper's, `FeatureAlignment`."""
 
     def start(self, job: Job, denoiser: Denoiser) -> "AnyI2VRun":
-        """Computes the features of the condition image, unless the job has them.
+        """Compute the features of the condition image, unless the job provides them.
 
         Raises:
-            HookError: a point that does not exist, or cannot be injected or aligned.
+            HookError: a point does not exist, or cannot be injected or aligned.
             NumericsError: a feature is not finite.
         """
         objective = self.objective or FeatureAlignment(job.config, stream(job.seed, "pca"))
@@ -60,11 +60,11 @@ class AnyI2VRun(Run):
         self.optimised_steps, self._report = steps, job.stages.counter("optimisation", steps * config.iterations)
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
-        """The noise itself, or carried along the tracks."""
+        """Return the noise, carried along the tracks if the settings say so."""
         return carried(noise, self.job.tracks) if self.job.config.initial_noise == "carried" else noise
 
     def guide(self, z: Float[Tensor, "1 f c h w"], step: Step) -> Float[Tensor, "1 f c h w"]:
-        """Section 3.3: optimises the latents, in the first steps."""
+        """Optimise the latents in the first steps (Section 3.3)."""
         if step.index >= self.optimised_steps or self.crops is None:
             return z
         with self.job.stages.stage("optimisation"):
@@ -77,11 +77,11 @@ class AnyI2VRun(Run):
         return done.latents
 
     def tap(self, step: Step) -> Tap:
-        """Section 3.2: the injection, in the first steps."""
+        """Return the injection in the first steps (Section 3.2)."""
         return self.injection if step.index < self.job.config.inject_steps else no_tap
 
     def masks(self) -> list[Float[Tensor, "f h w"]]:
-        """Those of the last optimised step, the mean over the layers."""
+        """Return the masks of the last optimised step, averaged over the layers."""
         if self.crops is None or not self.crop_masks.numel():
             return []
         height, width = self.job.image.shape[1:]
@@ -89,7 +89,7 @@ class AnyI2VRun(Run):
 
 
 def job_features(job: Job, denoiser: Denoiser) -> Mapping[str, Tensor]:
-    """Features of the condition image: computed, unless the job has them.
+    """Return the features of the condition image, computed unless the job provides them.
 
     Raises:
         NumericsError: a feature is not finite.
@@ -102,7 +102,7 @@ def job_features(job: Job, denoiser: Denoiser) -> Mapping[str, Tensor]:
 
 
 def injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
-    """The tap that injects; `no_tap` if nothing is."""
+    """Return the tap that injects the features; `no_tap` if the settings inject nothing."""
     if not (injects(config) or config.share_kv):
         return no_tap
     return Injection(
@@ -116,7 +116,7 @@ def injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
 
 
 def check_settings(config: MethodConfig, unet: UNet) -> None:
-    """Raises HookError for a layer that the UNet does not have, or that cannot be injected or aligned."""
+    """Raise HookError for a layer that the UNet does not have, or that cannot be injected or aligned."""
     known = points(unet)
     for setting in ("inject_hidden", "inject_query", "share_kv"):
         check_names(getattr(config, setting), known, setting)
@@ -125,7 +125,7 @@ def check_settings(config: MethodConfig, unet: UNet) -> None:
 
 
 def check_aligned(objective: Objective, unet: UNet) -> None:
-    """Raises HookError for a point of the objective that the UNet does not have, or that is no spatial feature map."""
+    """Raise HookError for a point of the objective that the UNet lacks, or that is not a spatial feature map."""
     known = points(unet)
     check_names(objective.points, known, "align")
     for name in objective.points:

@@ -1,4 +1,4 @@
-"""The boxes of a job's tracks, put on the working lattice: `crops` cuts them out of feature maps."""
+"""Conversion of a job's tracks to boxes on the working lattice, which `crops` cuts out of feature maps."""
 
 import math
 from typing import Literal
@@ -14,7 +14,7 @@ from anyi2v.method.crops import Crops, Span, visible
 from anyi2v.tracks import Track, Tracks
 
 LARGEST_BOX = 64
-"""Sides of the frame: the matrices that resize larger boxes would fill the memory for the few cells that are seen."""
+"""Largest side of a box, in frame sides: resizing matrices grow with the box, although only the frame is visible."""
 
 
 def make_crops(
@@ -24,15 +24,16 @@ def make_crops(
     *,
     first_box: Literal["clip", "stretch"] = "clip",
 ) -> Crops:
-    """Puts the boxes of `tracks` on a lattice of (down, across) cells.
+    """Convert the boxes of `tracks` to a lattice of (rows, columns) cells.
 
-    Boxes are divided by the size of a cell and rounded down; a box has at least one cell per axis. A box that
-    leaves the image is clipped. If that happens in frame 1, `first_box="clip"` leaves the missing part without
-    features, while "stretch" (published code) resizes what is left to the size of the whole box.
+    Coordinates are divided by the cell size and rounded down; a box has at least one cell per axis. A box that extends
+    beyond the image is clipped. If this happens in frame 1, `first_box="clip"` leaves the missing part without
+    features, while "stretch" (published code) resizes the visible part to the size of the whole box.
 
     Raises:
-        InputError: no objects, another number of boxes than frames (resample first), a box of more than
-            `LARGEST_BOX` frames' size, or an object of which frame 1, or the user's mask, shows less than a cell.
+        InputError: there are no objects, the number of boxes is not `frames` (resample first), a box is more than
+            `LARGEST_BOX` times as large as the frame, less than a cell of an object's first box is visible, or a user's
+            mask is empty inside it.
     """
     if not tracks.objects:
         raise InputError("the tracks have no objects, so there is nothing to align")
@@ -70,12 +71,12 @@ def make_crops(
 
 
 def job_crops(tracks: Tracks, config: MethodConfig, factor: int) -> Crops:
-    """Where the boxes lie on the working lattice.
+    """Convert the tracks of a job to the working lattice.
 
     Args:
         tracks: in pixels of the video, with one box per frame, as in `Result.tracks`.
-        config: of the method.
-        factor: of the autoencoder.
+        config: settings of the method; only `first_box` is used.
+        factor: pixels per latent cell of the autoencoder.
     """
     lattice = (2 * (tracks.height // factor), 2 * (tracks.width // factor))
     return make_crops(tracks, lattice, len(tracks.objects[0].boxes), first_box=config.first_box)
@@ -105,15 +106,15 @@ def _boxes(
 def _check_seen(track: Track, spans: tuple[Span, Span], scale: tuple[float, float]) -> None:
     if any(low == high for low, high in spans):
         raise InputError(
-            f"object {track.name!r} hardly reaches into frame 1: of its box {track.boxes[0]} less than one cell of "
-            f"{1 / scale[1]:g} x {1 / scale[0]:g} pixels is seen; move the box further in"
+            f"object {track.name!r} is barely visible in frame 1: of its box {track.boxes[0]} less than one cell of "
+            f"{1 / scale[1]:g} x {1 / scale[0]:g} pixels is inside; move the box further in"
         )
 
 
 def _given(track: Track, spans: tuple[Span, Span], lattice: tuple[int, int], shape: torch.Size) -> Bool[Tensor, "y x"]:
-    """The user's mask of frame 1's crop, padded to `shape`; nothing is set without a mask.
+    """Return the user's mask of frame 1's crop, padded to `shape`; all False without a mask.
 
-    A cell is set if at least half of it is; of an object too thin for that, the cells that it covers most.
+    A cell is set if the mask covers at least half of it; if there is no such cell, those with the largest coverage are.
     """
     out = torch.zeros(shape, dtype=torch.bool)
     if track.mask is None:
@@ -123,7 +124,7 @@ def _given(track: Track, spans: tuple[Span, Span], lattice: tuple[int, int], sha
     covered = covered[top:bottom, left:right]
     most = covered.max().item()
     if most == 0:
-        raise InputError(f"object {track.name!r}: its mask shows nothing in frame 1's box {track.boxes[0]}")
+        raise InputError(f"object {track.name!r}: its mask is empty inside frame 1's box {track.boxes[0]}")
     out[: bottom - top, : right - left] = covered >= min(most, 0.5)
     return out
 
@@ -139,7 +140,7 @@ def _first_cells(
     axis: int,
     size: int,
 ) -> tuple[Int[Tensor, "o f n"], Bool[Tensor, "o f n"]]:
-    """Nearest cell of frame 1's crop for each cell of each crop along one axis, and what is no padding."""
+    """Return, along one axis, each crop cell's nearest cell of frame 1's crop, and which cells are not padding."""
     spans = [[box[axis] for box in object_boxes] for object_boxes in boxes]
     length = max(max(high - low for low, high in (visible(s, size) for s in track)) for track in spans)
     cells = torch.full((len(boxes), len(boxes[0]), max(length, 1)), -1)
@@ -161,7 +162,7 @@ def _first_cells(
 def _cells(
     points: list[list[tuple[float, float]]], scale: tuple[float, float], lattice: tuple[int, int]
 ) -> tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]:
-    """Rows and columns of points in pixels, moved onto the lattice; padded by repeating the first point."""
+    """Convert points in pixels to rows and columns clamped to the lattice; padded by repeating the first point."""
     count = max(len(p) for p in points)
     points = [p + p[:1] * (count - len(p)) for p in points]
     rows = [[min(max(math.floor(y * scale[0]), 0), lattice[0] - 1) for _, y in p] for p in points]

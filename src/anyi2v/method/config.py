@@ -1,7 +1,7 @@
-"""The method's hyper-parameters as one frozen dataclass. Free of torch.
+"""Hyper-parameters of the method as one frozen dataclass; does not import torch.
 
-Paper and published code (FudanCVL/AnyI2V, commit 029c901) differ in several points; each is one field here,
-so a recipe is a set of values and never another code path. Which value is whose is written at each field.
+The paper and the published code (FudanCVL/AnyI2V, commit 029c901) differ in several points. Each of them is one field
+here, so a recipe is a set of values and never a separate code path. Each field documents the source of its values.
 """
 
 import dataclasses
@@ -24,53 +24,54 @@ Normalise = Literal["per_object", "all_objects"]
 FirstBox = Literal["clip", "stretch"]
 PcaSolver = Literal["exact", "lowrank"]
 SamplerName = Literal["ddim", "dpm-solver-2m"]
-"""The samplers that the command line knows; see `anyi2v.samplers`."""
+"""Names of the samplers in `anyi2v.samplers`."""
 
 OperatorKind = Literal["fast", "reference"]
-"""How networks compute: by the fastest implementations, or by the formulas of `anyi2v.operators.formulas` alone."""
+"""Implementation of the networks' operators: the fastest, or only the formulas in `anyi2v.operators.formulas`."""
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Everything about a run except its inputs. The defaults are the recipe "paper".
+    """All settings of the method. The defaults are the recipe "paper".
 
     Each field ends with the source of its default, and of its other values where they have one: the paper (section,
-    equation, figure or table; A. is its appendix), the published code where the paper is silent, or neither: a choice
-    of this project. The published code's: with `clustering="joint"` each layer has its own mask from one common
-    2-means; `first_frame_mask="shared"` is resized in place, softly, whenever a box has another shape;
-    `anchors="box_index"` misses the object where a box was clipped or has grown; `normalise="all_objects"` lets large
-    objects outweigh small ones; `optimiser_state="iteration"` makes every update lr times the gradient's sign;
-    `first_box="stretch"` distorts what is visible of it.
+    equation, figure or table; A. is its appendix), the published code where the paper is silent, or neither, for a
+    choice of this project. Notes on the published code's values: with `clustering="joint"` each layer has its own mask
+    from one common 2-means; `first_frame_mask="shared"` is resampled in place, and thus softened, whenever a box has
+    another shape; `anchors="box_index"` misses the object if a box was clipped or has grown; `normalise="all_objects"`
+    lets large objects outweigh small ones; with `optimiser_state="iteration"` every update is lr times the sign of the
+    gradient; `first_box="stretch"` distorts the visible part of the box.
 
     Raises InputError naming the field, its value and what is allowed.
     """
 
     steps: int = 25
-    """Denoising steps of DDIM. Source: Section 4."""
+    """Number of denoising steps. Source: Section 4."""
     guidance_scale: float = 8.0
-    """Classifier-free guidance; at 1 or below there is no unconditional pass. Source: published code."""
+    """Scale of classifier-free guidance; at 1 or below the unconditional pass is skipped. Source: published code."""
     guidance_steps: int | None = None
-    """Denoising steps with an unconditional pass, counted from the noisiest; None: all. Later ones take the
-    conditional prediction alone, in half the time. Source: neither."""
+    """Number of denoising steps with guidance, counted from the noisiest; None: all. Later steps use the conditional
+    prediction alone, in half the time. Source: neither."""
     deep_every: int = 1
-    """Of the denoising steps without injection, every so many-th computes the levels below the finest; the others take
-    its features over (DeepCache, arXiv:2312.00858). 1: all do. Source: neither."""
+    """After the injection, recompute the levels below the finest every N steps and reuse their features in between
+    (DeepCache, arXiv:2312.00858); 1: recompute them in every step. Source: neither."""
     eta: float = 0.0
-    """Noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM). Source: Section 4 (DDIM); more: neither."""
+    """Amount of noise added per step, from 0 (DDIM, deterministic) to 1 (DDPM). Source: Section 4 (DDIM); more:
+    neither."""
     window: int | None = None
-    """Frames that temporal layers see at once, in windows that overlap by half: for videos longer than they have
-    positions for, or than they were trained on. None: all. Source: neither."""
+    """Number of frames that temporal layers see at once, in windows that overlap by half; for videos longer than their
+    positional encoding or their training clips. None: all frames. Source: neither."""
     initial_noise: Literal["independent", "carried"] = "independent"
-    """Of every frame its own, or moved along with the boxes (FreeTraj, arXiv:2406.16863). Source: Section 3.2 (random
-    noise); carried: neither."""
+    """Initial noise: independent in every frame, or carried along with the boxes (FreeTraj, arXiv:2406.16863). Source:
+    Section 3.2 (random noise); carried: neither."""
     inversion: Literal["ddim", "noise"] = "ddim"
-    """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding noise to it, in one pass. Source:
-    Section 3.2; noise: neither."""
+    """How the condition's latent reaches t_alpha: by DDIM inversion, or by adding random noise, which takes a single
+    pass. Source: Section 3.2; noise: neither."""
     inversion_timestep: int = 201
-    """The noise level t_alpha at which the condition image's features are taken. Source: Section 4; others: Fig. 9."""
+    """Timestep t_alpha at which the condition image's features are recorded. Source: Section 4; others: Fig. 9."""
     inversion_stride: int = 1
-    """Timesteps per inversion step, from t=1 upwards; 1 inverts every single one. Source: Section 4 (1000 steps);
-    larger: neither."""
+    """Timesteps per inversion step, from t=1 upwards; 1 visits every timestep. Source: Section 4 (1000 steps); larger:
+    neither."""
 
     inject_hidden: tuple[str, ...] = (
         "up_blocks.1.resnets.0.hidden",
@@ -78,82 +79,82 @@ class MethodConfig:
         "up_blocks.2.resnets.0.hidden",
         "up_blocks.2.resnets.1.hidden",
     )
-    """Residual hidden states of frame 1 that are replaced by the condition's. Source: Sections 3.2 and 4."""
+    """Residual hidden states of frame 1 to replace by the condition's. Source: Sections 3.2 and 4."""
     inject_query: tuple[str, ...] = (
         "up_blocks.1.attentions.0.query",
         "up_blocks.1.attentions.1.query",
         "up_blocks.2.attentions.0.query",
         "up_blocks.2.attentions.1.query",
     )
-    """Self-attention queries of frame 1 that are replaced by the condition's. Source: Sections 3.2 and 4."""
+    """Self-attention queries of frame 1 to replace by the condition's. Source: Sections 3.2 and 4."""
     share_kv: tuple[str, ...] = (
         "up_blocks.1.attentions.0",
         "up_blocks.1.attentions.1",
         "up_blocks.2.attentions.0",
         "up_blocks.2.attentions.1",
     )
-    """Layers in whose self-attention the keys and values of every frame are frame 1's, in the same passes as the
-    injection; none: no layer. Source: Section 3.2, the layers: published code; none: Table 2."""
+    """Layers whose self-attention uses frame 1's keys and values in every frame, in the passes with injection. Source:
+    Section 3.2, the layers: published code; none: Table 2."""
     debias: bool = True
-    """The injected hidden states take frame 1's own patch statistics (AdaIN); off: they go in raw. Source: Eq. 1 and 2;
-    off: Fig. 10."""
+    """Adapt the injected hidden states to frame 1's own patch statistics (AdaIN); off: inject them unchanged. Source:
+    Eq. 1 and 2; off: Fig. 10."""
     patch: int = 4
-    """Side of AdaIN's patches in feature cells; 0 takes the whole map as one patch. Source: Section 4; 0: Fig. 10."""
+    """Side of the AdaIN patches, in feature cells; 0: the whole map is one patch. Source: Section 4; 0: Fig. 10."""
     inject_steps: int = 4
-    """Denoising steps with injection, counted from the noisiest; every pass of the optimisation injects. Source:
-    published code; the paper says only that they are early (A.2)."""
+    """Number of denoising steps with injection, counted from the noisiest; every pass of the optimisation injects.
+    Source: published code; the paper says only that they are early (A.2)."""
 
     align: tuple[str, ...] = ("up_blocks.1.attentions.1.query", "up_blocks.2.attentions.0.query")
-    """Features that are aligned along the tracks. Source: Section 4; others: Fig. 8 and Table 2."""
+    """Features to align along the tracks. Source: Section 4; others: Fig. 8 and Table 2."""
     optimise_steps: int = 6
-    """Denoising steps before which the latents are optimised, counted from the noisiest. Source: published code, for
-    t' >= 20 in Section 4 and t' <= 5 in A.2."""
+    """Number of denoising steps before which the latents are optimised, counted from the noisiest. Source: published
+    code, for t' >= 20 in Section 4 and t' <= 5 in A.2."""
     iterations: int = 5
-    """Updates of the latents per optimised step. Source: published code, for "every 5 steps" in Section 4."""
+    """Number of latent updates per optimised step. Source: published code, for "every 5 steps" in Section 4."""
     lr: float = 0.01
     """Learning rate of AdamW on the latents. Source: Section 4 and A.1."""
     weight_decay: float = 0.01
     """AdamW's weight decay. Source: published code (PyTorch's default)."""
     pca_dim: int | None = 64
-    """Principal components that the aligned features are projected to; None: no projection. A layer with fewer channels
-    keeps all of them. Source: Eq. 4 and Section 4; others: Fig. 8 and Table 2."""
+    """Number of principal components to project the aligned features onto; None: no projection. A layer with fewer
+    channels keeps all of them. Source: Eq. 4 and Section 4; others: Fig. 8 and Table 2."""
     pca_solver: PcaSolver = "lowrank"
-    """The randomised decomposition of `torch.pca_lowrank`, which differs from the full one by rounding, or the full
-    one. Source: neither; exact: published code."""
+    """PCA by the randomised `torch.pca_lowrank`, which is equal up to rounding, or by a full decomposition. Source:
+    neither; exact: published code."""
 
     mask: Mask = "dynamic"
-    """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is
-    that object's in frame 1; "static" and "none" carry it to the others. Source: Eq. 5 to 8; static, none: Table 2;
-    masks that are given: neither."""
+    """Masks from every frame's own features, from frame 1's only, or the whole box. A mask given with a track is used
+    for that object in frame 1; "static" and "none" carry it to the other frames. Source: Eq. 5 to 8; static, none:
+    Table 2; given masks: neither."""
     mask_margin: int = 0
-    """Cells by which each object's mask of frame 1 is dilated, clustered or given alike, before it is carried to the
-    other frames; within its box, in cells of the working lattice, of which a latent cell has two along each axis.
+    """Dilate each object's mask of frame 1, clustered or given, by this many cells before it is carried to the other
+    frames. It stays inside its box; cells are those of the working lattice, two per latent cell along each axis.
     Source: Eq. 8 (no margin); more: neither."""
     clustering: Clustering = "per_frame"
-    """2-means on every frame's mean map of the layers, or one over all maps. Source: Eq. 7 for a mask per object and
-    frame, neither for the mean of the layers; joint: published code."""
+    """Cluster each frame's mean similarity map of the layers, or all layers' maps of a frame jointly. Source: Eq. 7 for
+    a mask per object and frame, neither for the mean of the layers; joint: published code."""
     clusters: int = 2
-    """Clusters of K-Means in each box; the one that is most similar to the salient points is the object. 2 of
-    similarities has an exact solution, all else is Lloyd's algorithm. Source: Eq. 7 (2); more: neither."""
+    """Number of K-Means clusters in each box; the one most similar to the salient points is the object. Two clusters of
+    similarities are solved exactly, all else by Lloyd's algorithm. Source: Eq. 7 (2); more: neither."""
     cluster_by: ClusterBy = "similarity"
-    """What K-Means clusters: each cell's similarity to the salient points, or its reduced features. Source: Eq. 7;
-    features: neither."""
+    """Input of K-Means: each cell's similarity to the salient points, or its reduced features. Source: Eq. 7; features:
+    neither."""
     first_frame_mask: FirstFrameMask = "per_object"
-    """Each object has its own mask of frame 1, or all share object 1's. Source: Eq. 8; shared: published code."""
+    """Use each object's own mask of frame 1, or object 1's for all objects. Source: Eq. 8; shared: published code."""
     anchors: Anchors = "attached"
     """Salient points follow their object, or stay cells of the first box, clamped. Source: Eq. 5; box_index: published
     code."""
     normalise: Normalise = "per_object"
-    """Differences over each object's own mask overlap, or summed over all objects'; the mean over the components.
-    Source: neither, as Eq. 3 and 8 sum without dividing; all_objects: published code."""
+    """Divide differences by each object's own mask overlap, or their sum by the overlap of all objects. Source:
+    neither, as Eq. 3 and 8 sum without dividing; all_objects: published code."""
     optimiser_state: Literal["step", "iteration"] = "step"
-    """AdamW's moments last a denoising step, or one iteration: sign descent. Source: neither, as A.1 names AdamW alone;
-    iteration: published code."""
+    """Keep AdamW's moments for a denoising step, or reset them in every iteration, which gives sign descent. Source:
+    neither, as A.1 names AdamW alone; iteration: published code."""
     first_box: FirstBox = "clip"
-    """A first box that leaves the frame is clipped like any other, or stretched. Source: neither; stretch: published
-    code."""
+    """Treatment of a first box that extends beyond the frame: clip it like any other, or stretch its visible part.
+    Source: neither; stretch: published code."""
     remove_update_mean: bool = False
-    """Each update loses its mean per frame and channel, which steadies colours. Source: neither."""
+    """Subtract the mean per frame and channel from each update, which stabilises colours. Source: neither."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -164,16 +165,16 @@ class MethodConfig:
             if isinstance(value, tuple) and len(set(value)) < len(value):
                 raise InputError(f"{field.name}={value!r} names a layer twice")
         if self.optimise_steps and self.iterations and not self.align:
-            raise InputError("align=() leaves nothing to optimise; name a layer, or set optimise_steps=0")
+            raise InputError("align=() leaves nothing to optimise; list a layer, or set optimise_steps=0")
 
     @classmethod
     def paper(cls) -> "MethodConfig":
-        """What the paper says; where it is silent, what each field names as its source."""
+        """Return the settings of the paper; where it is silent, those of the source named at each field."""
         return cls()
 
     @classmethod
     def official(cls) -> "MethodConfig":
-        """What the published code does, oddities included; for numerical parity."""
+        """Return the settings of the published code, oddities included, for numerical parity."""
         return cls(
             clustering="joint",
             first_frame_mask="shared",
@@ -185,15 +186,15 @@ class MethodConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Convert to plain data for JSON."""
         values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MethodConfig":
-        """The inverse of `to_dict`; absent fields take their defaults.
+        """Build a config from `to_dict` data; absent fields take their defaults.
 
-        Older records have a truth value as `share_kv`, for the layers of `inject_query`.
+        Older records store `share_kv` as a boolean, which means the layers of `inject_query`.
 
         Raises InputError for an unknown key, with the closest names, and for unusable values.
         """
@@ -207,7 +208,7 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class AlignmentOptions:
-    """The settings of `MethodConfig` that decide how aligned features become a loss; explained there."""
+    """The settings of `MethodConfig` that control how aligned features become a loss; documented there."""
 
     mask: Mask = "dynamic"
     mask_margin: int = 0
@@ -220,7 +221,7 @@ class AlignmentOptions:
 
     @classmethod
     def of(cls, config: MethodConfig) -> "AlignmentOptions":
-        """Those of a method."""
+        """Extract the options from a method's settings."""
         return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
 
@@ -246,11 +247,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "inject_steps": (0, math.inf),
     "optimise_steps": (0, math.inf),
     "iterations": (0, math.inf),
-    "lr": (0, 3e37),  # AdamW divides it by 0.1 at first, which must stay a number in float32
+    "lr": (0, 3e37),  # AdamW first divides it by 0.1, which must stay finite in float32
     "weight_decay": (0, math.inf),
     "pca_dim": (1, math.inf),
 }
-"""Smallest and largest allowed value; infinity itself is never allowed."""
+"""Smallest and largest allowed value per field; infinity itself is never allowed."""
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:
@@ -261,7 +262,7 @@ def _check_range(name: str, value: float | None, low: float, high: float) -> Non
 
 
 def typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`: whole numbers into floats, lists into tuples.
+    """Convert `value` to the type `hint`: integers to floats, lists to tuples.
 
     Raises InputError naming `name`, the value, and what is allowed.
     """

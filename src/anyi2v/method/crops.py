@@ -1,12 +1,12 @@
-"""Where each object's box lies on the working lattice, and the linear maps that cut it out of feature maps.
+"""The objects' boxes on the working lattice, and the linear maps that cut them out of feature maps.
 
-The working lattice has twice the cells of the latent along each axis. Up-sampling a feature map to it,
-cropping a box, and resizing the crop of frame 1 to the size of a later box are all linear and separable, so
-each crop is a pair of small matrices applied to the map at its own resolution: no map is ever up-sampled as a
-whole, and all objects and frames are cut in one operation.
+The working lattice has twice as many cells as the latent along each axis. Upsampling a feature map to it, cropping a
+box, and resizing the crop of frame 1 to the size of a later box are all linear and separable, so each crop is a pair of
+small matrices applied to the map at its own resolution: no map is ever upsampled as a whole, and all objects and frames
+are cut in one operation.
 
-A crop holds the part of a box that is visible, padded at its end to the size common to all crops.
-`boxes` makes them from tracks.
+A crop holds the visible part of a box, padded at the end to the size common to all crops. `method.boxes` creates crops
+from tracks.
 """
 
 import itertools
@@ -25,8 +25,8 @@ Span = tuple[int, int]
 """Half-open range of lattice cells."""
 
 PART_CELLS = 2**19
-"""Cells of crops, padding included, that are aligned at a time: two objects as large as 16 frames of 512 x 512 pixels.
-With 64 components they take 128 MiB in each of the tensors that a backward pass needs."""
+"""Number of crop cells, padding included, aligned at a time: two objects that fill 16 frames of 512 x 512 pixels. With
+64 components, each tensor that the backward pass needs takes 128 MiB."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Crops:
     """All boxes of a job on the lattice."""
 
     names: tuple[str, ...]
-    """Of the objects, for messages."""
+    """Object names, used in error messages."""
     lattice: tuple[int, int]
-    """Cells (down, across)."""
+    """Number of cells (rows, columns)."""
     boxes: tuple[tuple[tuple[Span, Span], ...], ...]
-    """Per object and frame: the rows and columns of the whole box, which may reach outside."""
+    """Per object and frame: the rows and columns of the whole box, which may extend beyond the lattice."""
     first: tuple[tuple[Span, Span], ...]
     """Per object: the rows and columns in frame 1 that later boxes are compared with."""
     valid: Bool[Tensor, "o f y x"]
-    """What of a crop is no padding."""
+    """Which cells of a crop are not padding."""
     first_cell: tuple[Int[Tensor, "o f y"], Int[Tensor, "o f x"]]
     """The row and column of frame 1's crop that a cell of frame f's crop corresponds to; -1 if not visible."""
     points: tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]
@@ -62,16 +62,16 @@ class Crops:
     offsets: tuple[Int[Tensor, "o k"], Int[Tensor, "o k"]]
     """The points' distances from the corner of frame 1's box, rounded down to cells."""
     given: Bool[Tensor, "o y x"]
-    """The users' masks of frame 1's crops; only those of `has_given` count."""
+    """The users' masks of frame 1's crops; only valid where `has_given` is set."""
     has_given: Bool[Tensor, " o"]
-    """Which objects have a mask by the user."""
+    """Which objects have a mask given by the user."""
     loss_weights: Float[Tensor, " o"] | None = None
-    """What each object's part of the loss is multiplied by; None: all by 1."""
+    """Factor of each object's part of the loss; None: all 1."""
     _maps: dict[tuple[int, int], Maps] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What `maps` has made."""
+    """Cache of `maps`."""
 
     def to(self, device: torch.device) -> "Crops":
-        """The same crops with their tensors on `device`."""
+        """Return the same crops with their tensors on `device`."""
         pairs = (self.first_cell, self.points, self.offsets)
         first_cell, points, offsets = ((rows.to(device), cols.to(device)) for rows, cols in pairs)
         alone = {name: getattr(self, name).to(device) for name in ("valid", "given", "has_given")}
@@ -80,10 +80,10 @@ class Crops:
 
     @cached_property
     def shared_maps(self) -> tuple[Float[Tensor, "o f y s"], Float[Tensor, "o f x t"]]:
-        """Matrices that make of object 1's crop in frame 1, padded, each crop's first mask in the published code.
+        """Matrices that map object 1's padded crop in frame 1 to each crop's first mask, as in the published code.
 
-        There it is resized in place: frames outer, objects inner, each visible crop of another shape than the mask
-        left by the crop before has it resampled bilinearly, once more and for good. Rows act on y, columns on x.
+        There the mask is resized in place in a loop over frames, then objects: for each visible crop whose shape
+        differs from the mask's current one, the mask is resampled bilinearly and stays so. Rows act on y, columns on x.
         """
         objects, frames, *lengths = self.valid.shape
         out = [torch.zeros(objects, frames, length, length) for length in lengths]
@@ -112,16 +112,16 @@ class Crops:
         return out.to(self.valid.device)
 
     def seen(self, o: int, f: int) -> tuple[Span, Span]:
-        """Rows and columns that are seen of object o's box in frame f."""
+        """Return the visible rows and columns of object o's box in frame f."""
         rows, cols = (visible(span, size) for span, size in zip(self.boxes[o][f], self.lattice, strict=True))
         return rows, cols
 
     @cached_property
     def parts(self) -> tuple[tuple[tuple[int, ...], "Crops"], ...]:
-        """The numbers of the objects, in parts of `PART_CELLS` or of one object, and the crops of each part.
+        """Groups of object indices with at most `PART_CELLS` cells or a single object, and the crops of each group.
 
-        All crops of a part are as large as its largest box, so objects of like size go together. Most jobs are one
-        part.
+        All crops of a group are as large as its largest box, so objects of similar size are grouped. Most jobs have one
+        group.
         """
         extent = [tuple(max(self._lengths(o, axis)) for axis in (0, 1)) for o in range(len(self.boxes))]
         frames = self.valid.shape[1]
@@ -138,7 +138,7 @@ class Crops:
         return tuple((tuple(sorted(part)), self._part(sorted(part))) for part in parts)
 
     def _lengths(self, o: int, axis: int) -> list[int]:
-        """Cells that are seen of object o along an axis, by frame."""
+        """Return the number of visible cells of object o along an axis, per frame."""
         return [high - low for low, high in (self.seen(o, f)[axis] for f in range(self.valid.shape[1]))]
 
     def _part(self, objects: list[int]) -> "Crops":
@@ -159,7 +159,7 @@ class Crops:
         )
 
     def maps(self, height: int, width: int) -> Maps:
-        """The matrices for feature maps of `height` x `width` cells, on the device of the crops; made once."""
+        """Return the cached matrices for feature maps of `height` x `width` cells, on the device of the crops."""
         if (height, width) not in self._maps:
             self._maps[height, width] = self._make_maps(height, width)
         return self._maps[height, width]
@@ -184,18 +184,19 @@ class Crops:
 
 
 def video_masks(masks: Float[Tensor, "l o f y x"], crops: Crops, size: tuple[int, int]) -> list[Float[Tensor, "f h w"]]:
-    """Per object the mean over the layers, put back on the frame and enlarged to `size` (height, width)."""
+    """Average the masks over the layers, paste them into the frame and resize to `size` (height, width); one per
+    object."""
     return list(F.interpolate(paste(masks.mean(0), crops), size=size, mode="nearest").cpu())
 
 
 def visible(span: Span, size: int) -> Span:
-    """The part of a span inside [0, size); empty spans start where they should."""
+    """Clip a span to [0, size); an empty result starts at the nearest valid position."""
     start = min(max(span[0], 0), size)
     return start, max(start, min(span[1], size))
 
 
 def paste(values: Float[Tensor, "o f y x"], crops: Crops) -> Float[Tensor, "o f h w"]:
-    """Puts crops back at their places on an empty lattice."""
+    """Paste crops back at their places on an empty lattice."""
     canvas = values.new_zeros(*values.shape[:2], *crops.lattice)
     for o, object_boxes in enumerate(crops.boxes):
         for f in range(len(object_boxes)):

@@ -1,4 +1,4 @@
-"""Features of condition images: encoded, and inverted or noised, or looked up in a cache."""
+"""Features of condition images, computed by inversion or by adding noise, or read from a cache."""
 
 from dataclasses import asdict
 from typing import Any
@@ -20,12 +20,12 @@ from anyi2v.versions import processor
 
 
 def injects(config: MethodConfig) -> bool:
-    """Whether a job needs features of its condition image."""
+    """Return whether a job needs features of its condition image."""
     return bool(config.inject_hidden or config.inject_query) and config.inject_steps + config.optimise_steps > 0
 
 
 def condition_features(job: Job, denoiser: Denoiser, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-    """The features that the injection needs, one clip per image and prompt of `denoiser`; none if nothing is injected.
+    """Compute the features to inject, one clip per image and prompt of `denoiser`; empty if nothing is injected.
 
     Raises:
         NumericsError: a latent or a feature became NaN or infinite.
@@ -57,7 +57,7 @@ def condition_features(job: Job, denoiser: Denoiser, images: Float[Tensor, "b 3 
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """All that decides the features beside the tensors."""
+    """Everything except tensors that determines the features, for the cache key."""
     backbone, config = job.backbone, job.config
     return {
         "schedule": asdict(backbone.config.schedule),
@@ -67,9 +67,9 @@ def _settings(job: Job) -> dict[str, Any]:
         "fps": job.fps,
         "dtype": str(backbone.dtype),
         "device": backbone.device.type,
-        "low_memory": job.low_memory,  # reads the weights in another order: other rounding
+        "low_memory": job.low_memory,  # unpacked weights round differently
         "operators": backbone.operators,
-        "unet": asdict(backbone.config.unet),  # its heads and norm groups, which no weight's shape tells
-        "threads": torch.get_num_threads(),  # they and the processor decide how sums are rounded
+        "unet": asdict(backbone.config.unet),  # heads and norm groups do not show in the shapes of weights
+        "threads": torch.get_num_threads(),  # threads and processor affect the rounding of sums
         "processor": processor(backbone.device),
     }

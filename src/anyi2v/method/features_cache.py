@@ -1,8 +1,8 @@
-"""Features of condition images kept on disk, so that another track on the same image needs no inversion.
+"""On-disk cache of the features of condition images, so that further tracks on an image need no inversion.
 
-An entry's name is a digest of everything that the features depend on, the weights themselves included. Entries are
-written whole or not at all and checked when read, so that processes may share a folder; a damaged one is recomputed.
-They lie in a folder of their own, `FOLDER`, below the one that is given: no other file is ever looked at or removed.
+An entry's name is a digest of everything the features depend on, including the weights. Entries are written atomically
+and verified when read, so processes may share a folder; a damaged entry is recomputed. Entries are stored in a
+subfolder of their own, `FOLDER`; no other file is ever read or removed.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from anyi2v.files import OURS, atomic, expanded
 from anyi2v.versions import code_digest
 
 FOLDER, SUFFIX = "anyi2v-inversions", ".features.safetensors"
-"""Where entries lie, below the folder that is given, and how their names end."""
+"""Subfolder of the given folder that holds the entries, and the suffix of their names."""
 
 LIMIT = 4 * 2**30
-"""Bytes that a folder may hold; the entries of one 512 x 512 image on SD-1.5 take 40 MB."""
+"""Default size limit of the cache in bytes; the entry of one 512 x 512 image on SD-1.5 takes 40 MB."""
 
 
 def cached(
@@ -40,17 +40,17 @@ def cached(
     device: torch.device,
     limit: int = LIMIT,
 ) -> dict[str, Tensor]:
-    """The tensors of entry `key`, on `device`; computed and stored if there is none, or a damaged one.
+    """Return the tensors of entry `key` on `device`; compute and store them if the entry is missing or damaged.
 
     Args:
-        folder: made if missing; the entries are in its folder `FOLDER`.
+        folder: created if missing; entries are stored in its subfolder `FOLDER`.
         key: from `cache_key`.
-        names: of the tensors that the entry must have.
-        compute: makes them.
-        device: where they shall be.
-        limit: bytes; the entries that were not used for longest are removed beyond it.
+        names: names of the tensors that the entry must have.
+        compute: computes the tensors.
+        device: device of the returned tensors.
+        limit: size limit in bytes; beyond it the least recently used entries are removed.
 
-    Warns if the entry cannot be stored: the tensors are returned all the same.
+    Warns if the entry cannot be stored; the tensors are still returned.
     """
     folder = expanded(folder) / FOLDER
     path = folder / f"{key}{SUFFIX}"
@@ -63,17 +63,17 @@ def cached(
                 save_file(tensors, temporary, metadata={"checksum": checksum(tensors)})
             _shrink(folder, limit)
             _clear(folder)
-        except (OSError, SafetensorError, ResourceError) as error:  # the job needs the tensors, not the entry
-            text = f"the inverted image is not kept in {folder}: {error}"
+        except (OSError, SafetensorError, ResourceError) as error:  # the tensors are enough for the job
+            text = f"the inverted image is not cached in {folder}: {error}"
             warnings.warn(text, AnyI2VWarning, stacklevel=2)
     else:
         with contextlib.suppress(OSError):
-            os.utime(path)  # used now
+            os.utime(path)  # mark as recently used
     return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 def cache_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """A digest of plain settings, of the bytes of tensors, of a network's weights, and of the code that computes."""
+    """Return a digest of plain settings, the bytes of tensors, a network's weights, torch's version and the code."""
     parts = {
         "settings": dict(settings),
         "tensors": checksum(tensors),
@@ -85,7 +85,7 @@ def cache_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], networ
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
+    """Return the SHA-256 of the tensors' names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -95,10 +95,10 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """A digest of the weights that is computed where they are: per tensor, two sums over its bits.
+    """Return a digest of the weights, computed on their device from two sums over each tensor's bits.
 
-    Two sums of 64 bits, plain and weighted by the place, tell all weights apart that are not made to collide; the
-    bytes themselves need not leave the device. LoRAs that were added are seen too.
+    Two 64-bit sums, one plain and one weighted by position, distinguish all weights except deliberate collisions,
+    without moving the bytes off the device. Applied LoRAs change the digest.
     """
     lines = []
     for name, tensor in sorted(network.state_dict().items()):
@@ -113,10 +113,10 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _read(path: Path, names: set[str]) -> dict[str, Tensor] | None:
-    """The entry, if it is there and whole."""
+    """Read the entry; None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  the file is no dictionary
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
             wanted = (file.metadata() or {}).get("checksum")
     except (OSError, SafetensorError):
         return None
@@ -124,7 +124,7 @@ def _read(path: Path, names: set[str]) -> dict[str, Tensor] | None:
 
 
 def _shrink(folder: Path, limit: int) -> None:
-    """Removes the entries that were not used for longest; another process may do the same at the same time."""
+    """Remove the least recently used entries; safe against other processes doing the same."""
     entries = []
     for path in folder.glob(f"*{SUFFIX}"):
         with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def _shrink(folder: Path, limit: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what processes that were killed a day ago or earlier have left half written."""
+    """Remove temporary files older than a day, left by killed processes."""
     for path in folder.glob(f"{OURS}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 86_400:

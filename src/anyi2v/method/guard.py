@@ -1,4 +1,4 @@
-"""Where in an alignment NaN or infinity stands: its layer, frames and objects, in words for messages."""
+"""Locates NaN or infinity in an alignment by layer, frame and object, for error messages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from anyi2v.method.crops import Crops, Maps
 
 
 def bad_map(features: Mapping[str, Float[Tensor, "f h w _"]], crops: Crops) -> str:
-    """Layer and frames of the first map that is not finite, and the objects whose boxes read the bad cells."""
+    """Describe the first map that is not finite: its layer, frames, and the objects whose boxes read the bad cells."""
     name, x = next((name, x) for name, x in features.items() if not x.isfinite().all())
     bad = ~x.isfinite().all(-1)
     return f"layer {name}, {frames_text(bad.flatten(1).any(-1))}, {_objects_text(_touched(bad, crops), crops)}"
 
 
 def bad_errors(errors: Float[Tensor, "l o f"], layers: Sequence[str], crops: Crops) -> str:
-    """Layer, object and frame of the first summand of the loss that is not finite."""
+    """Describe the first term of the loss that is not finite: its layer, object and frame."""
     bad = (~errors.isfinite()).nonzero()
     if not len(bad):
         return "the features and every object's error are finite"
@@ -27,7 +27,7 @@ def bad_errors(errors: Float[Tensor, "l o f"], layers: Sequence[str], crops: Cro
 
 
 def _touched(bad: Bool[Tensor, "f h w"], crops: Crops) -> list[int]:
-    """Numbers of the objects whose crops read a bad cell in its frame."""
+    """Return the indices of the objects whose crops read a bad cell."""
     maps: Maps = crops.maps(*bad.shape[1:])
     rows, cols = (matrix.abs() for matrix in maps.now)
     read = torch.einsum("ofyh,ofxw,fhw->o", rows, cols, bad.to(rows.dtype))

@@ -1,4 +1,4 @@
-"""Section 3.2: the condition image's features take the place of frame 1's."""
+"""Injection of the condition image's features into frame 1 (Section 3.2)."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,10 +13,10 @@ from anyi2v.numerics.adain import patch_adain
 class Injection:
     """A tap that puts recorded features into frame 1 of every clip in the batch.
 
-    Meant for passes with the conditional text only. Residual hiddens are debiased first (Eq. 1 and 2): each
-    patch takes on mean and standard deviation of the present hidden, through which no gradient flows. Queries
-    are replaced as they are. In the layers of `share_kv`, the context of keys and values is cut down to frame
-    1, so that K_{2:f} = K_1 and V_{2:f} = V_1.
+    Use it only in passes with the conditional text. Residual hiddens are debiased first (Eq. 1 and 2): each patch takes
+    the mean and standard deviation of the current hidden, through which no gradient flows. Queries are replaced
+    unchanged. In the layers of `share_kv`, the context of keys and values is reduced to frame 1, so that K_{2:f} = K_1
+    and V_{2:f} = V_1.
 
     Args:
         features: from `invert`: `b 1 c h w` for hiddens and `b 1 h w c` for queries.
@@ -24,10 +24,10 @@ class Injection:
         queries: names of self-attention queries to replace.
         share_kv: names of layers in whose self-attention all frames use frame 1's keys and values.
         debias: False injects the hiddens as recorded.
-        patch: edge of a patch in cells; 0 takes the statistics of the whole map.
+        patch: side of a patch in cells; 0 uses the statistics of the whole map.
 
     Raises:
-        HookError: a feature is missing; in the pass, that it was recorded at another size.
+        HookError: a feature is missing; during a pass, a feature was recorded at another size.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Injection:
         self.hiddens, self.queries = frozenset(hiddens), frozenset(queries)
         missing = sorted((self.hiddens | self.queries) - set(features))
         if missing:
-            raise HookError(f"no recorded feature for {', '.join(missing)}; record these points at inversion")
+            raise HookError(f"no recorded feature for {', '.join(missing)}; record these points during inversion")
         self.features = dict(features)
         self.shared = frozenset(place(name, "context") for name in share_kv)
         self.debias, self.patch = debias, patch
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        """The tensor with frame 1 replaced; points that are not injected pass."""
+        """Return the tensor with frame 1 replaced; tensors at other points are returned unchanged."""
         if name in self.shared:
             return x[:, :1]
         if name in self.queries:
@@ -63,7 +63,7 @@ class Injection:
         if feature.shape[2:] != x.shape[2:]:
             raise HookError(
                 f"the feature recorded for {name} has shape {tuple(feature.shape[2:])}, but {tuple(x.shape[2:])} is "
-                "wanted there; record it from an image of the video's size"
+                "needed; record it from an image of the video's size"
             )
         return feature
 
@@ -74,7 +74,7 @@ class Injection:
 
 
 def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: Iterable[str] = ()) -> None:
-    """Raises HookError for the first point that cannot be injected, or share its keys, as what it is listed as."""
+    """Raise HookError for the first point that cannot be used as the kind it is listed as."""
     for name in hiddens:
         if Point(name).kind not in ("layer", "hidden"):
             raise HookError(
@@ -94,6 +94,6 @@ def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: I
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:
-    """`x` with `first` in place of frame 1; frames are axis 1. Out of place."""
+    """Return a copy of `x` with frame 1 replaced by `first`; frames are axis 1."""
     first = first.to(x.dtype).expand(x.shape[0], *first.shape[1:])
     return torch.cat([first, x[:, 1:]], dim=1)

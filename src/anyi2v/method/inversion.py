@@ -1,4 +1,4 @@
-"""Section 3.2: features of the condition image, from its DDIM inversion with the temporal layers off."""
+"""Features of the condition image from its DDIM inversion with temporal layers off (Section 3.2)."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,11 +13,11 @@ from anyi2v.guard import all_finite, failure
 from anyi2v.taps import Pass
 
 CHECK_EVERY = 16
-"""Passes after which the latents are checked for NaN: a GPU would be idle after each check."""
+"""Number of passes between checks of the latents for NaN; each check leaves a GPU idle for a moment."""
 
 
 def no_report(count: int) -> None:
-    """The default progress report: none."""
+    """Report no progress; the default."""
 
 
 @own_modes
@@ -30,19 +30,19 @@ def invert(
     *,
     report: Callable[[int], object] = no_report,
 ) -> dict[str, Tensor]:
-    """The tensors at the hook points `names` in the UNet's pass at the last timestep of `steps` (t_alpha).
+    """Invert latents and record the tensors at the hook points `names` in the pass at t_alpha, the last of `steps`.
 
-    The latent climbs the noise levels by the inverse DDIM step: the UNet is evaluated at t on the latent of the level
-    before, then the latent moves to the level of t. No guidance, and every temporal layer is off, so that the image
-    stays a single image. The last pass ends at the last wanted point. Reference: FudanCVL/AnyI2V, `inversion` with a
-    999-step inverse schedule.
+    The latent moves up the noise levels by inverse DDIM steps: the UNet is evaluated at t on the latent of the previous
+    level, then the latent moves to the level of t. There is no guidance, and all temporal layers are off, because the
+    input is a single image. The last pass ends at the last requested point. Reference: FudanCVL/AnyI2V, `inversion`
+    with a 999-step inverse schedule.
 
     Args:
-        network: `Denoiser.images` for as many passes as there are steps.
+        network: `denoiser.images(len(steps))`.
         latent: clean latents of the condition images.
         steps: from `diffusion.inversion_pairs`.
         names: hook points to record; each tensor has a frame axis of length one.
-        report: called with the number of passes just done, for a progress bar.
+        report: called with the number of newly finished passes, for a progress bar.
 
     Raises:
         HookError: an unknown name.
@@ -73,9 +73,9 @@ def noise_directly(
     t: int,
     names: Iterable[str],
 ) -> dict[str, Tensor]:
-    """The same features of the latent with random noise of the level `at`, that of timestep `t`: no inversion.
+    """Record the features of the latent with random noise of level `at`, that of timestep `t`, instead of inverting.
 
-    The ablation of the inversion; the noise is not the one that would lead the sampler back to the image.
+    An ablation of the inversion: sampling from this noise does not lead back to the image.
     """
     return network.features(tuple(names), add_noise(latent, noise, at), t)
 
@@ -84,9 +84,9 @@ def noise_directly(
 def round_trip(
     network: ImageDenoiser, latent: Float[Tensor, "b 1 c h w"], steps: Sequence[Step]
 ) -> Float[Tensor, "b 1 c h w"]:
-    """The latent after inversion along `steps` and DDIM sampling back along the same steps.
+    """Invert the latent along `steps`, then sample back along the same steps with DDIM.
 
-    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    No guidance, temporal layers off. Each sampling step evaluates the network at the timestep it starts from.
     """
     z = latent
     for step in steps:
@@ -97,7 +97,8 @@ def round_trip(
 
 
 def _check_latents(passes: Sequence[tuple[int, Tensor, Tensor]], network: ImageDenoiser) -> None:
-    """Raises NumericsError for the first pass, given as timestep and latents before and after, that gave NaN."""
+    """Raise NumericsError for the first pass, given as timestep and latents before and after, whose result is not
+    finite."""
     if all_finite(*(after for *_, after in passes)):
         return
     t, before, _ = next(made for made in passes if not all_finite(made[2]))

@@ -1,4 +1,4 @@
-"""Section 3.4: semantic masks, Eq. 5 to 7. All objects and frames at once."""
+"""Semantic masks of all objects and frames (Section 3.4, Eq. 5 to 7)."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,11 +12,11 @@ from anyi2v.method.crops import Crops
 from anyi2v.numerics.kmeans import kmeans, two_means_1d
 
 POINTS = 64
-"""Salient points that all cells are compared with at a time: thousands would fill the memory."""
+"""Number of salient points compared with all cells at a time, to bound the memory."""
 
 
 def similarity(crops: Float[Tensor, "o f y x m"], anchors: Float[Tensor, "o f k m"]) -> Float[Tensor, "o f y x"]:
-    """Eq. 5 and 6: the largest cosine between each cell and the features of the object's salient points."""
+    """Return the largest cosine similarity between each cell and the object's salient points (Eq. 5 and 6)."""
     cells = F.normalize(crops, dim=-1)
     some = F.normalize(anchors, dim=-1).split(POINTS, dim=-2)
     return torch.stack([torch.einsum("ofyxm,ofkm->ofyxk", cells, points).amax(-1) for points in some]).amax(0)
@@ -28,17 +28,17 @@ def foreground(
     valid: Bool[Tensor, "o f y x"],
     options: AlignmentOptions,
 ) -> Bool[Tensor, "l o f y x"]:
-    """Eq. 7: K-Means in every object's box, frame by frame; the cluster most similar to its points is the object.
+    """Segment each object from its box by K-Means, per frame (Eq. 7); the cluster most similar to its points is kept.
 
     Two clusters of similarities are split exactly. With clustering="per_frame" the layers are clustered together and
-    have the same mask: by the mean of their similarities, or by their features side by side, each of unit length.
+    share a mask: by the mean of their similarities, or by their concatenated features, each normalised to unit length.
     "joint" (published code) gives one mask per layer: by the similarities of all layers' cells, or by its own features.
 
     Args:
         similarities: S_j of every layer, object and frame.
         features: the reduced features of the same crops, per layer.
-        valid: what of a crop is no padding.
-        options: of which `clustering`, `clusters` and `cluster_by` count.
+        valid: which cells of a crop are not padding.
+        options: only `clustering`, `clusters` and `cluster_by` are used.
     """
     together = options.clustering == "per_frame"
     if options.cluster_by == "features":
@@ -63,18 +63,18 @@ Cluster = Callable[
     [Float[Tensor, "l o f y x"], Sequence[Float[Tensor, "o f y x _"]], Bool[Tensor, "o f y x"]],
     Bool[Tensor, "l o f y x"],
 ]
-"""Which cells are the object: of similarities, reduced features per layer, and what is no padding; see `foreground`."""
+"""Function that maps similarities, reduced features per layer and valid cells to object masks; see `foreground`."""
 
 
 def _upper_cluster(x: Float[Tensor, "*b n"], valid: Bool[Tensor, "*b n"], clusters: int) -> Bool[Tensor, "*b n"]:
-    """The cluster of the largest numbers."""
+    """Return the members of the cluster with the largest values."""
     return two_means_1d(x, valid)[0] if clusters == 2 else _most_similar(x[..., None], x, valid, clusters)
 
 
 def _most_similar(
     x: Float[Tensor, "*b n d"], similarities: Float[Tensor, "*b n"], valid: Bool[Tensor, "*b n"], clusters: int
 ) -> Bool[Tensor, "*b n"]:
-    """The cluster of the vectors `x` whose mean similarity is largest."""
+    """Return the members of the cluster of the vectors `x` with the largest mean similarity."""
     labels = kmeans(x, min(clusters, x.shape[-2]), valid=valid).labels
     member = (labels[..., None] == torch.arange(clusters, device=x.device)).to(x.dtype)
     mean = torch.einsum("...nk,...n->...k", member, similarities) / member.sum(-2).clamp(min=1)
@@ -83,15 +83,15 @@ def _most_similar(
 
 
 def with_given(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:
-    """The masks, with the users' own in frame 1 of the objects that have one."""
+    """Replace the masks of frame 1 by the users' masks, for objects that have one."""
     first = torch.where(crops.has_given[:, None, None], crops.given, masks[:, :, 0])
     return torch.cat([first[:, :, None], masks[:, :, 1:]], dim=2)
 
 
 def dilated(masks: Bool[Tensor, "l o f y x"], crops: Crops, margin: int) -> Bool[Tensor, "l o f y x"]:
-    """The masks with those of frame 1, M_1, grown by `margin` cells in all eight directions, within their boxes.
+    """Dilate the masks of frame 1, M_1, by `margin` cells in all eight directions, within their boxes.
 
-    Cells are the working lattice's. The part of a box that lies outside the image stays background.
+    Cells are those of the working lattice. The part of a box outside the image stays background.
     """
     if margin == 0:
         return masks
@@ -101,10 +101,10 @@ def dilated(masks: Bool[Tensor, "l o f y x"], crops: Crops, margin: int) -> Bool
 
 
 def first_frame_masks(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Tensor, "l o f y x"]:
-    """M_1 of each object, carried from frame 1's box to the cells of its box in every frame.
+    """Carry M_1 of each object from frame 1's box to its box in every frame.
 
-    A cell takes the value of the nearest cell of frame 1's crop; one whose counterpart lay outside the image
-    in frame 1 is background.
+    A cell takes the value of the nearest cell of frame 1's crop; a cell whose counterpart is outside the image in frame
+    1 is background.
     """
     rows, cols = crops.first_cell
     o = torch.arange(masks.shape[1], device=masks.device)[:, None, None, None]
@@ -114,9 +114,9 @@ def first_frame_masks(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Bool[Te
 
 
 def shared_first_mask(masks: Bool[Tensor, "l o f y x"], crops: Crops) -> Float[Tensor, "l o f y x"]:
-    """The published code's M_1: the first object's mask serves all objects, resized in place (`Crops.shared_maps`).
+    """Return the published code's M_1: the first object's mask for all objects, resized in place (`Crops.shared_maps`).
 
-    Resampled bilinearly again and again, its values become soft.
+    Repeated bilinear resampling makes its values soft.
     """
     rows, cols = crops.shared_maps
     return torch.einsum("ofys,lst,ofxt->lofyx", rows, masks[:, 0, 0].float(), cols)

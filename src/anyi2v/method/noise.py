@@ -1,4 +1,4 @@
-"""What a job draws at random: generators by purpose, and the initial noise, which may be carried along the tracks."""
+"""Random generators of a job, by purpose, and initial noise that is carried along the tracks."""
 
 import hashlib
 from typing import Literal
@@ -12,22 +12,22 @@ from anyi2v.tracks.model import centre
 
 
 def stream(seed: int, purpose: Literal["inversion", "pca", "eta", "method"]) -> torch.Generator:
-    """A generator on the CPU for one purpose of a job, independent of how much was drawn for any other.
+    """Return a CPU generator for one purpose of a job, independent of the draws for other purposes.
 
-    So a job that leaves one of them out, because its features are given, draws the same for the rest. The initial
-    noise comes from `torch.Generator().manual_seed(seed)` itself.
+    A job that skips one purpose, for example because its features are given, therefore draws the same numbers for the
+    others. The initial noise comes from `torch.Generator().manual_seed(seed)` itself.
     """
     digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def carried(noise: Float[Tensor, "1 f c h w"], tracks: Tracks) -> Float[Tensor, "1 f c h w"]:
-    """The noise, where each later frame's box holds what frame 1's box holds, as far as both are in the image.
+    """Copy the noise inside each object's box in frame 1 to its box in every later frame.
 
-    A box moves by whole latent cells, the nearest to the way of its centre, and keeps frame 1's size. What lies
-    outside, and what comes into the image, stays independent. Later objects lie in front. Each frame by itself is
-    white noise, as long as no two boxes of frame 1 overlap and then part. After FreeTraj (arXiv:2406.16863),
-    without its mixing of frequencies.
+    A box moves by the displacement of its centre, rounded to whole latent cells, and keeps frame 1's size. Noise
+    outside the boxes, and in parts of a box outside the image in either frame, stays independent. Later objects are in
+    front. Each frame by itself is white noise unless two boxes overlap in frame 1 and then separate. Follows FreeTraj
+    (arXiv:2406.16863), without its mixing of frequencies.
 
     Args:
         noise: independent in every frame.

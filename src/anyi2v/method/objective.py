@@ -1,4 +1,4 @@
-"""What the optimisation of the latents minimises: features at some hook points, compared inside the boxes."""
+"""Objectives of the latent optimisation, which compare features at hook points inside the boxes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -16,17 +16,17 @@ from anyi2v.method.parts import align_in_parts
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss of the features of one pass."""
+    """A loss computed from the features of one pass."""
 
     @property
     def points(self) -> Sequence[str]:
-        """Hook points that it reads, spatial feature maps each; the pass ends at the last of them."""
+        """Hook points that the loss reads, each a spatial feature map; the pass ends at the last of them."""
         ...
 
     def __call__(
         self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops, /
     ) -> Alignment | Float[Tensor, ""]:
-        """The loss, alone or with the masks that it was computed with.
+        """Compute the loss, alone or together with its masks.
 
         Args:
             features: by hook point, channels last, in float32; differentiable.
@@ -36,12 +36,12 @@ class Objective(Protocol):
 
 
 class FeatureAlignment:
-    """Eq. 3 to 8, the paper's: principal components of self-attention queries follow the boxes, inside masks.
+    """The paper's objective (Eq. 3 to 8): masked principal components of self-attention queries follow the boxes.
 
     Args:
-        config: of which `align`, `pca_dim` and all settings of the masks count.
-        generator: for `pca_solver="lowrank"`; by default one of its own, always with the same seed.
-        cluster: what of a box is the object; by default K-Means as `config` says.
+        config: only `align`, `pca_dim`, `pca_solver` and the fields of `AlignmentOptions` are used.
+        generator: for `pca_solver="lowrank"`; by default a new one with a fixed seed.
+        cluster: separates the object from the background in a box; by default K-Means as set in `config`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FeatureAlignment:
         self.points = config.align
 
     def __call__(self, features: Mapping[str, Float[Tensor, "f _ _ _"]], crops: Crops) -> Alignment:
-        """Loss, masks and similarities."""
+        """Compute the loss, masks and similarities."""
         config = self.config
         reduced = [
             reduce(features[name], config.pca_dim, solver=config.pca_solver, generator=self.generator)

@@ -1,4 +1,4 @@
-"""Section 3.3: the latent is optimised so that later frames' features follow frame 1's inside the boxes."""
+"""Optimisation of the latents, so that later frames' features match frame 1's inside the boxes (Section 3.3)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from anyi2v.taps import Pass, Tap
 
 
 class Optimised(NamedTuple):
-    """What the iterations of one denoising step gave."""
+    """Result of the iterations before one denoising step."""
 
     latents: Float[Tensor, "1 f c h w"]
     losses: list[float]
@@ -40,10 +40,10 @@ def alignment_gradient(
     tap: Tap,
     iteration: int = 0,
 ) -> tuple[Float[Tensor, "1 f c h w"], Alignment]:
-    """Gradient of the objective with respect to `z`, and the alignment, without its graph.
+    """Compute the gradient of the objective with respect to `z`, and the alignment, detached from its graph.
 
-    Whether the gradient is finite is not checked, as the host would have to wait for a GPU. The pass has the prompt's
-    text and the edits of `tap`.
+    The pass uses the prompt's text and the edits of `tap`. The gradient is not checked to be finite, because that would
+    synchronise with a GPU.
 
     Raises:
         InputError: the loss does not depend on the latents.
@@ -77,7 +77,7 @@ def optimise_latents(
     config: MethodConfig,
     report: Callable[[int], object] = no_report,
 ) -> Optimised:
-    """`config.iterations` AdamW steps on the latents of one denoising step.
+    """Run `config.iterations` AdamW updates on the latents of one denoising step.
 
     Raises:
         InputError: the loss does not depend on the latents.
@@ -109,7 +109,7 @@ def optimise_latents(
 def _first_failure(
     made: Alignment, gradient: Tensor, objective: Objective, crops: Crops, config: MethodConfig
 ) -> tuple[str, str]:
-    """What became NaN or infinite first in an update, and through what."""
+    """Name the first value of an update that is not finite, and its cause."""
     if not all_finite(made.loss):
         return "the alignment loss", bad_errors(made.errors, objective.points, crops)
     if not all_finite(gradient):

@@ -1,4 +1,4 @@
-"""The alignment of many or large objects, some at a time: what is kept of their features would fill the memory."""
+"""Alignment of many or large objects in groups, to bound the memory of their features."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,9 @@ def align_in_parts(
     options: AlignmentOptions | None = None,
     cluster: Cluster | None = None,
 ) -> Alignment:
-    """`alignment.align`, up to rounding, with the features of one of `crops.parts` in memory at a time.
+    """Compute `alignment.align`, up to rounding, with the features of only one of `crops.parts` in memory.
 
-    The backward pass cuts the crops of each part again. Masks, which have no channels, are those of all objects.
+    The backward pass cuts the crops of each part again. Masks have no channels and are kept for all objects at once.
     """
     options = options or AlignmentOptions()
     parts = [(numbers, part, [part.maps(*x.shape[1:3]) for x in features]) for numbers, part in crops.parts]
@@ -52,7 +52,7 @@ def align_in_parts(
 def _compare(
     maps: Sequence[Maps], weights: Weights, normalise: Normalise, objects: Float[Tensor, " o"] | None, *features: Tensor
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "l o f"]]:
-    """Loss and errors of the objects of one part."""
+    """Compute the loss and errors of the objects of one part."""
     made = compare(*cut_all(features, maps), weights, normalise=normalise, objects=objects)
     return made.loss, made.errors
 
@@ -63,7 +63,7 @@ def _of_part(weights: Weights, numbers: Sequence[int], part: Crops) -> Weights:
 
 
 def _place(whole: Shaped[Tensor, "l o f *_"], numbers: Sequence[int], values: Shaped[Tensor, "l _ f *_"]) -> None:
-    """Writes the values of a part to the places of its objects; the whole may have more padding."""
+    """Write the values of a part to the entries of its objects; `whole` may have more padding."""
     cells = tuple(slice(size) for size in values.shape[3:])
     for i, number in enumerate(numbers):
         whole[(slice(None), number, slice(None), *cells)] = values[:, i]

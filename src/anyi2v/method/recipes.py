@@ -1,4 +1,4 @@
-"""The named recipes of `MethodConfig`, changes to them, and what is odd about a configuration. Free of torch."""
+"""The named recipes of `MethodConfig`, changes to them, and warnings about settings; does not import torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from anyi2v.errors import InputError
 from anyi2v.method.config import MethodConfig
 
 RECIPES = {"paper": MethodConfig.paper(), "official": MethodConfig.official()}
-"""The presets by name."""
+"""The recipes by name."""
 
 
 def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
-    """The preset `name` with `changes` on top: a backbone's own settings, `BackboneConfig.method`.
+    """Return the recipe `name` with `changes` applied, such as a backbone's settings `BackboneConfig.method`.
 
     Raises InputError for an unknown name or setting.
     """
@@ -21,13 +21,13 @@ def recipe(name: str, changes: Mapping[str, Any]) -> MethodConfig:
 
 
 def overridden(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `recipe(name, changes)`, the settings that are not the preset's."""
+    """Return the settings of `recipe(name, changes)` that differ from the plain recipe."""
     plain = RECIPES[name].to_dict()
     return {key: value for key, value in recipe(name, changes).to_dict().items() if value != plain[key]}
 
 
 def remarks(config: MethodConfig) -> list[str]:
-    """What settings ask for that the others leave no room for, a sentence each; the job runs all the same."""
+    """Describe settings that have no effect given the others, one sentence each; the job still runs."""
     found, steps = [], config.steps
     injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
     for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
@@ -35,16 +35,16 @@ def remarks(config: MethodConfig) -> list[str]:
         if value is None or value == getattr(MethodConfig, name):  # a default just means "the first few"
             continue
         if used and value > steps:
-            found.append(f"{name}={value} is more than steps={steps}, so it acts on all {steps} steps")
+            found.append(f"{name}={value} is more than steps={steps}, so it applies to all {steps} steps")
     if config.optimise_steps > 0 and config.iterations == 0:
-        found.append(f"iterations=0: none of optimise_steps={config.optimise_steps} changes anything")
+        found.append(f"iterations=0: optimise_steps={config.optimise_steps} has no effect")
     if config.guidance_scale <= 1 and config.guidance_steps is not None:
-        found.append(f"guidance_scale={config.guidance_scale:g} guides nothing, whatever guidance_steps is")
+        found.append(f"guidance_scale={config.guidance_scale:g} turns guidance off, so guidance_steps has no effect")
     if config.deep_every > 1 and steps - config.inject_steps < 2:
         found.append(
-            f"deep_every={config.deep_every} changes nothing: it needs two steps without injection, but "
+            f"deep_every={config.deep_every} has no effect: it needs two steps without injection, but "
             f"inject_steps={config.inject_steps} of steps={steps}"
         )
     if config.mask == "none" and config.mask_margin:
-        found.append(f"mask_margin={config.mask_margin} has no mask to act on with mask='none', but those given")
+        found.append(f"mask_margin={config.mask_margin} only affects given masks, because mask='none'")
     return found

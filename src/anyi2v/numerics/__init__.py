@@ -1,1 +1,1 @@
-"""Tensor functions without any model."""
+"""Tensor functions that do not depend on a model."""

@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation per patch, which takes the appearance out of injected features."""
+"""Patch-wise adaptive instance normalisation, which removes the appearance from injected features."""
 
 import torch
 from einops import rearrange
@@ -14,13 +14,13 @@ def patch_adain(
     patch: int,
     eps: float = 1e-6,
 ) -> Float[Tensor, "*b c h w"]:
-    """Gives each patch and channel of `content` the mean and standard deviation of `style` (Eq. 1 and 2).
+    """Match each patch and channel of `content` to the mean and standard deviation of `style` (Eq. 1 and 2).
 
-    std(style) * (content - mean(content)) / (std(content) + eps) + mean(style), over patches of `patch` x
-    `patch` cells that do not overlap; 0 makes the whole map one patch. Standard deviations are unbiased, and
-    `eps` stands in the denominator only, as in FudanCVL/AnyI2V. Where the patch does not divide the map, the
-    last row and column of patches are smaller, each with its own statistics. A patch of a single cell has no
-    spread and becomes the style's value; one of constant content becomes the style's mean.
+    Computes std(style) * (content - mean(content)) / (std(content) + eps) + mean(style) over non-overlapping patches of
+    `patch` x `patch` cells; 0 makes the whole map one patch. Standard deviations are unbiased, and `eps` is added in
+    the denominator only, as in FudanCVL/AnyI2V. If the patch size does not divide the map, the last row and column of
+    patches are smaller, each with its own statistics. A patch of a single cell becomes the style's value; a patch with
+    constant content becomes the style's mean.
 
     Raises InputError for a negative patch.
     """
@@ -44,7 +44,7 @@ def patch_adain(
 
 
 def _cuts(length: int, patch: int) -> list[int]:
-    """The part that whole patches cover, then the rest; without empty parts."""
+    """Split a length into the part covered by whole patches and the rest; empty parts are omitted."""
     rest = length % patch if patch else 0
     return [part for part in (length - rest, rest) if part]
 
@@ -52,7 +52,7 @@ def _cuts(length: int, patch: int) -> list[int]:
 def _match(
     content: Float[Tensor, "*b c h w"], style: Float[Tensor, "*b c h w"], patch: int, eps: float
 ) -> Float[Tensor, "*b c h w"]:
-    """`patch_adain` where every patch has the same size: `patch`, or the whole side if that is smaller."""
+    """Compute `patch_adain` for patches of equal size: `patch`, or the whole side if that is smaller."""
     high, wide = (min(patch or side, side) for side in content.shape[-2:])
     if high * wide == 1:
         return style

@@ -1,6 +1,6 @@
 """K-means: the exact optimum for two clusters of numbers, and Lloyd's algorithm for the general case.
 
-Both are deterministic, batched with padding masks, and never make the host wait for the device.
+Both are deterministic, batched with padding masks, and never synchronise with the device.
 """
 
 from typing import NamedTuple
@@ -18,13 +18,12 @@ FIXED_POINT = 2**40
 def two_means_1d(
     x: Float[Tensor, "*b n"], valid: Bool[Tensor, "*b n"] | None = None
 ) -> tuple[Bool[Tensor, "*b n"], Float[Tensor, "*b 2"]]:
-    """The best split of each row's numbers into two clusters: membership of the upper one, and both means.
+    """Split each row into two clusters optimally; return membership of the upper one and both means.
 
-    Every split of the sorted values is compared, so this is the global optimum (Wang & Song 2011 for k = 2).
-    Numbers have to be finite; entries where `valid` is False count for nothing and are False. No gradient.
-    Equal values stay together. If all are equal there is one cluster, the upper, and both means are its
-    value. Of equally good splits the one with the larger upper cluster is taken. A row without valid entries
-    has means 0.
+    Every split of the sorted values is compared, so this is the global optimum (Wang & Song 2011 for k = 2). Values
+    must be finite; entries where `valid` is False are ignored and False in the result. No gradient. Equal values stay
+    together. If all are equal there is one cluster, the upper, and both means are that value. Among equally good
+    splits, the one with the larger upper cluster is taken. A row without valid entries has means 0.
     """
     x = x.detach()
     valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
@@ -33,7 +32,7 @@ def two_means_1d(
     low = ordered[..., :1].masked_fill(count == 0, 0)
     high = x.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True).masked_fill(count == 0, 0)
     constant = low == high
-    # in units of the range, so that neither large offsets nor tiny spreads cost precision
+    # scaled to the range, so that neither large offsets nor tiny spreads cost precision
     unit = (ordered - low) / (high - low).masked_fill(constant, 1)
     tail = torch.arange(x.shape[-1], device=x.device) >= count
     below, means = _best_split(unit.masked_fill(tail, 0), count)
@@ -44,13 +43,13 @@ def two_means_1d(
 def _best_split(
     unit: Float[Tensor, "*b n"], count: Int[Tensor, "*b 1"]
 ) -> tuple[Int[Tensor, "*b 1"], Float[Tensor, "*b 2"]]:
-    """Size of the lower cluster and both means, of sorted values in 0..1 whose tail beyond `count` is 0.
+    """Return the lower cluster's size and both means, for sorted values in 0..1 with zeros beyond `count`.
 
-    The best split has the largest variance between clusters, b (n - b) (upper - lower)^2 / n^2. That is flat
-    around its maximum: in float32 it cannot tell neighbouring splits of a thousand values apart. Therefore it
-    only yields a first split, and then the change of the cost from there to each other split is compared:
-    moving m values of mean u takes them out of one cluster and into the other, and these terms are small near
-    the first split. Sums are integers, thus exact and in any order the same.
+    The best split maximises the variance between clusters, b (n - b) (upper - lower)^2 / n^2. This is flat around its
+    maximum: in float32 it cannot distinguish neighbouring splits of a thousand values. It is therefore only used for an
+    initial split, from which the change in cost to every other split is compared: moving m values of mean u takes them
+    out of one cluster and into the other, and these terms are small near the initial split. Sums are integers, hence
+    exact and independent of the order.
     """
     sums = (unit * FIXED_POINT).round().long().cumsum(-1)
     below = torch.arange(1, unit.shape[-1] + 1, device=unit.device, dtype=unit.dtype)
@@ -75,14 +74,14 @@ class KMeans(NamedTuple):
     """Result of `kmeans`."""
 
     labels: Int[Tensor, "*b n"]
-    """Index of each point's nearest centre; -1 where not valid."""
+    """Index of the centre nearest to each point; -1 where not valid."""
     centres: Float[Tensor, "*b k d"]
     costs: Float[Tensor, "iterations *b"]
-    """Sum of squared distances to the nearest centre after each iteration; never rises."""
+    """Sum of squared distances to the nearest centre after each iteration; never increases."""
 
     @property
     def cost(self) -> Float[Tensor, "*b"]:
-        """That of the returned labels and centres."""
+        """Cost of the returned labels and centres."""
         return self.costs[-1]
 
 
@@ -93,13 +92,13 @@ def kmeans(
     valid: Bool[Tensor, "*b n"] | None = None,
     iterations: int = 50,
 ) -> KMeans:
-    """Lloyd's algorithm: a local optimum of k clusters for each row of the batch. No gradient.
+    """Cluster each row of the batch into k clusters by Lloyd's algorithm, a local optimum. No gradient.
 
-    Seeds without randomness: the point nearest to the mean, then always the point farthest from the seeds so
-    far (Gonzalez 1985); the first of equals. Each iteration moves the centres to their clusters' means, empty
-    clusters to the points farthest from their centres, and reassigns (ties to the lower index). The number
-    of iterations is fixed, so the host never waits; a converged row no longer changes. With fewer distinct
-    points than clusters the superfluous clusters stay empty. Memory is that of `x`, plus n x k per row.
+    Seeding is deterministic: the point nearest to the mean, then repeatedly the point farthest from all previous seeds
+    (Gonzalez 1985), the first one on ties. Each iteration moves centres to the means of their clusters, and centres of
+    empty clusters to the points farthest from their centres, then reassigns points (ties to the lower index). The
+    number of iterations is fixed, so nothing synchronises with the device; a converged row no longer changes. With
+    fewer distinct points than clusters, the surplus clusters stay empty. Memory is that of `x`, plus n x k per row.
 
     Raises InputError if `k` is not in 1..n, or `iterations` < 1.
     """
@@ -109,7 +108,7 @@ def kmeans(
     if iterations < 1:
         raise InputError(f"{iterations} iterations of k-means; choose at least 1")
     valid = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device) if valid is None else valid
-    # distances are those of differences: a common offset would cost their digits
+    # centred first: a common offset would cost precision in the distances
     points = x.detach().masked_fill(~valid[..., None], 0)
     mean = points.sum(-2, keepdim=True) / valid.sum(-1)[..., None, None].clamp(min=1)
     points = (points - mean).masked_fill(~valid[..., None], 0)
@@ -124,7 +123,7 @@ def kmeans(
 
 
 def _seeds(points: Float[Tensor, "*b n d"], valid: Bool[Tensor, "*b n"], k: int) -> Float[Tensor, "*b k d"]:
-    """Farthest-point seeds of centred points."""
+    """Choose farthest-point seeds for centred points."""
     distance = points.square().sum(-1)
     seeds = [_pick(points, distance.masked_fill(~valid, torch.inf).argmin(-1, keepdim=True))]
     nearest = torch.full_like(distance, torch.inf).masked_fill(~valid, -1)
@@ -137,8 +136,8 @@ def _seeds(points: Float[Tensor, "*b n d"], valid: Bool[Tensor, "*b n"], k: int)
 def _assign(
     points: Float[Tensor, "*b n d"], centres: Float[Tensor, "*b k d"], valid: Bool[Tensor, "*b n"]
 ) -> tuple[Int[Tensor, "*b n"], Float[Tensor, "*b n"]]:
-    """Nearest centre and squared distance to it; -1 and -1 where not valid."""
-    # one centre at a time keeps the memory at n x d, and differences are exact where a matrix product is not
+    """Return the nearest centre and the squared distance to it; -1 and -1 where not valid."""
+    # one centre at a time keeps the memory at n x d; explicit differences are more exact than a matrix product
     distances = [(points - centre).square().sum(-1) for centre in centres.split(1, dim=-2)]
     distance, labels = torch.stack(distances, -1).min(-1)
     return labels.masked_fill(~valid, -1), distance.masked_fill(~valid, -1)
@@ -147,7 +146,7 @@ def _assign(
 def _update(
     points: Float[Tensor, "*b n d"], labels: Int[Tensor, "*b n"], distance: Float[Tensor, "*b n"], k: int
 ) -> Float[Tensor, "*b k d"]:
-    """Means of the clusters; the r-th empty cluster gets the point that is r-th farthest from its centre."""
+    """Return the cluster means; the r-th empty cluster gets the r-th farthest point from its centre."""
     member = (labels[..., None] == torch.arange(k, device=labels.device)).to(points.dtype)
     size = member.sum(-2)
     means = member.mT @ points / size[..., None].clamp(min=1)

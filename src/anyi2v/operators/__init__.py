@@ -1,7 +1,7 @@
-"""The arithmetic of the networks: about ten operators, how each is computed, and who decides that.
+"""The networks' operators, with fast implementations and their dispatch.
 
-`formulas` states what each operator computes, `choice` has the operators that the networks call, `where` decides by
-device, dtype and grad mode whether one of the implementations in `cpu` and `triton` applies.
+`formulas` defines what each operator computes, `choice` has the operators that the networks call, and `where` decides
+by device, dtype and grad mode whether one of the implementations in `cpu` and `triton` applies.
 """
 
 from anyi2v.operators.choice import (

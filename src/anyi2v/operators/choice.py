@@ -1,6 +1,6 @@
-"""The operators of the networks, each by the implementation that applies, else by its formula.
+"""The networks' operators, dispatched to an applicable implementation or else to the formula.
 
-Arguments and results are those of `anyi2v.operators.formulas`.
+Arguments and results are the same as in `anyi2v.operators.formulas`.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from anyi2v.operators.formulas import shifted
 from anyi2v.operators.where import formulas_only, on_gpu
 
 MOST_FRAMES = 32
-"""Longest sequences that the Triton kernel holds in registers."""
+"""Maximum sequence length of the Triton kernel, which holds sequences in registers."""
 
 
 def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None = None) -> Float[Tensor, "*n d"]:
-    """x W^T + b."""
+    """Return x W^T + b."""
     return cpu_linear.linear(x, weight, bias)
 
 
 def projections(x: Float[Tensor, "*n c"], *weights: Float[Tensor, "_ c"]) -> tuple[Tensor, ...]:
-    """x W^T for each of several weights; of few tokens, or on an accelerator, as one matrix multiplication."""
+    """Return x W^T for each weight; a single matrix multiplication for few tokens or on an accelerator."""
     if formulas_only():
         return formulas.projections(x, *weights)
     if x.device.type == "cpu" and cpu_linear.one_by_one(x):
@@ -46,7 +46,7 @@ def conv2d(
     padding: int,
     shift: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "n d h2 w2"]:
-    """W * x + (b + shift), padded with zeros."""
+    """Return W * x + (b + shift), with zero padding."""
     bias = shifted(bias, shift)
     if on_gpu(x, weight, bias):
         from anyi2v.operators.triton import convolution
@@ -64,7 +64,7 @@ def layer_norm(
     eps: float,
     shift: Float[Tensor, "f c"] | None = None,
 ) -> Float[Tensor, "*n c"]:
-    """(x - mean) / sqrt(var + eps) * w + b over the channels, plus row f of the shift in frame f."""
+    """Return (x - mean) / sqrt(var + eps) * w + b over the channels, plus row f of the shift in frame f."""
     if weight is not None and bias is not None and on_gpu(x, weight, bias):
         from anyi2v.operators.triton import layer_norm
 
@@ -80,7 +80,7 @@ def group_norm(
     eps: float,
     frames: int = 1,
 ) -> Float[Tensor, "n c *s"]:
-    """(x - mean) / sqrt(var + eps) * w + b over each group of channels, of a map or of a clip of so many."""
+    """Return (x - mean) / sqrt(var + eps) * w + b over each group of channels, per map or per clip of `frames` maps."""
     if weight is not None and bias is not None:
         if x.ndim == 4 and on_gpu(x, weight, bias):
             return _group_norm_by_triton(x, groups, weight, bias, eps, frames)
@@ -90,7 +90,7 @@ def group_norm(
 
 
 def called(norm: Callable[[Tensor], Tensor], x: Float[Tensor, "n c *s"], frames: int = 1) -> Float[Tensor, "n c *s"]:
-    """`norm` of a map or of a clip of so many, for a module that has to be called, of strides that suit it."""
+    """Apply `norm` per map or per clip of `frames` maps, in a memory layout that is fast for it."""
     if cpu_norm.slow_strides(x):
         return formulas.of_clips(lambda x: cpu_norm.contiguous(norm, x), x, frames)
     return formulas.of_clips(norm, x, frames)
@@ -105,9 +105,9 @@ def group_norm_silu(
     frames: int = 1,
     large: bool = False,
 ) -> Float[Tensor, "n c *s"]:
-    """silu(group_norm(x)).
+    """Return silu(group_norm(x)).
 
-    `large` says that maps do not fit a cache, as an autoencoder's: PyTorch's own norm is then as fast as any.
+    Set `large` if the maps exceed the CPU's cache, as in an autoencoder: PyTorch's own norm is then as fast as any.
     """
     if weight is not None and bias is not None:
         if x.ndim == 4 and on_gpu(x, weight, bias):
@@ -128,7 +128,7 @@ def _group_norm_by_triton(
     frames: int,
     silu: bool = False,
 ) -> Float[Tensor, "n c h w"]:
-    """The result has its channels last."""
+    """Apply the Triton kernel; the result is in channels-last layout."""
     from anyi2v.operators.triton.group_norm import group_norm
 
     cells = x.permute(0, 2, 3, 1)
@@ -139,10 +139,10 @@ def _group_norm_by_triton(
 def attention(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n l c"]:
-    """softmax(Q K^T / sqrt(d)) V for each head of d channels; with one leading axis PyTorch takes a fused kernel."""
+    """Return softmax(Q K^T / sqrt(d)) V for each head of d channels; with one leading axis a fused kernel is used."""
     if formulas_only():
         return formulas.attention(query, key, value, heads)
-    if key.shape[-2] == 1 and not query.requires_grad:  # has all the weight: an image is a clip of one frame
+    if key.shape[-2] == 1 and not query.requires_grad:  # a single key has all the weight, as in a clip of one frame
         return value.expand_as(query)
     if query.device.type == "cpu":
         return cpu_attention.attention(query, key, value, heads)
@@ -156,9 +156,9 @@ def attention_over_frames(
     heads: int,
     out: nn.Module,
 ) -> Float[Tensor, "b f h w c"]:
-    """out(attention(Q, K, V)), where each position of the map is a sequence of frames.
+    """Return out(attention(Q, K, V)), where each position of the map is a sequence of frames.
 
-    The attention is projected in the order in which it is computed: linear maps of rearranged tokens are slow.
+    The output projection is applied before rearranging, because linear layers on rearranged tokens are slow.
     """
     if formulas_only():
         return formulas.attention_over_frames(query, key, value, heads, out)
@@ -176,7 +176,7 @@ def attention_over_frames(
 
 
 def geglu(x: Float[Tensor, "*n d2"]) -> Float[Tensor, "*n d"]:
-    """value * gelu(gate) of the two halves of the channels."""
+    """Return value * gelu(gate), the two halves of the channels."""
     if on_gpu(x):
         from anyi2v.operators.triton import geglu
 
@@ -194,7 +194,7 @@ def feed_forward(
     out_bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "*n c"]:
-    """x + out(geglu(proj(layer_norm(x))))."""
+    """Return x + out(geglu(proj(layer_norm(x))))."""
     if cpu_feed_forward.applies(x, norm, norm_bias, proj, proj_bias, out, out_bias):
         return cpu_feed_forward.feed_forward(x, norm, norm_bias, proj, proj_bias, out, out_bias, eps)
     hidden = geglu(linear(layer_norm(x, norm, norm_bias, eps), proj, proj_bias))

@@ -1,7 +1,7 @@
-"""The operators of the networks, each as its formula in public PyTorch.
+"""Reference implementations of the networks' operators in public PyTorch.
 
-`anyi2v.operators` computes the same by faster implementations where there are any; with `operators="reference"` it
-computes by these functions alone. The tests compare every implementation with them.
+`anyi2v.operators` computes the same with faster implementations where available; with `operators="reference"` it uses
+only these functions. The tests compare every implementation with them.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 
 def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None = None) -> Float[Tensor, "*n d"]:
-    """x W^T + b."""
+    """Return x W^T + b."""
     return F.linear(x, weight, bias)
 
 
 def projections(x: Float[Tensor, "*n c"], *weights: Float[Tensor, "_ c"]) -> tuple[Tensor, ...]:
-    """x W^T for each of several weights: query, key and value of the same tokens."""
+    """Return x W^T for each weight: query, key and value of the same tokens."""
     return tuple(linear(x, weight) for weight in weights)
 
 
@@ -30,12 +30,12 @@ def conv2d(
     padding: int,
     shift: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "n d h2 w2"]:
-    """W * x + (b + shift): cross-correlation of maps padded with zeros; the shift is one number per output channel."""
+    """Return W * x + (b + shift), the zero-padded cross-correlation, with one shift per output channel."""
     return F.conv2d(x, weight, shifted(bias, shift), stride, padding)
 
 
 def shifted(bias: Float[Tensor, " d"] | None, shift: Float[Tensor, " d"] | None) -> Float[Tensor, " d"] | None:
-    """Bias + shift, where None is zero."""
+    """Return bias + shift, where None means zero."""
     return shift if bias is None else bias if shift is None else bias + shift
 
 
@@ -46,9 +46,9 @@ def layer_norm(
     eps: float,
     shift: Float[Tensor, "f c"] | None = None,
 ) -> Float[Tensor, "*n c"]:
-    """(x - mean) / sqrt(var + eps) * w + b over the channels (Ba et al. 2016, arXiv:1607.06450).
+    """Return (x - mean) / sqrt(var + eps) * w + b over the channels (Ba et al. 2016, arXiv:1607.06450).
 
-    Of `x` with axes `b f ... c`, row f of the shift is added to the tokens of frame f.
+    If `shift` is given, `x` has axes `b f ... c`, and row f of the shift is added to the tokens of frame f.
     """
     normed = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     if shift is None:
@@ -64,15 +64,15 @@ def group_norm(
     eps: float,
     frames: int = 1,
 ) -> Float[Tensor, "n c *s"]:
-    """(x - mean) / sqrt(var + eps) * w + b over each group of channels (Wu and He 2018, arXiv:1803.08494).
+    """Return (x - mean) / sqrt(var + eps) * w + b per group of channels (Wu and He 2018, arXiv:1803.08494).
 
-    Mean and variance are those of a map, or with `frames` > 1 those of a clip of so many maps `(b f) c h w`.
+    Mean and variance are computed per map, or with `frames` > 1 per clip of that many maps `(b f) c h w`.
     """
     return of_clips(lambda x: F.group_norm(x, groups, weight, bias, eps), x, frames)
 
 
 def of_clips(norm: Callable[[Tensor], Tensor], x: Float[Tensor, "n c *s"], frames: int = 1) -> Float[Tensor, "n c *s"]:
-    """`norm` of the maps, or with `frames` > 1 of each clip `b c f h w` of maps `(b f) c h w`."""
+    """Apply `norm` to the maps, or with `frames` > 1 to each clip `b c f h w` of maps `(b f) c h w`."""
     if frames == 1:
         return norm(x)
     clips = norm(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
@@ -87,7 +87,7 @@ def group_norm_silu(
     eps: float,
     frames: int = 1,
 ) -> Float[Tensor, "n c *s"]:
-    """silu(group_norm(x)), where silu(y) = y * sigmoid(y)."""
+    """Return silu(group_norm(x)), where silu(y) = y * sigmoid(y)."""
     return F.silu(group_norm(x, groups, weight, bias, eps, frames))
 
 
@@ -98,7 +98,7 @@ def attention(
     heads: int,
     mask: Float[Tensor, "1 1 l m"] | None = None,
 ) -> Float[Tensor, "*n l c"]:
-    """softmax(Q K^T / sqrt(d) + mask) V for each head of d channels (Vaswani et al. 2017, arXiv:1706.03762)."""
+    """Return softmax(Q K^T / sqrt(d) + mask) V for each head of d channels (Vaswani et al. 2017, arXiv:1706.03762)."""
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(-3, -2).flatten(-2)
 
@@ -110,7 +110,7 @@ def attention_over_frames(
     heads: int,
     out: nn.Module,
 ) -> Float[Tensor, "b f h w c"]:
-    """out(attention(Q, K, V)), where each position of the map is a sequence of frames."""
+    """Return out(attention(Q, K, V)), where each position of the map is a sequence of frames."""
     n, h, w = query.shape[:3]
     query, key, value = (rearrange(x, "b h w f c -> (b h w) f c") for x in (query, key, value))
     mixed = attention(query, key, value, heads)
@@ -118,7 +118,8 @@ def attention_over_frames(
 
 
 def geglu(x: Float[Tensor, "*n d2"]) -> Float[Tensor, "*n d"]:
-    """value * gelu(gate) of the two halves [value, gate] of the channels (Shazeer 2020, arXiv:2002.05202)."""
+    """Return value * gelu(gate), where [value, gate] are the halves of the channels (Shazeer 2020,
+    arXiv:2002.05202)."""
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
 
@@ -133,6 +134,6 @@ def feed_forward(
     out_bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "*n c"]:
-    """x + out(geglu(proj(layer_norm(x)))): the feed-forward layer of a transformer with its norm and residual."""
+    """Return x + out(geglu(proj(layer_norm(x)))), a transformer's feed-forward layer with norm and residual."""
     hidden = geglu(linear(layer_norm(x, norm, norm_bias, eps), proj, proj_bias))
     return x + linear(hidden, out, out_bias)

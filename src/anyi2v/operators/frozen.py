@@ -10,8 +10,8 @@ from anyi2v.operators import private
 def convolution_input_gradient(
     gradient: Float[Tensor, "n d h2 w2"], weight: Float[Tensor, "d c k k"], shape: torch.Size, stride: int, padding: int
 ) -> Float[Tensor, "n c h w"]:
-    """The gradient of a convolution's input of this shape, for which the input itself is not needed."""
-    like = gradient  # only its shape counts, yet PyTorch would copy it if its strides were not those of the weights
+    """Compute the gradient of a convolution's input of shape `shape`, without the input itself."""
+    like = gradient  # only its shape matters, but PyTorch copies it if its strides do not match the weights
     if gradient.shape != shape:
         kind = {"dtype": gradient.dtype, "device": gradient.device}
         like = torch.empty(shape, **kind, memory_format=_layout(weight))

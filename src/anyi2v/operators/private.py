@@ -1,7 +1,7 @@
-"""What the implementations use of PyTorch beside its public interface, looked up once.
+"""Private PyTorch functions used by the implementations, looked up once.
 
-A name that the installed version lacks is None, and what needs it is then not used: the formulas compute. Nothing else
-in the package names these functions.
+A function that the installed version lacks is None; implementations that need it are then disabled and the formulas are
+used. No other module of the package refers to these functions.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch.nn.modules import module
 
 
 def find(path: str, root: Any = torch) -> Any:
-    """The object at a dotted path below `root`, None if there is none."""
+    """Return the object at a dotted path below `root`, or None."""
     try:
         return reduce(getattr, path.split("."), root)
     except (AttributeError, RuntimeError):  # torch.ops raises either
@@ -22,15 +22,15 @@ def find(path: str, root: Any = torch) -> Any:
 
 
 linear_pointwise = find("ops.mkldnn._linear_pointwise")
-"""A linear map by oneDNN, and what follows it; the overload `.binary` also takes another tensor."""
+"""oneDNN's linear layer with a fused pointwise operation; the overload `.binary` takes a second operand."""
 convolution_pointwise = find("ops.mkldnn._convolution_pointwise")
 reorder_linear_weight = find("ops.mkldnn._reorder_linear_weight")
 reorder_convolution_weight = find("ops.mkldnn._reorder_convolution_weight")
 mkldnn_convolution = find("mkldnn_convolution")
 mkldnn_convolution_op = find("ops.aten.mkldnn_convolution")
-"""The operation behind it, as a dispatch mode sees it."""
+"""The dispatcher operation behind `mkldnn_convolution`, as seen by a dispatch mode."""
 native_group_norm = find("native_group_norm")
-"""Also returns mean and 1 / sqrt(variance + eps)."""
+"""GroupNorm that also returns mean and 1 / sqrt(variance + eps)."""
 native_layer_norm = find("native_layer_norm")
 silu_backward = find("ops.aten.silu_backward")
 gelu_backward = find("ops.aten.gelu_backward")
@@ -43,7 +43,7 @@ NEEDED_ON_CPU = (
     *("mkldnn_convolution", "native_group_norm", "native_layer_norm", "silu_backward", "gelu_backward"),
     *("native_group_norm_backward", "native_layer_norm_backward", "convolution_backward"),
 )
-"""Without one of them the layers with weights are computed by their formulas there."""
+"""Functions required by the CPU implementations of layers with weights; if one is missing, formulas are used."""
 
 _bfloat16: Callable[[], bool] | None = find("ops.mkldnn._is_mkldnn_bf16_supported")
 _functorch: Callable[[], bool] | None = find("_C._are_functorch_transforms_active")
@@ -51,22 +51,22 @@ _global_hooks: Callable[[], bool] | None = find("_has_any_global_hook", module)
 
 
 def available(*names: str) -> bool:
-    """Whether the installed PyTorch has all these functions."""
+    """Return whether the installed PyTorch has all these functions."""
     return all(globals()[name] is not None for name in names)
 
 
 def onednn_has_bfloat16() -> bool:
-    """Whether oneDNN computes in bfloat16 on this processor, which needs AVX-512; False where that is unknown."""
+    """Return whether oneDNN supports bfloat16 on this processor, which needs AVX-512; False if unknown."""
     return _bfloat16 is not None and _bfloat16()
 
 
 def differentiated_otherwise() -> bool:
-    """Whether torch.func or forward-mode differentiation is active; True where that is unknown."""
+    """Return whether torch.func or forward-mode differentiation is active; True if unknown."""
     if _functorch is None or _functorch():
         return True
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def has_global_hooks() -> bool:
-    """Whether hooks are registered for all modules; True where that is unknown."""
+    """Return whether global module hooks are registered; True if unknown."""
     return _global_hooks is None or bool(_global_hooks())

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, record, page and pictures."""
+"""Output of a run on disk: its folder, record, page and pictures."""

@@ -1,4 +1,4 @@
-"""Features and similarities as pictures: principal components as colours, values as a scale of colours."""
+"""Pictures of features and similarities: principal components as colours, and values on a colour scale."""
 
 import torch
 from einops import rearrange
@@ -9,35 +9,35 @@ from anyi2v.backbone.attention import probabilities
 from anyi2v.numerics import pca
 
 GREY = 0.85
-"""Of places that have no value."""
+"""Grey level of positions without a value."""
 
 
 def reduced(feature: Float[Tensor, "f h w c"], components: int) -> Float[Tensor, "f h w m"]:
-    """Projected on the principal components of all frames together."""
+    """Project features onto the principal components of all frames together."""
     flat = feature.flatten(0, 2)
     return pca.project(flat, pca.fit(flat, components)).unflatten(0, feature.shape[:3])
 
 
 def colours(feature: Float[Tensor, "f h w c"]) -> Float[Tensor, "f 3 h w"]:
-    """The first three principal components of all frames together as red, green and blue in [0, 1] (Fig. 5).
+    """Map the first three principal components of all frames together to red, green and blue in [0, 1] (Fig. 5).
 
-    A component that holds nothing but rounding is one half everywhere.
+    A component that is only rounding error becomes one half everywhere.
     """
     three = reduced(feature, 3)
     low, high = three.flatten(0, 2).quantile(torch.tensor([0.02, 0.98]), dim=0)
     spread = high - low
     scaled = ((three - low) / spread).clamp(0, 1)
-    # float32 leaves about 1e-6 of the largest component where there is nothing
+    # float32 rounding error is about 1e-6 of the largest component
     return rearrange(scaled.where(spread > 1e-5 * spread.max(), 0.5), "f h w c -> f c h w")
 
 
 def attention_map(
     query: Float[Tensor, "f h w c"], key: Float[Tensor, "g h w c"], heads: int
 ) -> Float[Tensor, "f h w m"]:
-    """Where each place of each frame looks: probabilities over the m = h w places, averaged over heads.
+    """Compute where each position attends: probabilities over the m = h w positions, averaged over heads.
 
-    `key` has one frame (g = 1) where all frames look at frame 1. Frame by frame, because the probabilities of
-    all heads at once are large.
+    `key` has one frame (g = 1) if all frames attend to frame 1. Computed frame by frame, because the probabilities of
+    all heads are large.
     """
     maps = []
     for q, k in zip(query, key.expand_as(query), strict=True):
@@ -46,8 +46,8 @@ def attention_map(
 
 
 def heat(values: Float[Tensor, "f h w"], valid: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 3 h w"]:
-    """From dark blue to yellow (viridis) over the range of the valid values; grey elsewhere."""
-    from matplotlib import colormaps  # loaded late: it takes a while
+    """Colour values from dark blue to yellow (viridis) over the range of the valid ones; grey elsewhere."""
+    from matplotlib import colormaps  # imported late, because it is slow
 
     shown = values[valid]
     low, high = (shown.min(), shown.max()) if len(shown) else (values.new_tensor(0.0), values.new_tensor(1.0))

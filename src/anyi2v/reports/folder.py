@@ -1,10 +1,10 @@
-"""The folder of a run on disk: who may write to it, and how all its files appear together.
+"""The folder of a run: locking, and atomic replacement of all its files.
 
-A run is written inside its folder, which may be a mount point. All files are first written to a hidden folder in it,
-which one rename declares whole; only then the files of the former run are removed and the new ones moved into place.
-A process that is killed before that rename leaves the former run as it was. One that is killed after it leaves the new
-run whole but hidden for the milliseconds that are missing: whoever opens the folder next puts it in place (`recover`).
-Nothing is removed but files of a run, by their names: other files and folders stay, runs inside the folder too.
+A run is written inside its folder, which may be a mount point. All files are first written to a hidden subfolder, which
+a single rename marks as complete; only then are the files of the earlier run removed and the new ones moved into place.
+A process killed before that rename leaves the earlier run unchanged. If it is killed after it, the new run is complete
+but hidden, and the next process that opens the folder moves it into place (`recover`). Only files of a run are removed,
+by name: other files and folders are kept, including runs inside the folder.
 """
 
 import contextlib
@@ -21,40 +21,41 @@ from anyi2v.errors import InputError, ResourceError
 from anyi2v.files import OURS, check_place, expanded
 
 RECORD, CONDITION = "run.json", "condition.png"
-"""The two files that suffice to repeat a run."""
+"""The two files needed to repeat a run."""
 
 PAGE = "report.html"
 
 ERROR = "error.json"
-"""Why the job of a batch has no run in its folder; goes when there is one."""
+"""Why a job of a batch failed; removed once its folder has a run."""
 
 GALLERY = "inspection/gallery.json"
-"""`{"sections": [{"title", "text", "pictures": [{"title", "text", "file"}]}]}`, files beside it."""
+"""List of an inspection's pictures, `{"sections": [{"title", "text", "pictures": [{"title", "text", "file"}]}]}`."""
 
 RUN_FILES = (
     *(RECORD, CONDITION, PAGE),
     *("video.gif", "video.mp4", "side_by_side.gif", "side_by_side.mp4"),
     *("sheet.png", "tracks.png", "masks.png", "loss.png"),
 )
-"""All that a run writes, the record first: it says that the others are there."""
+"""All files of a run, the record first, which marks the run as present."""
 
 INSPECTION_FILE = re.compile(
     r"(features|similarity)_step_\d+\.png|(trajectories|denoising|reconstruction)\.png|gallery\.json"
 )
-"""All that an inspection writes, in the gallery's folder."""
+"""Names of all files of an inspection, in the gallery's folder."""
 
 NEW, WHOLE, PLACING, LOCK = (OURS + name for name in ("new", "whole", "placing", "lock"))
-"""In the folder: being written; written, the former run is still to be removed; being moved into place; the claim."""
+"""Temporary names in the folder: files being written; complete files; files being moved into place; the lock."""
 
 
 class BusyError(ResourceError):
-    """Another process is writing to the folder."""
+    """Raised if another process is writing to the folder."""
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raises InputError if a run may not be written to folder `out`, ResourceError if it cannot; asked before any work.
+    """Check before any work that a run can be written to folder `out`.
 
-    `overwrite` allows to replace the files of a former run; other files in its folder stay.
+    Raises InputError if it must not be written, ResourceError if it cannot. `overwrite` allows replacing the files of
+    an earlier run; other files in its folder are kept.
     """
     out = expanded(out)
     if os.path.exists(out) and not out.is_dir():
@@ -66,31 +67,32 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     if not any(not path.name.startswith(OURS) and path.name != ERROR for path in out.iterdir()):
         return
     if not (out / RECORD).is_file():
-        raise InputError(f"folder {out} holds other things than a run; give a new or empty one")
+        raise InputError(f"folder {out} has files that are not a run; give a new or empty one")
     if not overwrite:
-        raise InputError(f"folder {out} holds a run; use --overwrite to replace it, or give another")
+        raise InputError(f"folder {out} already has a run; use --overwrite to replace it, or give another")
     for name in RUN_FILES:
         if (out / name).is_dir():
-            raise InputError(f"{out / name} is a folder, but a run has a file of this name; move it away")
+            raise InputError(f"{out / name} is a folder, but a run needs a file of this name; move it away")
 
 
 def check_file(out: Path, *inputs: Path | None) -> None:
-    """Raises InputError if writing file `out` would replace one of `inputs`, or a part of a run."""
+    """Raise InputError if writing file `out` would replace one of `inputs`, or a part of a run."""
     out = expanded(out)
     for path in inputs:
         if path is not None and os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
-            raise InputError(f"--out {out} is also what is read; give another name")
+            raise InputError(f"--out {out} is also an input; give another name")
     if out.name in RUN_FILES and (out.parent / RECORD).is_file():
         raise InputError(f"--out {out} would replace a part of the run in its folder; give another name")
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """While the body runs, no other process may write to the folder; it is made, and kept if there is something in it.
+    """Lock a folder against writes of other processes while the body runs.
 
-    May be nested. The claim ends with the process, however that ends.
+    The folder is created, and removed again if it stays empty. May be nested. The lock ends with the process, even if
+    it is killed.
 
-    Raises BusyError if another process has it, ResourceError if the place cannot be written.
+    Raises BusyError if another process has the lock, ResourceError if the folder cannot be written.
     """
     folder = expanded(folder)
     made: list[Path] = []
@@ -103,26 +105,26 @@ def claimed(folder: Path) -> Iterator[None]:
         finally:
             if lock.lock_counter == 1:
                 with contextlib.suppress(OSError, ResourceError):
-                    _settle(folder)  # the body may have been interrupted while it did that
-                # the lock's file goes while it is ours: whoever has opened it by now sees that it went
+                    _settle(folder)  # the body may have been interrupted in it
+                # unlinked while held, so that a process that has already opened it notices
                 with contextlib.suppress(OSError):
                     os.unlink(lock.lock_file)
             lock.release()
     finally:
         for level in made:
-            with contextlib.suppress(OSError):  # not empty: something was written
+            with contextlib.suppress(OSError):  # not empty
                 level.rmdir()
 
 
 def _lock(folder: Path, made: list[Path]) -> FileLock:
-    """The folder's lock, held; parents that had to be made are put into `made`, the innermost first."""
+    """Acquire the folder's lock; created folders are added to `made`, the innermost first."""
     try:
         for level in reversed((folder, *folder.parents)):
             if not level.is_dir():
                 level.mkdir(exist_ok=True)
                 made.insert(0, level)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(folder / PLACING / "inspection" / "reconstruction.png")  # the longest path of all
+            os.stat(folder / PLACING / "inspection" / "reconstruction.png")  # the longest path that will be used
         lock = FileLock(os.path.realpath(folder / LOCK), timeout=0, is_singleton=True)
         lock.acquire()
     except Timeout:
@@ -135,16 +137,16 @@ def _lock(folder: Path, made: list[Path]) -> FileLock:
 
 
 def recover(folder: Path) -> None:
-    """Puts a run in place whose process was killed while it did that; nothing while another process is at it."""
+    """Move a complete run into place if its process was killed; do nothing while another process has the folder."""
     if any((folder / name).is_dir() for name in (WHOLE, PLACING)):
         with contextlib.suppress(ResourceError), claimed(folder):
             pass
 
 
 def discard(*folders: Path, wait: float = 5.0) -> None:
-    """Removes what processes that were killed have left half written, and folders with nothing else in them.
+    """Remove partial files left by killed processes, and folders that become empty.
 
-    A process that is just being killed may have its folder for `wait` seconds more; it is left alone after that.
+    Waits up to `wait` seconds for a process that is still being killed; its folder is skipped after that.
     """
     until = time.monotonic() + wait
     for folder in folders:
@@ -155,7 +157,7 @@ def discard(*folders: Path, wait: float = 5.0) -> None:
 
 
 def _discarded(folder: Path) -> bool:
-    """Removes what is half written, where that can be done; False while another process has the folder."""
+    """Remove partial files if possible; return False while another process has the folder."""
     try:
         with claimed(folder):
             shutil.rmtree(folder / NEW, ignore_errors=True)
@@ -163,22 +165,22 @@ def _discarded(folder: Path) -> bool:
             folder.rmdir()
     except BusyError:
         return False
-    except ResourceError:  # it cannot be written
+    except ResourceError:  # not writable
         pass
     return True
 
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder to write files to; at the end they replace those of a run in the claimed `folder`.
+    """Yield an empty folder for new files, which finally replace those of a run in the claimed `folder`.
 
-    With a run.json among them, all files of a former run are removed, else those of a former inspection. If the body
-    raises, `folder` is as before.
+    If they include run.json, all files of the earlier run are removed, else only those of an earlier inspection. If the
+    body raises, `folder` is unchanged.
 
     Raises ResourceError if the folder cannot be written.
     """
     new = folder / NEW
-    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed process
     try:
         new.mkdir()
         yield new
@@ -195,7 +197,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 def _settle(folder: Path) -> None:
-    """Removes the former files if new ones are whole, and moves these into place; may be stopped and called again."""
+    """Replace the earlier files if new ones are complete; can be interrupted and called again."""
     whole, placing = folder / WHOLE, folder / PLACING
     try:
         _place(folder, placing)
@@ -205,13 +207,13 @@ def _settle(folder: Path) -> None:
             _place(folder, placing)
     except OSError as error:
         raise ResourceError(
-            f"cannot put the new files into {folder}: {error.filename}: {error.strerror}; they are whole in "
-            f"{placing if placing.is_dir() else whole}, and are put in place by the next run that is given this folder"
+            f"cannot move the new files into {folder}: {error.filename}: {error.strerror}; they are complete in "
+            f"{placing if placing.is_dir() else whole}, and are moved into place by the next run with this folder"
         ) from error
 
 
 def _remove(folder: Path, *, run: bool) -> None:
-    """Removes the files of the run, its record first, or only those of its inspection."""
+    """Remove the files of the run, its record first, or only those of its inspection."""
     if run:
         for name in (*RUN_FILES, ERROR):
             (folder / name).unlink(missing_ok=True)
@@ -221,12 +223,12 @@ def _remove(folder: Path, *, run: bool) -> None:
         for path in inside.iterdir():
             if INSPECTION_FILE.fullmatch(path.name) and not path.is_dir():
                 path.unlink()
-        with contextlib.suppress(OSError):  # not empty: there is something else in it
+        with contextlib.suppress(OSError):  # not empty
             inside.rmdir()
 
 
 def _place(folder: Path, placing: Path) -> None:
-    """Moves all files of `placing` into `folder`, the lists of what is there last."""
+    """Move all files of `placing` into `folder`, the record and the gallery last."""
     if not placing.is_dir():
         return
     paths = [path for path in placing.rglob("*") if path.is_file()]

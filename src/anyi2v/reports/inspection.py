@@ -1,7 +1,7 @@
-"""Looking inside a run: it is repeated with taps that record, and what they saw becomes pictures.
+"""Inspection of a run, which is repeated with recording taps to draw its internals.
 
-`recording` says what to look at and collects it during `animate(..., taps=recording)`; `write_inspection` draws it into
-the run's folder and puts it on the run's page.
+`recording` selects tensors and collects them during `animate(..., taps=recording)`; `write_inspection` draws them into
+the run's folder and adds them to the run's page.
 """
 
 import json
@@ -36,25 +36,25 @@ from anyi2v.reports.previews import fit_preview
 from anyi2v.reports.recording import SHOWN, Recording, Selection, layer_points
 
 CELL = 112
-"""Pixels of a frame's short side in the sheets."""
+"""Size of a frame's shorter side in the sheets, in pixels."""
 ERROR_GAIN = 4
 WAYS = ("condition", "autoencoder", "inversion and back")
 
 Section = dict[str, Any]
-"""Of the gallery, see `run_folder.GALLERY`."""
+"""Section of the gallery, see `reports.folder.GALLERY`."""
 
 
 def write_inspection(
     folder: Path, backbone: Backbone, image: Float[Tensor, "3 h w"], result: Result, recording: Recording
 ) -> Path:
-    """Draws a repeated run into `folder`/inspection and makes its report.html again; returns the page's path.
+    """Draw a repeated run into `folder`/inspection and rewrite its report.html; return the page's path.
 
     Args:
-        folder: of the run that was repeated.
-        backbone: of the run.
-        image: the condition.
-        result: of the repetition.
-        recording: its taps.
+        folder: folder of the run that was repeated.
+        backbone: backbone of the run.
+        image: condition image.
+        result: result of the repetition.
+        recording: taps of the repetition.
     """
     folder = expanded(folder).resolve()
     with claimed(folder), staged(folder) as new:
@@ -76,7 +76,7 @@ def write_inspection(
 
 
 def _faithful(folder: Path, inside: Path, result: Result) -> str:
-    """Whether the repetition made the same video, told by the bytes of the GIF, which are the frames'."""
+    """Describe whether the repetition gave the same video, compared by the bytes of the GIF."""
     again, (height, width) = inside / "again.gif", result.video.shape[-2:]
     write_video(again, result.video, fps=result.fps, enlarge=magnification(height, width))
     same = (folder / "video.gif").is_file() and again.read_bytes() == (folder / "video.gif").read_bytes()
@@ -86,17 +86,17 @@ def _faithful(folder: Path, inside: Path, result: Result) -> str:
     pairs = zip(read_json(folder / RECORD)["losses"], result.losses, strict=False)
     gap = max((abs(a["loss"] - b.loss) / max(abs(a["loss"]), 1e-12) for a, b in pairs), default=0.0)
     return (
-        "The run was repeated for these pictures, but its video differs: another machine, another number of threads "
-        f"or other versions round differently. The losses differ by at most {100 * gap:.2g} %."
+        "The run was repeated for these pictures, but its video differs through rounding, because of another machine, "
+        f"number of threads or version. The losses differ by at most {100 * gap:.2g} %."
     )
 
 
 def _features(inside: Path, backbone: Backbone, result: Result, recording: Recording) -> Section:
-    """One sheet per step: layers below each other, frames beside each other (Fig. 5 of the paper)."""
+    """Draw one sheet per step, with layers as rows and frames as columns (Fig. 5 of the paper)."""
     section = _section(
         "Features",
         "The first three principal components of each layer's features, over all frames of the step, as red, green "
-        "and blue: places of one colour are alike. Of attention maps, the components of where each place looks.",
+        "and blue. Similar colours mean similar features. For attention maps, PCA is over where each position attends.",
     )
     shown = list(recording.selection.frames)
     for step, seen in sorted(recording.denoising.items()):
@@ -109,7 +109,7 @@ def _features(inside: Path, backbone: Backbone, result: Result, recording: Recor
 
 
 def _kinds(layer: str, seen: Mapping[str, Tensor], backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
-    """What a layer has of query, residual hidden and attention map, with the names in the paper's figure."""
+    """Yield a layer's query, residual hidden and attention map, as far as recorded, with their names in the figure."""
     hidden, query, key = layer_points(layer)
     if query in seen:
         yield "query", feature_map(query, seen[query])
@@ -121,11 +121,11 @@ def _kinds(layer: str, seen: Mapping[str, Tensor], backbone: Backbone) -> Iterat
 
 
 def _similarities(inside: Path, backbone: Backbone, result: Result, recording: Recording) -> Section:
-    """One sheet per optimised step: each object's similarity maps and its masks (Fig. 6 of the paper)."""
+    """Draw one sheet per optimised step, with each object's similarity maps and masks (Fig. 6 of the paper)."""
     section = _section(
         "Similarities and masks",
-        "In the last update before a step: how similar each place of an object's box is to its salient points in "
-        "frame 1, from dark (least) to yellow (most), and the mask that 2-means makes of it.",
+        "From the last update before a step: the similarity of each position in an object's box to its salient points "
+        "in frame 1, from dark (lowest) to yellow (highest), and the mask that K-Means derives from it.",
     )
     if not recording.optimisation:
         return section
@@ -141,26 +141,26 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
         for o, name in enumerate(crops.names):
             for point, values in zip(config.align, maps, strict=True):
                 rows[f"{name}: similarity {paper_layer(point) or point}"] = heat(values[o], within[o])[shown]
-            others = [torch.zeros_like(masks[o])] * o  # so that the object has its own colour
+            others = [torch.zeros_like(masks[o])] * o  # empty masks, so that the object has its own colour
             rows[f"{name}: mask"] = overlay_masks(result.video, [*others, masks[o]])[shown]
         _add(section, inside, f"similarity_step_{step:02}.png", f"Step {step}", rows, _heads(shown))
     return section
 
 
 def _trajectories(inside: Path, result: Result, selection: Selection) -> Section:
-    section = _section("Trajectories", "The path so far is drawn strongly, the path to come faintly.")
+    section = _section("Trajectories", "The path so far is drawn in full colour, the rest faintly.")
     if result.tracks.objects:
         shown = list(selection.frames)
         rows = {"video": overlay_boxes(result.video, result.tracks)[shown]}
-        _add(section, inside, "trajectories.png", "Boxes and paths as asked for", rows, _heads(shown), cell=2 * CELL)
+        _add(section, inside, "trajectories.png", "Requested boxes and paths", rows, _heads(shown), cell=2 * CELL)
     return section
 
 
 def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Section:
-    """One sheet: the latents after steps spread over the run, below each other."""
+    """Draw one sheet, with the latents after steps spread over the run as rows."""
     section = _section(
         "Denoising",
-        "The latents after some steps, each cell as the colour that the decoder makes of it on average (a linear map).",
+        "The latents after some steps, each cell in the average colour of its decoded pixels (by a linear map).",
     )
     if recording.latents:
         preview, shown = fit_preview(backbone.vae), list(recording.selection.frames)
@@ -172,13 +172,13 @@ def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Sectio
 
 
 def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h w"], result: Result) -> Section:
-    """The condition after inversion to t_alpha and back: what the recorded features can know of it."""
+    """Draw the condition after inversion to t_alpha and back, a bound on what the recorded features know of it."""
     config = result.config
     until, stride = config.inversion_timestep, config.inversion_stride
     section = _section(
         "Inversion and back",
         f"The condition through the autoencoder alone, and after DDIM inversion to timestep {until} and back without "
-        f"guidance. Errors, {ERROR_GAIN} times enlarged, are absolute differences from the condition.",
+        f"guidance. Errors are absolute differences from the condition, amplified {ERROR_GAIN} times.",
     )
     if config.inversion != "ddim" or not result.features:
         return section
@@ -197,7 +197,7 @@ def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h 
 
 
 def _psnr(x: Tensor, image: Tensor) -> float:
-    """Peak signal-to-noise ratio in decibels; infinite for equal images."""
+    """Return the peak signal-to-noise ratio in decibels; infinite for equal images."""
     return -10 * math.log10(error) if (error := (x - image).square().mean().item()) else math.inf
 
 

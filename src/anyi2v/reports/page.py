@@ -1,8 +1,8 @@
-"""A run's folder as one page, report.html, that opens offline: everything is inside of it, and no script.
+"""The page of a run, report.html, a self-contained file without scripts that opens offline.
 
-The page is made from the files of the folder alone, so that it can be made again when there are more of them:
-`anyi2v.reports.inspection` adds a folder of pictures and a list of them, `GALLERY`. All that is shown is plain data
-that is put into the templates page.html and curve.svg; whatever comes from a file is escaped there.
+The page is generated only from the files of the folder, so that it can be regenerated when files are added:
+`anyi2v.reports.inspection` adds a folder of pictures and a list of them, `GALLERY`. All content is plain data for the
+templates page.html and curve.svg, which escape everything that comes from files.
 """
 
 import base64
@@ -22,7 +22,7 @@ TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
 
 
 def write_page(folder: Path) -> Path:
-    """Writes report.html in a run's folder, whole or not at all; returns its path.
+    """Write report.html in a run's folder atomically; return its path.
 
     Raises InputError as `page` does.
     """
@@ -33,12 +33,11 @@ def write_page(folder: Path) -> Path:
 
 
 def page(folder: Path, gallery: Path) -> str:
-    """The page of a run, with the pictures that `gallery` lists, if it is there.
+    """Render the page of a run, with the pictures listed in `gallery` if it exists.
 
-    What the run could not write is named, and the GIF is shown where there is no mp4.
+    Files that the run could not write are listed, and the GIF is shown if there is no mp4.
 
-    Raises InputError naming the file if another one of a run's files is missing or unreadable, or is no record of a
-    run.
+    Raises InputError naming the file if another file of the run is missing or unreadable, or is not a record of a run.
     """
     data = read_json(folder / RECORD)
     try:
@@ -63,7 +62,7 @@ def _template(name: str) -> Any:
 
 
 def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """What the page says about a run, section by section."""
+    """Return the values of the page's template."""
     height, width = int(data["height"]), int(data["width"])
     failed = dict(data.get("failed_outputs", {}))
     settings = list(_settings(data))
@@ -89,7 +88,7 @@ def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _uri(path: Path) -> str:
-    """The file as a data URI."""
+    """Read a file as a data URI."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -98,7 +97,7 @@ def _uri(path: Path) -> str:
 
 
 def _video(folder: Path, name: str, failed: Mapping[str, str]) -> str | None:
-    """The mp4, or the GIF where the run could not write one; None if it could write neither."""
+    """Return the mp4, or the GIF if the run could not write an mp4; None if it could write neither."""
     for suffix in (".mp4", ".gif"):
         if name + suffix not in failed:
             return _uri(folder / (name + suffix))
@@ -116,7 +115,7 @@ def _facts(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def curve(losses: list[dict[str, Any]], width: int = 1060, height: int = 260) -> dict[str, Any]:
-    """The values of the template curve.svg: a point per update of the latents, a line per denoising step."""
+    """Return the values of the template curve.svg, with a point per latent update and a line per denoising step."""
     left, top, bottom = 64, 22, height - 30
     highest = max(float(loss["loss"]) for loss in losses) or 1.0
     place = (width - left) / len(losses)
@@ -134,7 +133,7 @@ def curve(losses: list[dict[str, Any]], width: int = 1060, height: int = 260) ->
         step["spots"].append({**spot, "iteration": loss["iteration"]})
     grid = [{"y": y(share * highest), "text": f"{share * highest:.3g}"} for share in (0.0, 0.5, 1.0)]
     first, last = losses[0]["loss"], losses[-1]["loss"]
-    text = f"{len(losses)} updates of the latents: from {first:.4g} to {last:.4g}. A line for each denoising step."
+    text = f"{len(losses)} updates of the latents: from {first:.4g} to {last:.4g}. One line per denoising step."
     where = {"width": width, "height": height, "left": left, "top": top, "bottom": bottom}
     return {**where, "steps": list(steps.values()), "grid": grid, "text": text}
 
@@ -157,7 +156,7 @@ def _numbers(values: list[float]) -> str:
 
 
 def _gallery(path: Path) -> Iterator[dict[str, Any]]:
-    """The sections of the list `path`, with their pictures as data URIs; they lie beside it."""
+    """Yield the sections of the list `path`, with pictures from its folder as data URIs."""
     if not path.is_file():
         return
     try:
@@ -173,14 +172,14 @@ def _gallery(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _timings(data: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
-    """Stage, seconds, and its share of all in percent."""
+    """Yield each stage with its seconds and its share of the total in per cent."""
     total = sum(data["timings"].values()) or 1.0
     for stage, seconds in data["timings"].items():
         yield stage, seconds, 100 * seconds / total
 
 
 def _settings(data: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-    """Name and value of each setting, and the paper's value where it is another one."""
+    """Yield name and value of each setting, and the paper's value if it differs."""
     usual = MethodConfig().to_dict()
     for key, value in data["method"].items():
         yield key, _plain(value), None if value == usual[key] else _plain(usual[key])

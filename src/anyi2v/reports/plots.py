@@ -1,7 +1,7 @@
-"""Pictures of a run: contact sheets, boxes and masks over a video, the loss curve.
+"""Pictures of a run: contact sheets, boxes and masks over a video, and the loss curve.
 
-Small videos are enlarged pixel by pixel, so that lines drawn on them are fine beside large pixels. Every
-object has its own colour, the same in all pictures.
+Small videos are enlarged by whole factors, so that lines drawn on them are thin compared to the pixels. Every object
+has the same colour in all pictures.
 """
 
 import math
@@ -23,27 +23,27 @@ from anyi2v.tracks import Box, Point, Track, Tracks, centre
 from anyi2v.tracks.masks import cropped
 
 COLOURS = ((255, 59, 48), (0, 199, 255), (255, 204, 0), (52, 199, 89), (255, 45, 255), (255, 149, 0))
-"""Of objects, in their order; a seventh object takes the first colour again."""
+"""Colours of objects in order; a seventh object has the first colour again."""
 
 SHORT_SIDE = 256
-"""Pixels that pictures have at least along their short side."""
+"""Minimum size of pictures along their shorter side, in pixels."""
 
 SMOOTH = 4
-"""Lines are drawn this many times larger and reduced, which smooths their edges."""
+"""Supersampling factor of lines, which smooths their edges."""
 
 
 def magnification(height: int, width: int) -> int:
-    """The smallest whole factor that brings the short side to `SHORT_SIDE` pixels."""
+    """Return the smallest whole factor that enlarges the shorter side to at least `SHORT_SIDE` pixels."""
     return max(1, math.ceil(SHORT_SIDE / min(height, width)))
 
 
 def overlay_boxes(
     video: Float[Tensor, "f 3 h w"], tracks: Tracks, enlarge: int | None = None
 ) -> Float[Tensor, "f 3 hh ww"]:
-    """The video with each object's box, path and salient points, enlarged by a whole factor.
+    """Draw each object's box, path and salient points on the video, enlarged by a whole factor.
 
-    The path so far is drawn strongly, the path to come faintly; salient points are dots that move and grow
-    with their box. `tracks` may have another frame of reference and another number of frames.
+    The path so far is drawn in full colour, the rest faintly; salient points are dots that move and scale with their
+    box. `tracks` may have another frame of reference and another number of frames.
     """
     frames, _, height, width = video.shape
     enlarge = enlarge or magnification(height, width)
@@ -54,7 +54,7 @@ def overlay_boxes(
 
 
 def _draw(pixels: UInt8[np.ndarray, "h w 3"], tracks: Tracks, frame: int, travelled: int) -> Tensor:
-    """A picture of the tracks' size with the boxes of `frame`; paths are strong up to frame `travelled`."""
+    """Draw the boxes of `frame` on a picture of the tracks' size; paths are in full colour up to frame `travelled`."""
     layer = Image.new("RGBA", (tracks.width * SMOOTH, tracks.height * SMOOTH))
     pen = _Pen(layer)
     for i, track in enumerate(tracks.objects):
@@ -64,7 +64,7 @@ def _draw(pixels: UInt8[np.ndarray, "h w 3"], tracks: Tracks, frame: int, travel
 
 
 def draw_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks, enlarge: int | None = None) -> Float[Tensor, "3 hh ww"]:
-    """The image with each object's first and last box, its path with numbers of frames, its points and mask.
+    """Draw each object's first and last box, path with frame numbers, points and mask on the image.
 
     `tracks` may have another frame of reference; the picture is enlarged by a whole factor.
     """
@@ -91,7 +91,7 @@ def draw_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks, enlarge: int | No
 
 
 def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, int]) -> None:
-    """Writes numbers of frames beside the path, at most five, and the name at the first box."""
+    """Write up to five frame numbers along the path, and the name at the first box."""
     draw = ImageDraw.Draw(picture)
     letter = max(11, min(picture.size) // 24)
     font = ImageFont.load_default(letter)
@@ -105,15 +105,15 @@ def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, in
 
 
 class _Pen:
-    """Draws tracks in pixels of the picture on a layer that is `SMOOTH` times larger.
+    """Draws tracks, given in pixels of the picture, on a layer that is `SMOOTH` times larger.
 
-    Dark rims keep each colour visible on a background of the same colour.
+    Dark outlines keep each colour visible on a background of the same colour.
     """
 
     def __init__(self, layer: Image.Image):
         self.draw = ImageDraw.Draw(layer)
         self.unit = SMOOTH * max(min(layer.size) // SMOOTH / 256, 1)
-        """One line width: a pixel at 256, two at 512."""
+        """Unit of line widths: one pixel for pictures of 256 pixels, two for 512."""
 
     def track(self, track: Track, frame: int, travelled: int, colour: tuple[int, int, int]) -> None:
         path = [centre(box) for box in track.boxes]
@@ -145,12 +145,12 @@ class _Pen:
 
 
 def _reachable(value: float) -> float:
-    """A coordinate that Pillow can draw to; farther ones are far outside of any picture."""
+    """Clamp a coordinate to the range that Pillow can draw, far outside of any picture."""
     return min(max(value, -1e5), 1e5)
 
 
 def _follow(points: Sequence[Point], first: Box, box: Box) -> list[Point]:
-    """Points on the first box at the same relative place of another box."""
+    """Move points on the first box to the same relative position in another box."""
     x, y = (box[2] - box[0]) / (first[2] - first[0]), (box[3] - box[1]) / (first[3] - first[1])
     return [(box[0] + (px - first[0]) * x, box[1] + (py - first[1]) * y) for px, py in points]
 
@@ -160,7 +160,7 @@ def overlay_masks(
     masks: Sequence[Bool[Tensor, "f h w"] | Float[Tensor, "f h w"]],
     enlarge: int | None = None,
 ) -> Float[Tensor, "f 3 hh ww"]:
-    """The video greyed, each object's mask in its colour on it; soft masks tint less."""
+    """Draw each object's mask in its colour on the greyed video; soft masks tint less."""
     height, width = video.shape[-2:]
     out = video.mean(1, keepdim=True).expand_as(video) * 0.75
     for i, mask in enumerate(masks):
@@ -173,7 +173,7 @@ def overlay_masks(
 def side_by_side(
     condition: Float[Tensor, "3 h w"], video: Float[Tensor, "f 3 h w"], tracks: Tracks
 ) -> Float[Tensor, "f 3 hh ww"]:
-    """Left the condition with first boxes and whole paths, right the video with boxes; both enlarged."""
+    """Combine the condition with boxes and whole paths (left) and the video with boxes (right), both enlarged."""
     frames = len(video)
     right = overlay_boxes(video, tracks)
     left = draw_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
@@ -187,13 +187,13 @@ def contact_sheet(
     cell: int = SHORT_SIDE,
     heads: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "hh ww 3"]:
-    """Videos below each other, evenly spaced frames beside each other, with names and frame numbers.
+    """Arrange videos as rows and evenly spaced frames as columns, with names and frame numbers.
 
     Args:
-        rows: videos `[f 3 h w]` by name; a video of one frame fills one place.
-        columns: frames per row at most; first and last frame are always among them (from two columns on).
-        cell: short side of each frame in pixels: smaller ones are enlarged by whole factors first.
-        heads: titles of the columns instead of frame numbers; then nothing is left out.
+        rows: videos `[f 3 h w]` by name; a video of one frame fills one cell.
+        columns: maximum number of frames per row; with two or more, the first and last frame are always included.
+        cell: shorter side of each frame in pixels; smaller frames are first enlarged by whole factors.
+        heads: titles of the columns instead of frame numbers; no frame is left out then.
 
     Raises InputError if there is nothing to show.
     """
@@ -228,18 +228,18 @@ def _text_width(texts: Iterable[str], font: ImageFont.ImageFont | ImageFont.Free
 
 
 GAP = 8
-"""White pixels between the frames of a contact sheet."""
+"""Gap between the frames of a contact sheet in pixels."""
 
 
 def _spread(count: int, columns: int) -> list[int]:
-    """At most `columns` evenly spaced indices below `count`, the first and the last among them."""
+    """Return at most `columns` evenly spaced indices below `count`, including the first and the last."""
     if count <= columns:
         return list(range(count))
     return [round(k * (count - 1) / max(columns - 1, 1)) for k in range(columns)]
 
 
 def _cell(image: Float[Tensor, "3 h w"], side: int) -> Image.Image:
-    """`image` with short side `side`: enlarged by a whole factor, then reduced as far as needed."""
+    """Resize `image` to shorter side `side`: enlarge by a whole factor, then reduce as needed."""
     height, width = image.shape[1:]
     image = magnify(image, max(1, math.ceil(side / min(height, width))))
     scale = side / min(image.shape[1:])
@@ -250,11 +250,11 @@ def _cell(image: Float[Tensor, "3 h w"], side: int) -> Image.Image:
 
 
 def loss_curve(losses: Sequence[tuple[int, int, float]], path: str | Path) -> None:
-    """Draws (step, iteration, loss) in the order of the run to a PNG file; steps are shaded in turn.
+    """Plot (step, iteration, loss), in the order of the run, to a PNG file; alternate steps are shaded.
 
-    An empty list gives an empty diagram that says so.
+    An empty list gives an empty plot that says so.
     """
-    # Figure instead of pyplot: no global state, no display, and matplotlib is loaded only here
+    # Figure instead of pyplot: no global state, no display, and matplotlib is imported only here
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""Previews: latents as small pictures, by a linear map instead of the autoencoder."""
+"""Previews of latents as small pictures, by a linear map instead of the autoencoder."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,22 @@ SAMPLES, CELLS = 16, 8
 
 @dataclass(frozen=True)
 class Preview:
-    """Shows each latent cell as one pixel; see `fit_preview`. Takes a small part of the decoder's time."""
+    """A linear map of each latent cell to one pixel, much faster than the decoder; see `fit_preview`."""
 
     weight: Float[Tensor, "c 3"]
     bias: Float[Tensor, "3"]
 
     def __call__(self, z: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b 3 h w"]:
-        """Pictures in [0, 1], on the CPU."""
+        """Convert latents to pictures in [0, 1], on the CPU."""
         rgb = z.detach().float().cpu().movedim(-3, -1) @ self.weight + self.bias
         return rgb.movedim(-1, -3).clamp(0, 1)
 
 
 @torch.no_grad()
 def fit_preview(vae: AutoencoderKL) -> Preview:
-    """The affine map from a latent cell to the mean colour of its pixels, by least squares.
+    """Fit the affine map from a latent cell to the mean colour of its pixels by least squares.
 
-    Fitted on images of random colours that the encoder makes latents of, always the same ones.
+    The training data are encoded images of random colours, with a fixed seed.
     """
     generator, c = torch.Generator().manual_seed(0), vae.config.latent_channels
     colours = torch.rand(SAMPLES, 3, CELLS // 2, CELLS // 2, generator=generator)

@@ -1,4 +1,4 @@
-"""run.json: everything that decides the bytes of a run, so that it can be repeated, compared and known again."""
+"""The record run.json of everything that determines a run's bytes, to repeat, compare and recognise runs."""
 
 import dataclasses
 import hashlib
@@ -27,45 +27,45 @@ from anyi2v.versions import processor, versions
 
 
 class Fingerprint(NamedTuple):
-    """What a record says of a condition image."""
+    """Size and checksum of a condition image, as stored in a record."""
 
     width: int
     height: int
     sha256: str
-    """`image_checksum`."""
+    """Checksum by `image_checksum`."""
 
     @staticmethod
     def of(image: Float[Tensor, "3 h w"]) -> "Fingerprint":
-        """That of an image."""
+        """Compute the fingerprint of an image."""
         return Fingerprint(image.shape[2], image.shape[1], image_checksum(image))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the networks of a run came from and computed, for its record."""
+    """Origin, device and dtype of the networks of a run, for its record."""
 
     backbone: str
-    """Name or path that it was loaded from."""
+    """Name or path of the backbone."""
     device: str = "cpu"
     dtype: str = "float32"
-    """Of the networks."""
+    """Dtype of the networks."""
     embeddings: tuple[Path, ...] = ()
-    """Files of textual inversion that the backbone was loaded with."""
+    """Textual inversion files that the backbone was loaded with."""
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a user decides about a run; two runs with equal inputs show the same video.
+    """All user inputs of a run; two runs with equal inputs give the same video.
 
-    Both the record of a run and the question whether a run is already there are made from it.
+    Used both for the record of a run and to check whether a run already exists.
     """
 
     backbone: str
-    """Name or path that it was loaded from."""
+    """Name or path of the backbone."""
     image: "Float[Tensor, '3 h w'] | Fingerprint"
-    """The condition at the video's size, or its fingerprint."""
+    """Condition image at the video's size, or its fingerprint."""
     tracks: Tracks
-    """In any frame of reference; recorded as `animate` uses them."""
+    """Tracks in any frame of reference; recorded as used by `animate`."""
     prompt: str
     negative_prompt: str
     seed: int
@@ -73,16 +73,16 @@ class RunInputs:
     fps: int
     config: MethodConfig
     embeddings: Sequence[Path] = ()
-    """Files of textual inversion that the backbone was loaded with."""
+    """Textual inversion files that the backbone was loaded with."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Of the algorithm that are not the defaults, as in `Result.parts`."""
+    """Parts of the algorithm that differ from the defaults, as in `Result.parts`."""
     method_settings: Mapping[str, Any] = field(default_factory=dict)
-    """As in `Result.method_settings`."""
+    """Settings of another method, as in `Result.method_settings`."""
     weights: str | None = None
-    """`weights_sha256` of the backbone where it is known already."""
+    """`weights_sha256` of the backbone, if already known."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; shipped backbones are named, others are given by their full path."""
+        """Convert to plain data; shipped backbones are stored by name, others by full path."""
         backbone, seen = self.backbone, self.image
         if not isinstance(seen, Fingerprint):
             seen = Fingerprint.of(seen)
@@ -114,12 +114,12 @@ def _file(path: Path) -> dict[str, str]:
 
 
 def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) -> dict[str, Any]:
-    """A run as plain data: its `RunInputs`, how and where it was computed, seconds per stage, losses.
+    """Build the record of a run: its `RunInputs`, how and where it was computed, seconds per stage, and losses.
 
     Args:
-        result: of `animate`.
-        condition: the image that `animate` was given.
-        origin: of the networks.
+        result: result of `animate`.
+        condition: image that was passed to `animate`.
+        origin: origin of the networks.
     """
     inputs = RunInputs(
         backbone=origin.backbone,
@@ -152,16 +152,16 @@ def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) ->
 
 
 def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """How the record of a run differs from the `RunInputs` (and other entries) that are wanted, in words."""
+    """Describe how the record of a run differs from the wanted `RunInputs` and other entries."""
     found = []
     for name, here in wanted.items():
         there = former.get(name)
-        if there == here or name == "tracks":  # their checksum is compared
+        if there == here or name == "tracks":  # the checksum is compared instead
             continue
-        if here == {} and there is None:  # records did not always have every entry
+        if here == {} and there is None:  # older records lack some entries
             continue
         if isinstance(here, dict) and isinstance(there, dict):
-            # a part that a former run had and this one shall not is a difference too
+            # a part that only the earlier run had is a difference too
             known = here | there if name in ("parts", "method_settings") else here
             keys = [key for key in known if here.get(key) != there.get(key)]
             found += [f"{name} {key}: {_short(there.get(key))}, not {_short(here.get(key))}" for key in keys]
@@ -178,24 +178,25 @@ def _short(value: Any) -> str:
 def check_repeat(
     path: Path, *, backbone: str, image: Path | None, tracks: Path | None, embeddings: Sequence[Path], device: str
 ) -> None:
-    """Checks that a run can be repeated: from the backbone, embeddings, condition and tracks that it was made with.
+    """Check that a run can be repeated with the backbone, embeddings, condition and tracks it was made with.
 
     Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
 
     Args:
         path: the run's run.json.
-        backbone, image, tracks, embeddings: files to use now; one that is not the run's is a new wish, not compared.
-        device: where it shall be computed.
+        backbone, image, tracks, embeddings: files to use now; a file with another path than the run's is a deliberate
+            change and not compared.
+        device: device to compute on.
 
-    Raises InputError naming the file that is another one now, and the way out.
+    Raises InputError naming the file that has changed, and what to do.
     """
     path = expanded(path)
     data = read_json(path)
     for kind, name in data.get("parts", {}).items():
         if (kind, name) not in known_parts():
             raise InputError(
-                f"{path} was made with the {kind} {name}, which this program does not know; repeat it in Python, with "
-                f"anyi2v.animate({kind}=...)"
+                f"{path} was made with the {kind} {name}, which the command line does not know; repeat it in Python "
+                f"with anyi2v.animate({kind}=...)"
             )
     former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
     present = {f"embedding {file}": sha256(file) for file in embeddings if file.is_file()}
@@ -203,38 +204,38 @@ def check_repeat(
         recorded = former.get(name.split(" ", 1)[1])
         if recorded is not None and digest != recorded:
             raise InputError(
-                f"{name} is another file than the one that {path} was made with (SHA-256 {recorded}); find that one, "
+                f"{name} is not the file that {path} was made with (SHA-256 {recorded}); restore that one, "
                 "or start a new run without --repeat"
             )
     sums = data.get("checksums", {})
     condition = path.with_name(CONDITION)
     if image == condition and "condition" in sums and sums["condition"] != image_checksum(load_image(condition)):
         raise InputError(
-            f"{condition} is another image than the one that {path} was made with: its pixels do not have the SHA-256 "
-            f"under checksums.condition ({sums['condition'][:12]}...); put the former file back, or give the new one "
+            f"{condition} is not the image that {path} was made with: its pixels do not have the SHA-256 "
+            f"under checksums.condition ({sums['condition'][:12]}...); restore the original file, or give the new one "
             "by --image under another name"
         )
     if tracks == path and "tracks" in sums and sums["tracks"] != tracks_checksum(data.get("tracks")):
         raise InputError(
             f"the tracks in {path} are not those of the run: they do not have the SHA-256 under checksums.tracks "
-            f"({sums['tracks'][:12]}...); put the former file back, or give the new ones by --tracks in a file of "
-            "their own"
+            f"({sums['tracks'][:12]}...); restore the original file, or give the new ones by --tracks in a separate "
+            "file"
         )
     changes = list(_changes(data, device))
     if changes:
         warnings.warn(f"{path} was made with {'; '.join(changes)}: bytes may differ", AnyI2VWarning, stacklevel=2)
     if data.get("features") == "given":
-        text = f"{path} was made from features of another job, which are not recorded; they are computed now"
+        text = f"{path} was made with features of another job, which are not recorded; they are recomputed"
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
 
 
 def known_parts() -> set[tuple[str, str]]:
-    """Kind and name of the parts of the algorithm that the command line knows."""
+    """Return kind and name of the parts of the algorithm that the command line knows."""
     return {("sampler", name) for name in SAMPLERS} | {("method", name) for name in SETTINGS}
 
 
 def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:
-    """What is another now than when a run was made, of all that is recorded."""
+    """Yield the recorded versions and processor that differ from the current ones."""
     former = data.get("versions", {})
     for name, here in versions().items():
         if name in former and former[name] != here:
@@ -244,23 +245,23 @@ def _changes(data: Mapping[str, Any], device: str) -> Iterator[str]:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
+    """Return the file's SHA-256 in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_sha256(backbone: str) -> str:
-    """SHA-256 of a backbone's file; of one that holds parts only, of the digests of all files that it stands on."""
+    """Return the SHA-256 of a backbone's file, or of the digests of all its files if it refers to others."""
     digests = [sha256(path) for path in sources(resolve(backbone))]
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def image_checksum(image: Float[Tensor, "3 h w"]) -> str:
-    """SHA-256 of the size and the pixels in 8 bits, whatever file they are stored in."""
+    """Return the SHA-256 of the size and the 8-bit pixels, regardless of the file format."""
     height, width = image.shape[1:]
     return hashlib.sha256(f"{width}x{height}\n".encode() + to_bytes(image).tobytes()).hexdigest()
 
 
 def tracks_checksum(tracks: Any) -> str:
-    """SHA-256 of tracks as plain data, masks included."""
+    """Return the SHA-256 of tracks as plain data, including masks."""
     return hashlib.sha256(json.dumps(tracks, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
-"""What an inspection looks at, and the taps that keep it while the run is repeated.
+"""Selection of what to inspect, and the taps that record it while the run is repeated.
 
-`Selection` says what to look at, `Recording` collects it during `animate(..., taps=recording)`; `inspection` draws it.
+`Selection` defines layers, steps and frames, `Recording` collects them during `animate(..., taps=recording)`, and
+`inspection` draws them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,22 +18,22 @@ from anyi2v.method.config import MethodConfig
 from anyi2v.taps import Pass, Tap, no_tap
 
 SHOWN = 8
-"""Frames in a picture, unless others are asked for."""
+"""Default number of frames in a picture."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to look at."""
+    """Layers, steps and frames to inspect."""
 
     layers: tuple[str, ...]
-    """As the paper counts them: "1.0" is spatial layer 0 of up block 1."""
+    """Layers in the paper's numbering: "1.0" is spatial layer 0 of up block 1."""
     steps: tuple[int, ...]
     """Denoising steps, from 0."""
     frames: tuple[int, ...]
-    """Of the video, from 0."""
+    """Frames of the video, from 0."""
 
     def points(self, known: Iterable[str]) -> tuple[str, ...]:
-        """The hook points of the layers that the UNet has: hidden, query and key."""
+        """Return the layers' hook points hidden, query and key, as far as the UNet has them."""
         known = set(known)
         names = [name for layer in self.layers for name in layer_points(layer)]
         return tuple(name for name in names if name in known)
@@ -47,15 +48,17 @@ def select(
     steps: Sequence[int] = (),
     show: Sequence[int] = (),
 ) -> Selection:
-    """The selection that was asked for. By default: the layers that the run injects or aligns; the first step, the
-    last optimised one and the last one; frames spread over the video.
+    """Build a selection.
+
+    By default: the layers that the run injects or aligns; the first, the last optimised and the last step; frames
+    spread over the video.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         known: hook points of the UNet.
-        frames: of the video.
-        layers: like "1.0".
-        steps: from 0.
+        frames: number of frames of the video.
+        layers: layers such as "1.0".
+        steps: denoising steps, from 0.
         show: frames to show, numbered from 1 as in all pictures.
 
     Raises InputError for a layer, step or frame that the run does not have.
@@ -77,7 +80,7 @@ def select(
 
 
 def layer_points(layer: str) -> tuple[str, str, str]:
-    """The hook points of a layer, as the paper counts it: hidden, query and key."""
+    """Return the hook points hidden, query and key of a layer in the paper's numbering."""
     attention, resnet = spatial_layer(layer, "attentions"), spatial_layer(layer, "resnets")
     return place(resnet, "hidden"), place(attention, "query"), place(attention, "key")
 
@@ -90,7 +93,7 @@ def _check(what: str, asked: Sequence[Any], known: Sequence[Any] | range) -> Non
 
 
 class Recording:
-    """Gives the taps that keep what a selection needs, on the CPU. They change nothing.
+    """Provides taps that copy the tensors of a selection to the CPU, without changing anything.
 
     `denoising[step]` holds the selected layers' hidden, query and key of the conditional pass, `optimisation[step]`
     the aligned features of the last iteration before that step.
@@ -104,11 +107,11 @@ class Recording:
         self.latents: dict[int, Float[Tensor, "f c h w"]] = {}
 
     def observe(self, step: Step, z: Float[Tensor, "1 f c h w"]) -> None:
-        """Keeps the latents after a step; an observer for `animate`."""
+        """Store the latents after a step; an observer for `animate`."""
         self.latents[step.index] = z[0].detach().cpu()
 
     def __call__(self, at: Pass) -> Tap:
-        """The tap for a pass of the job."""
+        """Return the tap for a pass of the job."""
         if at.step not in self.selection.steps:
             return no_tap
         if at.stage == "denoising":
@@ -123,7 +126,7 @@ def _keeper(names: Iterable[str], store: dict[str, Tensor]) -> Tap:
 
     def keep(name: str, x: Tensor) -> Tensor:
         if name in names:
-            # the conditional pass comes last, as a pass of its own or as the second entry of the batch
+            # the conditional pass comes last, as a separate pass or as the second entry of the batch
             store[name] = x[-1:].detach().float().cpu()
         return x
 

@@ -1,4 +1,4 @@
-"""Several prompts of one job: a folder with a run for each, and a picture of all."""
+"""Sweeps over several prompts, with a run in a folder for each and a picture of all."""
 
 import contextlib
 import re
@@ -21,31 +21,31 @@ from anyi2v.reports.plots import contact_sheet
 from anyi2v.reports.record import differences
 
 SHEET = "prompts.png"
-"""The picture of all runs, in the sweep's folder."""
+"""Name of the picture of all runs, in the sweep's folder."""
 
 
 def sweep_folders(out: Path, prompts: Sequence[str]) -> dict[Path, str]:
-    """A folder per prompt, named by number and words.
+    """Return a folder per prompt, named by number and words.
 
-    Raises InputError for a prompt that is there twice.
+    Raises InputError for a duplicate prompt.
     """
     if len(set(prompts)) < len(prompts):
         twice = next(prompt for prompt in prompts if list(prompts).count(prompt) > 1)
-        raise InputError(f"prompt {twice!r} is there twice; each prompt has a folder of its own")
+        raise InputError(f"prompt {twice!r} is given twice; each prompt has its own folder")
     slugs = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "prompt" for prompt in prompts)
     return {out / f"{i:02}-{slug}": prompt for i, (slug, prompt) in enumerate(zip(slugs, prompts, strict=True), 1)}
 
 
 def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrite: bool) -> list[Path]:
-    """The folders of the runs that are still to be made: with `overwrite` all, else those that hold none.
+    """Return the folders of the missing runs, or all folders with `overwrite`.
 
     Args:
         out: the sweep's folder.
-        wanted: for each run's folder what its record must say (`anyi2v.reports.record.inputs`) to be the one asked for.
-        overwrite: make all runs again.
+        wanted: for each run's folder, the values that its record must have to match (`RunInputs`).
+        overwrite: rerun everything.
 
-    Raises InputError for a folder that holds a run of other inputs, naming them, and as `check_out` for one that holds
-    something else; and if the picture of all runs would replace a file that is none.
+    Raises InputError for a folder with a run of other inputs, naming them; as `check_out` for a folder with other
+    files; and if the picture of all runs would replace an unrelated file.
     """
     out = expanded(out)
     if out.is_file() or (out / RECORD).exists():
@@ -60,23 +60,23 @@ def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrit
         found = differences(read_json(folder / RECORD), values)
         if found:
             raise InputError(
-                f"folder {folder} holds a run of something else ({'; '.join(found)}); use --overwrite to make all runs "
-                "again, or give another folder"
+                f"folder {folder} has a run with other inputs ({'; '.join(found)}); use --overwrite to rerun all, "
+                "or give another folder"
             )
     if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in wanted):
-        raise InputError(f"{out / SHEET} is there, but no run that it shows; move it away, or give another folder")
+        raise InputError(f"{out / SHEET} exists, but none of the runs; move it away, or give another folder")
     return missing
 
 
 def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
-    """The videos of all prompts below each other in one picture; returns its path."""
+    """Write a picture with the videos of all prompts as rows; return its path."""
     rows = {prompt: _video(folder) for folder, prompt in sweep_folders(out, prompts).items()}
     write_image(out / SHEET, contact_sheet(rows))
     return out / SHEET
 
 
 def _video(folder: Path) -> Float[Tensor, "f 3 h w"]:
-    """The video of a run: of its mp4, or of its GIF where no mp4 could be written."""
+    """Read the video of a run from its mp4, or from its GIF if there is no mp4."""
     if (folder / "video.mp4").is_file():
         frames = iter(iio.imread(folder / "video.mp4", plugin="FFMPEG"))
     else:
@@ -85,7 +85,7 @@ def _video(folder: Path) -> Float[Tensor, "f 3 h w"]:
 
 
 def _gif_frames(path: Path, fps: int) -> Iterator[np.ndarray]:
-    """Frames of equal length: equal ones were joined to one that lasts longer."""
+    """Yield frames of equal duration, repeating those that were merged into a longer one."""
     with Image.open(path) as file, contextlib.suppress(EOFError):
         while True:
             pixels = np.asarray(file.convert("RGB"))

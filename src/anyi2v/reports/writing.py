@@ -1,4 +1,4 @@
-"""A run's folder: the video, pictures of it, and the record from which it can be repeated."""
+"""Writing of a run's folder, with the video, pictures of it and the record to repeat it."""
 
 import json
 import warnings
@@ -29,15 +29,15 @@ from anyi2v.reports.plots import (
 from anyi2v.reports.record import Origin, record
 
 VIDEOS = ("video.gif", "video.mp4")
-"""One of them must be there: a run without its video is none."""
+"""Files of the video, at least one of which is required for a run."""
 
 
 def impossible_outputs() -> dict[str, str]:
-    """The files that no run can have on this machine, and why; asked before a job, and warned of in one line."""
+    """Return the files that cannot be written on this machine, with reasons, and warn about them in one line."""
     problem = mp4_problem()
     if problem is None:
         return {}
-    warnings.warn(f"no .mp4 files will be written, the GIFs will be: {problem}", AnyI2VWarning, stacklevel=2)
+    warnings.warn(f"no .mp4 files will be written, only GIFs: {problem}", AnyI2VWarning, stacklevel=2)
     return dict.fromkeys(("video.mp4", "side_by_side.mp4"), problem)
 
 
@@ -50,36 +50,35 @@ def write_run(
     overwrite: bool = False,
     impossible: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a run's files into folder `out`, all at once (`anyi2v.reports.folder`).
+    """Write a run's files into folder `out` atomically (`anyi2v.reports.folder`).
 
-    video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths,
-    if there are objects), masks.png (if there are masks), loss.png,
-    condition.png (8 bit: give an image of `from_bytes(to_bytes(x))` to be able to repeat the run exactly),
-    run.json (`record`), and report.html, which shows all of it on one page.
+    Writes video.mp4 and .gif, side_by_side.mp4 and .gif, sheet.png, tracks.png (the condition with boxes and paths, if
+    there are objects), masks.png (if there are masks), loss.png, condition.png (8 bit: pass `from_bytes(to_bytes(x))`
+    so that the run can be repeated exactly), run.json (`record`), and report.html, which shows all of it on one page.
 
-    A file that cannot be written costs no other: a warning says why, and so does `failed_outputs` in run.json. Without
-    condition.png, run.json or any video there is no run, and `out` stays as it is.
+    A file that cannot be written does not affect the others: the reason is given in a warning and in `failed_outputs`
+    of run.json. Without condition.png, run.json or any video there is no run, and `out` is unchanged.
 
     Args:
-        out: the folder; see `check_out`, whose errors are raised.
-        result: of `animate`.
-        condition: the image that `animate` was given.
-        origin: of the networks, for the record.
-        overwrite: replace a former run.
-        impossible: of `impossible_outputs`: not tried, and not warned of again.
+        out: the folder; errors are those of `check_out`.
+        result: result of `animate`.
+        condition: image that was passed to `animate`.
+        origin: origin of the networks, for the record.
+        overwrite: replace an earlier run.
+        impossible: from `impossible_outputs`; these files are skipped without another warning.
 
     Raises:
         NumericsError: the video or the condition has NaN or infinite values.
-        ResourceError: the run cannot be written; or another process is writing to the folder.
+        ResourceError: the run cannot be written, or another process is writing to the folder.
     """
     out = expanded(out)
     for pixels in (result.video, condition):
-        to_bytes(pixels)  # raises before anything is touched
+        to_bytes(pixels)  # raises before anything is written
     data = record(result, condition, origin)
     check_out(out, overwrite=overwrite)
     with claimed(out), staged(out) as folder:
         write_image(folder / CONDITION, condition)
-        _write_record(folder / RECORD, data)  # while there is room; later ones only say more
+        _write_record(folder / RECORD, data)  # early, while there is space; rewritten later with failures
         failed = dict(impossible or {})
         for name, write in _outputs(result, condition).items():
             if name not in failed:
@@ -94,13 +93,13 @@ def write_run(
 
 
 def _try(write: Callable[[Path], object], path: Path, out: Path, failed: dict[str, str]) -> None:
-    """Calls `write(path)`; if it raises, `path` is in `failed` with the reason, and a warning has said so."""
+    """Call `write(path)`; if it raises, warn and add the reason to `failed`."""
     try:
         write(path)
-    except Exception as error:  # writers of pictures and videos fail in many ways, and none shall cost the others
+    except Exception as error:  # writers of pictures and videos fail in many ways, which must not affect other files
         reason = str(error).replace(str(path.parent), str(out)) or type(error).__name__
         failed[path.name] = reason
-        text = f"{out / path.name} is not written, the other files are: {reason}"
+        text = f"{out / path.name} was not written, but the other files were: {reason}"
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
 
 
@@ -110,7 +109,7 @@ def _write_record(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _outputs(result: Result, condition: Tensor) -> dict[str, Callable[[Path], object]]:
-    """What writes each picture and video, by its name; the most important first."""
+    """Return the functions that write each picture and video, by name, the most important first."""
     factor = magnification(*result.video.shape[-2:])
     outputs: dict[str, Callable[[Path], object]] = {}
     for name in VIDEOS:

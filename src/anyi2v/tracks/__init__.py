@@ -1,6 +1,6 @@
-"""Tracks: where each object shall be in each frame, read from and written to files of many kinds.
+"""Tracks, the positions of objects over time, read from and written to files in many formats.
 
-`model` has the data, `read` the formats. docs/tracks.md explains both to users. Free of torch.
+`model` defines the data, `read` lists the formats; docs/tracks.md is the user documentation. Does not import torch.
 """
 
 from anyi2v.tracks.anyi2v_json import ANYI2V_SIZE, save_anyi2v, to_anyi2v

@@ -1,4 +1,4 @@
-"""Formats of programs that annotate images: LabelMe's shapes, COCO's boxes. Free of torch."""
+"""Formats of image annotation tools: LabelMe's shapes and COCO's boxes."""
 
 from typing import Any
 
@@ -16,21 +16,21 @@ COCO = "COCO JSON"
 
 _PATHS = ("linestrip", "line")
 _SHAPES = {"rectangle": 2, "circle": 2, "polygon": 3, "point": 1, "linestrip": 1, "line": 1}
-"""Points that a shape needs at least."""
+"""Minimum number of points per shape type."""
 _IDS = ("track_id", "instance_id")
-"""Names that the annotations of videos have for what is one object in several images."""
+"""Keys that identify the same object across the images of a video."""
 
 
 def matches_labelme(content: Any) -> bool:
-    """An object with `shapes`."""
+    """Match a JSON object with the key `shapes`."""
     return isinstance(content, dict) and "shapes" in content
 
 
 def read_labelme(content: dict[str, Any], hints: Hints) -> Tracks:
-    """`shapes`: list of {`label`, `points`, `shape_type`}, in pixels of an image of `imageWidth` x `imageHeight`.
+    """Read `shapes`: list of {`label`, `points`, `shape_type`} in pixels of an image of `imageWidth` x `imageHeight`.
 
-    A rectangle or circle is an object that stands still, a polygon one with a mask, a point one with the usual box. A
-    line strip is a path: of the object with the same label and `group_id`, if there is one, else of the usual box.
+    A rectangle or circle is a static object, a polygon one with a mask, a point one with the default box. A line strip
+    is the path of the object with the same label and `group_id` if there is one, else of a default box.
     """
     size = _labelme_size(content, hints)
     shapes = [_shape(item, i) for i, item in enumerate(get(content, "shapes", list, LABELME), 1)]
@@ -78,14 +78,14 @@ def _shape(item: Any, number: int) -> tuple[tuple[str, Any], str, tuple[Point, .
 
 def _around(kind: str, points: tuple[Point, ...]) -> Box:
     xs, ys = zip(*points, strict=True)
-    if kind == "circle":  # its middle, and a point on it
+    if kind == "circle":  # centre, and a point on the circle
         radius = float(np.hypot(xs[1] - xs[0], ys[1] - ys[0]))
         return xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def _unused(name: str, objects: list[Track]) -> str:
-    """The name, with a number where it is taken."""
+    """Return the name, with a number appended if it is taken."""
     taken, number = {track.name for track in objects}, 1
     while (found := name if number == 1 else f"{name} {number}") in taken:
         number += 1
@@ -93,16 +93,16 @@ def _unused(name: str, objects: list[Track]) -> str:
 
 
 def matches_coco(content: Any) -> bool:
-    """An object with `annotations`."""
+    """Match a JSON object with the key `annotations`."""
     return isinstance(content, dict) and "annotations" in content
 
 
 def read_coco(content: dict[str, Any], hints: Hints) -> Tracks:
-    """`annotations`: list of {`bbox`: [left, top, width, height], `image_id`}, and `images` with their sizes.
+    """Read `annotations`: list of {`bbox`: [left, top, width, height], `image_id`}, and `images` with their sizes.
 
-    Of one image: each annotation is an object that stands still. Of several, the frames of a video in the order of
-    `frame_id`, or else of the list: what has the same `track_id` (or `instance_id`) is an object. Segmentations are
-    not read.
+    With annotations of one image, each is a static object. Several images are the frames of a video, ordered by
+    `frame_id` or else by position in the list, and annotations with the same `track_id` (or `instance_id`) form an
+    object. Segmentations are ignored.
     """
     images = {}
     for i, item in enumerate(typed(content.get("images", []), list, f"{COCO}: images"), 1):
@@ -140,13 +140,13 @@ def _coco_video(
         if track is None:
             raise InputError(
                 f"{where} has no track_id, but there are annotations of {len(set(b[0] for b in boxes))} images, so "
-                "what is one object is not known; keep those of one image, or add track_id"
+                "objects cannot be identified; keep those of one image, or add track_id"
             )
         if image not in frames:
-            raise InputError(f"{where}: image_id {shown(image)} is none of the file's images")
+            raise InputError(f"{where}: image_id {shown(image)} is not among the file's images")
         found = keys.setdefault(f"{names.get(category, 'object')} {track}", {})
         if frames[image] in found:
-            raise InputError(f"{where}: object {track} has a box in frame {frames[image]} already")
+            raise InputError(f"{where}: object {track} already has a box in frame {frames[image]}")
         found[frames[image]] = box
     return from_keys(COCO, keys, size)
 
@@ -180,7 +180,7 @@ def _coco_size(images: list[dict[str, Any]], hints: Hints) -> tuple[int, int]:
     if not sizes:
         return hints.needed_size(COCO)
     if len(sizes) > 1:
-        raise InputError(f"{COCO}: its images have {len(sizes)} sizes; keep those of one video")
+        raise InputError(f"{COCO}: its images have {len(sizes)} different sizes; keep those of one video")
     width, height = (typed(side, int, f"{COCO}: width, height") for side in sizes.pop())
     check_size(width, height)
     return width, height

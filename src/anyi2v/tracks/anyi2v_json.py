@@ -1,4 +1,4 @@
-"""AnyI2V's trajectory JSON (FudanCVL/AnyI2V), in and out. Free of torch."""
+"""Reading and writing of AnyI2V's trajectory JSON (FudanCVL/AnyI2V)."""
 
 import json
 from pathlib import Path
@@ -14,23 +14,23 @@ from anyi2v.tracks.model import Box, Point, Track, Tracks, centre
 
 TITLE = "AnyI2V JSON"
 ANYI2V_SIZE = 512
-"""AnyI2V's drawing frame is always 512 x 512 pixels."""
+"""Width and height of AnyI2V's drawing canvas in pixels."""
 ANYI2V_FRAMES = 16
-"""AnyI2V needs as many points of a path as its video has frames."""
+"""Number of frames of AnyI2V's videos; a path needs as many points."""
 
 
 def matches(content: Any) -> bool:
-    """Told by its key `bounding_box`."""
+    """Match a JSON object with the key `bounding_box`."""
     return isinstance(content, dict) and "bounding_box" in content
 
 
 def read(content: Any, hints: Hints) -> Tracks:
-    """Four parallel lists over objects.
+    """Read four parallel lists over objects.
 
-    `bounding_box`: first boxes; `target_box`: boxes of which only the final size counts; `center_traj`: paths
-    of which only differences to their first point count, one per frame of the track; `query_point`: salient
-    points; as there, one on the border of its box or outside is replaced by the box's centre. An object with an
-    empty path stands still.
+    `bounding_box`: first boxes. `target_box`: boxes of which only the size is used, as the final size. `center_traj`:
+        paths with one point per frame, of which only differences to the first point are used. `query_point`: salient
+        points; as in AnyI2V, a point on the border of its box or outside is replaced by the box's centre. An object
+        with an empty path is static.
     """
     lists = {key: get(content, key, list, "tracks") for key in ("bounding_box", "target_box", "center_traj")}
     count = len(lists["bounding_box"])
@@ -50,7 +50,7 @@ def read(content: Any, hints: Hints) -> Tracks:
 
 
 def _within(point: Point, first: Box, rounded: Box) -> Point:
-    """The point, if it lies inside of the first box, else its centre; also inside of that box in float32."""
+    """Return the point, or the first box's centre if it is not inside; clamped to that box in float32."""
     if not all(low < value < high for value, low, high in zip(point, first[:2], first[2:], strict=True)):
         point = centre(first)
     x, y = (min(max(v, low), high) for v, low, high in zip(point, rounded[:2], rounded[2:], strict=True))
@@ -58,12 +58,12 @@ def _within(point: Point, first: Box, rounded: Box) -> Point:
 
 
 def _moved(first: Box, target: Box, path: tuple[Point, ...]) -> tuple[Box, ...]:
-    """`first` moved along `path`, growing evenly to `target`'s size about its moving centre.
+    """Move `first` along `path` while its size changes linearly to that of `target` about the moving centre.
 
-    In float32 and in the published code's order of operations: boxes are cut to whole cells later, and there
-    79.99999 and 80 are different cells.
+    Computed in float32 and in the published code's order of operations, because boxes are later rounded down to whole
+    cells, where 79.99999 and 80 differ.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by `Tracks`
+    with np.errstate(over="ignore", invalid="ignore"):  # `Tracks` reports values that are not finite
         box, end, centres = (np.array(value, dtype=np.float32) for value in (first, target, path))
         shift = centres - centres[0]
         step = ((end[2:] - end[:2]) - (box[2:] - box[:2])) / np.float32(max(len(path) - 1, 1))
@@ -73,10 +73,10 @@ def _moved(first: Box, target: Box, path: tuple[Point, ...]) -> tuple[Box, ...]:
 
 
 def to_anyi2v(tracks: Tracks) -> dict[str, Any]:
-    """Plain data for AnyI2V, which `read` takes back.
+    """Convert tracks to AnyI2V's plain data, which `read` can read.
 
-    First boxes, centres in every frame and last sizes are kept (to AnyI2V's float32); `lost_in_anyi2v` tells what
-    is not. An object without points gets its first box's centre, for AnyI2V needs one.
+    First boxes, centres in every frame and last sizes are kept (in float32); `lost_in_anyi2v` lists what is not. An
+    object without points gets its first box's centre, because AnyI2V needs a point.
     """
     objects = tracks.scaled(ANYI2V_SIZE, ANYI2V_SIZE).objects
     return {
@@ -88,7 +88,7 @@ def to_anyi2v(tracks: Tracks) -> dict[str, Any]:
 
 
 def lost_in_anyi2v(tracks: Tracks) -> list[str]:
-    """What AnyI2V's format, or AnyI2V itself, cannot take of these tracks; one sentence each."""
+    """List what AnyI2V's format, or AnyI2V itself, cannot represent of these tracks, one sentence each."""
     lost = []
     for track in tracks.scaled(ANYI2V_SIZE, ANYI2V_SIZE).objects:
         frames = len(track.boxes)
@@ -96,17 +96,17 @@ def lost_in_anyi2v(tracks: Tracks) -> list[str]:
         even = sizes[0] + np.arange(frames)[:, None] / max(frames - 1, 1) * (sizes[-1] - sizes[0])
         off = np.abs(sizes - even).max()
         if off > 1:
-            lost.append(f"object {track.name!r}: sizes change evenly there; here they differ by up to {off:.0f} pixels")
+            lost.append(f"object {track.name!r}: sizes change linearly in AnyI2V; these differ by up to {off:.0f} px")
         if track.mask is not None:
             lost.append(f"object {track.name!r}: its mask is lost; AnyI2V finds its own")
         if track.weight != 1:
-            lost.append(f"object {track.name!r}: its weight of {track.weight:g} is lost; all weigh the same there")
+            lost.append(f"object {track.name!r}: its weight of {track.weight:g} is lost; AnyI2V has no weights")
         if frames < ANYI2V_FRAMES:
-            lost.append(f"object {track.name!r}: {frames} frames, but AnyI2V makes {ANYI2V_FRAMES}; see --frames")
+            lost.append(f"object {track.name!r}: {frames} frames, but AnyI2V generates {ANYI2V_FRAMES}; see --frames")
     return lost
 
 
 def save_anyi2v(path: str | Path, tracks: Tracks) -> None:
-    """Writes AnyI2V's JSON; whole or not at all."""
+    """Write AnyI2V's JSON atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(to_anyi2v(tracks), indent=1) + "\n", encoding="utf-8")

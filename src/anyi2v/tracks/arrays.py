@@ -1,4 +1,4 @@
-"""Formats in NumPy's files: SG-I2V's trajectories, points of CoTracker and of tapnet (TAPIR). Free of torch."""
+"""NumPy file formats: SG-I2V's trajectories, and points of CoTracker and of tapnet (TAPIR)."""
 
 import warnings
 from collections.abc import Callable
@@ -19,22 +19,22 @@ COTRACKER = "CoTracker .npz"
 TAPNET = "tapnet .npz"
 TAP_VID = "TAP-Vid .npz"
 VISIBLE = 0.9
-"""CoTracker's threshold, where a file has confidences."""
+"""CoTracker's visibility threshold, for files with confidences."""
 _TRACKS, _VISIBILITY = ("tracks", "pred_tracks"), ("visibility", "pred_visibility")
 FARTHEST = 2
-"""Fractions of the frame in TAP-Vid's files lie within this of its corner; pixels do not."""
+"""Maximum absolute value of coordinates in fractions of the frame in TAP-Vid's files; pixels exceed it."""
 
 
 def matches_sg_i2v(content: Any) -> bool:
-    """A single array with three axes, or with a number of them that no other kind has."""
+    """Match a single array without exactly four axes."""
     return isinstance(content, Stored) and content.ndim != 4
 
 
 def read_sg_i2v(content: Stored, hints: Hints) -> Tracks:
-    """[objects, 2 + frames, 2]: corners of the first box, then its centre in each frame, all (x, y).
+    """Read [objects, 2 + frames, 2]: corners of the first box, then its centre in each frame, all (x, y).
 
-    In pixels of the original image. As in Kmcode1/SG-I2V (`read_condition`), the box moves as the centre moves
-    from its first place.
+    Coordinates are in pixels of the original image. As in Kmcode1/SG-I2V (`read_condition`), the box moves by the
+    displacement of the centre from its first position.
     """
     if content.ndim != 3 or content.shape[1] < 3 or content.shape[2] != 2 or not _numbers(content):
         raise InputError(f"{SG_I2V} has {content}; it must be [objects, 2 + frames, 2] of numbers")
@@ -44,12 +44,12 @@ def read_sg_i2v(content: Stored, hints: Hints) -> Tracks:
         (x0, y0), (x1, y1), (x, y), *_ = points
         if not (x0 < x1 and y0 < y1):
             raise InputError(
-                f"{SG_I2V}, object {i}: ({x0:g}, {y0:g}) and ({x1:g}, {y1:g}) are no upper left and lower right corner "
-                f"of a box; {_NO_SG_I2V}"
+                f"{SG_I2V}, object {i}: ({x0:g}, {y0:g}) and ({x1:g}, {y1:g}) are not the upper left and lower right "
+                f"corners of a box; {_NO_SG_I2V}"
             )
         if not (x0 <= x <= x1 and y0 <= y <= y1):
             warnings.warn(
-                f"{SG_I2V}, object {i}: its path begins at ({x:g}, {y:g}), outside of its box; {_NO_SG_I2V}",
+                f"{SG_I2V}, object {i}: its path starts at ({x:g}, {y:g}), outside of its box; {_NO_SG_I2V}",
                 AnyI2VWarning,
                 stacklevel=2,
             )
@@ -57,35 +57,33 @@ def read_sg_i2v(content: Stored, hints: Hints) -> Tracks:
     return Tracks(*size, tuple(objects))
 
 
-_NO_SG_I2V = (
-    "CoTracker's points have to be saved with four axes, [1, frames, points, 2], or by np.savez(file, tracks=...)"
-)
+_NO_SG_I2V = "CoTracker's points must be saved with four axes, [1, frames, points, 2], or by np.savez(file, tracks=...)"
 
 
 def matches_cotracker_npy(content: Any) -> bool:
-    """A single array with four axes."""
+    """Match a single array with four axes."""
     return isinstance(content, Stored) and content.ndim == 4
 
 
 def read_cotracker_npy(content: Stored, hints: Hints) -> Tracks:
-    """[1, frames, points, 2] of (x, y) in pixels of the video; all points are taken as visible."""
+    """Read [1, frames, points, 2] of (x, y) in pixels of the video; all points are treated as visible."""
     shape = _point_shape(COTRACKER_NPY, "it", content, frames_first=True)
     tracks = _in_order(content.read(), shape)
     return _objects(COTRACKER_NPY, tracks, np.ones(shape, dtype=bool), hints)
 
 
 def matches_cotracker(content: Any) -> bool:
-    """A .npz file with an array of tracks."""
+    """Match a .npz file with an array of tracks."""
     return _arrays(content) and any(key in content for key in _TRACKS) and not _of_tapnet(content)
 
 
 def matches_tapnet(content: Any) -> bool:
-    """A .npz file with an array of tracks, and `visibles` or `occluded`."""
+    """Match a .npz file with an array of tracks, and `visibles` or `occluded`."""
     return _arrays(content) and any(key in content for key in _TRACKS) and _of_tapnet(content)
 
 
 def matches_tap_vid(content: Any) -> bool:
-    """A .npz file with `points` or `target_points`, and `occluded`."""
+    """Match a .npz file with `points` or `target_points`, and `occluded`."""
     return _arrays(content) and "occluded" in content and ("points" in content or "target_points" in content)
 
 
@@ -98,11 +96,11 @@ def _of_tapnet(content: dict[str, Stored]) -> bool:
 
 
 def read_cotracker(content: dict[str, Stored], hints: Hints) -> Tracks:
-    """Array `tracks` or `pred_tracks`, [1, frames, points, 2] or [frames, points, 2], of (x, y) in pixels of the video.
+    """Read array `tracks` or `pred_tracks` of (x, y) in pixels, [1, frames, points, 2] or [frames, points, 2].
 
-    Each point becomes an object. While `visibility` or `pred_visibility` ([1, frames, points], bool or confidence)
-    says that it is hidden, it goes straight from where it was seen last to where it is seen next; points that
-    are never seen are left out. (As facebookresearch/co-tracker returns them.)
+    Each point becomes an object. While it is hidden according to `visibility` or `pred_visibility` ([1, frames,
+    points], bool or confidence), its position is interpolated linearly; points that are never visible are left out. (As
+    returned by facebookresearch/co-tracker.)
     """
     key = next(key for key in _TRACKS if key in content)
     shape = _point_shape(COTRACKER, key, content[key], frames_first=True)
@@ -115,26 +113,26 @@ def read_cotracker(content: dict[str, Stored], hints: Hints) -> Tracks:
 
 
 def read_tapnet(content: dict[str, Stored], hints: Hints) -> Tracks:
-    """Array `tracks`, [points, frames, 2] of (x, y) in pixels of the video, and `visibles` or `occluded`.
+    """Read array `tracks`, [points, frames, 2] of (x, y) in pixels of the video, and `visibles` or `occluded`.
 
-    These names are those of google-deepmind/tapnet, whose axes are the other way round than CoTracker's, so the name
-    decides how the axes are read.
+    These are the names of google-deepmind/tapnet, whose axes are swapped compared to CoTracker's; the names determine
+    how the axes are read.
     """
     key = next(key for key in _TRACKS if key in content)
     if both := [other for other in _VISIBILITY if other in content]:
         other = "visibles" if "visibles" in content else "occluded"
         raise InputError(
-            f"{TAPNET}: it has {both[0]!r}, which is CoTracker's, [frames, points], beside {other!r}, which is "
-            "tapnet's, [points, frames]; leave one out"
+            f"{TAPNET}: it has {both[0]!r}, which is CoTracker's, [frames, points], and {other!r}, which is "
+            "tapnet's, [points, frames]; remove one of them"
         )
     return _tapnet(TAPNET, key, content, hints, lambda tracks: tracks)
 
 
 def read_tap_vid(content: dict[str, Stored], hints: Hints) -> Tracks:
-    """A video of google-deepmind/tapnet's benchmark: `points` [points, frames, 2] and `occluded` [points, frames].
+    """Read a video of google-deepmind/tapnet's benchmark: `points` [points, frames, 2], `occluded` [points, frames].
 
-    `points` are in fractions of the frame, as in the benchmark's files; `target_points` in pixels, as its loaders
-    give them.
+    `points` are in fractions of the frame, as in the benchmark's files; `target_points` are in pixels, as returned by
+    its loaders.
     """
     if "target_points" in content:
         return _tapnet(TAP_VID, "target_points", content, hints, lambda tracks: tracks)
@@ -144,7 +142,7 @@ def read_tap_vid(content: dict[str, Stored], hints: Hints) -> Tracks:
         if np.abs(tracks).max(initial=0) > FARTHEST:
             raise InputError(
                 f"{TAP_VID}: points has values up to {np.abs(tracks).max():g}; it must be in fractions of the frame, "
-                "0 to 1; name an array of pixels target_points"
+                "0 to 1; for pixels, name the array target_points"
             )
         return tracks * np.array(size, dtype=np.float64)
 
@@ -166,7 +164,7 @@ def _tapnet(
 
 
 def _point_shape(title: str, key: str, stored: Stored, *, frames_first: bool) -> tuple[int, int]:
-    """The two axes before the last, of arrays with or without an axis of one video in front.
+    """Return the two axes before the last, for arrays with or without a leading axis of length 1.
 
     Raises InputError for other arrays, and for more points or frames than can be used.
     """
@@ -180,13 +178,13 @@ def _point_shape(title: str, key: str, stored: Stored, *, frames_first: bool) ->
 
 
 def _in_order(array: np.ndarray, shape: tuple[int, int]) -> Num[np.ndarray, "f n 2"]:
-    return array.reshape(*shape, 2)  # at most an axis of length 1 is taken away
+    return array.reshape(*shape, 2)  # removes at most an axis of length 1
 
 
 def _flags(
     title: str, key: str, stored: Stored, shape: tuple[int, int], threshold: float, axes: tuple[str, str]
 ) -> Bool[np.ndarray, "a b"]:
-    """Which points are seen when; axes of length 1 before and behind are dropped, no other is moved."""
+    """Return which points are visible when; leading and trailing axes of length 1 are dropped."""
     found = stored.shape
     while len(found) > 2 and found[-1] == 1:
         found = found[:-1]
@@ -195,14 +193,14 @@ def _flags(
     if found != shape or not (stored.dtype == bool or _numbers(stored)):
         hint = "; its axes are exchanged" if found == shape[::-1] else ""
         raise InputError(
-            f"{title}: {key} has {stored}; it must be {list(shape)}, [{axes[0]}, {axes[1]}] as the tracks{hint}"
+            f"{title}: {key} has {stored}; it must be {list(shape)}, [{axes[0]}, {axes[1]}] like the tracks{hint}"
         )
     flags = stored.read().reshape(shape)
     return flags > threshold if np.issubdtype(flags.dtype, np.floating) else flags.astype(bool)
 
 
 def _objects(title: str, tracks: Num[np.ndarray, "f n 2"], seen: Bool[np.ndarray, "f n"], hints: Hints) -> Tracks:
-    """Each point that is seen in some frame as an object; those that are not are named in a warning."""
+    """Return each point that is visible in some frame as an object; warn about the others."""
     size = hints.needed_size(title)
     objects, hidden = [], []
     for i in range(tracks.shape[1]):
@@ -214,7 +212,7 @@ def _objects(title: str, tracks: Num[np.ndarray, "f n 2"], seen: Bool[np.ndarray
     if hidden:
         names = ", ".join(hidden[:10]) + (" and more" if len(hidden) > 10 else "")
         warnings.warn(
-            f"{title}: {len(hidden)} of {tracks.shape[1]} points are never visible and left out: {names}",
+            f"{title}: {len(hidden)} of {tracks.shape[1]} points are never visible and were left out: {names}",
             AnyI2VWarning,
             stacklevel=2,
         )

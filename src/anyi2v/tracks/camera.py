@@ -1,4 +1,4 @@
-"""Movements of the camera as boxes: large tiles of the picture that move and grow. Free of torch."""
+"""Camera movements expressed as boxes, large tiles of the picture that move and grow."""
 
 import math
 from collections.abc import Sequence
@@ -13,25 +13,24 @@ from anyi2v.tracks.masks import bounding_box
 from anyi2v.tracks.model import Box, Point, Track
 
 GRID = 64
-"""Cells of the tiles' masks along each side of the frame."""
+"""Number of mask cells along each side of the frame."""
 TILES = (("top-left", 0, 0), ("top-right", 0, 1), ("bottom-left", 1, 0), ("bottom-right", 1, 1))
-"""Name, row and column: quarters, so that a part of the picture still leads where another left the frame."""
+"""Name, row and column of the quarters; if one leaves the frame, the others still control the motion."""
 MAX_ZOOM = 10
 
 
 def camera_tracks(data: Any, width: int, height: int, objects: Sequence[Track]) -> tuple[Track, ...]:
-    """Objects camera/top-left and so on, each a quarter of the frame that moves as the picture shall.
+    """Return objects camera/top-left etc., each a quarter of the frame that moves with the picture.
 
-    What lies in the first box of another object is not part of them (their masks leave it out): it moves on
-    its own. A quarter without any other part is dropped. Points to follow are spread over the rest.
+    Areas in the first boxes of other objects are excluded by the masks, because these move on their own. A quarter
+    without any remaining area is dropped. Salient points are spread over the remaining area.
 
     Args:
-        data: {"pan": [x, y], "zoom": z, "strength": s}. The camera moves by `pan` pixels from the first to the
-            last frame, so the picture moves the other way; at the end it is `zoom` times as large about its
-            middle. `strength` shortens the movement (0: the camera stands still, 1: in full) or extends it.
-            All are optional.
-        width: of the frame in pixels.
-        height: the same.
+        data: {"pan": [x, y], "zoom": z, "strength": s}, all optional. The camera moves by `pan` pixels from the first
+            to the last frame, so the picture moves in the opposite direction; at the end it is enlarged by `zoom` about
+            its centre. `strength` scales the movement (0: static camera, 1: full movement, or beyond).
+        width: width of the frame in pixels.
+        height: height of the frame in pixels.
         objects: the other objects.
 
     Raises InputError naming the key.
@@ -48,12 +47,12 @@ def camera_tracks(data: Any, width: int, height: int, objects: Sequence[Track]) 
         )
     zoom **= strength
     if not 1 / MAX_ZOOM <= zoom <= MAX_ZOOM:
-        raise InputError(f"camera: a zoom of {zoom:g} with its strength is beyond {1 / MAX_ZOOM:g} to {MAX_ZOOM}")
+        raise InputError(f"camera: the zoom with its strength is {zoom:g}; it must be {1 / MAX_ZOOM:g} to {MAX_ZOOM}")
     free = _free(objects, width, height)
     found = [_tile(name, free, r, c, (width, height), (pan[0], pan[1]), zoom) for name, r, c in TILES]
     tiles = tuple(track for track in found if track)
     if not tiles:
-        raise InputError("camera: the objects' first boxes cover the whole frame; nothing is left that it could move")
+        raise InputError("camera: the objects' first boxes cover the whole frame, so no background is left to move")
     return tiles
 
 
@@ -64,10 +63,10 @@ def _finite(value: float, key: str) -> float:
 
 
 def _free(objects: Sequence[Track], width: int, height: int) -> np.ndarray:
-    """The cells of the frame that no object's first box touches."""
+    """Return the cells of the frame not touched by any object's first box."""
     free = np.ones((GRID, GRID), dtype=bool)
     for track in objects:
-        if track.boxes and all(map(math.isfinite, track.boxes[0])):  # others are found by `Tracks`
+        if track.boxes and all(map(math.isfinite, track.boxes[0])):  # `Tracks` reports the others
             x0, y0, x1, y1 = track.boxes[0]
             left, right = np.clip([math.floor(x0 / width * GRID), math.ceil(x1 / width * GRID)], 0, GRID)
             top, bottom = np.clip([math.floor(y0 / height * GRID), math.ceil(y1 / height * GRID)], 0, GRID)
@@ -91,13 +90,13 @@ def _tile(
 
 
 def _seen(box: Box, size: tuple[int, int], pan: Point, zoom: float) -> Box:
-    """Where a box of the first picture is in the last one."""
+    """Return where a box of the first frame is in the last one."""
     x, y = ([size[k] / 2 + (v - size[k] / 2) * zoom - pan[k] for v in box[k::2]] for k in (0, 1))
     return x[0], y[0], x[1], y[1]
 
 
 def _points(mask: np.ndarray, box: Box) -> tuple[Point, ...]:
-    """Up to nine points, evenly spread over the tile, where it is free."""
+    """Return up to nine points, evenly spread over the free part of the tile."""
     x0, y0, x1, y1 = box
     rows, cols = np.nonzero(mask)
     top, left = GRID // 2 * (int(rows[0]) // (GRID // 2)), GRID // 2 * (int(cols[0]) // (GRID // 2))

@@ -1,4 +1,4 @@
-"""Whether the first boxes show anything that could be an object, judged by the image alone. Free of torch."""
+"""Check whether the first boxes contain anything that could be an object, judged by the image alone."""
 
 import math
 
@@ -9,22 +9,22 @@ from anyi2v.tracks.checks import text
 from anyi2v.tracks.model import Box, Track, Tracks
 
 CELLS = 64
-"""Cells along the longer side of the image at which it is judged."""
+"""Number of cells along the image's longer side, at which it is analysed."""
 LARGEST = 0.5
-"""Share of the frame: a larger box is meant for the background, or leaves too little of it to compare with."""
+"""Maximum fraction of the frame; a larger box is meant for the background, or leaves too little to compare with."""
 CONTRAST = 0.42
-"""Share of the image's range of colours: a box that spans less has nothing of its own in it. Of the synthetic world's
-condition images, all boxes with their object span 0.48 and more, and all boxes without any 0.36 and less
+"""Fraction of the image's colour range; a box that spans less has no content of its own. In the synthetic world's
+condition images, all boxes with their object span at least 0.48, and all boxes without an object at most 0.36
 (tests/test_tracks_contents.py)."""
 RARITY = 0.6
-"""Share of the cells outside of the box whose colours a cell must differ from to be no background: what is inside of a
-large, flat object has no contrast either, but its colour is not the background's."""
+"""Fraction of the cells outside of the box that a cell must differ from in colour to count as foreground: the inside of
+a large, flat object has no contrast either, but its colour differs from the background."""
 INSIDE, OUTSIDE = 256, 1024
-"""Cells that are compared with each other, at most."""
+"""Maximum numbers of cells that are compared with each other."""
 
 
 def doubtful(image: Float[np.ndarray, "3 h w"], tracks: Tracks) -> list[str]:
-    """One sentence for each thing about tracks and their condition image that is allowed, but hardly meant.
+    """Return warnings, one sentence each, about tracks that are allowed but probably not intended.
 
     `image` and `tracks` are as for `empty_boxes`.
     """
@@ -35,10 +35,10 @@ def doubtful(image: Float[np.ndarray, "3 h w"], tracks: Tracks) -> list[str]:
 
 
 def empty_boxes(image: Float[np.ndarray, "3 h w"], tracks: Tracks) -> list[str]:
-    """One sentence for each object whose first box shows nothing that stands out from the rest of the image.
+    """Return a sentence for each object whose first box has nothing that stands out from the rest of the image.
 
-    Only objects that move are judged: a box that stays may hold the background still. An object with a mask is left
-    out, because the user said which pixels it is, and so is a box of half of the frame or more.
+    Only moving objects are checked, because a static box may hold the background still. Objects with a mask are
+    skipped, because the user specified their pixels, and so are boxes of at least half of the frame.
 
     Args:
         image: the condition image, in [0, 1].
@@ -58,22 +58,22 @@ def empty_boxes(image: Float[np.ndarray, "3 h w"], tracks: Tracks) -> list[str]:
 def _sentence(track: Track) -> str:
     return (
         f"object {track.name!r}: its first box {text(track.boxes[0])} shows nothing that stands out from the rest of "
-        "the image; draw it around the object as the image shows it"
+        "the image; draw it around the object in the image"
     )
 
 
 def _cells(image: Float[np.ndarray, "3 h w"]) -> tuple[Float[np.ndarray, "y x 6"], int]:
-    """The brightest and the darkest value of each channel in each cell, in which thin lines survive; and its side."""
+    """Return the maximum and minimum per channel in each cell, which keep thin lines, and the cell's side in pixels."""
     height, width = image.shape[1:]
     side = math.ceil(max(height, width) / CELLS)
-    # repeated at the border, which changes neither the largest nor the smallest value of a cell
+    # edge padding changes neither the maximum nor the minimum of a cell
     padded = np.pad(image, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
     blocks = padded.reshape(3, padded.shape[1] // side, side, -1, side)
     return np.moveaxis(np.concatenate([blocks.max((2, 4)), blocks.min((2, 4))]), 0, -1), side
 
 
 def _inside(box: Box, scale: tuple[float, float], shape: tuple[int, ...]) -> Bool[np.ndarray, "y x"]:
-    """The cells that the box touches."""
+    """Return the cells that the box touches."""
     inside = np.zeros(shape, dtype=bool)
     left, right = np.clip([math.floor(box[0] * scale[0]), math.ceil(box[2] * scale[0])], 0, shape[1])
     top, bottom = np.clip([math.floor(box[1] * scale[1]), math.ceil(box[3] * scale[1])], 0, shape[0])
@@ -82,7 +82,7 @@ def _inside(box: Box, scale: tuple[float, float], shape: tuple[int, ...]) -> Boo
 
 
 def _is_empty(inside: Float[np.ndarray, "n 6"], outside: Float[np.ndarray, "m 6"]) -> bool:
-    """Whether the cells inside neither differ among themselves nor, together, from most of the cells outside."""
+    """Return whether the cells inside differ neither from each other nor from most of the cells outside."""
     if not len(inside) or not len(outside):
         return False
     span = _span(np.concatenate([inside, outside]), 0.3)
@@ -94,5 +94,5 @@ def _is_empty(inside: Float[np.ndarray, "n 6"], outside: Float[np.ndarray, "m 6"
 
 
 def _span(cells: Float[np.ndarray, "n 6"], cut: float) -> float:
-    """The largest range of a channel without its `cut` highest and lowest per cent."""
+    """Return the largest range of a channel, without its highest and lowest `cut` per cent."""
     return float((np.percentile(cells[:, :3], 100 - cut, axis=0) - np.percentile(cells[:, 3:], cut, axis=0)).max())

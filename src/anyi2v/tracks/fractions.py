@@ -1,4 +1,4 @@
-"""Formats with boxes in fractions of the frame: FreeTraj's lines, TrailBlazer's key frames. Free of torch."""
+"""Formats with boxes in fractions of the frame: FreeTraj's lines and TrailBlazer's key frames."""
 
 import re
 from typing import Any
@@ -12,15 +12,15 @@ from anyi2v.tracks.model import Box, Track, Tracks
 FREETRAJ = "FreeTraj .txt"
 TRAILBLAZER = "TrailBlazer YAML"
 FREETRAJ_SIZE = (512, 320)
-"""FreeTraj's frame, where no other size is given."""
+"""FreeTraj's frame size (width, height), the default."""
 FREETRAJ_FRAMES = 16
-"""FreeTraj's videos: shorter tracks go on as they end."""
+"""Number of frames of FreeTraj's videos; shorter tracks are extrapolated."""
 TRAILBLAZER_SIZE = (512, 512)
-"""TrailBlazer's frame, where neither file nor user gives another."""
+"""TrailBlazer's frame size (width, height), unless the file or the user gives another."""
 
 
 def matches_freetraj(content: Any) -> bool:
-    """Text whose first line has five numbers with commas between."""
+    """Match text whose first line has five numbers separated by commas."""
     if not isinstance(content, str) or not content.strip():
         return False
     parts = content.strip().splitlines()[0].split(",")
@@ -28,10 +28,10 @@ def matches_freetraj(content: Any) -> bool:
 
 
 def read_freetraj(content: str, hints: Hints) -> Tracks:
-    """Lines `frame, y0, y1, x0, x1`: frames from 0, the rest in fractions of the frame.
+    """Read lines `frame, y0, y1, x0, x1`: frames from 0, the rest in fractions of the frame.
 
-    As in arthur-qiu/FreeTraj: linear between the lines, and on in the same way before the first and after the
-    last; the size is the first line's throughout. One line: the object stands still.
+    As in arthur-qiu/FreeTraj, positions are linear between the lines and extrapolated before the first and after the
+    last; the size is that of the first line. A single line is a static object.
     """
     frames, corners, size = [], [], (0.0, 0.0)
     for i, line in enumerate(content.strip().splitlines(), 1):
@@ -43,7 +43,7 @@ def read_freetraj(content: str, hints: Hints) -> Tracks:
             raise InputError(f"{where}: frame {frame:g} is not a whole number")
         frames.append(frame_number(int(frame), f"{where}: frame", 0))
         if i > 1 and frames[-1] <= frames[-2]:
-            raise InputError(f"{where}: frame {frames[-1]} comes after frame {frames[-2]}; frames must grow")
+            raise InputError(f"{where}: frame {frames[-1]} comes after frame {frames[-2]}; frames must increase")
         size = (x1 - x0, y1 - y0) if i == 1 else size
         corners.append((x0, y0))
     count = max(frames[-1] + 1, FREETRAJ_FRAMES)
@@ -53,7 +53,7 @@ def read_freetraj(content: str, hints: Hints) -> Tracks:
 
 
 def _five(where: str, line: str) -> str:
-    return f"{where} is {shown(line)}; it must be frame, y0, y1, x0, x1: five numbers with commas between"
+    return f"{where} is {shown(line)}; it must be frame, y0, y1, x0, x1: five numbers separated by commas"
 
 
 def _float(value: str) -> float | None:
@@ -65,7 +65,7 @@ def _float(value: str) -> float | None:
 
 
 def _straight(frames: list[int], corners: list[tuple[float, float]], at: int) -> tuple[float, float]:
-    """The corner at a frame, on the line through the two keys around it or nearest to it."""
+    """Return the corner at a frame, on the line through the two keys around it or nearest to it."""
     if at in frames or len(frames) == 1:
         return corners[frames.index(at) if at in frames else 0]
     k = min(max(sum(frame <= at for frame in frames) - 1, 0), len(frames) - 2)
@@ -75,17 +75,17 @@ def _straight(frames: list[int], corners: list[tuple[float, float]], at: int) ->
 
 
 def matches_trailblazer(content: Any) -> bool:
-    """YAML or JSON with `keyframe` at the top."""
+    """Match YAML or JSON with the top-level key `keyframe`."""
     if isinstance(content, dict):
         return "keyframe" in content
     return isinstance(content, str) and re.search(r"^keyframe\s*:", content, re.MULTILINE) is not None
 
 
 def read_trailblazer(content: Any, hints: Hints) -> Tracks:
-    """`keyframe`: list of {`bbox_ratios`: [left, top, right, bottom] in fractions, `frame`: from 0, first key at 0}.
+    """Read `keyframe`: list of {`bbox_ratios`: [left, top, right, bottom] in fractions, `frame`: from 0}.
 
-    Linear between the keys, as in hohonu-vicml/TrailBlazer. Prompts, tokens and seeds in the file are not ours
-    to use.
+    The first key must be at frame 0. Linear between the keys, as in hohonu-vicml/TrailBlazer. Prompts, tokens and seeds
+    in the file are ignored.
     """
     data = typed(_yaml(content) if isinstance(content, str) else content, dict, TRAILBLAZER)
     frames, boxes = [], []
@@ -96,7 +96,7 @@ def read_trailblazer(content: Any, hints: Hints) -> Tracks:
         x0, y0, x1, y1 = row(get(key, "bbox_ratios", list, where), 4, f"{where}: bbox_ratios")
         boxes.append((x0, y0, x1, y1))
         if i > 1 and frames[-1] <= frames[-2]:
-            raise InputError(f"{where}: frame {frames[-1]} comes after frame {frames[-2]}; frames must grow")
+            raise InputError(f"{where}: frame {frames[-1]} comes after frame {frames[-2]}; frames must increase")
     if not frames or frames[0] != 0:
         raise InputError(f"{TRAILBLAZER}: the first key frame must be frame 0, not {frames[0] if frames else 'none'}")
     moved = between([frame + 1 for frame in frames], boxes, frames[-1] + 1)
@@ -118,7 +118,7 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"the file begins like {TRAILBLAZER}, but is no YAML: {error!s:.200}") from error
+        raise InputError(f"the file starts like {TRAILBLAZER}, but is not YAML: {error!s:.200}") from error
     except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        # what PyYAML's constructors raise on impossible dates, keys and depths
-        raise InputError(f"the file begins like {TRAILBLAZER}, but is no usable YAML: {error!s:.200}") from error
+        # raised by PyYAML's constructors for impossible dates, keys and depths
+        raise InputError(f"the file starts like {TRAILBLAZER}, but its YAML is not usable: {error!s:.200}") from error

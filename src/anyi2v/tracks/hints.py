@@ -1,4 +1,4 @@
-"""What a track file does not say itself. Free of torch."""
+"""Information that a track file may lack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from anyi2v.tracks.checks import check_size, text
 from anyi2v.tracks.model import Box, Point
 
 DEFAULT_BOX = 0.25
-"""Side of the square box around a point or path without a size, as a part of the frame's shorter side."""
+"""Side of the default square box around a point or path, as a fraction of the frame's shorter side."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """Given by the user beside a file; raises InputError if a value is not possible."""
+    """Values that the user gives in addition to a file; raises InputError if one is invalid."""
 
     size: tuple[int, int] | None = None
     """(width, height) of the image that the tracks were drawn on, in pixels."""
     box_size: tuple[float, float] | None = None
-    """(width, height) of the boxes of objects that have only a path, in pixels of the file's frame."""
+    """(width, height) of boxes of objects that only have a path, in pixels of the file's frame."""
     folder: Path = Path()
-    """Where files named in the file lie."""
+    """Folder of files referred to by the file."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -30,28 +30,28 @@ class Hints:
             raise InputError(f"the box size is {text(self.box_size)}; give a width and a height above 0, in pixels")
 
     def needed_size(self, what: str) -> tuple[int, int]:
-        """The image's size; raises InputError, naming the format, where it was not given."""
+        """Return the image's size; raises InputError, naming the format, if it was not given."""
         if self.size is None:
             raise InputError(
-                f"{what} has pixels of an image whose size it does not say; give it: --size WIDTH HEIGHT, or "
+                f"{what} has pixel coordinates, but not the image's size; give it by --size WIDTH HEIGHT, or "
                 "size=(width, height)"
             )
         return self.size
 
     def box_at(self, point: Point, size: tuple[int, int]) -> Box:
-        """The box around a point of a frame of `size` (width, height)."""
+        """Return the default box around a point in a frame of `size` (width, height)."""
         side = DEFAULT_BOX * min(size)
         return centred(point, self.box_size or (side, side))
 
 
 def centred(point: Point, size: Sequence[float]) -> Box:
-    """The box of `size` (width, height) around `point`."""
+    """Return the box of `size` (width, height) around `point`."""
     (x, y), (w, h) = point, size
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
 def moved(first: Box, path: Sequence[Point]) -> tuple[Box, ...]:
-    """`first`, moved as `path` moves from its first point; an empty path stands still."""
+    """Move `first` by the displacements of `path` from its first point; an empty path gives a static box."""
     x0, y0, x1, y1 = first
     shifts = [(x - path[0][0], y - path[0][1]) for x, y in path] or [(0.0, 0.0)]
     return tuple((x0 + dx, y0 + dy, x1 + dx, y1 + dy) for dx, dy in shifts)

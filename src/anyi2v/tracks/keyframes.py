@@ -1,4 +1,4 @@
-"""Boxes between key frames, and points along paths: linear, smooth without overshooting, eased. Free of torch."""
+"""Interpolation of boxes between key frames and of points along paths: linear, monotone cubic, or eased."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -17,21 +17,21 @@ EASES: tuple[Ease, ...] = get_args(Ease)
 def between(
     frames: Sequence[int], boxes: Sequence[Box], count: int, interpolation: Interpolation = "linear"
 ) -> tuple[Box, ...]:
-    """One box for each of the frames 1 to `count`.
+    """Interpolate boxes for the frames 1 to `count`.
 
-    Centre and size are interpolated, so that no box turns inside out. Key frames keep their boxes to the last
-    bit; before the first and after the last one the box stands still.
+    Centre and size are interpolated, so that no box gets a negative size. Boxes at key frames are kept exactly; before
+    the first and after the last key the box is static.
 
     Args:
-        frames: of the keys, from 1, growing, none beyond `count`.
+        frames: frames of the keys, from 1, increasing, at most `count`.
         boxes: one per key.
-        count: frames of the result.
-        interpolation: "smooth" is a monotone cubic (`pchip`): the box stops where it turns, and nowhere else. The
-            others are linear in place, but `eased` in time between each two keys.
+        count: number of frames of the result.
+        interpolation: "smooth" is a monotone cubic (`pchip`): the box stops only where it reverses. The others are
+            linear in space, but `eased` in time between consecutive keys.
     """
     keys, corners = np.array(frames, dtype=np.float64), np.array(boxes, dtype=np.float64)
     at = np.arange(1, count + 1, dtype=np.float64).clip(keys[0], keys[-1])
-    with np.errstate(over="ignore", invalid="ignore"):  # boxes that are not finite are found by their owner
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller reports boxes that are not finite
         values = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
         if len(keys) == 1:
             moved = np.repeat(values, count, axis=0)
@@ -54,7 +54,7 @@ _EASE: dict[Interpolation, Ease] = {"ease-in": "in", "ease-out": "out", "ease-in
 
 
 def eased(t: Float[np.ndarray, " n"], ease: Ease) -> Float[np.ndarray, " n"]:
-    """Times in [0, 1], moved so that a movement starts ("in") or ends ("out") slowly, or both; 0 and 1 are kept."""
+    """Ease times in [0, 1] so that a movement starts ("in") or ends ("out") slowly, or both; 0 and 1 are fixed."""
     match ease:
         case "in":
             return t**2
@@ -65,17 +65,17 @@ def eased(t: Float[np.ndarray, " n"], ease: Ease) -> Float[np.ndarray, " n"]:
 
 
 def along(path: Sequence[Point], count: int, *, constant: bool = False, ease: Ease | None = None) -> tuple[Point, ...]:
-    """`count` points on the polyline through `path`, of which the first and the last are exactly its ends.
+    """Return `count` points on the polyline through `path`; the first and last are exactly its ends.
 
     Args:
-        path: points in equal steps of time, at least one.
-        count: points of the result.
-        constant: the same length of the polyline lies between each two points, whatever `path`'s own steps are.
-        ease: what is done to the times before, see `eased`.
+        path: points at equal time steps, at least one.
+        count: number of points of the result.
+        constant: space the points at equal distances along the polyline, regardless of the steps of `path`.
+        ease: easing of the times, see `eased`.
     """
     points, t = np.array(path, dtype=np.float64), np.linspace(0, 1, count)
     t = t if ease is None else eased(t, ease)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by `Tracks`
+    with np.errstate(over="ignore", invalid="ignore"):  # `Tracks` reports values that are not finite
         steps = np.hypot(*np.diff(points, axis=0).T) if constant else np.ones(len(points) - 1)
         at = np.concatenate([[0.0], np.cumsum(steps)])
         out = np.stack([np.interp(t * at[-1], at, column) for column in points.T], axis=1)
@@ -85,15 +85,15 @@ def along(path: Sequence[Point], count: int, *, constant: bool = False, ease: Ea
 
 
 def pchip(x: Num[np.ndarray, " k"], y: Float[np.ndarray, "k n"], at: Float[np.ndarray, " m"]) -> np.ndarray:
-    """Piecewise cubic Hermite interpolation that is monotone wherever its data are (Fritsch and Carlson 1980).
+    """Interpolate by piecewise cubic Hermite polynomials, monotone wherever the data are (Fritsch and Carlson 1980).
 
-    The slope at an inner key is the weighted harmonic mean of its neighbours' slopes, zero where they differ in
-    sign (Fritsch and Butland 1984); at the ends the three-point rule, cut so as not to overshoot.
+    The slope at an inner key is the weighted harmonic mean of the adjacent slopes, or zero if they differ in sign
+    (Fritsch and Butland 1984); at the ends the three-point rule is used, limited to avoid overshoot.
 
     Args:
-        x: at least two places, growing.
-        y: values there.
-        at: where to evaluate, inside of `x`.
+        x: at least two positions, increasing.
+        y: values at `x`.
+        at: positions to evaluate at, within the range of `x`.
     """
     h = np.diff(x)[:, None]
     d = np.diff(y, axis=0) / h
@@ -115,7 +115,7 @@ def _slopes(h: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def _end(h0: np.ndarray, h1: np.ndarray, d0: np.ndarray, d1: np.ndarray) -> np.ndarray:
-    """The slope at an end, from the two intervals next to it; `[1 n]`."""
+    """Return the slope at an end, from the two adjacent intervals; `[1 n]`."""
     m = ((2 * h0 + h1) * d0 - h0 * d1) / (h0 + h1)
     too_steep = (np.sign(d0) != np.sign(d1)) & (np.abs(m) > 3 * np.abs(d0))
     m = np.where(np.sign(m) != np.sign(d0), 0.0, np.where(too_steep, 3 * d0, m))

@@ -1,7 +1,7 @@
-"""Which pixels of frame 1 are the object: bool arrays `[h w]` over the whole frame, of any resolution.
+"""Object masks of frame 1, bool arrays `[h w]` over the whole frame in any resolution.
 
-A mask has no frame of reference of its own: its first row lies at the upper edge of the frame and its last
-at the lower one, however many rows there are. Free of torch.
+A mask has no frame of reference of its own: its first row is at the upper edge of the frame and its last at the lower
+one, regardless of the number of rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,19 +16,20 @@ from anyi2v.errors import InputError
 from anyi2v.tracks.checks import get, known_keys, shown, typed
 
 MAX_PIXELS = 2**26
-"""Of a mask in a JSON file or an image: 8192 x 8192."""
+"""Maximum number of pixels of a mask in a JSON file or an image, 8192 x 8192."""
 MAX_TOTAL = 4 * MAX_PIXELS
-"""Of all masks of a file, 256 MB: a few bytes of run lengths may stand for any number of pixels."""
+"""Maximum number of pixels of all masks of a file, 256 MB; a few bytes of run lengths may encode any number."""
 
 Area = tuple[float, float, float, float]
 """(x0, y0, x1, y1), half-open."""
 
 
 def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
-    """A mask from an image file.
+    """Read a mask from an image file.
 
-    With a transparent part: what is at least half opaque. In a palette: every index but 0. Else: what is at
-    least half as bright as the brightest pixel, in any colour; so a mask survives JPEG, and 0/1 is 0/255.
+    With transparency, pixels that are at least half opaque are set. In a palette image, all indices except 0.
+    Otherwise, pixels at least half as bright as the brightest one, in any channel, so that masks survive JPEG, and 0/1
+    equals 0/255.
 
     Raises InputError naming the file.
     """
@@ -36,16 +37,16 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "h w"]:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height}"
-                raise InputError(f"mask {path} has {size} pixels; at most {MAX_PIXELS} in all are read; reduce it")
+                raise InputError(f"mask {path} has {size} pixels; at most {MAX_PIXELS} in all are allowed; reduce it")
             mask = _pixels(image)
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"mask {path} is not an image that can be read; use PNG") from error
+        raise InputError(f"mask {path} is not a readable image; use PNG") from error
     except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read mask {path}: {getattr(error, 'strerror', None) or error}") from error
     if not mask.any():
-        raise InputError(f"mask {path} is empty: no pixel of it is set; paint the object white on black")
+        raise InputError(f"mask {path} is empty; paint the object white on black")
     return mask
 
 
@@ -63,25 +64,25 @@ def _pixels(image: Image.Image) -> Bool[np.ndarray, "h w"]:
 
 
 def check_total(masks: Iterable[Bool[np.ndarray, "_ _"] | None]) -> None:
-    """Raises InputError for more pixels of masks than a file may have."""
+    """Raise InputError if the masks of a file have too many pixels."""
     total = sum(mask.size for mask in masks if mask is not None)
     if total > MAX_TOTAL:
         raise InputError(
-            f"the masks of the objects have {total} pixels; at most {MAX_TOTAL} in all are read; reduce them"
+            f"the masks of the objects have {total} pixels; at most {MAX_TOTAL} in all are allowed; reduce them"
         )
 
 
 def polygon(outlines: Sequence[Sequence[tuple[float, float]]], width: int, height: int) -> Bool[np.ndarray, "h w"]:
-    """What lies inside of closed outlines, whose corners are (x, y), as a mask of `height` x `width` pixels.
+    """Rasterise closed outlines with corners (x, y) to a mask of `height` x `width` pixels.
 
-    Raises InputError for a frame that is too large for a mask, or coordinates that are not finite.
+    Raises InputError if the mask is too large, or coordinates are not finite.
     """
     if width * height > MAX_PIXELS:
         raise InputError(f"a mask of {width} x {height} pixels is too large; at most {MAX_PIXELS} in all")
     if not np.isfinite([value for outline in outlines for corner in outline for value in corner]).all():
         raise InputError("the outline of a mask has a corner that is not finite")
     picture = Image.new("1", (width, height))
-    limits = [(-4 * side, 5 * side) for side in (width, height)]  # Pillow's whole numbers end somewhere
+    limits = [(-4 * side, 5 * side) for side in (width, height)]  # Pillow's integers overflow
     for outline in outlines:
         corners = [tuple(min(max(v, low), high) for v, (low, high) in zip(c, limits, strict=True)) for c in outline]
         ImageDraw.Draw(picture).polygon(corners, fill=1)
@@ -89,17 +90,17 @@ def polygon(outlines: Sequence[Sequence[tuple[float, float]]], width: int, heigh
 
 
 def bounding_box(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> Area:
-    """The smallest box around a mask that is not empty, in pixels of a frame of `width` x `height`."""
+    """Return the bounding box of a non-empty mask, in pixels of a frame of `width` x `height`."""
     rows, cols = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     x, y = width / mask.shape[1], height / mask.shape[0]
     return float(cols[0] * x), float(rows[0] * y), float((cols[-1] + 1) * x), float((rows[-1] + 1) * y)
 
 
 def inside(mask: Bool[np.ndarray, "h w"], box: Area, width: int, height: int) -> Bool[np.ndarray, "h w"]:
-    """The mask without the pixels that lie wholly outside `box`, which is in a frame of `width` x `height`."""
+    """Clear the mask's pixels fully outside of `box`, which is in a frame of `width` x `height`."""
     out = np.zeros_like(mask)
     x, y = mask.shape[1] / width, mask.shape[0] / height
-    # in floats first: a box may be too far away for an index
+    # clipped as floats, because a far box may overflow an index
     left, right = np.clip([np.floor(box[0] * x), np.ceil(box[2] * x)], 0, mask.shape[1]).astype(int)
     top, bottom = np.clip([np.floor(box[1] * y), np.ceil(box[3] * y)], 0, mask.shape[0]).astype(int)
     out[top:bottom, left:right] = mask[top:bottom, left:right]
@@ -107,7 +108,7 @@ def inside(mask: Bool[np.ndarray, "h w"], box: Area, width: int, height: int) ->
 
 
 def middle(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> tuple[float, float]:
-    """The centre of the mask's pixel nearest to its centroid, which itself may lie in a hole."""
+    """Return the centre of the mask's pixel nearest to its centroid, which may itself be in a hole."""
     rows, cols = np.nonzero(mask)
     nearest = int(((rows - rows.mean()) ** 2 + (cols - cols.mean()) ** 2).argmin())
     x, y = width / mask.shape[1], height / mask.shape[0]
@@ -115,9 +116,9 @@ def middle(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> tuple[floa
 
 
 def cropped(mask: Bool[np.ndarray, "h w"], part: Area, width: int, height: int) -> Bool[np.ndarray, "h2 w2"]:
-    """The part of the frame in `part` (fractions of the frame), at `width` x `height` pixels, nearest neighbour.
+    """Resample the region `part` (in fractions of the frame) to `width` x `height` pixels by nearest neighbour.
 
-    What lies outside of the frame is not set.
+    Pixels outside of the frame are False.
     """
     x0, y0, x1, y1 = part
     axes = ((y0, y1, height, mask.shape[0]), (x0, x1, width, mask.shape[1]))
@@ -128,7 +129,7 @@ def cropped(mask: Bool[np.ndarray, "h w"], part: Area, width: int, height: int) 
 
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
-    """Run lengths as in COCO's annotations, not compressed: columns from the left, unset pixels first."""
+    """Encode as COCO's uncompressed run lengths: columns from the left, starting with unset pixels."""
     flat = mask.flatten(order="F")
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
     counts = np.diff(ends, prepend=0).tolist()
@@ -136,7 +137,7 @@ def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, list[int]]:
 
 
 def decode(data: Any, where: str) -> Bool[np.ndarray, "h w"]:
-    """The inverse of `encode`; raises InputError naming what is wrong."""
+    """Decode run lengths from `encode`; raises InputError naming what is wrong."""
     data = typed(data, dict, where)
     known_keys(data, ("size", "counts"), where)
     size, counts = get(data, "size", list, where), get(data, "counts", list, where)

@@ -1,7 +1,7 @@
-"""Where each object shall be in each frame: boxes over time, and the points that are followed on them.
+"""Data classes of tracks: boxes over time, and salient points on the objects.
 
-Boxes are (x0, y0, x1, y1) and points (x, y) in pixels of a frame of `width` x `height`, x to the right and
-y downwards; boxes are half-open. Messages count objects, frames and points from 1. Free of torch.
+Boxes are (x0, y0, x1, y1) and points (x, y) in pixels of a frame of `width` x `height`, x to the right and y downwards;
+boxes are half-open. Messages count objects, frames and points from 1.
 """
 
 import math
@@ -22,7 +22,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Track:
-    """One object's boxes, one per frame of the track; that may be another number than the video's.
+    """One object's boxes, one per frame of the track, which may have more or fewer frames than the video.
 
     Any nested sequences of numbers are accepted and stored as tuples of floats.
     """
@@ -30,12 +30,12 @@ class Track:
     name: str
     boxes: tuple[Box, ...]
     points: tuple[Point, ...] = ()
-    """Salient points on the object in frame 1; none stands for the first box's centre."""
+    """Salient points on the object in frame 1; empty: the first box's centre."""
     mask: Bool[np.ndarray, "h w"] | None = field(default=None, hash=False)
-    """Which part of the whole frame 1 is the object, in any resolution; only what lies in the first box counts."""
+    """Mask of the object over the whole frame 1, in any resolution; only the part inside the first box is used."""
     weight: float = 1.0
-    """What the object's part of the alignment loss is multiplied by, from 0: how firmly the track is followed where
-    it contends with others."""
+    """Non-negative factor of the object's part of the alignment loss; how strongly the track is followed if it
+    conflicts with others."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "boxes", rows(self.boxes, 4, f"object {self.name!r}: boxes"))
@@ -52,7 +52,7 @@ class Track:
             object.__setattr__(self, "mask", mask)
 
     def __eq__(self, other: object) -> bool:
-        # the generated one cannot compare arrays
+        # the generated method cannot compare arrays
         if not isinstance(other, Track):
             return NotImplemented
         mine, theirs = ((t.name, t.boxes, t.points, t.weight) for t in (self, other))
@@ -63,13 +63,13 @@ class Track:
 
     @property
     def salient_points(self) -> tuple[Point, ...]:
-        """The points, or the first box's centre where none are given."""
+        """The points, or the first box's centre if there are none."""
         return self.points or (centre(self.boxes[0]),)
 
     def resample(self, frames: int) -> "Track":
-        """The same motion in `frames` frames, linear in time; the end points are kept exactly.
+        """Resample the motion to `frames` frames, linearly in time; the end points are kept exactly.
 
-        A single box stands still. One frame keeps the first box.
+        A single box stays static. A single frame keeps the first box.
         """
         boxes = np.array(self.boxes, dtype=np.float64)
         times = np.arange(frames) * (len(boxes) - 1) / max(frames - 1, 1)
@@ -79,20 +79,21 @@ class Track:
         return replace(self, boxes=tuple(map(tuple, moved.tolist())))
 
     def scaled(self, x: float, y: float) -> "Track":
-        """All coordinates times `x` and `y`."""
+        """Multiply all coordinates by `x` and `y`."""
         boxes = tuple((x0 * x, y0 * y, x1 * x, y1 * y) for x0, y0, x1, y1 in self.boxes)
         return replace(self, boxes=boxes, points=tuple((px * x, py * y) for px, py in self.points))
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """All objects of a job, in one frame of reference. No objects: features are injected, nothing is moved.
+    """All objects of a job in one frame of reference. Without objects, features are injected, but nothing is moved.
 
-    An object with a mask and without points gets the mask's middle as its point: the box's may not lie on it.
+    An object with a mask but without points gets a central point of the mask, because the box's centre may not be on
+    it.
 
-    Raises InputError, naming object and frame, for a box that is not finite, has no area, or lies wholly
-    outside the frame in frame 1; for a point outside its first box; for a mask that shows nothing in the first
-    box; for an object without boxes; for a name that is empty or used twice.
+    Raises InputError, naming object and frame, for a box that is not finite, has no area, or is completely outside the
+    frame in frame 1; for a point outside its first box; for a mask that is empty in the first box; for an object
+    without boxes; for a name that is empty or used twice.
     """
 
     width: int
@@ -107,23 +108,23 @@ class Tracks:
             if not track.name:
                 raise InputError(f"object {number} has an empty name; give it one")
             if any("\ud800" <= letter <= "\udfff" for letter in track.name):
-                raise InputError(f"{where} has half a letter in its name, which nothing can print; give another")
+                raise InputError(f"{where} has an unpaired surrogate in its name, which cannot be printed; rename it")
             if track.name in names:
-                raise InputError(f"{where} has the name of object {names[track.name]}; names must differ")
+                raise InputError(f"{where} has the same name as object {names[track.name]}; names must differ")
             names[track.name] = number
             self._check(track, where)
         object.__setattr__(self, "objects", tuple(map(self._pointed, self.objects)))
 
     def _check(self, track: Track, where: str) -> None:
         if not track.boxes:
-            raise InputError(f"{where} has no boxes; give at least one (one box: the object stands still)")
+            raise InputError(f"{where} has no boxes; give at least one (one box: a static object)")
         for frame, box in enumerate(track.boxes, 1):
             _check_box(box, f"{where}, frame {frame}")
         x0, y0, x1, y1 = track.boxes[0]
         if x1 <= 0 or y1 <= 0 or x0 >= self.width or y0 >= self.height:
             raise InputError(
                 f"{where}, frame 1: box {text(track.boxes[0])} lies outside the frame of {self.width} x "
-                f"{self.height} pixels; the object must be seen in frame 1"
+                f"{self.height} pixels; the object must be visible in frame 1"
             )
         for number, (x, y) in enumerate(track.points, 1):
             if not (x0 <= x <= x1 and y0 <= y <= y1):
@@ -131,7 +132,7 @@ class Tracks:
                     f"{where}, point {number}: {text((x, y))} is outside of the first box {text(track.boxes[0])}"
                 )
         if track.mask is not None and not inside(track.mask, track.boxes[0], self.width, self.height).any():
-            raise InputError(f"{where}: the mask shows nothing inside the first box {text(track.boxes[0])}")
+            raise InputError(f"{where}: the mask is empty inside the first box {text(track.boxes[0])}")
 
     def _pointed(self, track: Track) -> Track:
         if track.mask is None or track.points:
@@ -141,20 +142,20 @@ class Tracks:
         return replace(track, points=((min(max(x, x0), x1), min(max(y, y0), y1)),))
 
     def resample(self, frames: int) -> "Tracks":
-        """The same motion in `frames` frames; see `Track.resample`. Raises InputError unless 1 to `MAX_FRAMES`."""
+        """Resample all tracks, see `Track.resample`. Raises InputError unless `frames` is 1 to `MAX_FRAMES`."""
         if not 1 <= frames <= MAX_FRAMES:
             raise InputError(f"frames is {frames}; it must be 1 to {MAX_FRAMES}")
         return replace(self, objects=tuple(track.resample(frames) for track in self.objects))
 
     def scaled(self, width: int, height: int) -> "Tracks":
-        """The same tracks in a frame of `width` x `height` pixels."""
+        """Scale the tracks to a frame of `width` x `height` pixels."""
         x, y = width / self.width, height / self.height
         return Tracks(width, height, tuple(track.scaled(x, y) for track in self.objects))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `tracks_from_dict` is the inverse, exact to the last bit.
+        """Convert to plain data for JSON; `tracks_from_dict` is the exact inverse.
 
-        Masks are among it as run lengths (`anyi2v.tracks.masks.encode`).
+        Masks are included as run lengths (`anyi2v.tracks.masks.encode`).
         """
         objects = []
         for track in self.objects:
@@ -170,7 +171,7 @@ class Tracks:
 
 
 def centre(box: Box) -> Point:
-    """The middle of a box."""
+    """Return the centre of a box."""
     x0, y0, x1, y1 = box
     return (x0 + x1) / 2, (y0 + y1) / 2
 

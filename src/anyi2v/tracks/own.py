@@ -1,4 +1,4 @@
-"""Our JSON; docs/tracks.md explains it, schema.json defines it. Free of torch."""
+"""Reading and writing of our JSON format, documented in docs/tracks.md and defined by schema.json."""
 
 import json
 from pathlib import Path
@@ -37,22 +37,22 @@ _MOTIONS = {
     "path": ("box", "size", "ease", "speed"),
     "point": ("box", "size"),
 }
-"""Ways to say how an object moves, and the keys that go with each. Without any it stands still."""
+"""Alternative keys that define an object's motion, with the further keys of each. Without any, it is static."""
 
 FINE = 241
-"""Boxes of an eased movement or one of constant speed, where the file does not say how many frames it has: a part of
-the corners of a path is cut off by the steps between them."""
+"""Number of boxes of an eased or constant-speed movement if the file does not give the number of frames. Between these
+steps, corners of the path are cut."""
 
 
 def matches(content: Any) -> bool:
-    """Whether this is our JSON, or a run.json of ours."""
+    """Match our JSON or a run.json."""
     if not isinstance(content, dict):
         return False
     return isinstance(content.get("tracks"), dict) or "objects" in content or "camera" in content
 
 
 def read(content: Any, hints: Hints) -> Tracks:
-    """The tracks in plain data; raises InputError naming object and key."""
+    """Read tracks from plain data; raises InputError naming object and key."""
     data = content["tracks"] if isinstance(content.get("tracks"), dict) else content
     known_keys(data, _TOP, "tracks")
     size = (get(data, "width", int, "tracks"), get(data, "height", int, "tracks"))
@@ -72,17 +72,17 @@ def read(content: Any, hints: Hints) -> Tracks:
 
 
 def is_record(content: Any) -> bool:
-    """Whether this is a run.json of ours, whose run may have had no objects on purpose."""
+    """Return whether this is a run.json, whose run may have had no objects on purpose."""
     return isinstance(content, dict) and isinstance(content.get("tracks"), dict)
 
 
 def _frames(data: dict[str, Any], items: list[Any]) -> int:
-    """Frames of the key-framed objects: as told, or the last key of all objects, so that all keep step."""
+    """Return the number of frames of key-framed objects: the key `frames`, or the last key frame of all objects."""
     last = 1
     for item in items:
         keys = item.get("keyframes") if isinstance(item, dict) else None
         frames = [key.get("frame") for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
-        # anything else is reported with its object's name later
+        # other values are reported later, with the object's name
         last = max([last, *(n for n in frames if type(n) is int and n <= MAX_FRAMES)])
     return frame_number(data["frames"], "tracks: frames", last) if "frames" in data else last
 
@@ -117,7 +117,7 @@ def _ease(item: dict[str, Any], where: str) -> Ease | None:
 
 
 def _timed(path: tuple[Point, ...], item: dict[str, Any], where: str, count: int) -> tuple[Point, ...]:
-    """The path, or `count` points along it where the file says how time passes on it."""
+    """Return the path, or `count` points along it if the file sets an easing or a speed."""
     ease, speed = _ease(item, where), item.get("speed")
     if speed not in (None, "constant"):
         raise InputError(f"{where}: speed is {shown(speed)}; it can only be 'constant'")
@@ -127,7 +127,7 @@ def _timed(path: tuple[Point, ...], item: dict[str, Any], where: str, count: int
 
 
 def _eased(boxes: tuple[Box, ...], count: int, ease: Ease) -> tuple[Box, ...]:
-    """The boxes at `count` times, from slow to fast or the other way round; first and last box are kept."""
+    """Return boxes at `count` eased times; the first and last box are kept."""
     low, high = (along([(box[k], box[k + 1]) for box in boxes], count, ease=ease) for k in (0, 2))
     return tuple((*a, *b) for a, b in zip(low, high, strict=True))
 
@@ -154,9 +154,9 @@ def _keyed(item: dict[str, Any], where: str, count: int) -> tuple[Box, ...]:
         frames.append(frame_number(get(key, "frame", int, there), f"{there}: frame", 1))
         boxes.append(row(get(key, "box", list, there), 4, f"{there}: box"))
         if i > 1 and frames[-1] <= frames[-2]:
-            raise InputError(f"{there}: frame {frames[-1]} comes after frame {frames[-2]}; frames must grow")
+            raise InputError(f"{there}: frame {frames[-1]} comes after frame {frames[-2]}; frames must increase")
     if not frames:
-        raise InputError(f"{where}: keyframes is empty; give at least one (one: the object stands still)")
+        raise InputError(f"{where}: keyframes is empty; give at least one (one: a static object)")
     return between(frames, boxes, count, kind)
 
 
@@ -170,7 +170,7 @@ def _path(item: dict[str, Any], where: str) -> tuple[Point, ...]:
 def _first_box(
     item: dict[str, Any], where: str, path: tuple[Point, ...], size: tuple[int, int], mask: Any, hints: Hints
 ) -> Box:
-    """As told, or around the mask, or of a given or usual size around the path's first point."""
+    """Return the given box, or one around the mask, or one of given or default size around the path's first point."""
     if "box" in item and "size" in item:
         raise InputError(f"{where} has both 'box' and 'size'; give one of them")
     if "box" in item:
@@ -179,7 +179,7 @@ def _first_box(
     if mask is not None and mask.any() and "size" not in item:
         return bounding_box(mask, *size)
     if not path:
-        raise InputError(f"{where} has no place; give boxes, keyframes, path, point, box or mask")
+        raise InputError(f"{where} has no position; give boxes, keyframes, path, point, box or mask")
     if "size" in item:
         w, h = row(item["size"], 2, f"{where}: size")
         if not (0 < w < float("inf") and 0 < h < float("inf")):
@@ -189,6 +189,6 @@ def _first_box(
 
 
 def save_tracks(path: str | Path, tracks: Tracks) -> None:
-    """Writes our JSON, masks included as run lengths; whole or not at all."""
+    """Write our JSON atomically, with masks as run lengths."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(tracks.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Formats of paths without boxes: DragAnything's, ImageConductor's, spline editors'. Free of torch."""
+"""Formats of paths without boxes: DragAnything, ImageConductor and spline editors."""
 
 import warnings
 from typing import Any
@@ -14,19 +14,19 @@ VIPSEG = "DragAnything trajectory JSON"
 IMAGE_CONDUCTOR = "ImageConductor JSON"
 SPLINE = "spline editor JSON"
 IMAGE_CONDUCTOR_SIZE = (384, 256)
-"""ImageConductor's drawing frame (width, height)."""
+"""ImageConductor's drawing canvas (width, height)."""
 
 
 def matches_drag_anything(content: Any) -> bool:
-    """Objects by number, each with a mask's name or a trajectory."""
+    """Match objects by number, each with a mask's name or a trajectory."""
     values = list(content.values()) if isinstance(content, dict) else []
     return any(isinstance(value, dict) and ("mask_name" in value or "trajectory" in value) for value in values)
 
 
 def read_drag_anything(content: dict[str, Any], hints: Hints) -> Tracks:
-    """{id: {`mask_name`: image beside the file, `trajectory`: [[x, y] per frame]}}, in pixels of the masks.
+    """Read {id: {`mask_name`: image next to the file, `trajectory`: [[x, y] per frame]}}, in pixels of the masks.
 
-    (showlab/DragAnything.) Boxes are the masks' bounding boxes, moved as the trajectory moves.
+    The format of showlab/DragAnything. Boxes are the masks' bounding boxes, moved along the trajectory.
     """
     size, objects = hints.size, list[Track]()
     for name, item in content.items():
@@ -51,27 +51,27 @@ def read_drag_anything(content: dict[str, Any], hints: Hints) -> Tracks:
 
 
 def matches_vipseg(content: Any) -> bool:
-    """Objects by number, each a list."""
+    """Match objects by number, each a list."""
     return isinstance(content, dict) and bool(content) and all(isinstance(v, list) for v in content.values())
 
 
 def read_vipseg(content: dict[str, Any], hints: Hints) -> Tracks:
-    """{id: [[x, y] per frame]} in pixels of the original images (DragAnything's data of VIPSeg)."""
+    """Read {id: [[x, y] per frame]} in pixels of the original images (DragAnything's data for VIPSeg)."""
     return _paths(list(content.items()), hints.needed_size(VIPSEG), hints)
 
 
 def matches_image_conductor(content: Any) -> bool:
-    """A list of lists."""
+    """Match a list of lists."""
     return isinstance(content, list) and all(isinstance(path, list) for path in content)
 
 
 def read_image_conductor(content: list[Any], hints: Hints) -> Tracks:
-    """[[[x, y], ...], ...] in pixels of a frame of 384 x 256; one point: hold still (liyaowei-stu/ImageConductor)."""
+    """Read [[[x, y], ...], ...] in pixels of a 384 x 256 canvas; one point: static (liyaowei-stu/ImageConductor)."""
     return _paths([(f"object {i}", path) for i, path in enumerate(content, 1)], IMAGE_CONDUCTOR_SIZE, hints)
 
 
 def matches_spline(content: Any) -> bool:
-    """A list of points {"x": ..., "y": ...}, or a list of such lists."""
+    """Match a list of points {"x": ..., "y": ...}, or a list of such lists."""
     if not isinstance(content, list) or not content:
         return False
     first = next((path[0] for path in content if isinstance(path, list) and path), content[0])
@@ -79,9 +79,9 @@ def matches_spline(content: Any) -> bool:
 
 
 def read_spline(content: list[Any], hints: Hints) -> Tracks:
-    """[{"x": x, "y": y}, ...], one point per frame, or a list of such paths, in pixels of the editor's canvas.
+    """Read [{"x": x, "y": y}, ...], one point per frame, or a list of such paths, in pixels of the editor's canvas.
 
-    (ComfyUI's spline editors, for example kijai/ComfyUI-KJNodes.) Keys of a point beside these are not read.
+    The format of ComfyUI's spline editors, for example kijai/ComfyUI-KJNodes. Other keys of a point are ignored.
     """
     paths = content if any(isinstance(path, list) for path in content) else [content]
     items = []
@@ -101,7 +101,7 @@ def _corner(point: Any, where: str) -> tuple[float, float]:
 
 
 def _paths(items: list[tuple[str, Any]], size: tuple[int, int], hints: Hints) -> Tracks:
-    """Objects of the usual or the given box size; an empty path is no object, which a warning says."""
+    """Return objects with boxes of the given or default size; empty paths are left out with a warning."""
     check_counts(len(items), max((len(values) for _, values in items if isinstance(values, list)), default=0))
     objects = []
     for name, values in items:
@@ -109,5 +109,5 @@ def _paths(items: list[tuple[str, Any]], size: tuple[int, int], hints: Hints) ->
         if path:
             objects.append(Track(name, moved(hints.box_at(path[0], size), path)))
         else:
-            warnings.warn(f"{shown(name)} has an empty path and is left out", AnyI2VWarning, stacklevel=2)
+            warnings.warn(f"{shown(name)} has an empty path and was left out", AnyI2VWarning, stacklevel=2)
     return Tracks(*size, tuple(objects))

@@ -1,4 +1,4 @@
-"""Any track file: told by its content, never by its name. Free of torch."""
+"""Reading of track files in any format, detected from the content, never from the name."""
 
 import codecs
 import json
@@ -16,7 +16,7 @@ from anyi2v.tracks.model import Tracks
 from anyi2v.tracks.stored import Stored, stored_arrays
 
 MAX_BYTES = 1 << 26
-"""Of a text or JSON file, which takes some ten times as much memory."""
+"""Maximum size of a text or JSON file, which takes about ten times as much memory."""
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -24,15 +24,15 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order marks and what they begin; UTF-32's is UTF-16's and two zeros."""
+"""Byte order marks and encodings, UTF-32 first, because its mark starts with UTF-16's."""
 
 
 class Format(NamedTuple):
-    """A kind of track file."""
+    """A track file format."""
 
     title: str
     matches: Callable[[Any], bool]
-    """Whether a file's content (JSON data, text, a `Stored` array or several by name) is of this kind."""
+    """Return whether a file's content (JSON data, text, a `Stored` array or several by name) has this format."""
     read: Callable[[Any, Hints], Tracks]
 
 
@@ -55,35 +55,35 @@ FORMATS = (
     Format(paths.SPLINE, paths.matches_spline, paths.read_spline),
     Format(paths.IMAGE_CONDUCTOR, paths.matches_image_conductor, paths.read_image_conductor),
 )
-"""In the order in which they are tried."""
+"""All formats, in the order in which they are tried."""
 
 
 def load_tracks(
     path: str | Path, *, size: tuple[int, int] | None = None, box_size: tuple[float, float] | None = None
 ) -> Tracks:
-    """Reads tracks from a file of any kind in `FORMATS`, or from a run.json of ours.
+    """Read tracks from a file in any format of `FORMATS`, or from a run.json.
 
     Args:
-        path: of the file; what it is, its content tells.
-        size: (width, height) of the image that the tracks were drawn on; needed by the kinds that have its pixels
-            without saying how many there are.
-        box_size: (width, height) of the boxes of objects that have a path only, in pixels of the file's frame; by
+        path: the file; its format is detected from the content.
+        size: (width, height) of the image that the tracks were drawn on; required by formats with pixel coordinates
+            that do not contain it.
+        box_size: (width, height) of the boxes of objects that only have a path, in pixels of the file's frame; by
             default squares of a quarter of the frame's shorter side.
 
-    Warns about a file without objects, unless it is the record of a run that had none.
-    Raises InputError naming file, object and key.
+    Warns about a file without objects, unless it is the record of a run without objects. Raises InputError naming file,
+    object and key.
     """
     path = expanded(path)
     content, _, tracks = _read(path, Hints(size, box_size, path.parent))
     if not tracks.objects and not own.is_record(content):
-        warnings.warn(f"{path} has no object that can be followed, so nothing is moved", AnyI2VWarning, stacklevel=2)
+        warnings.warn(f"{path} has no objects to follow, so nothing is moved", AnyI2VWarning, stacklevel=2)
     return tracks
 
 
 def read_tracks(
     path: str | Path, *, size: tuple[int, int] | None = None, box_size: tuple[float, float] | None = None
 ) -> tuple[str, Tracks]:
-    """`load_tracks`, and the name of the file's kind."""
+    """Read tracks like `load_tracks`, and return them with the name of the format."""
     path = expanded(path)
     _, kind, tracks = _read(path, Hints(size, box_size, path.parent))
     return kind.title, tracks
@@ -101,38 +101,38 @@ def _read(path: Path, hints: Hints) -> tuple[Any, Format, Tracks]:
 
 
 def tracks_from_dict(data: Any) -> Tracks:
-    """Tracks from the plain data of any JSON format; raises InputError."""
+    """Build tracks from the plain data of any JSON format; raises InputError."""
     return recognise(data).read(data, Hints())
 
 
 def recognise(content: Any) -> Format:
-    """The kind of a file's content; raises InputError telling what it is and what there is."""
+    """Detect the format of a file's content; raises InputError describing the content and listing the formats."""
     for kind in FORMATS:
         if kind.matches(content):
             return kind
     titles = ", ".join(kind.title for kind in FORMATS)
-    raise InputError(f"this is no track file, but {_described(content)}; formats that can be read: {titles}")
+    raise InputError(f"this is not a track file, but {_described(content)}; supported formats: {titles}")
 
 
 def _content(path: Path) -> Any:
-    """JSON data, text, a stored array, or a dict of those; raises OSError, or InputError for anything else."""
+    """Read JSON data, text, a stored array, or a dict of those; raises OSError, or InputError for anything else."""
     with path.open("rb") as file:
         raw = file.read(8)
         if raw.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")):
             return stored_arrays(path)
         if raw.startswith(b"\x80") and raw[1:2] in b"\2\3\4\5":
             raise InputError(
-                "this is a pickle, which is not loaded, for it may run code; save its arrays by numpy.savez, for "
+                "this is a pickle, which is not loaded because it may run code; save its arrays with numpy.savez, for "
                 "example points= and occluded= of a TAP-Vid video"
             )
         raw += file.read(MAX_BYTES)
     if len(raw) > MAX_BYTES:
-        raise InputError(f"the file has more than {MAX_BYTES >> 20} MiB, which no track file needs")
+        raise InputError(f"the file has more than {MAX_BYTES >> 20} MiB, too much for a track file")
     encoding = next((encoding for mark, encoding in BOMS if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InputError(f"this is no track file: neither text nor NumPy's, it begins with {shown(raw)}") from error
+        raise InputError(f"this is not a track file: neither text nor NumPy, it starts with {shown(raw)}") from error
     if not text.lstrip().startswith(("{", "[")):
         return text
     try:
@@ -150,5 +150,5 @@ def _described(content: Any) -> str:
     if isinstance(content, Stored):
         return f"an array of {content}"
     if isinstance(content, str):
-        return f"text that begins with {shown(content.lstrip()[:40])}" if content.strip() else "empty"
-    return f"a JSON list that begins with {shown(content[:2])}" if isinstance(content, list) else shown(content)
+        return f"text that starts with {shown(content.lstrip()[:40])}" if content.strip() else "empty"
+    return f"a JSON list that starts with {shown(content[:2])}" if isinstance(content, list) else shown(content)

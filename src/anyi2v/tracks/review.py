@@ -1,4 +1,4 @@
-"""What is in tracks, and what may be a mistake though it is allowed. Free of torch."""
+"""Summary of tracks, and warnings about possible mistakes."""
 
 import math
 
@@ -6,7 +6,7 @@ from anyi2v.tracks.model import Box, Track, Tracks, centre
 
 
 def summary(kind: str, tracks: Tracks) -> str:
-    """One line: the kind of file, objects, frames and size."""
+    """Summarise tracks on one line: format, objects, frames and size."""
     frames = sorted({len(track.boxes) for track in tracks.objects})
     count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
     objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
@@ -14,16 +14,16 @@ def summary(kind: str, tracks: Tracks) -> str:
 
 
 def followed(track: Track) -> str:
-    """What of the object is followed: its salient points, or the centre of its first box, which stands for them."""
+    """Describe which points of the object are followed: its salient points, or the centre of its first box."""
     count = len(track.points)
     return "the box's centre" if count == 0 else f"{count} point{'' if count == 1 else 's'}"
 
 
 def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
-    """One sentence for each doubtful thing, naming object and frame.
+    """Return warnings, one sentence each, naming object and frame.
 
-    An object that leaves the frame; that jumps by more than its box from one frame to the next; whose box is
-    smaller than a cell of the latent grid.
+    Warns if an object leaves the frame, jumps by more than its box from one frame to the next, or has a box smaller
+    than a cell of the latent grid.
 
     Args:
         tracks: with one box per frame of the video.
@@ -56,7 +56,7 @@ def _of(track: Track, tracks: Tracks, cell: tuple[float, float]) -> list[str]:
 
 
 def _outside(box: Box, tracks: Tracks) -> bool | None:
-    """True: wholly; False: in part; None: the box lies in the frame."""
+    """Return True if the box is fully outside the frame, False if partly, None if it is inside."""
     x0, y0, x1, y1 = box
     if x1 <= 0 or y1 <= 0 or x0 >= tracks.width or y0 >= tracks.height:
         return True

@@ -1,4 +1,4 @@
-"""Arrays in NumPy's files, whose shapes are known before any of their data is read. Free of torch."""
+"""Lazy arrays in NumPy files, whose shapes are known before any data is read."""
 
 import zipfile
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import numpy as np
 from anyi2v.errors import InputError
 
 MAX_BYTES = 1 << 28
-"""Of one array: a million boxes have a tenth of it."""
+"""Maximum size of one array; a million boxes need a tenth of it."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array that is still in its file."""
+    """An array that has not been read from its file yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -34,29 +34,30 @@ class Stored:
         return f"shape {self.shape} of {self.dtype}"
 
     def check(self) -> None:
-        """Raises InputError for an array of Python objects."""
+        """Raise InputError for an array of Python objects."""
         if self.dtype.hasobject:
-            raise InputError("this NumPy file holds Python objects, which are not loaded, for they may run code")
+            raise InputError("this NumPy file has Python objects, which are not loaded because they may run code")
 
     def read(self) -> np.ndarray:
-        """The array; raises InputError if it is larger than `MAX_BYTES` or cannot be read. Pickles are not loaded."""
+        """Read the array; raises InputError if it is larger than `MAX_BYTES` or not readable. Pickles are not
+        loaded."""
         self.check()
         count = 1
-        for side in self.shape:  # in whole numbers without a limit: a header may claim anything
+        for side in self.shape:  # Python integers do not overflow: a header may claim any shape
             count *= side
         if count * self.dtype.itemsize > MAX_BYTES:
             raise InputError(
-                f"an array has {self}, which is more than {MAX_BYTES >> 20} MiB; keep what is needed of it"
+                f"an array has {self}, which is more than {MAX_BYTES >> 20} MiB; keep only the part you need"
             )
         try:
             with self.open() as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
-        except Exception as error:  # of broken files NumPy and zipfile raise a dozen kinds, up to SyntaxError
+        except Exception as error:  # NumPy and zipfile raise a dozen types for broken files, even SyntaxError
             raise _unreadable(error) from error
 
 
 def stored_arrays(path: Path) -> Stored | dict[str, Stored]:
-    """The array of a .npy file, or all of a .npz by name; only their headers are read, in any size of file.
+    """Open the array of a .npy file, or all arrays of a .npz file by name, reading only their headers.
 
     Raises InputError for a file that is neither, or broken.
     """
@@ -74,7 +75,7 @@ def stored_arrays(path: Path) -> Stored | dict[str, Stored]:
 
 
 def _member(path: Path, name: str) -> AbstractContextManager[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive:  # what is open keeps the file open
+    with zipfile.ZipFile(path) as archive:  # the open member keeps the file open
         return archive.open(name)
 
 

@@ -1,4 +1,4 @@
-"""Formats in lines of numbers: MOTChallenge's boxes, paths as x,y. Free of torch."""
+"""Text formats with lines of numbers: MOTChallenge's boxes, and paths as x,y."""
 
 import re
 import warnings
@@ -19,16 +19,16 @@ _LINES = {n: re.compile(rf"{_NUMBER}({_BETWEEN}{_NUMBER}){{{n}}}") for n in ("1"
 
 
 def matches_mot(content: Any) -> bool:
-    """Text whose first line has six to ten numbers."""
+    """Match text whose first line has six to ten numbers."""
     return _first_line(content, "5,9")
 
 
 def read_mot(content: str, hints: Hints) -> Tracks:
-    """Lines `frame, id, left, top, width, height`, in pixels of the images; more columns may follow.
+    """Read lines `frame, id, left, top, width, height`, in pixels of the images; more columns may follow.
 
-    Frames count from the file's first one, which is the image's. Each id becomes an object, linear where it has no
-    line, and still after its last one. Ids that the first frame does not show are left out, and so are lines whose
-    seventh column, which says whether they count, is 0. (MOTChallenge's det.txt, gt.txt and trackers' results.)
+    The file's first frame is the image. Each id becomes an object, linearly interpolated where it has no line, and
+    static after its last one. Ids that are missing in the first frame are left out, and so are lines whose seventh
+    column is 0, which marks lines to ignore. (MOTChallenge's det.txt, gt.txt and trackers' results.)
     """
     keys: dict[int, dict[int, Box]] = {}
     for i, values in _numbers(content, range(6, 11), MOT, "frame, id, left, top, width, height"):
@@ -40,13 +40,13 @@ def read_mot(content: str, hints: Hints) -> Tracks:
             continue
         boxes = keys.setdefault(int(name), {})
         if frame in boxes:
-            raise InputError(f"{where}: id {name:g} has a box in frame {frame} already; a tracker's ids must differ")
+            raise InputError(f"{where}: id {name:g} already has a box in frame {frame}; a tracker's ids must differ")
         boxes[frame] = (x, y, x + w, y + h)
     return from_keys(MOT, {f"object {name}": boxes for name, boxes in sorted(keys.items())}, hints.needed_size(MOT))
 
 
 def from_keys(title: str, keys: dict[str, dict[int, Box]], size: tuple[int, int]) -> Tracks:
-    """Tracks of boxes by name and frame, from the first frame of all; warns by name about objects that come later."""
+    """Build tracks from boxes by name and frame; objects missing in the first frame are left out with a warning."""
     frames = [frame for boxes in keys.values() for frame in boxes]
     first, last = min(frames, default=0), max(frames, default=0)
     check_counts(len(keys), last - first + 1)
@@ -61,7 +61,7 @@ def from_keys(title: str, keys: dict[str, dict[int, Box]], size: tuple[int, int]
     if late:
         named = ", ".join(late[:10]) + (" and more" if len(late) > 10 else "")
         warnings.warn(
-            f"{title}: frame {first} is the image's, and does not show {len(late)} of {len(keys)} objects, which are "
+            f"{title}: frame {first}, that of the image, lacks {len(late)} of {len(keys)} objects, which were "
             f"left out: {named}",
             AnyI2VWarning,
             stacklevel=2,
@@ -70,12 +70,12 @@ def from_keys(title: str, keys: dict[str, dict[int, Box]], size: tuple[int, int]
 
 
 def matches_xy(content: Any) -> bool:
-    """Text whose first line has two numbers."""
+    """Match text whose first line has two numbers."""
     return _first_line(content, "1")
 
 
 def read_xy(content: str, hints: Hints) -> Tracks:
-    """Lines `x, y`, one per frame, in pixels of the image; an empty line ends an object."""
+    """Read lines `x, y`, one per frame, in pixels of the image; an empty line ends an object."""
     paths: list[list[tuple[float, float]]] = []
     last = -1
     for i, (x, y) in _numbers(content, range(2, 3), XY, "x, y"):
@@ -96,7 +96,7 @@ def _first_line(content: Any, more: str) -> bool:
 
 
 def _numbers(content: str, counts: range, title: str, what: str) -> list[tuple[int, tuple[float, ...]]]:
-    """Number of the line, from 1, and its values, for all lines that are not empty."""
+    """Return the number, from 1, and the values of each line that is not empty."""
     out = []
     for i, line in enumerate(content.splitlines(), 1):
         if not line.strip():

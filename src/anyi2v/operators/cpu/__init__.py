@@ -1,8 +1,8 @@
-"""Implementations for CPUs: by oneDNN, which PyTorch brings, and in forms whose intermediate results fit a cache.
+"""CPU implementations that use PyTorch's oneDNN, or keep intermediate results within the cache.
 
-Of layers with frozen weights the backward pass keeps the input at most.
+For layers with frozen weights, the backward pass saves at most the input.
 
-What each gains of a job: `python -m benchmarks.operators_gain`. On an Intel processor, where MKL is at no disadvantage,
-all of them together gain 5 % of the CPU time of micro's job (three rounds: 4.6 to 5.6 %), the convolutions alone 4 %
-(-0.6 to 5.4 %); what the others gain there is less than the measurement's spread of some 5 %.
+`python -m benchmarks.operators_gain` measures the gain of each. On an Intel processor, where MKL is at no disadvantage,
+all of them together save 5 % of the CPU time of micro's job (three rounds: 4.6 to 5.6 %), the convolutions alone 4 %
+(-0.6 to 5.4 %); the others save less than the measurement's spread of about 5 %.
 """

@@ -1,9 +1,9 @@
-"""Scaled dot-product attention in the form in which a CPU computes it fastest.
+"""Scaled dot-product attention in the form that is fastest on a CPU.
 
-The exponentials of PyTorch's fused kernel are good to 1e-6, and keys that do not fill its vectors cost twice the time.
-So many short sequences, as over the frames of a clip, are put side by side, each seeing its own keys only, and where
-there are many queries, long ones that end within a vector get hidden keys. Narrow heads are computed by matrix
-multiplications and exponentials.
+The exponentials of PyTorch's fused kernel are accurate to 1e-6, and keys that do not fill its vectors double the time.
+Many short sequences, as over the frames of a clip, are therefore concatenated, with a mask so that each sees only its
+own keys, and the keys of long sequences are padded to whole vectors. Narrow heads use matrix multiplications and
+exponentials.
 """
 
 import math
@@ -19,29 +19,29 @@ from anyi2v.operators import formulas
 from anyi2v.operators.where import has_values, in_turn
 
 VECTOR = 16
-"""Numbers in a vector of PyTorch's kernel."""
+"""Number of elements in a vector of PyTorch's kernel."""
 SMALL_HEAD = 8
-"""Width of a head up to which matrix multiplications and exponentials are faster than the kernel, which is made for 64;
-twice as much for sequences within a vector of which no gradient is wanted."""
+"""Head width up to which matrix multiplications and exponentials are faster than the kernel, which is tuned for 64;
+twice as much for sequences within a vector that need no gradient."""
 SCORES = 2**19
-"""Scores that are held at once, 2 MiB: they stay in a core's cache."""
+"""Number of scores held at once, 2 MiB, which stay in a core's cache."""
 MANY = 2**17
-"""Scores from which on they are computed in parts."""
+"""Number of scores from which they are computed in parts."""
 SAFE = 2.0**60
-"""Largest sum of exponentials, and one over the smallest, for which no largest score is subtracted, in float32."""
+"""Sums of float32 exponentials between 1 / SAFE and SAFE are used without subtracting the largest score."""
 HALVED = (2, 4, 8, 16, 32)
-"""Numbers of keys whose largest score is found by halving: PyTorch's maximum of few takes seven times as long."""
+"""Numbers of keys whose largest score is found by halving; PyTorch's `amax` over few keys takes seven times as long."""
 
 
 def attention(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n l c"]:
-    """Multi-head scaled dot-product attention over the last but one axis, of at least two keys."""
+    """Compute multi-head scaled dot-product attention over the second to last axis, with at least two keys."""
     half, head = query.dtype == torch.bfloat16, key.shape[-1] // heads
     if _narrow(query, key, head) and len(query) * heads * query.shape[1] * key.shape[1] >= MANY:
         return in_parts(query, key, value, heads)
     if half and (query.requires_grad or max(key.shape[-2], head) <= VECTOR):
-        # in bfloat16 the fused kernel's backward pass takes 2 to 15 times as long as in float32, small maps 1.5 times
+        # in bfloat16 the fused kernel's backward pass is 2 to 15 times as slow as in float32, and small maps 1.5 times
         with torch.autocast("cpu", enabled=False):
             q, k, v = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
             return attention(q, k, v, heads).to(query.dtype)
@@ -61,7 +61,7 @@ def _narrow(query: Tensor, key: Tensor, head: int) -> bool:
 def side_by_side(
     query: Float[Tensor, "n l c"], key: Float[Tensor, "n l c"], value: Float[Tensor, "n l c"], heads: int, together: int
 ) -> Float[Tensor, "n l c"]:
-    """Attention of so many sequences as one, each seeing its own keys only."""
+    """Compute the attention of `together` sequences as one, masked so that each sees only its own keys."""
     sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
     mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
     q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
@@ -71,7 +71,7 @@ def side_by_side(
 def with_hidden_keys(
     query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
 ) -> Float[Tensor, "*n l c"]:
-    """Attention whose keys are padded to whole vectors; the padding has no weight."""
+    """Compute attention with keys padded to whole vectors; the padding is masked."""
     missing = -key.shape[-2] % VECTOR
     mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
     mask[key.shape[-2] :] = -torch.inf
@@ -82,7 +82,7 @@ def with_hidden_keys(
 def in_parts(
     query: Float[Tensor, "n l c"], key: Float[Tensor, "n m c"], value: Float[Tensor, "n m c"], heads: int
 ) -> Float[Tensor, "n l c"]:
-    """Attention as matrix multiplications and exp2 in float32, as many scores at a time as a core's cache holds."""
+    """Compute attention by matrix multiplications and exp2 in float32, in parts whose scores fit a core's cache."""
     if query.requires_grad or key.requires_grad or value.requires_grad:
         return _InParts.apply(query, key, value, heads)
     return _forward(query, key, value, heads, None)
@@ -115,16 +115,16 @@ def _forward(
     heads: int,
     log_total: Float[Tensor, "n heads 1 l"] | None,
 ) -> Float[Tensor, "n l c"]:
-    """The attention; writes into `log_total` the logarithm to the base 2 of the sum of each query's exponentials."""
+    """Compute the attention, and write log2 of the sum of each query's exponentials into `log_total`."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     scale, buffer = _scale(query, heads), _buffer(key, heads)
     for rows, columns in in_turn(_parts(query, key, heads), query):
         q = _heads(query[rows, columns].float() * scale, heads)
         k, v = (_heads(x[rows], heads) for x in (key, value))
-        # keys first: what goes over all keys then takes whole vectors of queries
+        # keys first: reductions over keys are then vectorised over queries
         exponentials, top = _scores(k, q, buffer).exp2_(), None
         total = exponentials.sum(1, keepdim=True)
-        if not _safe(total):  # rare; to subtract the largest score always would take a sixth of the time
+        if not _safe(total):  # rare; always subtracting the largest score would take a sixth of the time
             exponentials = _scores(k, q, buffer)
             top = _maximum(exponentials)
             total = exponentials.sub_(top).exp2_().sum(1, keepdim=True)
@@ -145,7 +145,7 @@ def _backward(
     gradient: Float[Tensor, "n l c"],
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of query, key and value, as far as they are needed."""
+    """Compute the required gradients of query, key and value."""
     heads = log_total.shape[1]
     scale = _scale(query, heads)
     back = [
@@ -173,7 +173,7 @@ def _backward(
 
 
 def _parts(query: Tensor, key: Tensor, heads: int) -> Iterator[tuple[slice, slice]]:
-    """Whole sequences, or some queries of one."""
+    """Yield slices of whole sequences, or of some queries of one sequence."""
     per_query, queries = heads * key.shape[1], query.shape[1]
     rows, columns = max(1, SCORES // (per_query * queries)), max(1, SCORES // per_query)
     for i in range(0, len(query), rows):
@@ -197,17 +197,17 @@ def _heads(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n_heads l d"
 
 
 def _place(x: Float[Tensor, "n l c"], heads: int) -> Float[Tensor, "n heads d l"]:
-    """A view of `x` for heads whose queries come last."""
+    """Return a view of `x` per head with the queries on the last axis."""
     return x.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1)
 
 
 def _scale(query: Tensor, heads: int) -> float:
-    """Of the exponents: exp2 takes a quarter of the time of exp."""
+    """Return the scale of the exponents to base 2; exp2 takes a quarter of the time of exp."""
     return (query.shape[-1] // heads) ** -0.5 / math.log(2)
 
 
 def _safe(total: Float[Tensor, "n 1 l"]) -> bool:
-    """Whether the exponentials have neither overflown nor vanished."""
+    """Return whether the exponentials have neither overflowed nor vanished."""
     if not has_values(total):
         return True
     low, high = total.aminmax()
@@ -215,7 +215,7 @@ def _safe(total: Float[Tensor, "n 1 l"]) -> bool:
 
 
 def _maximum(scores: Float[Tensor, "n m l"]) -> Float[Tensor, "n 1 l"]:
-    """Over the keys; always a tensor of its own."""
+    """Compute the maximum over the keys; never returns a view."""
     if scores.shape[1] not in HALVED:
         return scores.amax(1, keepdim=True)
     while scores.shape[1] > 1:

@@ -1,7 +1,7 @@
-"""Convolutions by oneDNN or as matrix multiplications, by the size of the map.
+"""Convolutions by oneDNN or as matrix multiplications, depending on the size of the map.
 
-PyTorch computes the convolution of a single image in float32 by a loop around MKL. With frozen weights the backward
-pass keeps the weights only.
+PyTorch computes the float32 convolution of a single image in a loop around MKL. With frozen weights the backward pass
+saves only the weights.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from anyi2v.operators.where import has_values, on_cpu
 
 
 def applies(x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None) -> bool:
-    """Whether `conv2d` here is faster than PyTorch's own, which in float32 has less launch overhead."""
+    """Return whether this `conv2d` is faster than PyTorch's, which has less launch overhead in float32."""
     least = 4 * cpu_linear.SMALL if x.dtype == torch.float32 else cpu_linear.SMALL
     return x.numel() * weight.numel() >= least * x.shape[1] and on_cpu(x, weight, bias)
 
@@ -27,7 +27,7 @@ def applies(x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias:
 def conv2d(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
-    """The convolution of `x`, padded with zeros."""
+    """Convolve `x` with zero padding."""
     if x.requires_grad:
         return _Convolution.apply(x, weight, bias, stride, padding)
     return _convolution(x, weight, bias, stride, padding)
@@ -40,8 +40,8 @@ def _convolution(
     if _is_projection(weight, stride, padding):
         return linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     if x.shape[0] * x.shape[2] * x.shape[3] <= weight.shape[0]:
-        # oneDNN first reorders the weights, which for small maps takes longer than the convolution: these become a
-        # matrix multiplication with the pixels around each pixel (im2col)
+        # oneDNN first reorders the weights, which takes longer than the convolution of a small map: use a matrix
+        # multiplication with the neighbourhood of each pixel (im2col)
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
         around = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # n h2 w2 c k k
         rows = weight.permute(0, 2, 3, 1).flatten(1)
@@ -55,7 +55,8 @@ def _convolution(
 def _fold(
     gradient: Float[Tensor, "n d h2 w2"], weight: Float[Tensor, "d c k k"], shape: torch.Size, stride: int, padding: int
 ) -> Float[Tensor, "n c h w"]:
-    """The gradient of the input as a matrix multiplication, summed where pixels overlap (col2im, channels last)."""
+    """Compute the input's gradient as a matrix multiplication, summed over overlapping pixels (col2im, channels
+    last)."""
     (n, c, height, width), (h2, w2), kernel = shape, gradient.shape[2:], weight.shape[-1]
     around = linear(gradient.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1).T)  # n h2 w2 (k k c)
     cells = around.unflatten(-1, (kernel, kernel, c))
@@ -67,15 +68,16 @@ def _fold(
 
 
 def _is_projection(weight: Float[Tensor, "d c k k"], stride: int, padding: int) -> bool:
-    """Whether it is a 1x1 convolution of a shape that linear layers have too.
+    """Return whether this is a 1x1 convolution of a shape that linear layers have too.
 
-    A shortcut to another width is none: each has a form of its own, and as a convolution oneDNN keeps 0.06 MB for it.
+    Shortcuts to another width are excluded: each has its own shape, for which oneDNN would keep 0.7 MB of code as a
+    linear layer, but only 0.06 MB as a convolution.
     """
     return weight.shape[-1] == stride == 1 and padding == 0 and weight.shape[0] == weight.shape[1]
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution with frozen weights, of which the backward pass keeps the weights only."""
+    """A convolution with frozen weights, whose backward pass saves only the weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -89,7 +91,7 @@ class _Convolution(torch.autograd.Function):
         if _is_projection(weight, ctx.stride, ctx.padding):
             back = linear(gradient.permute(0, 2, 3, 1), weight[:, :, 0, 0].T).permute(0, 3, 1, 2)
         elif 2 * gradient.numel() <= weight.shape[0] ** 2:
-            # at most half as many pixels as channels: as in `_convolution`, to reorder the weights would take longer
+            # at most half as many pixels as channels: reordering the weights would take longer, as in `_convolution`
             back = _fold(gradient, weight, ctx.shape, ctx.stride, ctx.padding)
         else:
             back = convolution_input_gradient(gradient, weight, ctx.shape, ctx.stride, ctx.padding)

@@ -1,4 +1,4 @@
-"""The feed-forward layer of transformers for some tokens at a time, whose hidden states stay in a core's cache."""
+"""The feed-forward layer of transformers, in blocks of tokens whose hidden states stay in a core's cache."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from anyi2v.operators.cpu.linear import by_onednn, linear, times
 from anyi2v.operators.where import in_turn, on_cpu
 
 CACHE = 2 * 2**20
-"""Bytes of hidden states that are alive at once."""
+"""Size in bytes of the hidden states that are alive at once."""
 
 
 def applies(x: Float[Tensor, "*n c"], *parameters: Tensor) -> bool:
-    """Whether it is faster than norm, GEGLU and linear layer one after the other; `parameters` as in `feed_forward`."""
+    """Return whether this is faster than separate norm, GEGLU and linear layers; `parameters` as in `feed_forward`."""
     proj = parameters[2]
     return not cpu_linear.small(x, len(proj)) and on_cpu(x, *parameters)
 
 
 def feed_forward(x: Float[Tensor, "*n c"], *arguments: Any) -> Float[Tensor, "*n c"]:
-    """x + out(geglu(proj(layer_norm(x)))); arguments as in `formulas.feed_forward`."""
+    """Return x + out(geglu(proj(layer_norm(x)))); arguments as in `formulas.feed_forward`."""
     tokens = x.flatten(0, -2)
     if x.requires_grad:
         return _FeedForward.apply(tokens, *arguments).view_as(x)
@@ -40,7 +40,7 @@ def _forward(
     out_bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "n c"]:
-    """oneDNN computes gelu and the product of value and gate while it writes what it has multiplied."""
+    """Compute the layer; oneDNN fuses gelu and the product of value and gate into the matrix multiplications."""
     (value, gate), (value_bias, gate_bias) = proj.chunk(2), proj_bias.chunk(2)
     result = torch.empty_like(tokens)
     rows = _rows(out, tokens)
@@ -53,7 +53,7 @@ def _forward(
 
 
 class _FeedForward(torch.autograd.Function):
-    """With frozen weights: the backward pass recomputes everything from the tokens, in a core's cache."""
+    """The layer with frozen weights; the backward pass recomputes everything from the tokens, within a core's cache."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, *arguments: Any) -> Tensor:

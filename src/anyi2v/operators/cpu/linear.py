@@ -1,7 +1,7 @@
-"""Linear layers by oneDNN, which PyTorch itself uses for bfloat16 only.
+"""Linear layers by oneDNN, which PyTorch itself uses only for bfloat16.
 
-In float32 PyTorch gives matrix multiplications to MKL, which on AMD's processors reaches half of the machine's speed;
-oneDNN reaches all of it. With frozen weights the backward pass keeps the weights only.
+In float32 PyTorch uses MKL for matrix multiplications, which reaches half of the peak speed on AMD processors; oneDNN
+reaches all of it. With frozen weights the backward pass saves only the weights.
 """
 
 from functools import cache
@@ -16,30 +16,30 @@ from anyi2v.operators import formulas, private
 from anyi2v.operators.where import has_values, on_cpu
 
 SMALL = 2**21
-"""Multiplications of numbers below which a layer is PyTorch's own: oneDNN has 20 us of launch overhead."""
+"""Number of multiplications below which PyTorch's linear is used; oneDNN has 20 us of launch overhead."""
 FEW = 16
-"""Rows below which a layer is PyTorch's own, which reads the weights once and in the order in which they lie."""
+"""Number of rows below which PyTorch's linear is used, which reads the weights once and in memory order."""
 AT_ONCE = 2**15
-"""Numbers, tokens times channels, up to which several projections are launch overhead rather than arithmetic."""
+"""Number of elements, tokens times channels, up to which launch overhead dominates several projections."""
 
 
 def small(x: Float[Tensor, "*n c"], channels: int) -> bool:
-    """Whether a map to so many channels is not worth oneDNN's launch overhead."""
+    """Return whether a linear map to `channels` channels is not worth oneDNN's launch overhead."""
     numbers = x.numel()
     return numbers * channels < SMALL or numbers < FEW * x.shape[-1]
 
 
 def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None = None) -> Float[Tensor, "*n d"]:
-    """x W^T + b, by oneDNN where it is faster and by the formula elsewhere."""
+    """Return x W^T + b, by oneDNN if it is faster and else by the formula."""
     if small(x, weight.shape[0]) or not on_cpu(x, weight, bias):
         return formulas.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if x.requires_grad else by_onednn(x, weight, bias)
 
 
 def one_by_one(x: Float[Tensor, "*n c"]) -> bool:
-    """Whether several projections of the same tokens are faster one by one than as one matrix multiplication.
+    """Return whether several projections of the same tokens are faster one by one than as one matrix multiplication.
 
-    The result of one multiplication would be too large for a cache, and the backward pass would keep its matrix.
+    The result of a single multiplication could exceed the cache, and the backward pass would save its matrix.
     """
     return x.numel() > AT_ONCE or x.requires_grad
 
@@ -47,9 +47,9 @@ def one_by_one(x: Float[Tensor, "*n c"]) -> bool:
 def by_onednn(
     x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor | None, then: Literal["none", "gelu"] = "none"
 ) -> Float[Tensor, "*n d"]:
-    """x W^T + b, or gelu of it, by the operator that torch.compile uses; F.linear uses MKL for float32."""
+    """Return x W^T + b, or its gelu, by the oneDNN operator of torch.compile; F.linear uses MKL for float32."""
     if has_values(x):
-        if bias is None:  # oneDNN keeps 0.7 MB of code for every form of matrix multiplication
+        if bias is None:  # oneDNN caches 0.7 MB of code for every kind of matrix multiplication
             bias = _no_bias(weight.shape[0], x.dtype)
         return private.linear_pointwise(x, weight, bias, then, [], "none")
     y = F.linear(x, weight, bias)
@@ -59,7 +59,7 @@ def by_onednn(
 def times(
     x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor, other: Float[Tensor, "*n d"]
 ) -> Float[Tensor, "*n d"]:
-    """(x W^T + b) * other, by oneDNN."""
+    """Return (x W^T + b) * other, by oneDNN."""
     if has_values(x):
         return private.linear_pointwise.binary(x, other, weight, bias, "mul")
     return F.linear(x, weight, bias) * other
@@ -67,12 +67,12 @@ def times(
 
 @cache
 def _no_bias(channels: int, dtype: torch.dtype) -> Float[Tensor, " d"]:
-    """Zeros that nobody changes."""
+    """Return shared zeros, which must not be modified."""
     return torch.zeros(channels, dtype=dtype, device="cpu")
 
 
 class _Linear(torch.autograd.Function):
-    """A linear map with frozen weights, of which the backward pass keeps the weights only."""
+    """A linear map with frozen weights, whose backward pass saves only the weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""GroupNorm, alone and before SiLU, of maps whose channels lie last.
+"""GroupNorm of channels-last maps, alone and followed by SiLU.
 
-PyTorch's kernel works with vectors over a group's channels. Where groups are narrow, vectors over all channels are
-faster. Before SiLU the backward pass normalises again instead of keeping what SiLU was given.
+PyTorch's kernel vectorises over the channels of a group. For narrow groups, vectorising over all channels is faster.
+Followed by SiLU, the backward pass recomputes the norm instead of saving SiLU's input.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from anyi2v.operators import private
 from anyi2v.operators.where import formulas_only, on_cpu
 
 MANY = 2**17
-"""Numbers from which on vectors over all channels are faster than PyTorch's kernel."""
+"""Number of elements from which vectors over all channels are faster than PyTorch's kernel."""
 NARROW, WIDE = 8, 64
-"""Channels of a group up to which, and cells of a map from which on, they are so in float32."""
+"""Maximum channels per group and minimum cells per map for which this holds in float32."""
 
 
 def applies(x: Float[Tensor, "n c *s"], groups: int) -> bool:
-    """Whether vectors over all channels are faster."""
+    """Return whether vectors over all channels are faster."""
     if x.requires_grad or not _channels_last(x) or x.numel() < MANY:
         return False
     fast = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _narrow(x, groups))
@@ -32,23 +32,23 @@ def applies(x: Float[Tensor, "n c *s"], groups: int) -> bool:
 def group_norm(
     x: Float[Tensor, "n c h w"], groups: int, weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
 ) -> Float[Tensor, "n c h w"]:
-    """GroupNorm by vectors over all channels."""
+    """Compute GroupNorm with vectors over all channels."""
     return affine(x, weight, bias, *statistics(x, groups, eps))
 
 
 def slow_strides(x: Float[Tensor, "n c *s"]) -> bool:
-    """Whether PyTorch's kernel may be slow for these strides: in bfloat16 30 times, where the channels lie last."""
+    """Return whether PyTorch's kernel may be slow for these strides: in bfloat16 30 times slower for channels last."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not formulas_only()
 
 
 def contiguous(norm: Callable[[Tensor], Tensor], x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-    """`norm` of a contiguous copy; the channels of a map are put last again."""
+    """Apply `norm` to a contiguous copy; maps are returned in channels-last layout."""
     x = norm(x.contiguous())
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def silu_applies(x: Float[Tensor, "n c *s"], weight: Tensor, bias: Tensor) -> bool:
-    """Whether `group_norm_silu` saves memory: float32 under autograd with frozen parameters."""
+    """Return whether `group_norm_silu` saves memory: in float32 under autograd with frozen parameters."""
     keeps = x.requires_grad and x.dtype == torch.float32 and _channels_last(x)
     return keeps and on_cpu(x, weight, bias)
 
@@ -56,14 +56,14 @@ def silu_applies(x: Float[Tensor, "n c *s"], weight: Tensor, bias: Tensor) -> bo
 def group_norm_silu(
     x: Float[Tensor, "n c h w"], groups: int, weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
 ) -> Float[Tensor, "n c h w"]:
-    """silu(group_norm(x)), of which the backward pass keeps `x` only."""
+    """Return silu(group_norm(x)); the backward pass saves only `x`."""
     return _NormSilu.apply(x, weight, bias, groups, eps)
 
 
 def statistics(
     x: Float[Tensor, "n c h w"], groups: int, eps: float
 ) -> tuple[Float[Tensor, "n groups"], Float[Tensor, "n groups"]]:
-    """Mean and 1 / sqrt(variance + eps) in float32; the variance is E x^2 - (E x)^2, as in PyTorch's kernel."""
+    """Return mean and 1 / sqrt(variance + eps) in float32; the variance is E x^2 - (E x)^2, as in PyTorch's kernel."""
     cells = x.permute(0, 2, 3, 1).flatten(1, 2).float()
     count = cells[0].numel() // groups
     sums = (total.unflatten(-1, (groups, -1)).sum(-1) for total in (cells.sum(1), cells.square().sum(1)))
@@ -78,7 +78,7 @@ def affine(
     mean: Float[Tensor, "n groups"],
     rstd: Float[Tensor, "n groups"],
 ) -> Float[Tensor, "n c h w"]:
-    """(x - mean) * rstd * weight + bias, as one multiplication and one addition per number."""
+    """Return (x - mean) * rstd * weight + bias, as one multiply-add per element."""
     groups = mean.shape[1]
     scale = weight.float().view(groups, -1) * rstd[..., None]
     shift = bias.float().view(groups, -1) - scale * mean[..., None]
@@ -92,7 +92,7 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _narrow(x: Float[Tensor, "n c h w"], groups: int) -> bool:
-    """Whether PyTorch's vectors, which are those of a group, are short."""
+    """Return whether PyTorch's vectors, over the channels of a group, are short."""
     return x.shape[1] <= NARROW * groups and x.shape[2] * x.shape[3] >= WIDE
 
 

@@ -1,5 +1,5 @@
-"""Implementations for GPUs: Triton kernels of what PyTorch computes there in several passes over memory.
+"""GPU implementations, Triton kernels for operators that PyTorch computes in several passes over memory.
 
-Functions of tensors whose backward pass keeps the inputs only; weights are frozen, so no gradient goes to them.
-Imported where a tensor lies on a GPU: not every installation of PyTorch brings Triton.
+The backward pass saves only the inputs; weights are frozen and receive no gradient. The modules are imported only for
+tensors on a GPU, because not every installation of PyTorch includes Triton.
 """

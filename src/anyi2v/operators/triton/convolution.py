@@ -1,4 +1,4 @@
-"""Convolutions by PyTorch's own kernels, of which the backward pass keeps the weights only."""
+"""Convolutions by PyTorch's own kernels, whose backward pass saves only the weights."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from anyi2v.operators.frozen import convolution_input_gradient
 def conv2d(
     x: Float[Tensor, "n c h w"], weight: Float[Tensor, "d c k k"], bias: Tensor | None, stride: int, padding: int
 ) -> Float[Tensor, "n d h2 w2"]:
-    """The convolution of `x`, padded with zeros; weights are frozen."""
-    if weight.shape[-1] == stride == 1 and padding == 0:  # as a linear map the bias costs no pass over the maps
+    """Convolve `x` with zero padding; weights are frozen."""
+    if weight.shape[-1] == stride == 1 and padding == 0:  # a linear map fuses the bias
         return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     if x.requires_grad:
         return _Convolution.apply(x, weight, bias, stride, padding)
@@ -22,7 +22,7 @@ def conv2d(
 
 
 class _Convolution(torch.autograd.Function):
-    """PyTorch's own would keep the input for the gradient of the weights."""
+    """A convolution that does not save its input, which PyTorch keeps for the gradient of the weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""GEGLU: value * gelu(gate) of the output of one linear layer."""
+"""GEGLU, value * gelu(gate) of the output of one linear layer."""
 
 from typing import Any, no_type_check
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from anyi2v.operators.triton.launch import launch
 
 ROWS, COLUMNS = 8, 256
-"""Of a program."""
+"""Block size of a program."""
 
 
 def geglu(x: Float[Tensor, "*n d2"]) -> Float[Tensor, "*n d"]:
-    """The first half of the channels times gelu of the second, computed in float32."""
+    """Return the first half of the channels times gelu of the second, computed in float32."""
     x = x.contiguous()
     return _Geglu.apply(x) if x.requires_grad else _forward(x)
 
 
 class _Geglu(torch.autograd.Function):
-    """The backward pass keeps the input."""
+    """GEGLU whose backward pass saves the input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -82,5 +82,5 @@ def _place(count, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit
 @no_type_check
 def _below(x):
-    """The cumulative distribution function of the normal distribution: gelu(x) = x * that."""
+    """Return the cumulative distribution function of the normal distribution; gelu(x) = x * cdf(x)."""
     return 0.5 * (1 + tl.erf(x * 0.7071067811865476))

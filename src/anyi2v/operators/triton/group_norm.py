@@ -1,7 +1,7 @@
-"""GroupNorm of maps whose channels lie last, with SiLU or without.
+"""GroupNorm of channels-last maps, optionally followed by SiLU.
 
-The cells of a map are divided among programs. Each adds its share of a channel up in a place of its own, and these
-sums are added in the same order every time, so that results are equal to the bit from run to run.
+The cells of a map are divided among programs. Each program sums its share of a channel into its own location, and these
+partial sums are added in a fixed order, so that results are bit-identical from run to run.
 """
 
 from typing import Any, no_type_check
@@ -15,11 +15,11 @@ from torch import Tensor
 from anyi2v.operators.triton.launch import launch
 
 ROWS, COLUMNS = 128, 64
-"""Cells and channels that a program reads at once."""
+"""Number of cells and channels that a program reads at once."""
 MOST_SPLITS = 64
-"""Programs that share the cells of an image, at most."""
+"""Maximum number of programs that share the cells of an image."""
 SIZES = ("cells", "share", "width")
-"""Numbers for which a kernel is not specialised."""
+"""Arguments for which kernels are not specialised."""
 
 
 def group_norm(
@@ -30,7 +30,7 @@ def group_norm(
     eps: float,
     silu: bool = False,
 ) -> Float[Tensor, "n cells c"]:
-    """GroupNorm over all cells of an image, and SiLU of it with `silu`; sums in float32, var = E x^2 - (E x)^2."""
+    """Apply GroupNorm over all cells of an image, then SiLU if `silu`; float32 sums, var = E x^2 - (E x)^2."""
     x = x.contiguous()
     if x.requires_grad:
         return _GroupNorm.apply(x, weight, bias, groups, eps, silu)
@@ -38,7 +38,7 @@ def group_norm(
 
 
 class _GroupNorm(torch.autograd.Function):
-    """The backward pass keeps the input, and two numbers of each group."""
+    """GroupNorm whose backward pass saves the input and two numbers per group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
@@ -63,7 +63,7 @@ def _run(
     eps: float,
     silu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The result, or with the forward pass's `totals` the gradient; and the totals of this pass."""
+    """Return the result, or the gradient if given the forward pass's `totals`, and the totals of this pass."""
     n, cells, channels = x.shape
     share = ROWS * triton.cdiv(triton.cdiv(cells, ROWS), MOST_SPLITS)
     splits = triton.cdiv(cells, share)
@@ -103,7 +103,7 @@ def _norm_sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of a channel over a share of the cells: forwards the sums of x and x^2, backwards those of g and g * normed."""
+    """Sum each channel over a share of the cells: x and x^2 in the forward pass, g and g * normed in the backward."""
     split, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = channel < channels
@@ -152,7 +152,7 @@ def _norm_apply(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Forwards the normed maps; backwards rstd (g - mean of g - normed * mean of g normed)."""
+    """Forward pass: the normed maps; backward pass: rstd (g - mean of g - normed * mean of g normed)."""
     split, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = channel < channels
@@ -190,7 +190,7 @@ def _gradient_of_normed(g, normed, w, b, SILU: tl.constexpr):
 @triton.jit
 @no_type_check
 def _moments(totals, image, channel, inside, cells, channels, width, eps):
-    """Mean and 1 / sqrt(var + eps) of each channel's group."""
+    """Return mean and 1 / sqrt(var + eps) of each channel's group."""
     mean, square = _means(totals, image, channel, inside, cells, channels, width)
     return mean, tl.rsqrt(tl.maximum(square - mean * mean, 0.0) + eps)
 
@@ -198,7 +198,7 @@ def _moments(totals, image, channel, inside, cells, channels, width, eps):
 @triton.jit
 @no_type_check
 def _means(totals, image, channel, inside, cells, channels, width):
-    """Both totals of each channel's group, divided by its size."""
+    """Return both totals of each channel's group, divided by its size."""
     groups = channels // width
     here, size = totals + image * 2 * groups + channel // width, cells * width
     return tl.load(here, inside, 0.0) / size, tl.load(here + groups, inside, 0.0) / size

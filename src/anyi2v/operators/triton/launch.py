@@ -1,4 +1,4 @@
-"""Launching a kernel."""
+"""Kernel launches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from anyi2v.operators.where import has_values
 
 
 def launch(kernel: Any, grid: Sequence[int], x: Tensor, *arguments: Any, **options: Any) -> None:
-    """Launches `kernel` on the device of `x`, its first argument; does nothing for fake tensors, see `has_values`."""
+    """Launch `kernel` on the device of `x`, its first argument; do nothing for fake tensors, see `has_values`."""
     if has_values(x):
         with torch.cuda.device_of(x):
             kernel[tuple(grid)](x, *arguments, **options)

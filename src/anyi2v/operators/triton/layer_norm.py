@@ -1,4 +1,4 @@
-"""LayerNorm."""
+"""LayerNorm over the last axis, with an optional shift per frame."""
 
 from typing import Any, no_type_check
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from anyi2v.operators.triton.launch import launch
 
 TILE = 2**12
-"""Numbers that a program reads at once, of whole rows."""
+"""Number of elements, in whole rows, that a program reads at once."""
 
 
 def layer_norm(
@@ -21,7 +21,7 @@ def layer_norm(
     eps: float,
     shift: Float[Tensor, "f c"] | None = None,
 ) -> Float[Tensor, "*n c"]:
-    """LayerNorm over the last axis, in float32; of `b f ... c` with a shift, that of a token's frame is added."""
+    """Apply LayerNorm over the last axis in float32, and for `b f ... c` add a shift per frame if given."""
     x = x.contiguous()
     if x.requires_grad:
         return _LayerNorm.apply(x, weight, bias, eps, shift)
@@ -29,7 +29,7 @@ def layer_norm(
 
 
 class _LayerNorm(torch.autograd.Function):
-    """The backward pass keeps the input, whose moments it recomputes."""
+    """LayerNorm whose backward pass saves the input and recomputes its moments."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None) -> Tensor:
@@ -77,7 +77,7 @@ def _layer_norm(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Forwards the normed rows; backwards rstd (g - mean of g - normed * mean of g normed), g = gradient * weight."""
+    """Forward: the normed rows; backward: rstd (g - mean of g - normed * mean of g normed), g = gradient * weight."""
     row, column = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     inside = (column < WIDTH)[None, :]
     mask, at = (row < count)[:, None] & inside, row[:, None] * WIDTH + column[None, :]

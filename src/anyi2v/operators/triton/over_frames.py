@@ -1,4 +1,4 @@
-"""Attention over the frames of a clip at each place of the map: very many sequences that fit into registers."""
+"""Attention over the frames of a clip at each map position, very many sequences that fit into registers."""
 
 from typing import Any, no_type_check
 
@@ -14,7 +14,7 @@ from anyi2v.operators.triton.launch import launch
 def attend_over_frames(
     query: Float[Tensor, "b f p c"], key: Float[Tensor, "b f p c"], value: Float[Tensor, "b f p c"], heads: int
 ) -> Float[Tensor, "b f p c"]:
-    """Multi-head scaled dot-product attention of up to 32 frames; softmax in float32."""
+    """Compute multi-head scaled dot-product attention over up to 32 frames, with softmax in float32."""
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     if query.requires_grad or key.requires_grad or value.requires_grad:
         return _OverFrames.apply(query, key, value, heads)
@@ -22,7 +22,7 @@ def attend_over_frames(
 
 
 class _OverFrames(torch.autograd.Function):
-    """The backward pass keeps query, key and value, and recomputes the weights."""
+    """Attention whose backward pass saves query, key and value, and recomputes the weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -43,7 +43,7 @@ def _run(
     heads: int,
     gradient: Float[Tensor, "b f p c"] | None = None,
 ) -> list[Float[Tensor, "b f p c"]]:
-    """The attention; with its gradient, those of query, key and value."""
+    """Return the attention, or given its gradient, the gradients of query, key and value."""
     clips, frames, places, channels = query.shape
     width = channels // heads
     columns = max(16, triton.next_power_of_2(width))
@@ -98,7 +98,7 @@ def _attend(
     FRAMES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One head at one place: forwards into `out`, backwards into the other three."""
+    """Process one head at one position: forward into `out`, backward into the other three outputs."""
     clip, place = tl.program_id(0).to(tl.int64) // places, tl.program_id(0).to(tl.int64) % places
     frame, column = tl.arange(0, FRAMES), tl.arange(0, COLUMNS)
     mask, channel = (frame < frames)[:, None] & (column < WIDTH)[None, :], tl.program_id(1) * WIDTH + column
@@ -122,7 +122,7 @@ def _attend(
 @triton.jit
 @no_type_check
 def _weights(q, k, scale, known):
-    """softmax(q k^T scale) over the known frames."""
+    """Return softmax(q k^T scale) over the known frames."""
     scores = tl.where(known[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
     exponentials = tl.exp(scores - tl.max(scores, 1)[:, None])
     return exponentials / tl.sum(exponentials, 1)[:, None]
