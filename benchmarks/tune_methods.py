@@ -1,21 +1,22 @@
 """A small search of each method's settings on the micro backbone: `python -m benchmarks.tune_methods`.
 
-The same number of trials for each method, on cases that no leaderboard has, all with injection. Written are all trials
-and, of each method, that of least trajectory error; the settings in use are in `anyi2v.micro.benchmark.methods`.
-Can be interrupted and started again.
+Every method has the same number of trials, on cases that are in no leaderboard, all with injection. The output holds
+all trials and, for each method, the one with the lowest trajectory error; the settings in use are in
+`anyi2v.micro.benchmark.methods`. Can be interrupted and resumed.
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from anyi2v.checkpoints.header import read_config
-from anyi2v.cli.device import Dtype, network_dtype
+from anyi2v.cli.device import Dtype, WorkerCount, network_dtype, workers_of
 from anyi2v.comparators.settings import ComparatorName, Settings
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
@@ -26,22 +27,28 @@ from anyi2v.micro.benchmark.methods import TUNED, Variant
 from anyi2v.micro.benchmark.statistics import estimate
 from anyi2v.micro.benchmark.variants import FULL
 
-LR = (0.04, 0.08, 0.12, 0.16)
-TRIALS: Mapping[ComparatorName, tuple[Mapping[str, Any], ...]] = {
-    "freetraj": tuple({"edit_steps": n} for n in (1, 2, 4, 6)),
-    "trailblazer": tuple({"spatial_steps": n, "strengthen": c} for n in (2, 4) for c in (0.125, 0.5)),
-    "sg-i2v": tuple({"lr": lr} for lr in LR),
-    "time-to-move": tuple({"strong_step": n} for n in (4, 5, 6, 7)),
+
+def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination of the axes' values."""
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+ANYI2V = grid(lr=(0.04, 0.06, 0.08, 0.12), optimise_steps=(3, 4))
+TRIALS: Mapping[ComparatorName, Sequence[Mapping[str, Any]]] = {
+    "freetraj": grid(edit_steps=(1, 2, 3, 4), d_t=(0.1, 0.3)),
+    "trailblazer": grid(spatial_steps=(2, 3), strengthen=(0.5, 1.0, 2.0, 4.0)),
+    "sg-i2v": grid(lr=(0.04, 0.06, 0.08, 0.1), last_step=(3, 5)),
+    "time-to-move": grid(weak_step=(1, 2), strong_step=(2, 3, 4, 5)),
 }
-"""What is tried of each method; all else is as in `TUNED`. Of AnyI2V, `LR`."""
+"""Eight trials per method; settings that are not listed are as in `TUNED`."""
 MEASURES = ("trajectory_error", "first_frame_iou", "colour_right", "background_right")
 
 
 @dataclass(frozen=True)
 class Args:
-    """What is tried on."""
+    """The cases of the search."""
 
-    cases: int = 4
+    cases: int = 6
     """Of kind plain."""
     seed: int = 3000
     """Of the first case."""
@@ -49,6 +56,9 @@ class Args:
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     dtype: Dtype = "auto"
     """As for `anyi2v animate`."""
+    workers: WorkerCount = None
+    """Processes of one thread that run trials in parallel, for which the extra "cluster" is needed; auto: one per core.
+    None: no workers."""
     scratch: Path = Path("runs/tuning")
     """Folder for the frames."""
     out: Path = Path("benchmarks/results/methods/tuning.json")
@@ -58,7 +68,7 @@ class Args:
 def trials(backbone: str) -> dict[str, dict[str, Variant]]:
     """The trials of each method, AnyI2V first, by their names: "sg-i2v lr=0.08"."""
     config = recipe("paper", read_config(backbone).method)
-    found = {FULL: {_label(FULL, {"lr": lr}): Variant(replace(config, lr=lr)) for lr in LR}}
+    found = {FULL: {_label(FULL, changes): Variant(replace(config, **changes)) for changes in ANYI2V}}
     for name, tried in TRIALS.items():
         settings: Settings = TUNED[name]
         found[name] = {_label(name, changes): Variant(config, replace(settings, **changes)) for changes in tried}
@@ -88,7 +98,7 @@ def main(args: Args) -> None:
     variants = {label: variant for some in tried.values() for label, variant in some.items()}
     bench.prepare(args.scratch, args.backbone, dtype, variants, cases=args.cases, seed=args.seed, kind="plain")
     work = bench.jobs(args.scratch, args.cases, args.seed, "plain", args.backbone, dtype, variants)
-    bench.run(work, None, progress=sys.stderr.isatty())
+    bench.run(work, workers_of(args.workers), progress=sys.stderr.isatty())
     found = summary(list(bench.rows(work)), tried)
     head = {"machine": describe(), "backbone": args.backbone, "dtype": str(dtype).removeprefix("torch.")}
     data = {**head, "cases": args.cases, "seed": args.seed, "kind": "plain", "methods": found}

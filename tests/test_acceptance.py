@@ -40,6 +40,8 @@ from . import foreign
 from .networks import QUERIES, SHORT, TINY, tiny_backbone
 from .trackfiles import FILES, SIZE, write_masks
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 ROOT = Path(__file__).parents[1]
 UNWANTED = ("diffusers", "huggingface_hub", "transformers", "xformers", "decord", "cupy")
 FRAMES, SIDE = 4, 16

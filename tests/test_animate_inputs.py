@@ -14,6 +14,8 @@ from anyi2v.pipeline import animate
 from anyi2v.tracks import Track, Tracks
 from tests.networks import SHORT, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 
 def picture() -> torch.Tensor:
     image = torch.zeros(3, 16, 16)

@@ -40,6 +40,8 @@ from anyi2v.tracks import Track, Tracks, read, save_tracks
 
 from .networks import SHORT, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 GOOD = {"image": "image.png", "prompt": "a red ball", "tracks": "tracks.json", "backbone": "tiny.safetensors"}
 OWN = {key: value for key, value in SHORT.to_dict().items() if value != type(SHORT)().to_dict()[key]}
 

@@ -26,6 +26,8 @@ from anyi2v.reports import record as run_record
 from anyi2v.tracks import Tracks
 from benchmarks.claims import ablation_tables, comparison, merged
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 FLAGS = ["steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=100"]
 
 

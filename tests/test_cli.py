@@ -25,6 +25,8 @@ from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import RECIPES
 from anyi2v.tracks import Track, Tracks, save_tracks
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 METHOD = {"steps": 3, "inversion_stride": 100, "pca_dim": 4, "iterations": 1, "optimise_steps": 1, "patch": 2}
 CONFIG = BackboneConfig(
     name="tiny",

@@ -12,6 +12,8 @@ from anyi2v.reports.record import differences
 
 from .test_cli import files, flags, other_value, parse_animate  # noqa: F401  `files` is a fixture
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 OWN = {
     "freetraj": ("--freetraj.edit-steps", "2", "--freetraj.subjects", "red"),
     "trailblazer": ("--trailblazer.trailing", "1", "--trailblazer.subjects", "red"),

@@ -14,6 +14,8 @@ from anyi2v.reports.plots import draw_tracks
 from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
 from tests.networks import QUERIES, SHORT, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -22,6 +22,8 @@ from anyi2v.reports.folder import claimed
 
 from .test_cli import files, flags  # noqa: F401  `files` is a fixture
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 SLOW = """
 import signal, sys, time
 import anyi2v.pipeline

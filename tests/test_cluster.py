@@ -29,6 +29,8 @@ from .networks import tiny_backbone
 from .noting import noting
 from .test_batch import OWN, contents
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 ROOT = Path(__file__).parents[1]
 
 # workers

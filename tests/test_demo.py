@@ -10,6 +10,8 @@ from anyi2v import cli
 from anyi2v.micro.benchmark import demo
 from anyi2v.reports.folder import claimed
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 
 def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

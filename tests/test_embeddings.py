@@ -28,6 +28,8 @@ from anyi2v.method.config import MethodConfig
 
 from .networks import SHORT, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 TEXT = tiny_backbone().config.text
 CLIP = TextConfig()
 BEGIN, END = 49406, 49407

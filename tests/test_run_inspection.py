@@ -32,6 +32,8 @@ from anyi2v.tracks import Track, Tracks
 
 from .networks import QUERIES, SHORT, tiny_backbone
 
+pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+
 BACKBONE = tiny_backbone()
 for network in BACKBONE.networks.values():
     channels_last(network)  # as when loaded from a file: another layout of the weights rounds differently

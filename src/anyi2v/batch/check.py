@@ -161,9 +161,9 @@ class Checker:
     def _check_settings(self, job: BatchJob, config: BackboneConfig) -> None:
         """Check the method against the backbone, and the number of frames, frame rate and sampler."""
         request = job.request
-        usual = MethodConfig()
-        # seeds were checked when the file was read, and no check depends on these values
-        method = replace(request.method, lr=usual.lr, weight_decay=usual.weight_decay, guidance_scale=1.0)
+        # whether a job can run does not depend on these values
+        numbers = {"lr": MethodConfig.lr, "weight_decay": MethodConfig.weight_decay, "guidance_scale": 1.0}
+        method = self._once(("method", request.method), lambda: replace(request.method, **numbers))
         known = (request.backbone, method, request.frames, request.fps)
         try:
             unet = self._once(("unet", request.backbone), lambda: shadow(config))

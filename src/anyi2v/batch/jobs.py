@@ -146,8 +146,8 @@ class _Reader:
         for *chosen, seed in itertools.product(*swept.values(), seeds):
             chosen = dict(zip(swept, chosen, strict=True))
             with noted(found, "method"):
-                method = MethodConfig.from_dict({**base.to_dict(), **chosen})
-                request = replace(self._request(values), method=method, seed=seed)
+                method = MethodConfig.from_dict({**base.to_dict(), **chosen}) if chosen else base
+                request = self._request(values, method, seed)
                 jobs.append(BatchJob(row.line, _name(row.line, request, values, chosen, swept), request, chosen))
         if found:
             raise Mistakes(dict.fromkeys(found))
@@ -191,8 +191,8 @@ class _Reader:
     def _path(self, name: str | Path) -> Path:
         return self.folder / expanded(name)
 
-    def _request(self, values: Mapping[str, Any]) -> Request:
-        """Build the request of a row, without its seed and the settings of its method."""
+    def _request(self, values: Mapping[str, Any], method: MethodConfig, seed: int) -> Request:
+        """Build the request of a row for one seed and one set of method settings."""
         paths = {key: self._path(values[key]) for key in ("image", "tracks") if key in values}
         source = ConditionSource(
             image=paths.get("image"),
@@ -201,6 +201,8 @@ class _Reader:
         )
         return Request(
             source=source,
+            method=method,
+            seed=seed,
             tracks=paths.get("tracks"),
             backbone=self._backbone(values),
             embeddings=tuple(map(self._path, values.get("embeddings", ()))),
