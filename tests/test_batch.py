@@ -216,7 +216,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"prompt": "a a a a a a a"}, "prompt", "the text tower takes at most 6"),
     ({"negative_prompt": "green"}, "negative_prompt", "the word 'green' is not among"),
     ({"image": "absent.png"}, "image", "absent.png: No such file"),
-    ({"image": "broken.png"}, "image", "is not an image"),
+    ({"image": "broken.png"}, "image", "is not a readable image"),
     ({"image": None, "layers": ["image.png", "image.png"]}, "layers", "needs a mask"),
     ({"layers": "absent.png:image.png"}, "image", "absent.png"),
     ({"layers": []}, "layers", "it must be a list of file names"),

@@ -84,7 +84,7 @@ def test_parts_on_another_base_are_refused(path: Path) -> None:
     other = load(path)
     other.unet.conv_in.weight.add_(1)
     save(other, path)
-    with pytest.raises(CheckpointError, match="made for another 'tiny'"):
+    with pytest.raises(CheckpointError, match="made for a different 'tiny'"):
         load(parts)
 
 

@@ -127,13 +127,13 @@ def test_a_single_vector_may_lie_flat_and_a_file_may_hold_several_names(tmp_path
         ({"emb_params": torch.ones(0, 768)}, "has 0 vectors"),
         ({"emb_params": torch.ones(76, 768)}, "has 76 vectors; a prompt has room for 1 to 75"),
         ({" ": torch.ones(1, 768)}, "the name must not be blank"),
-        ({"conv_in.weight": torch.ones(1, 1, 1, 1)}, "holds no embeddings"),
+        ({"conv_in.weight": torch.ones(1, 1, 1, 1)}, "has no textual inversion embeddings"),
         (
             {"lora_unet_conv_in.lora_down.weight": torch.ones(1, 4)},
             "has no textual inversion embeddings.*looks like a LoRA",
         ),
-        ({f"{i}": torch.ones(1, 768) for i in range(101)}, "holds no embeddings"),
-        ({}, "holds no embeddings"),
+        ({f"{i}": torch.ones(1, 768) for i in range(101)}, "has no textual inversion embeddings"),
+        ({}, "has no textual inversion embeddings"),
     ],
 )
 def test_what_the_text_tower_cannot_read_is_refused_and_named(
@@ -148,8 +148,8 @@ def test_other_objects_in_pickles_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     for data, message in (
         ({"string_to_param": {"*": [1.0, 2.0]}}, "'x' is a list, not a set of vectors"),
-        ({"name": "x"}, "holds no embeddings"),
-        ({"inner": {"deeper": torch.ones(1, 8)}}, "holds no embeddings"),
+        ({"name": "x"}, "has no textual inversion embeddings"),
+        ({"inner": {"deeper": torch.ones(1, 8)}}, "has no textual inversion embeddings"),
         ([1, 2], "expected a dictionary of tensors by name"),
     ):
         torch.save(data, path)

@@ -103,7 +103,7 @@ def test_cmyk_and_animations(tmp_path: Path) -> None:
 
 def test_unusable_files_are_named(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
-    text.write_text("not an image")
+    text.write_text("not a readable image")
     whole = save(tmp_path / "whole.png", picture(200, 200)).read_bytes()
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole[: len(whole) // 2])
@@ -134,7 +134,7 @@ def millimetres(path: Path) -> Path:
 def test_a_small_range_is_named_and_stretched_on_request(tmp_path: Path) -> None:
     path = millimetres(tmp_path / "depth.png")
     with pytest.warns(
-        AnyI2VWarning, match=r"depth\.png has values from 3 to 14 of 255 only.*--stretch, or stretch=True"
+        AnyI2VWarning, match=r"depth\.png only has values from 3 to 14 of 255.*--stretch, or stretch=True"
     ):
         plain = load_image(path)
     assert plain.max() < 0.06

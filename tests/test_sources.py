@@ -115,7 +115,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ([torch.zeros(1)], "holds a list"),
-        ({"a": 1}, "holds no tensors"),
+        ({"a": 1}, "has no tensors"),
         ({"a": torch.eye(3).to_sparse()}, "1 tensors are not dense arrays: a"),
         ({"a": torch.empty(3, device="meta")}, "1 tensors are not dense arrays: a"),
         ({"a": torch.zeros(1), "module.a": torch.ones(1)}, "has the tensor a a second time, as module.a"),

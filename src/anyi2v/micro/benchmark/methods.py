@@ -88,7 +88,7 @@ def leaderboard(
     worded = [name for name, settings in found.items() if isinstance(settings, FreeTrajSettings | TrailBlazerSettings)]
     if worded and kind in CAMERA_KINDS:
         raise InputError(
-            f"--methods {worded[0]} links objects of the prompt to their tracks, but cases of kind {kind!r} have tracks "
-            "of the camera; remove it, or use another --kind"
+            f"--methods {worded[0]} links objects of the prompt to their tracks, but cases of kind {kind!r} have "
+            "tracks of the camera; remove it, or use another --kind"
         )
     return {name: Variant(config, settings) for name, settings in found.items()}
