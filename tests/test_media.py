@@ -103,7 +103,7 @@ def test_cmyk_and_animations(tmp_path: Path) -> None:
 
 def test_unusable_files_are_named(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
-    text.write_text("not a readable image")
+    text.write_text("not an image")
     whole = save(tmp_path / "whole.png", picture(200, 200)).read_bytes()
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole[: len(whole) // 2])

@@ -42,7 +42,7 @@ def within(rules: Iterable[Rule], source: str, target: str) -> list[Rule]:
 
 @dataclass
 class Report:
-    """What happened to each source key."""
+    """Record of how each source key was used."""
 
     renamed: dict[str, str] = field(default_factory=dict)
     """Source key to target key; the keys of concatenated tensors share a target."""

@@ -46,23 +46,22 @@ MEANINGS = {
     "jerk": "mean length in pixels of the centroid's second difference over time",
     "pan_error": "distance between the background's displacement and the requested one, relative to the latter",
     "area_error": "error of the area of the box around the object, relative to the ground truth",
-    "identity_kept": "share of the frames 2 and on in which the object has the colour that it has in frame 1, of the "
-    "colours of the case's objects; frames without it keep none",
-    "seconds": "wall time of one job on one thread, with the inversion, whichever variant of the case has made it",
+    "identity_kept": "share of frames from 2 on in which the object has its colour of frame 1, among the "
+    "colours of the case's objects; frames without it do not count as kept",
+    "seconds": "wall time of one job on one thread, including the inversion, which variants of a case may share",
 }
-"""Of `METRICS`, see `anyi2v.micro.benchmark.measure`; an object is the largest patch of pixels nearest to its palette
-colour; of several objects, each pixel of any of their colours counts for the one whose target is nearest."""
+"""Meanings of `METRICS`, see `anyi2v.micro.benchmark.measure`. An object is the largest patch of pixels nearest to its
+palette colour; with several objects, each pixel of any of their colours belongs to the object whose target is
+nearest."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
-    """Writes scores.json, table.md, differences.png, cases.png and, with other methods, methods.png.
-
-    Returns the table.
+    """Write scores.json, table.md, differences.png, cases.png and, with other methods, methods.png; return the table.
     """
     conventions = describe_conventions(work, rows)
     text = table(rows) + (
         f"\n{conventions['cases']} cases of {conventions['frames']} frames of {conventions['width']}x"
-        f"{conventions['height']} px, in which distances are counted; what the columns mean: scores.json.\n"
+        f"{conventions['height']} px, the unit of distances; the columns are explained in scores.json.\n"
     )
     summary = {
         name: {metric: estimate(values(rows, name, metric))._asdict() for metric in metrics(rows)}
@@ -75,7 +74,7 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
         "conventions": conventions,
         "summary": summary,
     }
-    # a line per row: there may be thousands
+    # one line per row, because there may be thousands
     lines = ",\n".join(json.dumps(row) for row in rows)
     scores = f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]\n}}\n'
     for name, content in (("table.md", text), ("scores.json", scores)):
@@ -90,7 +89,7 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
 
 
 def describe_conventions(work: Sequence[Job], rows: Rows) -> dict[str, Any]:
-    """What the figures are of, without which they cannot be compared with others'."""
+    """Describe the conventions of the figures, which are needed to compare them with others."""
     frames, _, height, width = work[0].case.truth.shape
     return {
         "cases": len(values(rows, names(rows)[0], "seed")),

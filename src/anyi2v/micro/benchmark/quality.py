@@ -96,12 +96,12 @@ class Sample:
     shape_right: float
     """Share of frames, with an object that touches no edge, in which the best template is the named shape."""
     largest_jump: float
-    """Of the object between neighbouring frames in which it is found and touches no edge, which may cut it into pieces;
-    pixels."""
+    """Largest step of the object in pixels, between consecutive frames in which it is found and touches no edge, which
+    may cut it into pieces."""
 
 
 def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
-    """Measures a clip against the words of its prompt; of two objects only the first one counts."""
+    """Measure a clip against its prompt; of two objects only the first is used."""
     sprite = scene.sprites[0]
     masks = find_object(video, sprite.colour)
     found = [bool(mask.any()) for mask in masks]
