@@ -113,7 +113,7 @@ def test_a_single_vector_may_lie_flat_and_a_file_may_hold_several_names(tmp_path
     [
         ({"emb_params": torch.ones(2, 1024)}, r"'x' has vectors of width 1024.* needs 768; it was made for SD-2\.x"),
         ({"emb_params": torch.ones(2, 1280)}, "made for SDXL"),
-        ({"emb_params": torch.ones(2, 100)}, "has vectors of 100 numbers.* reads 768$"),
+        ({"emb_params": torch.ones(2, 100)}, "has vectors of width 100.* needs 768$"),
         ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "is an embedding for SDXL"),
         ({"clip_g": torch.ones(2, 1280)}, "is an embedding for SDXL"),
         (

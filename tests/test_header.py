@@ -71,7 +71,7 @@ def test_json_that_is_no_tensor_table_is_refused(tmp_path: Path, table: str) -> 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "no entry 'anyi2v'.*weights_converters"),
+        ({}, "no entry 'anyi2v'.*anyi2v convert"),
         ({"anyi2v": CONFIG.to_json()}, "format None"),
         ({"anyi2v": CONFIG.to_json(), "format": "2"}, "format '2'"),
         ({"anyi2v": "{", "format": "1"}, "configuration cannot be read"),
