@@ -226,7 +226,7 @@ def test_the_autoencoder_of_sdxl_is_refused_by_the_scale_of_its_latents(tmp_path
         convert(foreign.options(base, tmp_path / "out.safetensors", vae=folder))
 
 
-@pytest.mark.parametrize(("network", "message"), [("text", "text tower gives 128"), ("vae", "autoencoder gives 8")])
+@pytest.mark.parametrize(("network", "message"), [("text", "text tower outputs 128"), ("vae", "autoencoder outputs 8")])
 def test_networks_of_different_families_are_not_put_together(tmp_path: Path, network: str, message: str) -> None:
     base = foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
     other = tmp_path / "other.safetensors"

@@ -187,7 +187,7 @@ def _check_widths(unet: UNetConfig, vae: VAEConfig, text: TextConfig, parts: Map
     for network, part, theirs, needed in pairs:
         if theirs != needed:
             raise CheckpointError(
-                f"{part.source.path}: the {network} has {theirs} channels, but the UNet in "
+                f"{part.source.path}: the {network} outputs {theirs} channels, but the UNet in "
                 f"{parts['unet'].source.path} needs {needed}; they belong to different families"
             )
 
