@@ -137,7 +137,7 @@ def test_01_the_kind_of_a_checkpoint_is_found_out_and_its_keys_are_accounted_for
     foreign.write(damaged, tmp_path / "damaged.ckpt")
     assert cli.main(["convert", "--inspect", str(tmp_path / "whole.ckpt")]) == 0
     said = capsys.readouterr().out
-    assert version in said.splitlines()[0] and "whole: nothing is missing, nothing is left over" in said
+    assert version in said.splitlines()[0] and "complete: no tensors are missing or left over" in said
     foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
     out = tmp_path / "out.safetensors"
     job = ["convert", "--base", str(tmp_path / "base.safetensors"), "--out", str(out)]

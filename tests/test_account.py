@@ -29,10 +29,10 @@ def test_a_tensor_of_one_network_is_not_left_out_because_of_the_others(base: Pat
     assert sorted(lines[2:]) == [
         "  left out: 1 tensor, noise levels of another sampler",
         "  left out: 1 tensor, parts of the autoencoder that only training uses",
-        "  left out: 1 tensor, position ids: they are 0, 1, 2, ...",
+        "  left out: 1 tensor, position ids, which are 0, 1, 2, ...",
         "  left out: 1 tensor, state of a textual inversion training",
-        "  left out: 2 tensors, a moving average from training: the weights themselves are used",
-        "  left out: 2 tensors, tables of the noise schedule: they are recomputed",
+        "  left out: 2 tensors, a moving average from training; the plain weights are used",
+        "  left out: 2 tensors, tables of the noise schedule, which are recomputed",
     ]
     assert unet + vae + text + left_out(parts.values()).total() == len(parts["unet"].source)
 
@@ -42,10 +42,10 @@ def test_a_network_that_another_file_replaces_is_said_to_be(base: Path, tmp_path
     motion = foreign.write(foreign.motion("v3"), tmp_path / "mm.ckpt")
     said = convert(foreign.options(base, tmp_path / "out.safetensors", vae=other, motion_module=motion)).splitlines()
     count = len(foreign.networks()[1])
-    assert f"  left out: {count} tensors, of the autoencoder (another file gives them)" in said
+    assert f"  left out: {count} tensors, of the autoencoder (provided by another file)" in said
     assert f"from {other} (autoencoder (diffusers layout), new attention names):" in said
     assert f"  used: {count} tensors for the autoencoder" in said
     assert f"from {motion} (AnimateDiff motion module, v3):" in said
     tables = sum(key.endswith(".pe") for key in foreign.motion("v3"))
-    assert f"  left out: {tables} tensors, position tables: they are sinusoids, and recomputed" in said
-    assert said[-1] == "schedule: AnimateDiff's, in place of the base's"
+    assert f"  left out: {tables} tensors, position tables, which are sinusoids and recomputed" in said
+    assert said[-1] == "schedule: AnimateDiff's, instead of the base's"

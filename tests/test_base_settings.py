@@ -123,7 +123,7 @@ def test_settings_of_another_sampler_are_named(tmp_path: Path) -> None:
     path = base(tmp_path)
     place_scheduler(tmp_path, timestep_spacing="linspace", use_karras_sigmas=True, _class_name="EulerDiscreteScheduler")
     said = convert(foreign.options(path, tmp_path / "out.safetensors"))
-    assert "not used, for the sampler is DDIM: timestep_spacing 'linspace', use_karras_sigmas True" in said
+    assert "not used, because the sampler is DDIM: timestep_spacing 'linspace', use_karras_sigmas True" in said
 
 
 def test_pndm_has_another_default_of_the_last_level(tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_the_schedule_of_a_yaml_is_used(tmp_path: Path, yaml: str, change: dict[
     [
         ("beta_schedule: cosine", r"base\.yaml: beta_schedule 'cosine'"),
         ("linear_start: few", r"base\.yaml: linear_start is 'few'"),
-        ("linear_start: 0.5", r"base\.yaml: no noise schedule from linear_start 0\.5"),
-        ("timesteps: 1e300", r"base\.yaml: no noise schedule"),
+        ("linear_start: 0.5", r"base\.yaml: invalid noise schedule from linear_start 0\.5"),
+        ("timesteps: 1e300", r"base\.yaml: invalid noise schedule"),
         ("num_heads: 5", r"base\.yaml: num_heads is '5'"),
         ("use_linear_in_transformer: True", r"base\.yaml: use_linear_in_transformer is 'true'"),
         ("conditioning_key: hybrid", r"base\.yaml: conditioning_key is 'hybrid'"),

@@ -87,7 +87,7 @@ def test_shared_inversion_changes_nothing(folder: Path, tmp_path: Path) -> None:
         (["--set", "steps=3"], "other settings"),
         (["--recipe", "official", "--set", *FLAGS], "other settings"),
         (["--ablate", "table 7"], "table 2"),
-        (["--set", "lr"], "no JSON"),
+        (["--set", "lr"], "not JSON"),
         (["--set", "wrong=1"], "no setting 'wrong'"),
         (["--cases", "0"], "--cases 0 is not allowed; it must be 1 to 100000"),
         (["--backbone", "absent"], "absent"),
@@ -223,7 +223,7 @@ def test_kinds_are_named_with_hyphens_or_spaces(capsys: pytest.CaptureFixture[st
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(InputError, match="other things"):
+    with pytest.raises(InputError, match="files that are not a benchmark"):
         bench.prepare(
             tmp_path, "micro", torch.float32, {"full": Variant(MethodConfig())}, cases=1, seed=0, kind="plain"
         )

@@ -148,7 +148,7 @@ def test_stretch_reaches_the_image_and_warnings_are_one_line(files: Path, capsys
     Image.fromarray(depth).save("depth.png")
     assert show("depth.png") == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("anyi2v: warning: image depth.png has values from 3 to 14 of 255 only")
+    assert line.startswith("anyi2v: warning: image depth.png only has values from 3 to 14 of 255")
     assert show("depth.png", "--stretch", "--fit", "stretch", "--tracks", "tracks.json") == 0
     assert not capsys.readouterr().err
     assert load_image("c.png").aminmax() == (0, 1)

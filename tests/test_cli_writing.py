@@ -256,7 +256,7 @@ def test_other_versions_are_said_in_one_line(tmp_path: Path, run: Path, capsys: 
     assert len(said) == 2
     assert f"torch 1.0 (here {torch.__version__})" in said[0] and "python 3.0" in said[0]
     assert "processor abacus" in said[0] and "numpy" not in said[0]
-    assert "from features of another job" in said[1]
+    assert "with features of another job" in said[1]
 
 
 @pytest.mark.parametrize("low_memory", [True, False])

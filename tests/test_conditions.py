@@ -187,7 +187,7 @@ def test_images_are_stretched_and_masks_are_not(files: Path) -> None:
     half[:, :10] = 255
     Image.fromarray(half).save(files / "half.png")
     layers = [Layer(files / "low.png"), Layer(files / "low.png", files / "half.png")]
-    with pytest.warns(AnyI2VWarning, match=r"low\.png has values from 100 to 120 of 255 only"):
+    with pytest.warns(AnyI2VWarning, match=r"low\.png only has values from 100 to 120 of 255"):
         plain, _ = load_condition(layers, 20, 12)
     assert plain.aminmax() == (torch.tensor(100 / 255), torch.tensor(120 / 255))
     picture, _ = load_condition(layers, 20, 12, stretch=True)

@@ -259,7 +259,7 @@ def test_a_unet_alone_needs_its_companions(tmp_path: Path) -> None:
     text = foreign.write(to_clip_text(TEXT, prefix=""), tmp_path / "text.safetensors")
     vae = foreign.write(VAE, tmp_path / "vae.safetensors")
     out = tmp_path / "out.safetensors"
-    with pytest.raises(InputError, match=r"unet\.safetensors has no text; name one with --text"):
+    with pytest.raises(InputError, match=r"unet\.safetensors has no text; give a file or folder with --text"):
         convert(foreign.options(base, out, vae=vae))
     convert(foreign.options(base, out, vae=vae, text=text))
     assert load(out).config.text == foreign.SMALL.text
@@ -283,7 +283,7 @@ def not_finite(tensors: Tensors) -> Tensors:
 
 
 BROKEN: list[tuple[Callable[[Tensors], Tensors], str]] = [
-    (lose, r"base.*26 that the network needs but nothing gives: mid_block\.attentions\.0\.norm\.weight"),
+    (lose, r"base.*26 that the network needs but no source has: mid_block\.attentions\.0\.norm\.weight"),
     (lambda x: x | {"model.diffusion_model.x": torch.zeros(1)}, r"base.*1 without a rule: model\.diffusion_model\.x"),
     (misshape, r"base.*1 of the wrong shape: model\.diffusion_model\.out\.2\.weight.*\(4, 3, 3, 3\) instead of"),
     (whole_numbers, r"base.*1 of a dtype other than float16.*out\.2\.weight \(int8\)"),
@@ -313,7 +313,7 @@ def test_a_file_that_is_no_backbone_of_ours_is_not_replaced(tmp_path: Path) -> N
     out = foreign.write({"lora": torch.zeros(1)}, tmp_path / "x.safetensors")
     before = out.read_bytes()
     for _ in range(2):
-        with pytest.raises(InputError, match=r"x\.safetensors is there, and no backbone of ours"):
+        with pytest.raises(InputError, match=r"x\.safetensors exists and is not an anyi2v checkpoint"):
             convert(foreign.options(base, out))
         assert out.read_bytes() == before
         out.write_bytes(before := b"no weights at all")

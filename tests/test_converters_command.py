@@ -114,7 +114,7 @@ def test_the_command_writes_a_checkpoint_of_the_whole_pipeline(
     said = capsys.readouterr().out
     assert f"{len(ours)} tensors" in said
     assert f"used: {len(spatial(UNET))} tensors for the UNet\n" in said
-    assert "left out: 7 tensors, position tables: they are sinusoids, and recomputed\n" in said
+    assert "left out: 7 tensors, position tables, which are sinusoids and recomputed\n" in said
     assert said.endswith("schedule: from base/scheduler/scheduler_config.json\n")
 
 
@@ -170,8 +170,8 @@ def test_fields_that_nothing_here_knows_are_named_once(
     (pipeline / "base/vae/config.json").write_text(json.dumps(TINY_VAE | {"force_upcast": True, "turn": "left"}))
     assert run(pipeline, monkeypatch) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "anyi2v: warning: base/unet: config.json has twist = 3, which is not known here; it is ignored",
-        "anyi2v: warning: base/vae: config.json has turn = 'left', which is not known here; it is ignored",
+        "anyi2v: warning: base/unet: config.json has twist = 3, which is unknown; it is ignored",
+        "anyi2v: warning: base/vae: config.json has turn = 'left', which is unknown; it is ignored",
     ]
 
 
@@ -282,6 +282,6 @@ def test_inspection_of_a_pipeline_goes_through_its_folders(
     monkeypatch.chdir(pipeline)
     assert main(["convert", "--inspect", "base", "motion"]) == 0
     said = capsys.readouterr().out
-    assert said.count("whole: nothing is missing, nothing is left over") == 4
+    assert said.count("complete: no tensors are missing or left over") == 4
     assert "base/vae: autoencoder (diffusers layout), new attention names" in said
     assert f"text: {len(to_clip_text(TEXT))} tensors" in said

@@ -44,7 +44,7 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
         (tmp_path / "other" / name[0]).mkdir(parents=True)
     (tmp_path / "other" / "comparison.png").touch()
     assert cli.main(["demo", "--out", str(tmp_path / "other"), "--overwrite"]) == 2
-    assert "comparison.png is there, but no run that it compares" in capsys.readouterr().err
+    assert "comparison.png exists, but none of its runs" in capsys.readouterr().err
     with claimed(tmp_path / "demo" / "edge"):
         code = "import sys; from anyi2v.cli import main; sys.exit(main(['demo', '--overwrite', '--out', sys.argv[1]]))"
         command = [sys.executable, "-c", code, str(tmp_path / "demo")]

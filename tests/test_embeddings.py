@@ -111,7 +111,7 @@ def test_a_single_vector_may_lie_flat_and_a_file_may_hold_several_names(tmp_path
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"emb_params": torch.ones(2, 1024)}, r"'x' has vectors of 1024 numbers.* reads 768; it was made for SD-2\.x"),
+        ({"emb_params": torch.ones(2, 1024)}, r"'x' has vectors of width 1024.* needs 768; it was made for SD-2\.x"),
         ({"emb_params": torch.ones(2, 1280)}, "made for SDXL"),
         ({"emb_params": torch.ones(2, 100)}, "has vectors of 100 numbers.* reads 768$"),
         ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, "is an embedding for SDXL"),
@@ -123,14 +123,17 @@ def test_a_single_vector_may_lie_flat_and_a_file_may_hold_several_names(tmp_path
         ({"bundle_emb.a.clip_l": torch.ones(2, 768), "bundle_emb.a.clip_l_out": torch.ones(2, 768)}, "another base"),
         ({"bundle_emb.a.clip_g": torch.ones(2, 1280)}, "is an embedding for SDXL"),
         ({"emb_params": torch.full((2, 768), torch.nan)}, "'x' has values that are not finite"),
-        ({"emb_params": torch.ones(2, 768, dtype=torch.int32)}, "not some vectors"),
+        ({"emb_params": torch.ones(2, 768, dtype=torch.int32)}, "not a set of vectors"),
         ({"emb_params": torch.ones(0, 768)}, "has 0 vectors"),
         ({"emb_params": torch.ones(76, 768)}, "has 76 vectors; a prompt has room for 1 to 75"),
-        ({" ": torch.ones(1, 768)}, "a name needs letters"),
-        ({"conv_in.weight": torch.ones(1, 1, 1, 1)}, "holds no embeddings"),
-        ({"lora_unet_conv_in.lora_down.weight": torch.ones(1, 4)}, "holds no embeddings.*looks like a LoRA"),
-        ({f"{i}": torch.ones(1, 768) for i in range(101)}, "holds no embeddings"),
-        ({}, "holds no embeddings"),
+        ({" ": torch.ones(1, 768)}, "the name must not be blank"),
+        ({"conv_in.weight": torch.ones(1, 1, 1, 1)}, "has no textual inversion embeddings"),
+        (
+            {"lora_unet_conv_in.lora_down.weight": torch.ones(1, 4)},
+            "has no textual inversion embeddings.*looks like a LoRA",
+        ),
+        ({f"{i}": torch.ones(1, 768) for i in range(101)}, "has no textual inversion embeddings"),
+        ({}, "has no textual inversion embeddings"),
     ],
 )
 def test_what_the_text_tower_cannot_read_is_refused_and_named(
@@ -144,10 +147,10 @@ def test_what_the_text_tower_cannot_read_is_refused_and_named(
 def test_other_objects_in_pickles_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     for data, message in (
-        ({"string_to_param": {"*": [1.0, 2.0]}}, "'x' is a list, not some vectors"),
-        ({"name": "x"}, "holds no embeddings"),
-        ({"inner": {"deeper": torch.ones(1, 8)}}, "holds no embeddings"),
-        ([1, 2], "a dictionary of tensors by name is needed"),
+        ({"string_to_param": {"*": [1.0, 2.0]}}, "'x' is a list, not a set of vectors"),
+        ({"name": "x"}, "has no textual inversion embeddings"),
+        ({"inner": {"deeper": torch.ones(1, 8)}}, "has no textual inversion embeddings"),
+        ([1, 2], "expected a dictionary of tensors by name"),
     ):
         torch.save(data, path)
         with pytest.raises(CheckpointError, match=message):
@@ -168,7 +171,7 @@ class Trap:
 
 def test_pickles_never_run_code(tmp_path: Path) -> None:
     torch.save({"string_to_param": {"*": vectors()}, "x": Trap(tmp_path / "trace")}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="carries code"):
+    with pytest.raises(CheckpointError, match="contains code"):
         read_embeddings([tmp_path / "x.pt"], TEXT)
     assert not (tmp_path / "trace").exists()
 
@@ -321,7 +324,7 @@ def test_a_lora_and_the_embeddings_in_it_are_given_as_both(tmp_path: Path) -> No
     lora |= {"lora_unet_conv_in.lora_up.weight": torch.ones(8, 1, 1, 1), "bundle_emb.style.clip_l": vectors()}
     save_file(lora, tmp_path / "lora.safetensors")
     path = tmp_path / "lora.safetensors"
-    with pytest.warns(AnyI2VWarning, match="brings the embeddings 'style'"):
+    with pytest.warns(AnyI2VWarning, match="includes the embeddings 'style'"):
         backbone = anyi2v.load(tmp_path / "tiny.safetensors", loras=[(path, 1.0)], embeddings=[path])
     assert torch.equal(backbone.embeddings["style"], vectors())
     assert not torch.equal(backbone.unet.conv_in.weight, tiny_backbone().unet.conv_in.weight)

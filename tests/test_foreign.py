@@ -81,7 +81,7 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path, data: Any) -> Non
 
 def test_other_suffixes_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
-    with pytest.raises(CheckpointError, match=r"x\.gguf has the ending '\.gguf'; known are \.safetensors, \.ckpt"):
+    with pytest.raises(CheckpointError, match=r"x\.gguf has the suffix '\.gguf'; supported are \.safetensors, \.ckpt"):
         read_tensors(tmp_path / "x.gguf")
     with pytest.raises(InputError, match=r"y\.pt: there is no such file"):
         read_tensors(tmp_path / "y.pt")

@@ -183,7 +183,7 @@ ANIMATE: list[Maker] = [
         "--layer",
         [f"{path}:mask.png" for path in NO_FILES],
         ["image.png", "a:b", "image.png:nix", ":", ":a", "a:"],
-        said=("cannot read", "not an image"),
+        said=("cannot read", "not a readable image"),
     ),
     one("--backbone", NO_FILES, TEXTS, ["Micro", "image.png", "tracks.json"]),
     one("--repeat", NO_FILES, ["image.png", "tracks.json", "tiny.safetensors"]),

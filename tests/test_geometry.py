@@ -154,7 +154,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         "nan.npy": (np.full((4, 3), np.nan), r"point 1 is \(nan, nan, nan\); not finite"),
         "huge.npy": (np.array([[0, 0, 0], [0, 1e300, 0]]), "point 2 is"),
         "same.npy": (np.ones((4, 3)), "has no extent: all its points are the same"),
-        "none.npy": (np.ones((0, 3)), "holds neither triangles nor points"),
+        "none.npy": (np.ones((0, 3)), "has neither triangles nor points"),
         "flat.npy": (np.ones((4, 2)), r"is float64 of shape \(4, 2\); points must be numbers of shape \(n, 3\)"),
         "text.npy": (np.array([["a", "b", "c"]]), "points must be numbers"),
         "any.npy": (np.array([[{}, {}, {}]], dtype=object), "is not a .npy file of numbers"),

@@ -111,8 +111,8 @@ def test_shipped_names_lie_in_the_package(monkeypatch: pytest.MonkeyPatch) -> No
         ("decoder.up_blocks.0.resnets.0.norm1.weight", "AutoencoderKL"),
         ("text_model.encoder.layers.0.mlp.fc1.weight", "CLIPTextModel"),
         ("down_blocks.0.resnets.0.norm1.weight", "diffusers UNet"),
-        ("unet.conv_in.weight", "of ours"),
-        ("classifier.weight", "no kind that we know.*classifier.weight"),
+        ("unet.conv_in.weight", "an anyi2v checkpoint"),
+        ("classifier.weight", "an unknown format.*classifier.weight"),
     ],
 )
 def test_foreign_files_are_recognised(key: str, kind: str) -> None:

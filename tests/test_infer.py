@@ -66,7 +66,7 @@ def test_other_families_are_named() -> None:
     wide = {"conv_in.weight": (320, 4, 3, 3), "x.attn2.to_k.weight": (320, 1024)}
     with pytest.raises(CheckpointError, match=r"1024 wide instead of 768: SD-2\.x"):
         infer.unet(wide)
-    with pytest.raises(CheckpointError, match="100 wide, which is no multiple of 64"):
+    with pytest.raises(CheckpointError, match="width 100 is not a multiple of 64"):
         infer.text({"token_embedding.weight": (10, 100), "positional_embedding": (7, 100)})
 
 

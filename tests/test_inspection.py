@@ -12,7 +12,7 @@ from weights_converters.sources import parameters
 
 from . import foreign
 
-WHOLE = "whole: nothing is missing, nothing is left over"
+WHOLE = "complete: no tensors are missing or left over"
 
 
 def test_a_single_file(tmp_path: Path) -> None:
@@ -22,8 +22,8 @@ def test_a_single_file(tmp_path: Path) -> None:
     assert f"{len(foreign.ldm())} tensors" in lines[1] and f"{path.stat().st_size:,} bytes" in lines[1]
     assert lines[2].startswith("  dtypes: float16 (")
     assert sum(WHOLE in line for line in lines) == 3
-    assert "  not needed: 2, a moving average from training: the weights themselves are used" in lines
-    assert "  not needed: 1, position ids: they are 0, 1, 2, ..." in lines
+    assert "  not needed: 2, a moving average from training; the plain weights are used" in lines
+    assert "  not needed: 1, position ids, which are 0, 1, 2, ..." in lines
     assert not any(", of the autoencoder" in line for line in lines), "a network of the file itself is not left out"
 
 
@@ -42,7 +42,7 @@ def test_what_is_missing_or_extra_is_counted_and_named(tmp_path: Path) -> None:
     kept = {key: tensor for key, tensor in theirs.items() if key not in lost} | {"extra": torch.zeros(1)}
     said = describe(foreign.write(kept, tmp_path / "x.safetensors"))
     assert "1 without a rule: extra" in said
-    assert f"{len(lost)} that the network needs but nothing gives: up_blocks.1.temporals.0.proj_out.bias" in said
+    assert f"{len(lost)} that the network needs but no source has: up_blocks.1.temporals.0.proj_out.bias" in said
     assert WHOLE not in said
 
 
@@ -93,7 +93,7 @@ def lora(context: int, prefix: str = "lora_unet_") -> dict[str, tuple[int, ...]]
 @pytest.mark.parametrize(("context", "base"), [(1024, "SD-2.x"), (2048, "SDXL")])
 def test_a_lora_for_another_base_is_not_called_fine(tmp_path: Path, context: int, base: str) -> None:
     said = describe(hollow(lora(context), tmp_path / "x.ckpt"))
-    assert f"made for {base}, not for SD-1.x (not supported)" in said
+    assert f"made for {base} instead of SD-1.x (not supported)" in said
     assert "changes 3 weights" in said
     assert "2 of another shape than SD-1.5's: " in said and f"attn2_to_k.lora_down.weight (4, {context})" in said
     fine = describe(hollow(lora(768), tmp_path / "y.ckpt"))

@@ -124,7 +124,7 @@ def test_the_depth_is_read_off_the_keys(levels: int, layers: int, data: st.DataO
 
 @pytest.mark.parametrize("key", ["input_blocks.999999999.0.op.weight", "input_blocks.0.0.op.weight", "nothing"])
 def test_absurd_depths_are_refused(key: str) -> None:
-    with pytest.raises(CheckpointError, match="no UNet of LDM"):
+    with pytest.raises(CheckpointError, match="not a UNet of LDM"):
         ldm_layout.unet_rules([key])
     with pytest.raises(CheckpointError, match="999 levels"):
         ldm_layout.vae_rules(["decoder.up.998.block.0.norm1.weight"])

@@ -304,10 +304,13 @@ def test_dora_is_never_applied_as_plain_lora(tmp_path: Path, weight: float) -> N
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2)}, "1 that make no whole module"),
-        ({"lokr_w1": (2, 2)}, "1 that make no whole module"),
-        ({"lokr_w1": (2, 2), "lokr_w1_a": (2, 2), "lokr_w2": (4, 4)}, "1 that make no whole module"),
-        ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 8), "lokr_w2": (4, 4)}, "1 that make no whole module"),
+        ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2)}, "1 that do not form a complete module"),
+        ({"lokr_w1": (2, 2)}, "1 that do not form a complete module"),
+        ({"lokr_w1": (2, 2), "lokr_w1_a": (2, 2), "lokr_w2": (4, 4)}, "1 that do not form a complete module"),
+        (
+            {"lora_up.weight": (8, 2), "lora_down.weight": (2, 8), "lokr_w2": (4, 4)},
+            "1 that do not form a complete module",
+        ),
         ({"dora_scale": (8, 1)}, "1 without its counterpart"),
         ({"lokr_w1": (2, 2), "lokr_w2": (4, 3)}, r"1 of the wrong shape.*lokr_w1 \(2, 2\).*lokr_w2 \(4, 3\)"),
         ({"lokr_w1": (2, 4), "lokr_w2": (4, 4)}, "1 of the wrong shape"),
@@ -322,7 +325,7 @@ def test_dora_is_never_applied_as_plain_lora(tmp_path: Path, weight: float) -> N
             "1 of the wrong shape",
         ),
         ({"weight": (7,), "on_input": ()}, "7 values for 8 inputs"),
-        ({"weight": (8,), "on_input": (), "dora_scale": (8, 1)}, "1 that make no whole module"),
+        ({"weight": (8,), "on_input": (), "dora_scale": (8, 1)}, "1 that do not form a complete module"),
     ],
 )
 def test_modules_that_are_not_whole_or_do_not_fit_are_named(

@@ -108,7 +108,7 @@ def test_a_lora_of_another_kind_is_named(tmp_path: Path, option: str, name: str,
 
 def test_a_weight_must_be_a_number(tmp_path: Path) -> None:
     base = foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
-    for text, message in (("x.safetensors:much", "'much' is no weight"), ("x.safetensors:nan", "finite weight")):
+    for text, message in (("x.safetensors:much", "'much' is not a weight"), ("x.safetensors:nan", "finite weight")):
         with pytest.raises(InputError, match=message):
             convert(foreign.options(base, tmp_path / "out.safetensors", lora=(text,)))
 
@@ -143,7 +143,7 @@ def test_a_name_may_hold_colons(
         ("C:0.7", "write FILE, or FILE:WEIGHT"),
         (":0.7", "write FILE, or FILE:WEIGHT"),
         ("x:inf", "finite weight"),
-        ("x:", "'' is no weight"),
+        ("x:", "'' is not a weight"),
         (r"C:\absent.safetensors", "there is no such file"),
     ],
 )

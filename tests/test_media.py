@@ -134,7 +134,7 @@ def millimetres(path: Path) -> Path:
 def test_a_small_range_is_named_and_stretched_on_request(tmp_path: Path) -> None:
     path = millimetres(tmp_path / "depth.png")
     with pytest.warns(
-        AnyI2VWarning, match=r"depth\.png has values from 3 to 14 of 255 only.*--stretch, or stretch=True"
+        AnyI2VWarning, match=r"depth\.png only has values from 3 to 14 of 255.*--stretch, or stretch=True"
     ):
         plain = load_image(path)
     assert plain.max() < 0.06

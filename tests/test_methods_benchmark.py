@@ -103,7 +103,7 @@ def test_other_settings_are_not_mixed(folder: Path, tmp_path: Path, changed: dic
     [
         (["--methods", "time-to-move", "--set", *FAST], "time-to-move: weak_step=2 and strong_step="),
         (["--methods", "freetraj", "--set", "deep_every=2"], "freetraj edits attention in all levels"),
-        (["--methods", "all", "--kind", "pan"], "--methods freetraj ties objects of the prompt to their tracks"),
+        (["--methods", "all", "--kind", "pan"], "--methods freetraj links objects of the prompt to their tracks"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused_before_any_work(

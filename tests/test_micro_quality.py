@@ -141,6 +141,6 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeyp
 def test_a_file_that_is_no_interrupted_measurement_is_not_touched(tmp_path: Path) -> None:
     kept = tmp_path / "b.partial.json"
     kept.write_text('{"mine": 1}')
-    with pytest.raises(InputError, match=r"b\.partial\.json is there, and not what an interrupted measurement keeps"):
+    with pytest.raises(InputError, match=r"b\.partial\.json exists and is not from an interrupted measurement"):
         measure_backbone("micro", torch.float32, 1, 7, workers=None, progress=False, kept=kept)
     assert kept.read_text() == '{"mine": 1}'

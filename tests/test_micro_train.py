@@ -193,6 +193,6 @@ def test_training_goes_on_from_a_finished_backbone(tmp_path: Path) -> None:
 
 def test_weights_of_something_else_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "micro.safetensors").write_text("mine")
-    with pytest.raises(InputError, match=r"holds micro\.safetensors, but no record of a training"):
+    with pytest.raises(InputError, match=r"has micro\.safetensors, but no training record"):
         train.main(args(tmp_path))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

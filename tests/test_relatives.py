@@ -33,7 +33,7 @@ FILES: dict[str, tuple[Shapes, str]] = {
     "sdxl unet": ({**foreign.manifest("sd15_unet_diffusers"), "add_embedding.linear_1.bias": (1280,)}, "UNet of SDXL"),
     "ema": (
         {"model_ema.diffusion_modelinput_blocks00weight": (320,), "first_stage_model.encoder.conv_in.bias": (128,)},
-        "moving averages alone, model_ema",
+        "only moving averages, model_ema",
     ),
     "pia": ({**MODULES, "conv_in.weight": (320, 9, 3, 3), "conv_in.bias": (320,)}, "PIA or FancyVideo"),
     "pia, whole unet": (
@@ -176,14 +176,14 @@ def test_the_family_of_a_single_file_is_named_before_what_it_lacks(
     tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     path = foreign.write(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=rf"x\.safetensors: no UNet of SD-1\.x: .*{message}"):
+    with pytest.raises(CheckpointError, match=rf"x\.safetensors: not a UNet of SD-1\.x: .*{message}"):
         convert(foreign.options(path, tmp_path / "out.safetensors"))
 
 
 def test_a_file_without_the_network_that_it_was_given_for_is_named(tmp_path: Path) -> None:
     base = foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
     other = foreign.write(single_file(4, 1024), tmp_path / "sd2.safetensors")
-    with pytest.raises(CheckpointError, match=r"sd2\.safetensors .*2\.x.* holds no text that can be read"):
+    with pytest.raises(CheckpointError, match=r"sd2\.safetensors .*2\.x.* has no readable text"):
         convert(foreign.options(base, tmp_path / "out.safetensors", text=other))
 
 

@@ -72,7 +72,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, new: bool, 
     else:
         torch.save(content[place], path, _use_new_zipfile_serialization=new)
     with pytest.raises(
-        CheckpointError, match=r"x\.ckpt is a pickle that carries code \(posix\.mkdir\).*never executed"
+        CheckpointError, match=r"x\.ckpt is a pickle that contains code \(posix\.mkdir\).*never executed"
     ):
         open_source(path)
     assert not trace.exists()
@@ -80,7 +80,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, new: bool, 
 
 def test_a_pickle_of_a_kind_that_pytorch_does_not_read_is_not_run_either(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Code(tmp_path / "trace"), protocol=4))
-    with pytest.raises(CheckpointError, match=r"x\.ckpt is damaged or carries more than tensors \(Unsupported"):
+    with pytest.raises(CheckpointError, match=r"x\.ckpt is damaged or contains more than tensors \(Unsupported"):
         open_source(tmp_path / "x.ckpt")
     assert not (tmp_path / "trace").exists()
 
@@ -115,10 +115,10 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ([torch.zeros(1)], "holds a list"),
-        ({"a": 1}, "holds no tensors"),
+        ({"a": 1}, "has no tensors"),
         ({"a": torch.eye(3).to_sparse()}, "1 tensors are not dense arrays: a"),
         ({"a": torch.empty(3, device="meta")}, "1 tensors are not dense arrays: a"),
-        ({"a": torch.zeros(1), "module.a": torch.ones(1)}, "holds the tensor a a second time, as module.a"),
+        ({"a": torch.zeros(1), "module.a": torch.ones(1)}, "has the tensor a a second time, as module.a"),
     ],
 )
 def test_unusable_contents_are_named(tmp_path: Path, content: object, message: str) -> None:
@@ -185,9 +185,9 @@ def test_shards_are_one_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"x1": "../m.safetensors"}, "only files beside it"),
-        ({"x1": "/etc/m.safetensors"}, "only files beside it"),
-        ({"x1": "m-00003-of-00003.safetensors"}, "names m-00003-of-00003.safetensors, which is not there"),
+        ({"x1": "../m.safetensors"}, "only files in its folder"),
+        ({"x1": "/etc/m.safetensors"}, "only files in its folder"),
+        ({"x1": "m-00003-of-00003.safetensors"}, "refers to m-00003-of-00003.safetensors, which is missing"),
         ({}, "no table 'weight_map'"),
         (TABLE | {"x3": "m-00001-of-00002.safetensors"}, "index announces 1 .* not there: .*x3"),
     ],

@@ -87,7 +87,9 @@ def test_mot_has_an_object_per_id_linear_in_gaps(tmp_path: Path) -> None:
 
 def test_mot_counts_from_its_first_frame_and_names_who_comes_later(tmp_path: Path) -> None:
     lines = "5,1,10,10,20,20,1,1,1\n5,3,10,10,20,20,0,1,1\n7,1,30,10,20,20,1,1,1\n6,2,50,50,20,20,1,1,1\n"
-    with pytest.warns(AnyI2VWarning, match=r"frame 5 is the image's.* 1 of 2 objects.*: object 2 \(from frame 6\)"):
+    with pytest.warns(
+        AnyI2VWarning, match=r"frame 5, that of the image, lacks 1 of 2 objects.*: object 2 \(from frame 6\)"
+    ):
         found = load(tmp_path, lines, size=SIZE)
     assert [track.name for track in found.objects] == ["object 1"]  # and 3 does not count
     assert [box[0] for box in found.objects[0].boxes] == [10, 20, 30]
@@ -98,7 +100,7 @@ def test_mot_counts_from_its_first_frame_and_names_who_comes_later(tmp_path: Pat
     [
         ("1,1,0,0,9,9\n1,1,0,0,9\n", "MOT .txt, line 2 is '1,1,0,0,9'; it must be frame, id, left, top, width, height"),
         ("1,1,0,0,9,9\n1,1,0,0,9,x\n", "MOT .txt, line 2 is"),
-        ("1,1,0,0,9,9\n1,1,0,0,9,9\n", "line 2: id 1 has a box in frame 1 already"),
+        ("1,1,0,0,9,9\n1,1,0,0,9,9\n", "line 2: id 1 already has a box in frame 1"),
         ("1.5,1,0,0,9,9\n", "line 1: frame 1.5 and id 1 must be whole numbers"),
         ("1,1,0,0,0,9\n", "object 1 ('object 1'), frame 1: box (0, 0, 0, 9) has zero width"),
         ("1,1,0,0,9,9\n9999999,1,0,0,9,9\n", "line 2: frame is 9999999; it must be 0 to 10000"),

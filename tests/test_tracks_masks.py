@@ -136,7 +136,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read mask .*none\.png: No such file"):
         read_mask(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(InputError, match=r"mask .*text\.png is not an image"):
+    with pytest.raises(InputError, match=r"mask .*text\.png is not a readable image"):
         read_mask(tmp_path / "text.png")
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
     with pytest.raises(InputError, match=r"mask .*black\.png is empty"):

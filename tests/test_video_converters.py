@@ -154,7 +154,7 @@ def test_lavies_unet_and_its_companions_make_a_backbone(
     out = folder / "out.safetensors"
     convert(foreign.options(base, out, vae=vae, text=text, dtype="fp32"))
     check(out, tensors, dataclasses.replace(LAVIE, name="out", height=80))
-    assert "whole: nothing is missing" in describe(base)
+    assert "complete: no tensors are missing" in describe(base)
     assert "UNet of LaVie" in describe(base)
 
 
@@ -177,7 +177,7 @@ def test_videocrafters_file_makes_a_backbone(
     said = convert(foreign.options(base, out, dtype="fp32"))
     check(out, tensors, dataclasses.replace(VIDEOCRAFTER, name="out", height=80, fps=28))
     assert "VideoCrafter, version 2" in said
-    assert describe(base).count("whole: nothing is missing") == 3
+    assert describe(base).count("complete: no tensors are missing") == 3
 
 
 @pytest.mark.parametrize("table", ["betas", "scale_arr"])
@@ -192,7 +192,7 @@ def test_tables_of_another_schedule_than_the_familys_are_refused(tmp_path: Path,
 def test_a_motion_module_beside_temporal_layers_is_refused(tmp_path: Path) -> None:
     base = foreign.write(videocrafter_file(random_state(VIDEOCRAFTER, torch.float16)), tmp_path / "b.safetensors")
     motion = foreign.write(foreign.motion(), tmp_path / "mm.ckpt")
-    with pytest.raises(InputError, match="temporal layers of its own"):
+    with pytest.raises(InputError, match="its own temporal layers"):
         convert(foreign.options(base, tmp_path / "o.safetensors", motion_module=motion))
 
 

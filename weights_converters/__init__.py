@@ -1,1 +1,1 @@
-"""Foreign checkpoint layouts, read and written as ours."""
+"""Conversion of third-party checkpoint layouts to ours."""

@@ -1,4 +1,4 @@
-"""Command line: python -m weights_converters --help, the same as anyi2v convert."""
+"""Command line entry point: `python -m weights_converters` is the same as `anyi2v convert`."""
 
 import sys
 

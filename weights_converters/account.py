@@ -1,4 +1,4 @@
-"""What became of the tensors of each source, in words for a user."""
+"""Summary of how the tensors of each source were used, for the user."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ NETWORKS: dict[Name, str] = {
 
 
 def account(parts: Mapping[Name, Part]) -> str:
-    """Lines that say, for each source, how many tensors went into which network, and which were left out and why."""
+    """Describe, for each source, how many tensors are used for which network, and which are left out and why."""
     sources: dict[str, list[Part]] = {}
     for part in parts.values():
         sources.setdefault(str(part.source.path), []).append(part)
@@ -24,19 +24,19 @@ def account(parts: Mapping[Name, Part]) -> str:
         used = [f"{len(part.plan.report.renamed)} tensors for {NETWORKS[part.name]}" for part in group]
         lines += [f"from {path} ({group[0].finding}):", f"  used: {', '.join(used)}"]
         for reason, count in left_out(group).most_common():
-            other = " (another file gives them)" if reason in OTHERS.values() else ""
+            other = " (provided by another file)" if reason in OTHERS.values() else ""
             lines.append(f"  left out: {count} {'tensor' if count == 1 else 'tensors'}, {reason}{other}")
     return "\n".join(lines)
 
 
 def left_out(parts: Iterable[Part]) -> Counter[str]:
-    """How many tensors of one source none of its networks uses, by the reason; those without a rule are not counted."""
+    """Count the unused tensors of one source by reason; tensors without a rule are not counted."""
     parts = list(parts)
     used = {key for part in parts for key in part.plan.report.renamed}
     reasons: dict[str, str] = {}
     for part in parts:
         for key, why in part.plan.report.dropped.items():
-            # the network that a tensor belongs to knows more than the others do
+            # the reason of the network that a tensor belongs to takes precedence
             if key not in used and reasons.get(key, why) in (why, *OTHERS.values()):
                 reasons[key] = why if why not in OTHERS.values() else reasons.get(key, why)
     return Counter(reasons.values())

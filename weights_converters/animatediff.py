@@ -1,7 +1,7 @@
-"""AnimateDiff's own layout: one UNet with the motion modules inside, configured by an inference yaml.
+"""AnimateDiff's layout, a UNet with motion modules inside, configured by an inference yaml.
 
-Reference: AnimateDiff, models/unet.py and models/motion_module.py; its modules are named `motion_modules`
-and keep everything under `temporal_transformer`.
+Reference: AnimateDiff, models/unet.py and models/motion_module.py; its modules are named `motion_modules` and nest
+everything under `temporal_transformer`.
 """
 
 import dataclasses
@@ -23,26 +23,26 @@ from weights_converters.keymap import Rule, convert
 Version = Literal["v1", "v2", "v3"]
 
 ROWS = {"v1": 24, "v2": 32, "v3": 32}
-"""Of the position tables, by version."""
+"""Number of rows of the position tables, by version."""
 
 UNET = [
     Rule(r".*\.pos_encoder\.pe", None, why=POSITIONS),
     Rule(r"(.*)\.motion_modules\.(\d+)\.temporal_transformer\.(.*)", r"\1.temporals.\2.\3"),
     Rule(r"(.*)", r"\1"),
 ]
-"""UNet3DConditionModel of AnimateDiff v1, v2 and v3."""
+"""Rules for the UNet3DConditionModel of AnimateDiff v1, v2 and v3."""
 
 MOTION = UNET[:-1]
-"""A file of motion modules alone."""
+"""Rules for a file of motion modules alone."""
 
-SPATIAL = Rule(r"(?!.*\.motion_modules\.).*", None, why="of the UNet around the motion modules: that of --base is used")
-"""For taking the motion modules out of a whole UNet, as the published loader does."""
+SPATIAL = Rule(r"(?!.*\.motion_modules\.).*", None, why="the UNet around the motion modules; that of --base is used")
+"""Rule to extract the motion modules from a whole UNet, as the published loader does."""
 
 
 def convert_unet(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """The state dict of `UNet(config)` from a whole UNet in AnimateDiff's layout.
+    """Convert a whole UNet in AnimateDiff's layout to the state dict of `UNet(config)`.
 
-    Raises CheckpointError unless all tensors find their place and all parameters are filled.
+    Raises CheckpointError unless all tensors are used and all parameters are filled.
     """
     with torch.device("meta"):
         targets = {key: tensor.shape for key, tensor in UNet(config).state_dict().items()}
@@ -50,14 +50,14 @@ def convert_unet(tensors: Mapping[str, Tensor], config: UNetConfig) -> dict[str,
 
 
 def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:
-    """From the `unet_config` of an inference yaml (or of a JSON of it).
+    """Convert the `unet_config` of an inference yaml (or JSON).
 
     Args:
         data: fields as in diffusers, and those of the motion modules.
-        max_frames: rows of the position table, which no yaml tells: 24 for v1, 32 for v2 and v3.
+        max_frames: rows of the position table, which are not in the yaml: 24 for v1, 32 for v2 and v3.
 
-    The motion modules' GroupNorm always has 32 groups and statistics per frame; the ResBlocks' have them
-    over the clip where `use_inflated_groupnorm` is false (v1).
+    The motion modules' GroupNorm always has 32 groups and per-frame statistics; the ResBlocks' GroupNorm has statistics
+    over the clip if `use_inflated_groupnorm` is false (v1).
 
     Raises CheckpointError for a structure that is not AnimateDiff's.
     """
@@ -99,9 +99,10 @@ def unet_config(data: Mapping[str, Any], *, max_frames: int = 32) -> UNetConfig:
 
 
 def position_rows(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Rows of the position tables in a file of motion modules, in either layout; None if it has none.
+    """Return the number of rows of the position tables in a file of motion modules, in either layout; None without
+    tables.
 
-    Raises CheckpointError if its tables differ or are none.
+    Raises CheckpointError if the tables differ or have an unusable shape.
     """
     tables = {key: shape for key, shape in shapes.items() if re.fullmatch(r".*\.(pos_encoder|pos_embed)\.pe", key)}
     rows = {shape[1] if len(shape) == 3 else 0 for shape in tables.values()}
@@ -111,22 +112,22 @@ def position_rows(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def has_mid(keys: Iterable[str]) -> bool:
-    """Whether a file, in AnimateDiff's or diffusers' layout, has a motion module in the mid block."""
+    """Return whether a file, in AnimateDiff's or diffusers' layout, has a motion module in the mid block."""
     return any(key.startswith("mid_block.motion_modules.") for key in keys)
 
 
 def version(mid: bool, rows: int | None, asked: Version | None = None) -> Version:
-    """The version of motion modules.
+    """Determine the version of motion modules.
 
-    Only v2 has a module in the mid block. v1 and v3 have the same tensors: the length of the position tables
-    tells them apart where the file has kept them (24 or 32), else `asked`.
+    Only v2 has a module in the mid block. v1 and v3 have the same tensors and are distinguished by the length of the
+    position tables (24 or 32) if the file has them, else by `asked`.
 
-    Raises CheckpointError if nothing decides, or if `asked` cannot be.
+    Raises CheckpointError if the version cannot be determined, or if `asked` contradicts the file.
     """
     if asked is not None and mid != (asked == "v2"):
         raise CheckpointError(
-            f"--motion-version {asked} cannot be: a motion module of the mid block, which only v2 has, "
-            f"is {'there' if mid else 'missing'}"
+            f"--motion-version {asked} contradicts the file: a motion module in the mid block, which only v2 has, "
+            f"is {'present' if mid else 'missing'}"
         )
     if asked is not None or mid:
         return asked or "v2"
@@ -137,5 +138,5 @@ def version(mid: bool, rows: int | None, asked: Version | None = None) -> Versio
     has = "there are no position tables" if rows is None else f"the position tables have {rows} rows"
     raise CheckpointError(
         f"v1 and v3 of AnimateDiff have the same tensors, and {has} (24: v1, 32: v3); "
-        "say which it is with --motion-version v1 or v3"
+        "specify it with --motion-version v1 or v3"
     )

@@ -1,7 +1,7 @@
-"""Settings of a base that its weights do not show: scheduler files, a yaml, metadata, tensors that are markers.
+"""Settings of a base model that its weights do not show, from scheduler files, a yaml, metadata and marker tensors.
 
-What the UNet predicts is a property of the base, whichever schedule is used with it: AnimateDiff brings betas of its
-own, but no other prediction.
+The prediction type of the UNet is a property of the base, regardless of the schedule: AnimateDiff has its own betas,
+but not its own prediction type.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from weights_converters.config_fields import expect
 from weights_converters.sources import Source
 
 SD = ScheduleConfig(curve="scaled_linear", final_alpha_one=False)
-"""Schedule of SD-1.x, where nothing says otherwise."""
+"""Default schedule of SD-1.x."""
 
 _METADATA = ("modelspec.prediction_type", "modelspec.predict_key")
 _MARKERS = {
@@ -29,13 +29,13 @@ _MARKERS = {
     "edm_mean": "images, as in EDM",
 }
 _TOLERANCE = 5e-3
-"""Largest difference of alphas_cumprod: half precision makes 1e-3 of it, another schedule more than 2e-2."""
+"""Tolerance for alphas_cumprod: half precision causes differences of 1e-3, another schedule more than 2e-2."""
 
 _MOST_STEPS = 100_000
 
 
 def scheduler_file(base: Path) -> Path | None:
-    """The scheduler_config.json of a pipeline's folder, or of the one that a UNet or a single file lies in."""
+    """Return the scheduler_config.json of a pipeline's folder, or of the one that contains a UNet or a single file."""
     folders = [base]
     if base.name == "unet" or (base.parent / "model_index.json").is_file():
         folders.append(base.parent)
@@ -46,7 +46,7 @@ def scheduler_file(base: Path) -> Path | None:
 
 
 def yaml_file(source: Source) -> Path | None:
-    """The yaml of the same name beside a file of weights."""
+    """Return the yaml of the same name next to a weights file."""
     path = source.files[0].path.with_suffix(".yaml")
     return path if len(source.files) == 1 and path.is_file() else None
 
@@ -55,11 +55,11 @@ _ENTRY = re.compile(r"""(?:^|[\s{,])["']?(\w+)["']?\s*:\s+("[^"]*"|'[^']*'|[^\s,
 
 
 def yaml_settings(source: Source) -> dict[str, str]:
-    """The plain values in the yaml beside a file, by their keys without the path to them; the first of a key counts.
+    """Read the scalar values in the yaml next to a file, by their last key; the first occurrence of a key is used.
 
-    Lines are searched for `key: value`, which is enough for these files, so PyYAML is not needed.
+    Lines are searched for `key: value`, which suffices for these files, so PyYAML is not needed.
 
-    Raises CheckpointError if the file cannot be read as text.
+    Raises CheckpointError if the file is not readable as text.
     """
     path = yaml_file(source)
     if path is None:
@@ -67,7 +67,7 @@ def yaml_settings(source: Source) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}, the yaml beside the weights: {error}") from error
+        raise CheckpointError(f"cannot read {path}, the yaml next to the weights: {error}") from error
     found: dict[str, str] = {}
     for line in lines:
         for match in _ENTRY.finditer(re.sub(r"(?:^|\s)#.*", "", line)):
@@ -76,13 +76,13 @@ def yaml_settings(source: Source) -> dict[str, str]:
 
 
 def predictions(base: Path, source: Source) -> Iterator[tuple[str, str]]:
-    """What the UNet predicts, from every place that says so: (place, value).
+    """Yield the UNet's prediction type from every place that states it, as (place, value).
 
     Args:
-        base: file or folder that the user named.
-        source: of the UNet.
+        base: file or folder given by the user.
+        source: source of the UNet.
 
-    Raises InputError or CheckpointError if one of the places cannot be read.
+    Raises InputError or CheckpointError if one of the places is not readable.
     """
     path = scheduler_file(base)
     if path is not None and "prediction_type" in (scheduler := read_json(path)):
@@ -98,17 +98,17 @@ def predictions(base: Path, source: Source) -> Iterator[tuple[str, str]]:
 
 
 def check_prediction(base: Path, source: Source) -> None:
-    """Raises CheckpointError, naming the place, if anything says that the UNet predicts something but the noise."""
+    """Raise CheckpointError, naming the place, if any place states a prediction type other than the noise."""
     for place, value in predictions(base, source):
         if value.strip().lower() not in ("epsilon", "eps"):
             raise CheckpointError(
-                f"{base}: the UNet predicts {value!r}, says {place}; only 'epsilon' (the noise) is supported, "
-                "with a motion module or without: choose a base that was trained with it"
+                f"{base}: the UNet predicts {value!r} according to {place}; only 'epsilon' (the noise) is supported, "
+                "with or without a motion module; choose a base that was trained with it"
             )
 
 
 def check_yaml(source: Source) -> None:
-    """Raises CheckpointError if the yaml beside a single file describes networks that SD-1.x does not have."""
+    """Raise CheckpointError if the yaml next to a single file describes networks other than SD-1.x's."""
     settings = {key: value.lower() for key, value in yaml_settings(source).items()}
     expect(
         settings,
@@ -125,18 +125,18 @@ def check_yaml(source: Source) -> None:
 
 
 def file_schedule(source: Source) -> ScheduleConfig:
-    """The schedule of a single file: SD-1.x's, with what the yaml beside it changes.
+    """Return the schedule of a single file: SD-1.x's, with changes from the yaml next to it.
 
-    Raises CheckpointError for a schedule that cannot be expressed: that of a marker, of the yaml, or of the tables
-    that training left in the file.
+    Raises CheckpointError for an unsupported schedule, given by a marker, the yaml, or tables left in the file by
+    training.
     """
     if "ztsnr" in source.shapes:
         raise CheckpointError(
-            f"{source.path}: the tensor ztsnr says that the schedule has a zero terminal signal-to-noise ratio, which "
+            f"{source.path}: the tensor ztsnr marks a schedule with zero terminal signal-to-noise ratio, which "
             "is not supported"
         )
     settings, place = yaml_settings(source), yaml_file(source)
-    curves = {"linear": "scaled_linear", "sqrt_linear": "linear"}  # LDM spaces the roots and calls it linear
+    curves = {"linear": "scaled_linear", "sqrt_linear": "linear"}  # LDM's "linear" spaces the square roots evenly
     curve = settings.get("beta_schedule", "linear")
     if curve not in curves:
         raise CheckpointError(f"{place}: beta_schedule {curve!r} is not supported, only {', '.join(curves)}")
@@ -149,7 +149,7 @@ def file_schedule(source: Source) -> ScheduleConfig:
     )
     if not (0 < config.beta_start <= config.beta_end < 1 and 1 < config.train_steps <= _MOST_STEPS):
         raise CheckpointError(
-            f"{place}: no noise schedule from linear_start {config.beta_start} to linear_end {config.beta_end} in "
+            f"{place}: invalid noise schedule from linear_start {config.beta_start} to linear_end {config.beta_end} in "
             f"{config.train_steps} timesteps"
         )
     check_tables(source, config)
@@ -157,7 +157,7 @@ def file_schedule(source: Source) -> ScheduleConfig:
 
 
 def check_tables(source: Source, config: ScheduleConfig) -> None:
-    """Raises CheckpointError if a file has tables of another schedule than `config`."""
+    """Raise CheckpointError if a file has tables of a schedule other than `config`."""
     for name in ("alphas_cumprod", "betas"):
         if name not in source.shapes:
             continue
@@ -167,7 +167,7 @@ def check_tables(source: Source, config: ScheduleConfig) -> None:
         if theirs.shape != ours.shape or not (theirs - ours).abs().max() <= _TOLERANCE:
             raise CheckpointError(
                 f"{source.path}: the table {name} is not that of the schedule {config.curve}, {config.beta_start} to "
-                f"{config.beta_end} in {config.train_steps} steps; say with --schedule FILE which one it is"
+                f"{config.beta_end} in {config.train_steps} steps; specify the schedule with --schedule FILE"
             )
     if config.x0_scale != 1 and "scale_arr" in source.shapes:
         shrunk = torch.linspace(1, config.x0_scale, config.x0_scale_steps)
@@ -181,9 +181,9 @@ def check_tables(source: Source, config: ScheduleConfig) -> None:
 
 
 def latent_scale(source: Source) -> float:
-    """The scale of a single file's latents: its tensor `scale_factor`, that of the yaml beside it, or SD-1.x's.
+    """Return the latent scale of a single file: its tensor `scale_factor`, that of the yaml next to it, or SD-1.x's.
 
-    Raises CheckpointError if it is no positive number.
+    Raises CheckpointError if it is not a positive number.
     """
     scale = _number(yaml_settings(source), "scale_factor", yaml_file(source), VAEConfig.scale)
     if "scale_factor" in source.shapes:
@@ -191,14 +191,14 @@ def latent_scale(source: Source) -> float:
         scale = float(values[0]) if len(values) == 1 else math.nan
     if not 0 < scale < math.inf:
         raise CheckpointError(f"scale_factor is {scale}; it must be a positive number")
-    # stored in half precision, the usual one is not exact
+    # the usual scale is not exact in half precision
     return VAEConfig.scale if math.isclose(scale, VAEConfig.scale, rel_tol=4e-3) else scale
 
 
 def skips_last_layer(source: Source) -> bool:
-    """Whether the UNet was trained with the text tower's layer before the last ("clip skip 2").
+    """Return whether the UNet was trained with the text tower's second to last layer ("clip skip 2").
 
-    Raises CheckpointError if it was another layer.
+    Raises CheckpointError for any other layer.
     """
     layer = source.metadata.get("modelspec.encoder_layer", "1").strip()
     if layer not in ("1", "2"):
@@ -213,9 +213,9 @@ def skips_last_layer(source: Source) -> bool:
 
 
 def pads_with_zero(base: Path) -> bool:
-    """Whether the tokenizer in a pipeline's folder fills prompts up with token 0, "!", and not with the end token.
+    """Return whether the tokenizer in a pipeline's folder pads prompts with token 0, "!", instead of the end token.
 
-    Raises CheckpointError if it is another token.
+    Raises CheckpointError for any other token.
     """
     path = base / "tokenizer" / "special_tokens_map.json"
     token = read_json(path).get("pad_token") if path.is_file() else None
@@ -226,7 +226,7 @@ def pads_with_zero(base: Path) -> bool:
 
 
 def resolution(source: Source) -> tuple[int, int] | None:
-    """Width and height that a file's metadata say it was trained at, both in pixels; None if they say nothing."""
+    """Return the training width and height in pixels from a file's metadata; None if missing."""
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", source.metadata.get("modelspec.resolution", "").strip())
     return (int(match[1]), int(match[2])) if match else None
 
@@ -235,4 +235,4 @@ def _number(settings: Mapping[str, str], name: str, place: Path | None, default:
     try:
         return float(settings.get(name, default))
     except ValueError as error:
-        raise CheckpointError(f"{place}: {name} is {settings[name]!r}, which is no number") from error
+        raise CheckpointError(f"{place}: {name} is {settings[name]!r}, which is not a number") from error

@@ -1,4 +1,4 @@
-"""The conversion itself: from the user's files to one checkpoint of ours, tensor by tensor."""
+"""The conversion of the user's files to one checkpoint, tensor by tensor."""
 
 import dataclasses
 import json
@@ -43,15 +43,15 @@ from weights_converters.presets import preset_of, schedule_of
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Dtypes that are read."""
+"""Supported dtypes of sources."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 class Tensors(Mapping[str, Tensor]):
-    """The tensors of a backbone under our keys, each fetched from its part when it is asked for.
+    """The tensors of a backbone under our keys, fetched lazily from their parts.
 
-    Those that LoRAs change come in float32 at least: they are rounded once, when they are stored.
+    Tensors changed by LoRAs have at least float32 precision, because they are rounded only once, when stored.
     """
 
     def __init__(self, homes: Mapping[str, tuple[Part, str]], deltas: Mapping[str, list[Delta]]):
@@ -71,15 +71,15 @@ class Tensors(Mapping[str, Tensor]):
 
 
 def convert(options: Convert) -> str:
-    """Converts as `options` say and returns what was done, in words.
+    """Convert according to `options` and return a summary.
 
-    Nothing is written before every key and shape is known to fit; the file appears whole or not at all.
+    Nothing is written until every key and shape has been checked; the file is written atomically.
 
     Raises:
         InputError: a path or option is not usable.
-        CheckpointError: a source is damaged, of the wrong kind, or its tensors are not those of the network; or
-            values do not fit into the dtype, NaN and infinity among them.
-        ResourceError: the disk is too full, or the place cannot be written.
+        CheckpointError: a source is damaged or of the wrong kind, its tensors are not those of the network, or values
+            do not fit into the dtype, including NaN and infinity.
+        ResourceError: the disk is full, or the path cannot be written.
     """
     options = with_home(options)
     out = _check_out(options)
@@ -101,9 +101,9 @@ def convert(options: Convert) -> str:
     lines = [f"{out}: {len(shapes)} tensors, {out.stat().st_size:,} bytes", account(parts)]
     lines.append(f"schedule: {schedule_of(options, parts, config.unet)[1]}")
     if config.text.penultimate and preset_of(parts).schedule is None:
-        lines.append("text: the layer before the last of the text tower is used, as the base says (clip skip 2)")
+        lines.append("text: the second to last layer of the text tower is used, as set by the base (clip skip 2)")
     if config.vae.scale != VAEConfig.scale:
-        lines.append(f"latents: scaled by {config.vae.scale}, as the autoencoder's source says")
+        lines.append(f"latents: scaled by {config.vae.scale}, as set by the autoencoder's source")
     return "\n".join(lines)
 
 
@@ -121,12 +121,12 @@ def _check_out(options: Convert) -> Path:
     if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):
         raise InputError(f"--out {out} is also a source; choose another name")
     if out.exists() and "anyi2v" not in _metadata(out):
-        raise InputError(f"--out {out} is there, and no backbone of ours; move it away, or choose another name")
+        raise InputError(f"--out {out} exists and is not an anyi2v checkpoint; move it away, or choose another name")
     return out
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """Of a .safetensors file; nothing if it is none."""
+    """Return the metadata of a .safetensors file; empty for other files."""
     try:
         return read_header(path).metadata
     except (CheckpointError, OSError):
@@ -134,7 +134,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Part]]:
-    """The architecture that the sources make up, and where each network is; raises as `convert` does."""
+    """Determine the architecture and the source of each network; raises as `convert` does."""
     assert options.base is not None
     given: dict[Name, Path] = {}
     if options.vae is not None:
@@ -147,7 +147,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
     _check_widths(unet, vae, text, parts)
     if options.motion_module is not None:
         if unet.temporal is not None:
-            raise InputError(f"{options.base} has temporal layers of its own; leave --motion-module out")
+            raise InputError(f"{options.base} has its own temporal layers; remove --motion-module")
         parts["motion"] = read_part("motion", options.motion_module, "--motion-module")
         unet = motion_config(parts["motion"], unet, MotionWish(options.motion_version, options.motion_norm))
     width, height = frame_size(parts["unet"], vae.factor)
@@ -168,7 +168,7 @@ def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Pa
 
 
 def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
-    """The text tower, which of its layers the UNet reads, and how prompts are filled up."""
+    """Return the text tower's configuration, including the layer that the UNet uses and the padding."""
     text = text_config(parts["text"], None if options.vocab is None else read_json(options.vocab))
     configs.warn_of_added_words(text, str(parts["text"].source.path))
     if options.base is not None and text.words is None and base_settings.pads_with_zero(options.base):
@@ -179,7 +179,7 @@ def _text(parts: Mapping[Name, Part], options: Convert) -> TextConfig:
 
 
 def _check_widths(unet: UNetConfig, vae: VAEConfig, text: TextConfig, parts: Mapping[Name, Part]) -> None:
-    """Raises CheckpointError unless the networks can work together."""
+    """Raise CheckpointError unless the networks' widths match."""
     pairs = [
         ("text tower", parts["text"], text.width, unet.context_dim),
         ("autoencoder", parts["vae"], vae.latent_channels, unet.latent_channels),
@@ -187,13 +187,13 @@ def _check_widths(unet: UNetConfig, vae: VAEConfig, text: TextConfig, parts: Map
     for network, part, theirs, needed in pairs:
         if theirs != needed:
             raise CheckpointError(
-                f"{part.source.path}: the {network} gives {theirs} channels, but the UNet in "
-                f"{parts['unet'].source.path} takes {needed}; they are of different families"
+                f"{part.source.path}: the {network} has {theirs} channels, but the UNet in "
+                f"{parts['unet'].source.path} needs {needed}; they belong to different families"
             )
 
 
 def shapes_of(config: BackboneConfig) -> Shapes:
-    """The tensors of a backbone; raises CheckpointError if no network can have this architecture."""
+    """Return the tensor shapes of a backbone; raises CheckpointError if the architecture is invalid."""
     try:
         with torch.device("meta"):
             return {key: tuple(tensor.shape) for key, tensor in state(build(config)).items()}
@@ -202,9 +202,9 @@ def shapes_of(config: BackboneConfig) -> Shapes:
 
 
 def place(parts: Mapping[Name, Part], shapes: Shapes) -> dict[str, tuple[Part, str]]:
-    """For each of our keys the part and its key there.
+    """Map each of our keys to its part and the key there.
 
-    Raises CheckpointError, naming the file, for the first part whose tensors are not exactly those needed.
+    Raises CheckpointError, naming the file, for the first part whose tensors are not exactly those required.
     """
     homes: dict[str, tuple[Part, str]] = {}
     for name, part in parts.items():
@@ -216,7 +216,7 @@ def place(parts: Mapping[Name, Part], shapes: Shapes) -> dict[str, tuple[Part, s
 
 
 def targets_of(name: Name, shapes: Shapes, *, whole: bool = False) -> Shapes:
-    """The tensors that a part must give, by their key in the network; `whole`: the UNet has no other part."""
+    """Return the tensors that a part must provide, by key in the network; `whole`: the UNet has a single part."""
     prefix = "unet." if name == "motion" else f"{name}."
     own = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
     if whole or name in ("vae", "text"):
@@ -225,14 +225,14 @@ def targets_of(name: Name, shapes: Shapes, *, whole: bool = False) -> Shapes:
 
 
 def problems(part: Part, targets: Shapes) -> dict[str, list[str]]:
-    """What stands between a part and its targets, by kind."""
+    """Return the problems of a part with its targets, by kind."""
     kept = part.plan.report.renamed
     strange = [f"{key} ({part.source.dtypes[key]})" for key in kept if part.source.dtypes[key] not in FLOATS]
     return {**part.plan.problems(targets), f"of a dtype other than {', '.join(FLOATS)}": strange}
 
 
 def _hashes(parts: Mapping[Name, Part], loras: list[LoraFile]) -> dict[str, str]:
-    """SHA-256 of every file that went in, each read once."""
+    """Return the SHA-256 of every input file, each read once."""
     sources = {
         source.path: source for source in [*(part.source for part in parts.values()), *(x.source for x in loras)]
     }
@@ -240,11 +240,11 @@ def _hashes(parts: Mapping[Name, Part], loras: list[LoraFile]) -> dict[str, str]
 
 
 def check_space(path: Path, size: int) -> None:
-    """Raises ResourceError unless the disk of `path` has room for `size` bytes and a header."""
+    """Raise ResourceError unless the disk of `path` has space for `size` bytes and a header."""
     place = next(folder for folder in path.absolute().parents if folder.exists())
     needed, free = size + 2**20, shutil.disk_usage(place).free
     if free < needed:
         raise ResourceError(
             f"{path} needs {needed / 1e9:.2f} GB, but {place} has only {free / 1e9:.2f} GB free; "
-            "make room or choose another --out"
+            "free some space or choose another --out"
         )

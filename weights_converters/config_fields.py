@@ -1,4 +1,4 @@
-"""Fields of configurations by others: the values that are supported."""
+"""Checks of fields in third-party configurations for supported values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ Json = Mapping[str, Any]
 
 
 def expect(data: Json, what: str, required: Json) -> None:
-    """Raises CheckpointError unless every field of `required` is absent from `data` or has that value.
+    """Raise CheckpointError unless every field of `required` is absent from `data` or has the required value.
 
-    An absent field has its library's default, which is the value that we support.
+    An absent field has its library's default, which is the supported value.
     """
     for name, value in required.items():
         if name in data and data[name] != value:
@@ -19,7 +19,7 @@ def expect(data: Json, what: str, required: Json) -> None:
 
 
 def one_of(values: list[str], meaning: Mapping[str, Any], field: str) -> list[Any]:
-    """What each of the values means; raises CheckpointError, naming the field, for one without a meaning."""
+    """Map values to their meanings; raises CheckpointError, naming the field, for an unsupported value."""
     for value in values:
         if value not in meaning:
             raise CheckpointError(f"{field}: {value!r} is not supported, only {', '.join(meaning)}")
@@ -27,7 +27,7 @@ def one_of(values: list[str], meaning: Mapping[str, Any], field: str) -> list[An
 
 
 def same(data: Json, name: str, levels: int) -> int:
-    """A number that may also be given once per level, if all are equal; else raises CheckpointError."""
+    """Return a number that may also be given once per level; raises CheckpointError unless all are equal."""
     value = data[name]
     values = [value] * levels if isinstance(value, int) else list(value)
     if len(set(values)) != 1 or len(values) != levels:

@@ -1,4 +1,4 @@
-"""What a file or folder of weights is, from its keys and shapes alone."""
+"""Detection of the kind of a weights file from its keys and shapes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ Kind = Literal[
 ]
 
 WORDS: dict[Kind, str] = {
-    "ours": "checkpoint of anyi2v",
+    "ours": "anyi2v checkpoint",
     "ldm": "Stable Diffusion single file (LDM layout)",
     "unet": "UNet of Stable Diffusion 1.x (diffusers layout)",
     "vae": "autoencoder (diffusers layout)",
@@ -49,17 +49,17 @@ WORDS: dict[Kind, str] = {
     "sparsectrl": "SparseCtrl encoder (not supported)",
     "relative": "file of a related project",
     "embedding": "textual inversion embedding",
-    "unknown": "no kind that is known here",
+    "unknown": "unknown kind",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a file is."""
+    """The detected kind of a file."""
 
     kind: Kind
     variant: str = ""
-    """Version or naming where the kind has several; for motion modules also the reason why it cannot be told."""
+    """Version or naming, if the kind has several; for motion modules also the reason if it cannot be determined."""
 
     def __str__(self) -> str:
         if self.kind == "relative":
@@ -73,11 +73,11 @@ _LORA = r".*(\.lora_[AB]\.|\.lora_(down|up)\.|_lora\.(down|up)\.|\.lora\.(down|u
 
 
 def detect(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Finding:
-    """Recognises a file by its keys (without wrappers) and shapes; never fails.
+    """Detect the kind of a file from its keys (without wrappers) and shapes; never raises.
 
     Args:
-        shapes: of all tensors.
-        metadata: of a .safetensors file; only our own files are known by it.
+        shapes: shapes of all tensors.
+        metadata: metadata of a .safetensors file, which identifies our own files.
     """
     if "anyi2v" in (metadata or {}):
         return Finding("ours", f"format {(metadata or {}).get('format')}")
@@ -88,7 +88,7 @@ def detect(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Finding
 
 
 def read(path: Path, shapes: Shapes, metadata: Mapping[str, str], allowed: Iterable[Kind], option: str) -> Finding:
-    """`detect` for a file that shall be one of some kinds; raises CheckpointError, saying what it is, if not."""
+    """Detect a file's kind and raise CheckpointError, naming the kind, if it is not one of `allowed`."""
     finding = detect(shapes, metadata)
     if finding.kind not in allowed:
         wish = " or ".join(WORDS[kind] for kind in allowed)
@@ -163,4 +163,4 @@ _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ..
     ("unet", _all(r"conv_in\.weight", r"down_blocks\..*", r"up_blocks\..*", r"time_embedding\..*"), _plain),
     ("embedding", relatives.is_embedding, _plain),
 )
-"""The first kind whose test holds: special ones come before those that they resemble."""
+"""Kinds with their tests; the first match is used, so specific kinds come before general ones."""

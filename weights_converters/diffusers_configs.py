@@ -1,4 +1,4 @@
-"""The config.json files of diffusers and transformers, as configurations of ours."""
+"""Conversion of diffusers' and transformers' config.json files to our configurations."""
 
 import warnings
 from typing import Any
@@ -44,7 +44,7 @@ _UNET: Json = {
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
 }
-"""Fields of a UNet2DConditionModel with the only value that is supported."""
+"""Fields of a UNet2DConditionModel with their only supported values."""
 
 _UNET_READ = (
     *("in_channels", "out_channels", "block_out_channels", "down_block_types", "up_block_types", "layers_per_block"),
@@ -63,25 +63,25 @@ _HARMLESS = (
 
 
 def warn_of_unknown(data: Json, network: str, place: str) -> None:
-    """Warns of the fields of a config.json that are neither read nor checked.
+    """Warn about fields of a config.json that are neither used nor checked.
 
     Args:
         data: the fields.
-        network: "unet" or "vae", with the configuration of diffusers.
-        place: names the file.
+        network: "unet" or "vae", with a configuration of diffusers.
+        place: name of the file.
     """
     known = {"unet": {*_UNET_READ, *_UNET}, "vae": {*_VAE_READ, *_VAE}}[network] | set(_HARMLESS)
     for name, value in data.items():
         if not name.startswith("_") and name not in known and value not in (None, False):
             warnings.warn(
-                f"{place}: config.json has {name} = {value!r}, which is not known here; it is ignored",
+                f"{place}: config.json has {name} = {value!r}, which is unknown; it is ignored",
                 AnyI2VWarning,
                 stacklevel=2,
             )
 
 
 def _refuse_relatives(data: Json) -> None:
-    """Raises CheckpointError, naming the family, if a UNet2DConditionModel is that of a relative of SD-1.x."""
+    """Raise CheckpointError, naming the family, if a UNet2DConditionModel belongs to a relative of SD-1.x."""
     inputs, width = data["in_channels"], data.get("cross_attention_dim")
     relatives = {
         "SDXL": data.get("addition_embed_type") == "text_time" or width in (1280, 2048),
@@ -99,7 +99,7 @@ def _refuse_relatives(data: Json) -> None:
 
 
 def unet_config(data: Json, motion: MotionConfig | None = None) -> UNetConfig:
-    """From the config of a UNet2DConditionModel; raises CheckpointError if it is no SD-1.x UNet.
+    """Convert the config of a UNet2DConditionModel; raises CheckpointError if it is not an SD-1.x UNet.
 
     Its `attention_head_dim` means the number of heads (diffusers' long-standing misnomer).
     """
@@ -122,12 +122,11 @@ def unet_config(data: Json, motion: MotionConfig | None = None) -> UNetConfig:
 
 
 def motion_config(data: Json, unet: Json) -> MotionConfig:
-    """From the config of a MotionAdapter; `unet` is the config of the UNet that it belongs to.
+    """Convert the config of a MotionAdapter; `unet` is the config of the UNet that it belongs to.
 
-    The norm is over the clip: diffusers' motion modules take its statistics over all frames together.
+    The norm is over the clip: diffusers' motion modules compute its statistics over all frames together.
 
-    Raises CheckpointError if the adapter has other layers than the UNet, or another structure than
-    AnimateDiff's.
+    Raises CheckpointError if the adapter's layers do not match the UNet, or its structure is not AnimateDiff's.
     """
     levels = len(unet["block_out_channels"])
     expect(
@@ -167,13 +166,13 @@ _VAE: Json = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-"""Fields of an AutoencoderKL with the only value that is supported."""
+"""Fields of an AutoencoderKL with their only supported values."""
 
 SDXL_SCALE = 0.13025
 
 
 def vae_config(data: Json) -> VAEConfig:
-    """From the config of an AutoencoderKL; raises CheckpointError if it is not built like SD-1.x's."""
+    """Convert the config of an AutoencoderKL; raises CheckpointError if its structure is not SD-1.x's."""
     levels = len(data["block_out_channels"])
     blocks = {
         "down_block_types": ["DownEncoderBlock2D"] * levels,
@@ -182,30 +181,30 @@ def vae_config(data: Json) -> VAEConfig:
     expect(data, "AutoencoderKL", {**blocks, **_VAE})
     if data.get("scaling_factor") == SDXL_SCALE and data["latent_channels"] == VAEConfig.latent_channels:
         raise CheckpointError(
-            f"autoencoder of SDXL (scaling_factor {SDXL_SCALE}), whose latents mean nothing to a UNet of SD-1.x; take "
-            "one of SD-1.x, such as sd-vae-ft-mse"
+            f"autoencoder of SDXL (scaling_factor {SDXL_SCALE}), whose latents do not match a UNet of SD-1.x; use "
+            "one for SD-1.x, such as sd-vae-ft-mse"
         )
     return VAEConfig(
         channels=tuple(data["block_out_channels"]),
         layers=data["layers_per_block"],
         latent_channels=data["latent_channels"],
         groups=data["norm_num_groups"],
-        # configs of the first releases do not have the factor, which was a constant of the pipeline
+        # configs of early releases lack the factor, which was a constant of the pipeline
         scale=data.get("scaling_factor", VAEConfig.scale),
     )
 
 
 def text_config(data: Json, vocabulary: Json | None = None) -> TextConfig:
-    """From the config of a CLIPTextModel and, for a tower with whole-word tokens, {"words": [...]}.
+    """Convert the config of a CLIPTextModel and, for a tower with whole-word tokens, {"words": [...]}.
 
-    Raises CheckpointError for an unknown activation or a vocabulary that does not belong to the tower.
+    Raises CheckpointError for an unknown activation or a vocabulary that does not match the tower.
     """
     expect(data, "CLIPTextModel", {"layer_norm_eps": 1e-5})
     (quick_gelu,) = one_of([data["hidden_act"]], {"quick_gelu": True, "gelu": False}, "hidden_act")
     words = None if vocabulary is None else tuple(vocabulary["words"])
     if words is not None and (len(words) != data["vocab_size"] or words[:3] != ("<pad>", "<bos>", "<eos>")):
         raise CheckpointError(
-            f"vocabulary of {len(words)} words beginning with {', '.join(words[:3])}: the text tower has "
+            f"vocabulary of {len(words)} words starting with {', '.join(words[:3])}: the text tower has "
             f"{data['vocab_size']} tokens, of which the first three must be <pad>, <bos>, <eos>"
         )
     return TextConfig(
@@ -221,7 +220,7 @@ def text_config(data: Json, vocabulary: Json | None = None) -> TextConfig:
 
 
 def warn_of_added_words(text: TextConfig, place: str) -> None:
-    """Warns if a text tower has vectors of words that CLIP's tokenizer does not know."""
+    """Warn if a text tower has embeddings of words unknown to CLIP's tokenizer."""
     if text.words is None and text.vocab_size > TextConfig.vocab_size:
         warnings.warn(
             f"{place}: the text tower has {text.vocab_size - TextConfig.vocab_size} more tokens than CLIP; words that "
@@ -232,7 +231,7 @@ def warn_of_added_words(text: TextConfig, place: str) -> None:
 
 
 def schedule_config(data: Json) -> ScheduleConfig:
-    """From the config of a diffusers scheduler with betas; raises CheckpointError for another noise schedule."""
+    """Convert the config of a diffusers scheduler with betas; raises CheckpointError for other noise schedules."""
     expect(
         data,
         "scheduler",
@@ -253,13 +252,13 @@ def schedule_config(data: Json) -> ScheduleConfig:
         beta_end=data["beta_end"],
         curve=curve,
         steps_offset=data.get("steps_offset", 0),
-        # the one scheduler whose default is not True
+        # the only scheduler whose default is not True
         final_alpha_one=data.get("set_alpha_to_one", data.get("_class_name") != "PNDMScheduler"),
     )
 
 
 def unused_settings(data: Json) -> list[str]:
-    """What the config of a scheduler says of its sampler, as "name value": here DDIM with leading timesteps is used."""
+    """Return the sampler settings of a scheduler's config that are ignored, as "name value"."""
     ours = {
         "timestep_spacing": "leading",
         "use_karras_sigmas": False,
@@ -270,7 +269,7 @@ def unused_settings(data: Json) -> list[str]:
 
 
 def in_2d(data: Json) -> dict[str, Any]:
-    """The config of a UNet whose blocks are named 3D, as that of the spatial UNet inside."""
+    """Convert the config of a UNet with 3D block names to that of its spatial UNet."""
     lists = {key: [kind.replace("3D", "2D") for kind in data[key]] for key in ("down_block_types", "up_block_types")}
     middle = data.get("mid_block_type", "UNetMidBlock2DCrossAttn").replace("3D", "2D")
     return {**data, **lists, "mid_block_type": middle}

@@ -1,17 +1,17 @@
-"""The folder layout of diffusers and transformers: names of weights; `diffusers_configs` has the config.json files.
+"""Weight names in the layout of diffusers and transformers; `diffusers_configs` handles the config.json files.
 
-A spatial UNet, a MotionAdapter, an AutoencoderKL and a CLIPTextModel, each as they save themselves.
+Covers a spatial UNet, a MotionAdapter, an AutoencoderKL and a CLIPTextModel, as saved by these libraries.
 """
 
 from weights_converters.keymap import Rule
 
-POSITIONS = "position tables: they are sinusoids, and recomputed"
+POSITIONS = "position tables, which are sinusoids and recomputed"
 
-MARKERS = [Rule(r"v_pred|ztsnr|edm_mean|edm_std|edm_vpred\..*", None, why="markers of what the UNet was trained for")]
-"""Tensors that say something by being there; see `base_settings`."""
+MARKERS = [Rule(r"v_pred|ztsnr|edm_mean|edm_std|edm_vpred\..*", None, why="markers of the UNet's training objective")]
+"""Rules for tensors whose presence is a marker; see `base_settings`."""
 
 UNET = [*MARKERS, Rule(r"(.*)", r"\1")]
-"""UNet2DConditionModel: our names are its names."""
+"""Rules for a UNet2DConditionModel, whose names are the same as ours."""
 
 _MODULE = r"(.*)\.motion_modules\.(\d+)\."
 _BLOCK = _MODULE + r"transformer_blocks\.(\d+)\."
@@ -26,7 +26,7 @@ MOTION = [
     Rule(_BLOCK + r"norm3\.(.*)", _OUR_BLOCK + r"ff_norm.\4"),
     Rule(_MODULE + r"(.*)", r"\1.temporals.\2.\3"),
 ]
-"""MotionAdapter."""
+"""Rules for a MotionAdapter."""
 
 VAE = [
     Rule(r"(.*\.attentions\.0\.)query\.(.*)", r"\1to_q.\2"),
@@ -35,13 +35,13 @@ VAE = [
     Rule(r"(.*\.attentions\.0\.)proj_attn\.(.*)", r"\1to_out.0.\2"),
     Rule(r"(.*)", r"\1"),
 ]
-"""AutoencoderKL, with today's names of its attention or those before diffusers 0.15."""
+"""Rules for an AutoencoderKL, with current attention names or those before diffusers 0.15."""
 
 _LAYER = r"(?:text_model\.)?encoder\.layers\.(\d+)\."
 _OUR_LAYER = r"transformer.resblocks.\1."
 
 TEXT = [
-    Rule(r"(?:text_model\.)?embeddings\.position_ids", None, why="position ids: they are 0, 1, 2, ..."),
+    Rule(r"(?:text_model\.)?embeddings\.position_ids", None, why="position ids, which are 0, 1, 2, ..."),
     Rule(r"(?:text_model\.)?embeddings\.token_embedding\.weight", "token_embedding.weight"),
     Rule(r"(?:text_model\.)?embeddings\.position_embedding\.weight", "positional_embedding"),
     Rule(_LAYER + r"self_attn\.q_proj\.(weight|bias)", _OUR_LAYER + r"attn.in_proj_\2", part=0),
@@ -58,4 +58,4 @@ TEXT = [
         why="parts of CLIP that SD-1.x does not use",
     ),
 ]
-"""CLIPTextModel of transformers, with the prefix `text_model.` (before 5.0, and on the hub) or without; CLIPModel."""
+"""Rules for transformers' CLIPTextModel, with or without the prefix `text_model.` (before 5.0), and CLIPModel."""

@@ -1,8 +1,8 @@
-"""Architectures from the shapes of weights, for files without a configuration.
+"""Inference of architectures from the shapes of weights, for files without a configuration.
 
-Files of the published width have the published architecture, whatever they lack: so what is missing shows.
-Others are measured, with what shapes do not tell taken from SD-1.x: 8 heads, 32 groups, 64 channels per head of
-the text tower.
+Files of the published width are assumed to have the published architecture, so that missing tensors are detected. For
+others the architecture is derived from shapes, and values that shapes do not show are taken from SD-1.x: 8 heads, 32
+groups, 64 channels per head of the text tower.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ LIMITS = {
     "length": 2**13,
     "vocab_size": 2**20,
 }
-"""Of what is built: no published network comes near, and damaged files shall not exhaust memory or patience."""
+"""Maximum sizes of networks, far above all published ones, so that damaged files do not exhaust the memory."""
 
 
 def unet(shapes: Shapes) -> UNetConfig:
-    """A spatial UNet from shapes under our names; raises CheckpointError if they are not those of SD-1.x."""
+    """Infer a spatial UNet from shapes under our names; raises CheckpointError if it is not SD-1.x's."""
     stem = _shape(shapes, "conv_in.weight", 4)
     context = {shape[-1] for key, shape in shapes.items() if shape and key.endswith("attn2.to_k.weight")}
     widest = max(context, default=0)
@@ -56,14 +56,14 @@ def unet(shapes: Shapes) -> UNetConfig:
     }
     for reason, holds in refused.items():
         if holds:
-            raise CheckpointError(f"no UNet of SD-1.x: {reason}")
+            raise CheckpointError(f"not a UNet of SD-1.x: {reason}")
     if stem[0] == 320:
         return UNetConfig(temporal=None)
     return _measured(shapes)
 
 
 def _measured(shapes: Shapes) -> UNetConfig:
-    """Widths and depth of a spatial UNet."""
+    """Infer widths and depth of a spatial UNet."""
     stem = _shape(shapes, "conv_in.weight", 4)
     context = {shape[-1] for key, shape in shapes.items() if shape and key.endswith("attn2.to_k.weight")}
     levels = [f"down_blocks.{i}" for i in _count(lambda i: f"down_blocks.{i}.resnets.0.conv1.weight" in shapes)]
@@ -78,7 +78,7 @@ def _measured(shapes: Shapes) -> UNetConfig:
 
 
 def lavie(shapes: Shapes) -> UNetConfig:
-    """LaVie's UNet from shapes under our names; its bias tables tell the number of heads."""
+    """Infer LaVie's UNet from shapes under our names; its bias tables give the number of heads."""
     if _shape(shapes, "conv_in.weight", 4)[0] == UNetConfig.channels[0]:
         return UNetConfig(norm_over="clip", temporal=RotaryConfig())
     tables = [key for key in shapes if key.endswith(".relative_bias.weight")]
@@ -88,11 +88,11 @@ def lavie(shapes: Shapes) -> UNetConfig:
 
 
 def videocrafter(shapes: Shapes) -> UNetConfig:
-    """VideoCrafter2's UNet from shapes under our names; its first transformer tells the width of all heads."""
+    """Infer VideoCrafter2's UNet from shapes under our names; its first transformer gives the width of all heads."""
     heads = FactorisedConfig.stem_heads
     width = _shape(shapes, "stem_temporal.proj_in.weight", 2)[0] // heads
     if not width:
-        raise CheckpointError(f"no UNet of VideoCrafter2: its first transformer is narrower than its {heads} heads")
+        raise CheckpointError(f"not a UNet of VideoCrafter2: its first transformer is narrower than its {heads} heads")
     return dataclasses.replace(
         _measured(shapes),
         head_dim=width,
@@ -104,9 +104,9 @@ def videocrafter(shapes: Shapes) -> UNetConfig:
 
 
 def motion_unet(shapes: Shapes) -> UNetConfig:
-    """The UNet that a file of motion modules, under our names, belongs to, as far as the modules tell.
+    """Infer the UNet that a file of motion modules, under our names, belongs to.
 
-    Of its spatial part only the widths and the number of layers count.
+    Only the widths and the number of layers of its spatial part are meaningful.
     """
     channels = tuple(
         _shape(shapes, f"down_blocks.{i}.temporals.0.norm.weight", 1)[0]
@@ -119,7 +119,7 @@ def motion_unet(shapes: Shapes) -> UNetConfig:
 
 
 def motion(shapes: Shapes, rows: int) -> MotionConfig:
-    """Motion modules from shapes under our names and the rows of their position tables."""
+    """Infer motion modules from shapes under our names and the rows of their position tables."""
     attentions = _count(
         lambda i: f"down_blocks.0.temporals.0.transformer_blocks.0.attention_blocks.{i}.to_q.weight" in shapes
     )
@@ -128,7 +128,7 @@ def motion(shapes: Shapes, rows: int) -> MotionConfig:
 
 
 def vae(shapes: Shapes) -> VAEConfig:
-    """An autoencoder from shapes under our names; raises CheckpointError if it cannot be measured."""
+    """Infer an autoencoder from shapes under our names; raises CheckpointError if this is not possible."""
     if _shape(shapes, "encoder.conv_in.weight", 4)[0] == VAEConfig.channels[0]:
         return VAEConfig()
     levels = _count(lambda i: f"encoder.down_blocks.{i}.resnets.0.conv1.weight" in shapes)
@@ -141,13 +141,13 @@ def vae(shapes: Shapes) -> VAEConfig:
 
 
 def text(shapes: Shapes) -> TextConfig:
-    """A text tower from shapes under our names; raises CheckpointError if it cannot be measured."""
+    """Infer a text tower from shapes under our names; raises CheckpointError if this is not possible."""
     vocab_size, width = _shape(shapes, "token_embedding.weight", 2)
     length = _shape(shapes, "positional_embedding", 2)[0]
     if width == TextConfig.width:
         return TextConfig(length=length, vocab_size=vocab_size)
     if width % 64 or not width:
-        raise CheckpointError(f"no text tower of CLIP: its tokens are {width} wide, which is no multiple of 64")
+        raise CheckpointError(f"not a text tower of CLIP: its width {width} is not a multiple of 64")
     layers = _count(lambda i: f"transformer.resblocks.{i}.ln_1.weight" in shapes)
     hidden = _shape(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
     return TextConfig(
@@ -161,7 +161,7 @@ def text(shapes: Shapes) -> TextConfig:
 
 
 def check_size(*parts: UNetConfig | MotionConfig | VAEConfig | TextConfig | None) -> None:
-    """Raises CheckpointError if a size in `parts` is no whole number between 1 and that of `LIMITS`."""
+    """Raise CheckpointError if a size in `parts` is not an integer between 1 and its limit in `LIMITS`."""
     for part in parts:
         for name, limit in LIMITS.items():
             value = getattr(part, name, 1)
@@ -174,12 +174,12 @@ def _shape(shapes: Shapes, key: str, axes: int) -> tuple[int, ...]:
     shape = shapes.get(key)
     if shape is None or len(shape) != axes:
         found = "missing" if shape is None else f"of shape {shape}"
-        raise CheckpointError(f"the size of the network cannot be told: {key} is {found}; it must have {axes} axes")
+        raise CheckpointError(f"the network's size is unknown: {key} is {found}; it must have {axes} axes")
     return shape
 
 
 def _count(exists: Callable[[int], bool]) -> Iterator[int]:
-    """0, 1, 2, ... as long as `exists` says so."""
+    """Yield 0, 1, 2, ... while `exists` returns True."""
     i = 0
     while exists(i):
         yield i

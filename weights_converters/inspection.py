@@ -1,4 +1,4 @@
-"""Says what a file of weights is: kind, version, parameters, dtype, size, and what is missing or extra."""
+"""Inspection of weights files: kind, version, parameters, dtype, size, and missing or extra tensors."""
 
 import dataclasses
 from collections import Counter
@@ -22,11 +22,11 @@ from weights_converters.sources import Source, open_source, parameters
 
 
 def describe(path: Path) -> str:
-    """Some lines on a file, or on each network of a diffusers pipeline.
+    """Describe a file, or each network of a diffusers pipeline, in a few lines.
 
     Raises:
-        InputError: there is no such file, or a folder without weights.
-        CheckpointError: the file is damaged or carries code.
+        InputError: the file does not exist, or the folder has no weights.
+        CheckpointError: the file is damaged or contains code.
     """
     if any((path / folder).is_dir() for folder in FOLDERS.values()):
         found = [path / folder for folder in FOLDERS.values() if (path / folder).is_dir()]
@@ -54,7 +54,8 @@ def describe(path: Path) -> str:
 
 
 def _lora(source: Source) -> list[str]:
-    """How many weights of SD-1.5 with AnimateDiff v2 (which has all modules) a LoRA changes, and what does not fit."""
+    """Describe which weights of SD-1.5 with AnimateDiff v2 (which has all modules) a LoRA changes, and what does not
+    fit."""
     unet = dataclasses.replace(UNetConfig(), temporal=MotionConfig(mid=True))
     brought = bundled(source)
     theirs = {key for keys in brought.values() for key in keys}
@@ -71,14 +72,14 @@ def _lora(source: Source) -> list[str]:
         lines.append(f"  ranks: {', '.join(f'{rank[0]} ({count})' for rank, count in ranks.most_common(5) if rank)}")
     made_for = family(shapes, source.metadata)
     if made_for not in ("", "SD-1.x"):
-        lines.append(f"    made for {made_for}, not for SD-1.x (not supported)")
+        lines.append(f"    made for {made_for} instead of SD-1.x (not supported)")
     lost = {
         "of another shape than SD-1.5's": [
             " + ".join(f"{key} {shapes[key]}" for key in names.values())
             for site, names in whole.items()
             if site not in fitting
         ],
-        "that are no whole module": [" + ".join(x.values()) for site, x in found.modules.items() if site not in whole],
+        "of incomplete modules": [" + ".join(x.values()) for site, x in found.modules.items() if site not in whole],
         "that match no weight": [*found.odd, *found.unmatched],
         "twice": found.twice,
     }
@@ -91,7 +92,7 @@ def _lora(source: Source) -> list[str]:
 
 
 def _misfit(source: Source, site: Site, names: Mapping[str, str]) -> str:
-    """Why a whole module cannot update its weight; empty if it can. Only shapes are looked at."""
+    """Describe why a complete module cannot update its weight, judging by shapes alone; empty if it can."""
     parts = {
         side: torch.ones(()) if side == "on_input" else torch.empty(source.shapes[key], device="meta")
         for side, key in names.items()
@@ -101,7 +102,7 @@ def _misfit(source: Source, site: Site, names: Mapping[str, str]) -> str:
 
 
 def _read(name: Name, path: Path) -> Part | str:
-    """A network of a file, or why it cannot be read."""
+    """Read a network of a file, or return why it is not readable."""
     try:
         return read_part(name, path, "--inspect")
     except AnyI2VError as error:
@@ -109,7 +110,7 @@ def _read(name: Name, path: Path) -> Part | str:
 
 
 def _network(name: Name, part: Part | str) -> list[str]:
-    """Whether a network is there, and whole."""
+    """Describe whether a network is present and complete."""
     if isinstance(part, str):
         return [f"  {name}: {part}"]
     if not part.plan.report.renamed:
@@ -122,21 +123,21 @@ def _network(name: Name, part: Part | str) -> list[str]:
     lines = [f"  {name}: {len(part.plan.report.renamed)} tensors, {parameters(kept):,} parameters"]
     found = {kind: keys for kind, keys in problems(part, wanted).items() if keys}
     lines += [f"    {len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in found.items()]
-    return lines if found else [*lines, "    whole: nothing is missing, nothing is left over"]
+    return lines if found else [*lines, "    complete: no tensors are missing or left over"]
 
 
 def _settings(path: Path, source: Source) -> list[str]:
-    """What the files around a UNet say of it that its weights do not show."""
+    """Describe the settings of a UNet that its weights do not show, from the files around it."""
     try:
         said = list(base_settings.predictions(path, source))
         base_settings.check_prediction(path, source)
     except AnyI2VError as error:
         return [f"  cannot be converted: {error}"]
-    return [f"  predicts: {value}, says {place}" for place, value in said]
+    return [f"  predicts: {value}, according to {place}" for place, value in said]
 
 
 def _config(part: Part) -> BackboneConfig:
-    """A backbone with the architecture of one part."""
+    """Return a backbone configuration with the architecture of one part."""
     config = BackboneConfig(name="inspected")
     if part.name == "unet":
         config = dataclasses.replace(config, unet=parts.unet_config(part))

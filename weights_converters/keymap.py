@@ -1,6 +1,6 @@
-"""Renaming by rules, with proof that nothing was lost: the one way in which foreign weights become ours.
+"""Rule-based renaming of tensors, with a check that nothing is lost; used for all third-party weights.
 
-A `Plan` is made from names and shapes alone, before any tensor is read, and then fetches tensors one by one.
+A `Plan` is built from names and shapes before any tensor is read, and then fetches tensors one by one.
 """
 
 import re
@@ -17,66 +17,66 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the keys that `pattern` matches from end to end."""
+    """How to rename the keys that `pattern` fully matches."""
 
     pattern: str
     target: str | None
-    """The new key, with back references; None: dropped on purpose."""
+    """The new key, with back references; None: dropped intentionally."""
     transform: Callable[[Tensor], Tensor] | None = None
-    """Must work on the meta device too, where the shapes are worked out."""
+    """Transformation of the tensor; must also work on the meta device, where shapes are computed."""
     part: int | None = None
-    """Which part of the target this is, where several tensors are joined along their first axis."""
+    """Index of this tensor, if several tensors are concatenated to one target along their first axis."""
     why: str = ""
-    """The reason of dropping."""
+    """Reason for dropping."""
 
     def within(self, source: str, target: str) -> "Rule":
-        """The same rule where foreign keys begin with `source` and ours with `target`."""
+        """Return the same rule for keys with prefix `source` in the file and prefix `target` in ours."""
         renamed = None if self.target is None else target + self.target
         return replace(self, pattern=re.escape(source) + f"(?:{self.pattern})", target=renamed)
 
 
 def within(rules: Iterable[Rule], source: str, target: str) -> list[Rule]:
-    """`Rule.within` for each of `rules`."""
+    """Apply `Rule.within` to each of `rules`."""
     return [rule.within(source, target) for rule in rules]
 
 
 @dataclass
 class Report:
-    """What happened to each source key."""
+    """Record of how each source key was used."""
 
     renamed: dict[str, str] = field(default_factory=dict)
-    """Source key to target key; the keys of joined tensors share a target."""
+    """Source key to target key; the keys of concatenated tensors share a target."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Source key to reason."""
 
 
 Pieces = dict[int, tuple[str, Rule]]
-"""The sources of one target by their part."""
+"""Sources of one target by part index."""
 
 
 @dataclass
 class Plan:
-    """Which tensors become which; see `make_plan`."""
+    """Mapping of source tensors to targets; see `make_plan`."""
 
     parts: dict[str, Pieces]
-    """By target key."""
+    """Pieces by target key."""
     shapes: dict[str, tuple[int, ...] | None]
-    """Of the targets; None where the sources cannot be put together at all."""
+    """Shapes of the targets; None if the sources cannot be combined."""
     report: Report
     unmatched: list[str]
     """Source keys without a rule."""
     clashing: list[str]
-    """Source keys whose place is taken."""
+    """Source keys whose target is already taken."""
 
     def problems(self, targets: Shapes) -> dict[str, list[str]]:
-        """What stands between this plan and exactly the tensors `targets`, by kind; empty lists if nothing."""
+        """Return how this plan deviates from exactly the tensors `targets`, by kind; empty lists if it does not."""
         return {
             "without a rule": self.unmatched,
             "with the same target as another": self.clashing,
             "with a target that the network does not have": [
                 f"{name} -> {key}" for key in self.parts if key not in targets for name in self.sources(key)
             ],
-            "that the network needs but nothing gives": [key for key in targets if key not in self.parts],
+            "that the network needs but no source has": [key for key in targets if key not in self.parts],
             "of the wrong shape": [
                 f"{', '.join(self.sources(key))} -> {key} {self.shapes[key]} instead of {tuple(shape)}"
                 for key, shape in targets.items()
@@ -85,21 +85,21 @@ class Plan:
         }
 
     def sources(self, key: str) -> list[str]:
-        """The source keys of a target in the order in which they are joined."""
+        """Return the source keys of a target in the order of concatenation."""
         return [self.parts[key][i][0] for i in sorted(self.parts[key])]
 
     def fetch(self, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One target from the sources that it needs."""
+        """Build one target from its sources."""
         pieces = self.parts[key]
         return _join([_apply(pieces[i][1], tensors[pieces[i][0]]) for i in sorted(pieces)])
 
 
 def make_plan(shapes: Shapes, rules: Sequence[Rule]) -> Plan:
-    """Says where each source key goes; the first rule that matches it counts. Raises nothing.
+    """Map each source key by the first rule that matches it. Never raises.
 
     Args:
-        shapes: of the sources, by key.
-        rules: ordered.
+        shapes: shapes of the sources by key.
+        rules: rules in order of precedence.
     """
     plan = Plan({}, {}, Report(), [], [])
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
@@ -122,19 +122,19 @@ def make_plan(shapes: Shapes, rules: Sequence[Rule]) -> Plan:
 
 
 def convert(tensors: Mapping[str, Tensor], rules: Sequence[Rule], targets: Shapes) -> tuple[dict[str, Tensor], Report]:
-    """Renames and reshapes `tensors` at once.
+    """Rename and reshape `tensors`.
 
     Args:
-        tensors: the foreign weights; looked up one by one.
-        rules: ordered.
-        targets: shape of each tensor that must come out.
+        tensors: the source weights; looked up one by one.
+        rules: rules in order of precedence.
+        targets: shapes of the required results by key.
 
     Returns:
-        The tensors, in the order of `targets`, in their own dtype; and the report.
+        The tensors, in the order of `targets`, in their own dtypes; and the report.
 
     Raises:
-        CheckpointError: a source key without rule, two sources for one target, a target that stays empty,
-            a target that does not exist, or another shape. All problems are counted, the first five named.
+        CheckpointError: a source key has no rule, two sources have the same target, a target is missing or does not
+            exist, or a shape differs. All problems are counted, and the first five of each kind are named.
     """
     plan = make_plan({key: tuple(tensor.shape) for key, tensor in tensors.items()}, rules)
     refuse(plan.problems(targets), "the weights do not fit the network")
@@ -142,7 +142,7 @@ def convert(tensors: Mapping[str, Tensor], rules: Sequence[Rule], targets: Shape
 
 
 def refuse(problems: Mapping[str, list[str]], what: str) -> None:
-    """Raises CheckpointError `what` with the count of each kind of problem and its first five keys, if any."""
+    """Raise CheckpointError `what` with the count and the first five keys of each kind of problem, if there are any."""
     lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
     if lines:
         raise CheckpointError(f"{what}; tensors {'; '.join(lines)}")
@@ -161,7 +161,7 @@ def _shape(pieces: list[tuple[Sequence[int], Rule]]) -> tuple[int, ...] | None:
     try:
         metas = [_apply(rule, torch.empty(tuple(shape), device="meta")) for shape, rule in pieces]
         return tuple(_join(metas).shape)
-    except (RuntimeError, IndexError):  # the shapes do not suit each other, or the transform
+    except (RuntimeError, IndexError):  # the shapes do not fit each other or the transform
         return None
 
 

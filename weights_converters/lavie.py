@@ -1,4 +1,4 @@
-"""LaVie's base model: a whole UNet whose names are diffusers', with temporal attentions inside its transformers.
+"""LaVie's base model, a UNet in diffusers' naming with temporal attentions inside its transformers.
 
 Reference: Vchitect/LaVie, base/models/unet.py, attention.py.
 """
@@ -25,17 +25,17 @@ UNET = [
     Rule(_BLOCK + r"norm_temp\.(.*)", r"\1.temporal.norm.\2"),
     Rule(r"(.*)", r"\1"),
 ]
-"""UNet3DConditionModel of LaVie."""
+"""Rules for LaVie's UNet3DConditionModel."""
 
 SCHEDULE = ScheduleConfig(beta_start=1e-4, beta_end=0.02, curve="linear", final_alpha_one=False)
-"""Of its DDIM; the published default, DDPM, is `eta=1` with `steps_offset=0` and `final_alpha_one=True`."""
+"""Schedule of LaVie's DDIM; the published default, DDPM, is `eta=1` with `steps_offset=0`, `final_alpha_one=True`."""
 
 METHOD = {"guidance_scale": 7.5, "steps": 50}
 """The published sampler's settings."""
 
 
 def unet_config(data: Mapping[str, Any]) -> UNetConfig:
-    """From the config.json of the UNet; raises CheckpointError for a structure that is not LaVie's."""
+    """Convert the config.json of the UNet; raises CheckpointError for a structure that is not LaVie's."""
     expect(data, "LaVie UNet", {"use_first_frame": False, "use_relative_position": False})
     spatial = diffusers_configs.in_2d(data)
     config = diffusers_configs.unet_config(spatial)

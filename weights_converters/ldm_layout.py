@@ -1,4 +1,4 @@
-"""The layout of Stable Diffusion's own code (LDM): UNet, autoencoder and text tower in one file, no configuration.
+"""The layout of Stable Diffusion's own code (LDM), with all networks in one file and no configuration.
 
 Reference: CompVis, ldm/modules/diffusionmodules/openaimodel.py and model.py. The names are mapped to those of
 diffusers, which are ours.
@@ -18,14 +18,14 @@ VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 
 LIMIT = 16
-"""Levels, or layers per level, of the largest UNet or autoencoder that rules are made for."""
+"""Maximum number of levels, and of layers per level, of a UNet or autoencoder."""
 
 SCHEDULE = r"betas|alphas_cumprod(?:_prev)?|(?:sqrt|log|posterior)_\w+|logvar|lvlb_weights"
 
 JUNK = [
-    Rule(r"model_ema\..*", None, why="a moving average from training: the weights themselves are used"),
-    Rule(SCHEDULE, None, why="tables of the noise schedule: they are recomputed"),
-    Rule(r"scale_factor", None, why="the scale of the latents: it is stored as a setting"),
+    Rule(r"model_ema\..*", None, why="a moving average from training; the plain weights are used"),
+    Rule(SCHEDULE, None, why="tables of the noise schedule, which are recomputed"),
+    Rule(r"scale_factor", None, why="the scale of the latents, which is stored as a setting"),
     Rule(r"denoiser\.(?:log_)?sigmas", None, why="noise levels of another sampler"),
     Rule(r"embedding_manager\..*", None, why="state of a textual inversion training"),
     Rule(r"(?:global_step|epoch|iteration)", None, why="a step count from training"),
@@ -38,10 +38,10 @@ JUNK = [
     ),
     *diffusers_layout.MARKERS,
 ]
-"""What single files hold besides the networks."""
+"""Rules for tensors of single files other than the networks."""
 
 OTHERS = {"unet": "of the UNet", "vae": "of the autoencoder", "text": "of the text tower"}
-"""Why the tensors of the other networks are left out of each."""
+"""Reasons for leaving out the tensors of other networks."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -54,7 +54,7 @@ _RESNET = {
 
 
 def unet_rules(keys: Iterable[str]) -> list[Rule]:
-    """Rules for the keys of a UNet without their prefix; its depth is read off the keys.
+    """Return rules for the keys of a UNet without prefix; its depth is derived from the keys.
 
     Raises CheckpointError if they are not those of a UNet.
     """
@@ -74,7 +74,7 @@ def unet_rules(keys: Iterable[str]) -> list[Rule]:
         down, up = i * (layers + 1), i * (layers + 1)
         for j in range(layers):
             rules += _layer(f"input_blocks.{down + j + 1}", f"down_blocks.{i}", j)
-        # the level ends with a module of its own on the way down, and with an extra one in the last on the way up
+        # the downsampler is a separate block, the upsampler the last module of the level's last block
         rules += [
             Rule(rf"input_blocks\.{down + layers + 1}\.0\.op\.(.*)", rf"down_blocks.{i}.downsamplers.0.conv.\1"),
             Rule(rf"output_blocks\.{up + layers}\.[12]\.conv\.(.*)", rf"up_blocks.{i}.upsamplers.0.conv.\1"),
@@ -85,14 +85,14 @@ def unet_rules(keys: Iterable[str]) -> list[Rule]:
 
 
 def unet_depth(keys: Iterable[str]) -> tuple[int, int]:
-    """Levels and layers per level of a UNet; raises CheckpointError if the keys do not tell, or beyond `LIMIT`."""
+    """Return levels and layers per level of a UNet; raises CheckpointError if unknown or beyond `LIMIT`."""
     keys = list(keys)
     downs = _numbers(keys, r"input_blocks\.(\d+)\.0\.op\.weight")
     blocks = _numbers(keys, r"input_blocks\.(\d+)\.0\..*")
     layers = (min(downs) if downs else max(blocks, default=0) + 1) - 1
     levels = len(downs) + 1
     if not (0 < layers <= LIMIT and levels <= LIMIT):
-        raise CheckpointError(f"no UNet of LDM: its input_blocks would make {levels} levels of {layers} layers")
+        raise CheckpointError(f"not a UNet of LDM: its input_blocks would give {levels} levels of {layers} layers")
     return levels, layers
 
 
@@ -110,21 +110,21 @@ def _resnet(source: str, target: str) -> list[Rule]:
 
 
 def _squeeze(weight: Tensor) -> Tensor:
-    """Turns the weight of a 1 x 1 convolution into that of a linear layer, which itself is left as it is."""
+    """Convert the weight of a 1 x 1 convolution to that of a linear layer; a linear weight is unchanged."""
     return weight.flatten(1)
 
 
 def vae_rules(keys: Iterable[str]) -> list[Rule]:
-    """Rules for the keys of an autoencoder without their prefix.
+    """Return rules for the keys of an autoencoder without prefix.
 
-    Raises CheckpointError beyond `LIMIT` levels. The decoder's levels count from the finest here, from the
-    coarsest in diffusers; its attention consists of 1 x 1 convolutions here, or, in files that early scripts of
-    diffusers exported, of linear layers under diffusers' names.
+    The decoder's levels are numbered from the finest in LDM, and from the coarsest in diffusers. LDM's attention
+    consists of 1 x 1 convolutions, or, in files exported by early diffusers scripts, of linear layers with diffusers'
+    names. Raises CheckpointError beyond `LIMIT` levels.
     """
     ups = _numbers(keys, r"decoder\.up\.(\d+)\..*")
     levels = max(ups, default=-1) + 1
     if levels > LIMIT:
-        raise CheckpointError(f"no autoencoder of LDM: its decoder has {levels} levels")
+        raise CheckpointError(f"not an autoencoder of LDM: its decoder has {levels} levels")
     rules = [*_side("encoder.down", r"(\d+)", r"encoder.down_blocks.\1", "downsample")]
     for i in range(levels):
         rules += _side("decoder.up", f"({levels - 1 - i})", f"decoder.up_blocks.{i}", "upsample")
@@ -157,7 +157,7 @@ def _side(source: str, level: str, target: str, sampler: str) -> list[Rule]:
 
 
 def rules(keys: Iterable[str], part: str) -> list[Rule]:
-    """Rules for one network (`unet`, `vae` or `text`) of a single file; the others are dropped on purpose."""
+    """Return rules for one network (`unet`, `vae` or `text`) of a single file; the others are dropped intentionally."""
     keys = list(keys)
     prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text": TEXT_PREFIX}
     prefix = prefixes.pop(part)

@@ -1,4 +1,4 @@
-"""LoRA files that are baked into the converted weights for good."""
+"""LoRA files to merge permanently into the converted weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from weights_converters.sources import Source, open_source
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA that the user asked for."""
+    """A LoRA file given by the user, with its weight."""
 
     path: Path
     weight: float
@@ -23,7 +23,7 @@ class LoraFile:
 
 
 KINDS: dict[str, tuple[Kind, ...]] = {
-    # an adapter's layout is also that of LoRAs from diffusers' attention processors
+    # LoRAs of diffusers' attention processors have the same layout as adapters
     "lora": ("lora", "domain_adapter"),
     "motion_lora": ("motion_lora",),
     "adapter": ("domain_adapter",),
@@ -31,9 +31,9 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 
 
 def read_loras(options: Convert) -> list[LoraFile]:
-    """The LoRAs of all three options.
+    """Open the LoRAs of all three options.
 
-    Raises InputError for a weight that is no number or an absent file, CheckpointError for a file of another kind.
+    Raises InputError for an invalid weight or a missing file, CheckpointError for a file of another kind.
     """
     found = []
     for option, kinds in KINDS.items():
@@ -46,12 +46,12 @@ def read_loras(options: Convert) -> list[LoraFile]:
 
 
 def file_and_weight(text: str, option: str) -> tuple[Path, float]:
-    """A file and its weight from FILE or FILE:WEIGHT, where the file's name may hold colons itself.
+    """Parse FILE or FILE:WEIGHT, where the file's name may contain colons.
 
-    The whole text is the file's name if there is such a file, or if what follows the last colon is no number. A drive's
-    letter alone is no name: C:0.7 is not read as a file C of weight 0.7.
+    The whole text is the file's name if such a file exists. A single letter before the colon is rejected as a drive:
+    C:0.7 is not a file C with weight 0.7.
 
-    Raises InputError, naming the option, if there is no such file and no finite weight.
+    Raises InputError, naming the option, if there is neither such a file nor a finite weight.
     """
     name, colon, weight = text.rpartition(":")
     whole = expanded(text)
@@ -60,24 +60,24 @@ def file_and_weight(text: str, option: str) -> tuple[Path, float]:
     try:
         number = float(weight)
     except ValueError as error:
-        raise InputError(f"{option} {text}: there is no such file, and {weight!r} is no weight") from error
+        raise InputError(f"{option} {text}: there is no such file, and {weight!r} is not a weight") from error
     if not name or (len(name) == 1 and name.isalpha()) or not math.isfinite(number):
         raise InputError(f"{option} {text}: write FILE, or FILE:WEIGHT with a finite weight")
     return expanded(name), number
 
 
 def weights_by_name(loras: list[LoraFile]) -> dict[str, float]:
-    """The weights of all LoRAs by the names of their files; by the whole paths where two files have one name."""
+    """Return the weights of all LoRAs by file name, or by full path for files with the same name."""
     names = [lora.path.name for lora in loras]
     found: dict[str, float] = {}
     for lora in loras:
         name = lora.path.name if names.count(lora.path.name) == 1 else str(lora.path)
-        found[name] = found.get(name, 0.0) + lora.weight  # one file twice adds up
+        found[name] = found.get(name, 0.0) + lora.weight  # a file given twice adds up
     return found
 
 
 def lora_deltas(loras: list[LoraFile], shapes: Mapping[str, Sequence[int]], options: Convert) -> dict[str, list[Delta]]:
-    """What the LoRAs add to which of our tensors; raises as `read_lora` does."""
+    """Return the updates of all LoRAs by our keys; raises as `read_lora` does."""
     deltas: dict[str, list[Delta]] = {}
     strict = options.lora_unmatched == "error"
     for lora in loras:

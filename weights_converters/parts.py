@@ -1,7 +1,6 @@
-"""Finds the networks in sources: which file gives the UNet, the autoencoder, the text tower, the motion modules.
+"""Location of the networks (UNet, autoencoder, text tower, motion modules) in source files.
 
-Each part comes with its architecture, from a config.json beside it or from its shapes, and with a plan for its
-tensors.
+Each part has a plan for its tensors, and its architecture is read from a config.json or inferred from shapes.
 """
 
 import contextlib
@@ -29,10 +28,10 @@ KINDS: dict[Name, tuple[Kind, ...]] = {
     "text": ("text", "ldm", "videocrafter"),
     "motion": ("motion_module", "motion_adapter", "animatediff_unet"),
 }
-"""What each network is taken from."""
+"""Kinds of files that can provide each network."""
 
 FOLDERS: dict[Name, str] = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
-"""Where a pipeline of diffusers has each network."""
+"""Subfolder of each network in a diffusers pipeline."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,17 @@ class Part:
     source: Source
     finding: Finding
     plan: Plan
-    """From the keys of the source to ours, without the network's prefix."""
+    """Mapping from the source's keys to ours, without the network's prefix."""
     settings: Mapping[str, Any] | None
-    """config.json, where the source is a folder."""
+    """Content of config.json, if the source is a folder."""
 
 
 def read_part(name: Name, path: Path, option: str) -> Part:
-    """The network `name` in a file or folder that the user gave with `option`.
+    """Read the network `name` from a file or folder that the user gave with `option`.
 
     Raises:
         InputError: `path` does not exist, or has no (or several) weights.
-        CheckpointError: the file is damaged or holds something else.
+        CheckpointError: the file is damaged or of another kind.
     """
     settings = read_json(path / "config.json") if path.is_dir() else None
     source = open_source(path)
@@ -64,7 +63,7 @@ def read_part(name: Name, path: Path, option: str) -> Part:
 
 
 def make_part(name: Name, source: Source, finding: Finding, settings: Mapping[str, Any] | None) -> Part:
-    """The network `name` of an opened source; raises CheckpointError, naming the file, if it cannot be there."""
+    """Build the part of network `name` in an opened source; raises CheckpointError, naming the file, on failure."""
     try:
         plan = make_plan(source.shapes, rules(name, finding.kind, source))
     except CheckpointError as error:
@@ -73,9 +72,9 @@ def make_part(name: Name, source: Source, finding: Finding, settings: Mapping[st
 
 
 def rules(name: Name, kind: Kind, source: Source) -> list[Rule]:
-    """The rules that take the network `name` out of a source of some kind.
+    """Return the rules that extract the network `name` from a source of a given kind.
 
-    Raises CheckpointError if the source's keys are those of no such network.
+    Raises CheckpointError if the source's keys are not those of such a network.
     """
     if kind == "ldm":
         return ldm_layout.rules(source, name)
@@ -96,27 +95,25 @@ def rules(name: Name, kind: Kind, source: Source) -> list[Rule]:
 
 
 def find_parts(base: Path, given: Mapping[Name, Path]) -> dict[Name, Part]:
-    """UNet, autoencoder and text tower from `base`, except those that the user has `given` by themselves.
+    """Find UNet, autoencoder and text tower in `base`, except those that the user has `given` separately.
 
-    Raises as `read_part` does, CheckpointError if the UNet is of another family, and InputError if `base` lacks a
+    Raises as `read_part` does, CheckpointError if the UNet belongs to another family, and InputError if `base` lacks a
     network.
     """
     if any((base / folder).is_dir() for folder in FOLDERS.values()):
         given = {**{name: base / folder for name, folder in FOLDERS.items() if name != "unet"}, **given}
         base = base / FOLDERS["unet"]
     unet = read_part("unet", base, "--base")
-    unet_config(unet)  # the family first: that others have no text tower by its name is no help to a user
+    unet_config(unet)  # check the family first: for other families, a missing text tower would be a misleading error
     found: dict[Name, Part] = {"unet": unet}
     for name in FOLDERS:
         if name in given:
             found[name] = part = read_part(name, given[name], f"--{name}")
             if not part.plan.report.renamed:
-                raise CheckpointError(
-                    f"{given[name]} ({part.finding}) holds no {name} that can be read; --{name} needs it"
-                )
+                raise CheckpointError(f"{given[name]} ({part.finding}) has no readable {name}, as required by --{name}")
         elif name not in found:
             if not _holds(unet, name):
-                raise InputError(f"{base} has no {name}; name one with --{name} FILE or folder")
+                raise InputError(f"{base} has no {name}; give a file or folder with --{name}")
             found[name] = make_part(name, unet.source, unet.finding, None)
     return found
 
@@ -128,7 +125,8 @@ def _holds(unet: Part, name: Name) -> bool:
 
 
 def unet_config(part: Part) -> UNetConfig:
-    """The UNet of a part; raises CheckpointError, naming the file, if it is none of SD-1.x, LaVie or VideoCrafter2."""
+    """Return the UNet of a part; raises CheckpointError, naming the file, unless it is SD-1.x, LaVie or
+    VideoCrafter2."""
     with _named(part):
         measure, read = {
             "lavie_unet": (infer.lavie, lavie.unet_config),
@@ -142,13 +140,13 @@ def unet_config(part: Part) -> UNetConfig:
 
 
 def frame_size(part: Part, factor: int) -> tuple[int, int]:
-    """Width and height of the pictures that the UNet of a part was trained on, in pixels.
+    """Return width and height of the images that the UNet of a part was trained on, in pixels.
 
     Args:
-        part: with a config.json that says so, or metadata that do; else SD-1.x's 64 latents are assumed.
-        factor: pixels per latent.
+        part: part with the size in its config.json or metadata; otherwise SD-1.x's 64 latent cells are assumed.
+        factor: pixels per latent cell.
 
-    Raises CheckpointError for a strange size.
+    Raises CheckpointError for an invalid size.
     """
     if part.settings is None and (said := base_settings.resolution(part.source)) and not any(x % factor for x in said):
         return said
@@ -160,7 +158,7 @@ def frame_size(part: Part, factor: int) -> tuple[int, int]:
 
 
 def vae_config(part: Part) -> VAEConfig:
-    """The autoencoder of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
+    """Return the autoencoder of a part; raises CheckpointError, naming the file, if it is not SD-1.x's."""
     with _named(part):
         vae = infer.vae(part.plan.shapes) if part.settings is None else configs.vae_config(part.settings)
         if part.finding.kind in ("ldm", "videocrafter"):
@@ -170,11 +168,11 @@ def vae_config(part: Part) -> VAEConfig:
 
 
 def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> TextConfig:
-    """The text tower of a part; raises CheckpointError, naming the file, if it is not one of SD-1.x."""
+    """Return the text tower of a part; raises CheckpointError, naming the file, if it is not SD-1.x's."""
     with _named(part):
         shapes, settings = part.plan.shapes, part.settings
         if settings is not None and isinstance(settings.get("text_config"), Mapping):
-            settings = settings["text_config"]  # of a whole CLIPModel
+            settings = settings["text_config"]  # the source is a whole CLIPModel
         text = infer.text(shapes) if settings is None else configs.text_config(settings, vocabulary)
         if part.finding.kind == "videocrafter":
             text = dataclasses.replace(text, quick_gelu=False, penultimate=True, pad_zero=True)
@@ -184,20 +182,20 @@ def text_config(part: Part, vocabulary: Mapping[str, Any] | None = None) -> Text
 
 @dataclass(frozen=True)
 class MotionWish:
-    """What the user said of the motion modules."""
+    """The user's settings for the motion modules."""
 
     version: animatediff.Version | None = None
     norm: NormOver | None = None
 
 
 def motion_config(part: Part, unet: UNetConfig, wish: MotionWish) -> UNetConfig:
-    """`unet` with the motion modules of a part.
+    """Return `unet` with the motion modules of a part.
 
-    AnimateDiff takes the statistics of the modules' norms per frame, diffusers over all frames together. Every
-    MotionAdapter of the published size has AnimateDiff's weights and is read in AnimateDiff's way; others were
-    trained in diffusers, and the user has to say so: `norm`.
+    AnimateDiff computes the statistics of the modules' norms per frame, diffusers over all frames together.
+    MotionAdapters of the published size have AnimateDiff's weights and use per-frame statistics; for other sizes the
+    user must specify `norm`.
 
-    Raises CheckpointError, naming the file, if version or norm cannot be told, or for another structure.
+    Raises CheckpointError, naming the file, if version or norm cannot be determined, or for another structure.
     """
     shapes = part.source.shapes
     with _named(part):
@@ -217,17 +215,17 @@ def motion_config(part: Part, unet: UNetConfig, wish: MotionWish) -> UNetConfig:
 def _norm(part: Part, unet: UNetConfig, wish: MotionWish) -> NormOver:
     adapter = part.finding.kind == "motion_adapter"
     if wish.norm == "clip" and not adapter:
-        raise CheckpointError("--motion-norm clip is how diffusers computes; this file is AnimateDiff's own")
+        raise CheckpointError("--motion-norm clip is for files trained in diffusers, but this one is AnimateDiff's own")
     if wish.norm is None and adapter and unet.channels != UNetConfig.channels:
         raise CheckpointError(
-            f"a MotionAdapter of unpublished widths {unet.channels}: say with --motion-norm whether it was trained "
+            f"a MotionAdapter of unpublished widths {unet.channels}: specify with --motion-norm if it was trained "
             "in diffusers (clip) or in AnimateDiff (frame)"
         )
     return wish.norm or "frame"
 
 
 def motion_modules(part: Part, unet: UNetConfig, rows: int, norm: NormOver) -> MotionConfig:
-    """The motion modules of a part, from config.json or from shapes; `rows` of their position tables."""
+    """Return the motion modules of a part, from config.json or from shapes and the `rows` of position tables."""
     if part.settings is None:
         modules = infer.motion(part.plan.shapes, rows)
     else:
@@ -239,7 +237,7 @@ def motion_modules(part: Part, unet: UNetConfig, rows: int, norm: NormOver) -> M
 
 @contextlib.contextmanager
 def _named(part: Part) -> Iterator[None]:
-    """Puts the file's name before what goes wrong with its configuration."""
+    """Add the file's name to errors about its configuration."""
     try:
         yield
     except AnyI2VError as error:

@@ -1,4 +1,4 @@
-"""What a family of backbones is used with, and which noise schedule a conversion takes."""
+"""Presets of the backbone families, and the choice of the noise schedule."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from weights_converters.parts import Name, Part
 
 @dataclass(frozen=True)
 class Preset:
-    """What a family of backbones is used with, where nothing else is asked for."""
+    """Default settings of a family of backbones."""
 
     schedule: ScheduleConfig | None = None
-    """None: AnimateDiff's with its motion modules, else the base's."""
+    """Noise schedule; None: AnimateDiff's with its motion modules, else the base's."""
     fps: int = BackboneConfig.fps
     height: float = 1.0
-    """Of the frame, as a part of its width."""
+    """Height of the frame as a fraction of its width."""
     method: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -33,16 +33,16 @@ PRESETS: dict[Kind, Preset] = {
 
 
 def preset_of(parts: Mapping[Name, Part]) -> Preset:
-    """The preset of the UNet's family."""
+    """Return the preset of the UNet's family."""
     return PRESETS.get(parts["unet"].finding.kind, Preset())
 
 
 def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) -> tuple[ScheduleConfig, str]:
-    """The schedule, and where it is from, in words.
+    """Return the noise schedule and a description of its origin.
 
-    It is the one that was asked for, that of the family or of AnimateDiff, or that of the base, in this order.
+    It is the user's, that of the family or of AnimateDiff, or that of the base, in this order.
 
-    Raises CheckpointError, naming the file, if it is none that is supported.
+    Raises CheckpointError, naming the file, if it is not supported.
     """
     assert options.base is not None
     source, preset = parts["unet"].source, preset_of(parts)
@@ -51,7 +51,7 @@ def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) 
         base_settings.check_tables(source, preset.schedule)
         return preset.schedule, "that of the family"
     if path is None and isinstance(unet.temporal, MotionConfig) and unet.temporal.norm_over == "frame":
-        return ScheduleConfig(), "AnimateDiff's, in place of the base's"
+        return ScheduleConfig(), "AnimateDiff's, instead of the base's"
     if path is None:
         path = base_settings.scheduler_file(options.base)
     if path is None:
@@ -64,4 +64,4 @@ def schedule_of(options: Convert, parts: Mapping[Name, Part], unet: UNetConfig) 
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     unused = configs.unused_settings(data)
-    return config, f"from {path}" + (f"; not used, for the sampler is DDIM: {', '.join(unused)}" if unused else "")
+    return config, f"from {path}" + (f"; not used, because the sampler is DDIM: {', '.join(unused)}" if unused else "")

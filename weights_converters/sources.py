@@ -1,6 +1,6 @@
-"""Weights as files hold them: any .safetensors or PyTorch file or folder as one mapping, read tensor by tensor.
+"""Sources of weights: .safetensors or PyTorch files or folders as one mapping, read tensor by tensor.
 
-Keys are given without what training tools wrap around them (`state_dict`, `ema`, `module.`, `_forward_module.`).
+Keys are stripped of wrappers added by training tools (`state_dict`, `ema`, `module.`, `_forward_module.`).
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from anyi2v.files import read_json
 
 
 class Source(Mapping[str, Tensor]):
-    """The tensors of one or more files under clean keys; each is read when it is asked for.
+    """The tensors of one or more files by keys without wrappers, read lazily.
 
-    Raises CheckpointError, naming the file, if a file cannot be read, or if two keys are one without wrappers.
+    Raises CheckpointError, naming the file, if a file is not readable, or if two keys are equal without wrappers.
     """
 
     def __init__(self, path: Path, files: list[WeightsFile]):
@@ -30,30 +30,30 @@ class Source(Mapping[str, Tensor]):
             for key in file.shapes:
                 clean = key.removeprefix("_forward_").removeprefix("module.")
                 if clean in self._homes:
-                    raise CheckpointError(f"{file.path} holds the tensor {clean} a second time, as {key}")
+                    raise CheckpointError(f"{file.path} has the tensor {clean} a second time, as {key}")
                 self._homes[clean] = (file, key)
         if not self._homes:
-            raise CheckpointError(f"{path} holds no tensors")
+            raise CheckpointError(f"{path} has no tensors")
         self.shapes = {key: file.shapes[name] for key, (file, name) in self._homes.items()}
         self.dtypes = {key: file.dtypes[name] for key, (file, name) in self._homes.items()}
-        """As torch spells them: float16, bfloat16, float32, int64, ..."""
+        """Names of torch dtypes by key: float16, bfloat16, float32, int64, ..."""
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Of the first file; empty for pickled ones."""
+        """Metadata of the first file; empty for pickles."""
         return self.files[0].metadata
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(file.path.stat().st_size for file in self.files)
 
     def original(self, key: str) -> str:
-        """The key as its file spells it."""
+        """Return the key as spelled in its file."""
         return self._homes[key][1]
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file by its name with that of its folder."""
+        """Return the SHA-256 of each file, by folder and file name."""
         return {f"{file.path.parent.name}/{file.path.name}": _sha256(file.path) for file in self.files}
 
     def __getitem__(self, key: str) -> Tensor:
@@ -73,11 +73,11 @@ def _sha256(path: Path) -> str:
 
 
 def open_source(path: Path) -> Source:
-    """Opens a file of weights, or a folder as diffusers writes it.
+    """Open a weights file, or a folder as written by diffusers.
 
     Raises:
-        InputError: there is no such file, or a folder without (or with several) weights to choose from.
-        CheckpointError: the file is damaged, is of no known format, or is a pickle that carries code.
+        InputError: the file does not exist, or the folder has no weights or several.
+        CheckpointError: the file is damaged, has an unknown format, or is a pickle that contains code.
     """
     chosen = weights_file(path) if path.is_dir() else path
     if not chosen.is_file():
@@ -87,11 +87,11 @@ def open_source(path: Path) -> Source:
     table = _index(chosen)
     absent = sorted({name for name in table.values() if not (chosen.parent / name).is_file()})
     if absent:
-        raise CheckpointError(f"{chosen} names {', '.join(absent)}, which is not there; get it as well")
+        raise CheckpointError(f"{chosen} refers to {', '.join(absent)}, which is missing; download it as well")
     files = [open_file(chosen.parent / name) for name in sorted(set(table.values()))]
     lost = sorted(set(table) - {key for file in files for key in file.shapes})
     if lost:
-        raise CheckpointError(f"{chosen}: the index announces {len(lost)} tensors that are not there: {lost[:5]}")
+        raise CheckpointError(f"{chosen}: the index lists {len(lost)} tensors that are missing: {lost[:5]}")
     return Source(path, files)
 
 
@@ -100,10 +100,10 @@ _VARIANT = re.compile(r"\.(fp16|bf16|fp32)\b")
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights in `folder`, as a file or as the index of several.
+    """Choose the weights in `folder`, as a file or as the index of several files.
 
-    .safetensors are preferred to pickles, full precision to a variant (`*.fp16.*`), and copies without the
-    moving average (`*.non_ema.*`) are skipped. Raises InputError if there is none or a choice remains.
+    .safetensors are preferred to pickles, full precision to variants (`*.fp16.*`), and copies without the moving
+    average (`*.non_ema.*`) are skipped. Raises InputError if there are none, or more than one remains.
     """
     found: list[Path] = []
     for ending in (".safetensors", ".bin"):
@@ -116,21 +116,21 @@ def weights_file(folder: Path) -> Path:
                 return chosen[0]
             break
     names = ", ".join(path.name for path in found) or "none"
-    raise InputError(f"{folder} must hold exactly one .safetensors file or index of several, but there are: {names}")
+    raise InputError(f"{folder} must have exactly one .safetensors file or index, but it has: {names}")
 
 
 def _index(path: Path) -> dict[str, str]:
-    """Which file has which tensor; raises CheckpointError if `path` is no index."""
+    """Read which file has which tensor; raises CheckpointError if `path` is not an index."""
     table = read_json(path).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path} is not an index of weights: it has no table 'weight_map'")
-    # an index may come from anywhere: it shall not point out of its folder
+    # an untrusted index must not point outside of its folder
     strange = [name for name in table.values() if not isinstance(name, str) or Path(name).name != name]
     if strange:
-        raise CheckpointError(f"{path} names {strange[0]!r}; only files beside it are allowed")
+        raise CheckpointError(f"{path} refers to {strange[0]!r}; only files in its folder are allowed")
     return table
 
 
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many numbers tensors of these shapes hold."""
+    """Return the total number of elements of tensors with these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())

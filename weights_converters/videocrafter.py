@@ -1,4 +1,4 @@
-"""VideoCrafter2: UNet, autoencoder and OpenCLIP text tower in one file in the layout of latent diffusion.
+"""VideoCrafter2's layout, with UNet, autoencoder and OpenCLIP text tower in one LDM file.
 
 Reference: AILab-CVC/VideoCrafter, lvdm/modules/networks/openaimodel3d.py; "temopral" is how its keys spell it.
 """
@@ -19,11 +19,11 @@ TEXT_PREFIX = "cond_stage_model.model."
 SCHEDULE = ScheduleConfig(curve="scaled_linear", final_alpha_one=False, spacing="uniform", x0_scale=0.7)
 TEXT = TextConfig(width=1024, layers=24, heads=16, quick_gelu=False, penultimate=True, pad_zero=True)
 METHOD = {"guidance_scale": 12.0, "steps": 50}
-"""The published sampler's settings, but for eta = 1: fresh noise at every step would undo the optimised latents."""
+"""The published sampler's settings, except eta = 1: fresh noise in every step would undo the optimised latents."""
 
 _JUNK = [
     *ldm_layout.JUNK,
-    Rule(r"(?:scale_arr|ddim_.*)", None, why="tables of the noise schedule: they are recomputed"),
+    Rule(r"(?:scale_arr|ddim_.*)", None, why="tables of the noise schedule, which are recomputed"),
     Rule(
         TEXT_PREFIX.replace(".", r"\.") + r"(?:logit_scale|text_projection|attn_mask|visual\..*)",
         None,
@@ -43,18 +43,18 @@ _TRANSFORMER = {
 
 
 def _squeeze(weight: Tensor) -> Tensor:
-    """A convolution of width 1 over frames as a linear layer."""
+    """Convert a convolution of width 1 over frames to a linear layer."""
     return weight.flatten(1)
 
 
 def _transformer(source: str, target: str) -> list[Rule]:
-    """A temporal transformer."""
+    """Return rules for a temporal transformer."""
     start = re.escape(source) + r"\."
     return [Rule(start + old, f"{target}." + new.format(r"\1", r"\2")) for old, new in _TRANSFORMER.items()]
 
 
 def _convolution(source: str, target: str) -> list[Rule]:
-    """A temporal convolution: four of norm, SiLU, (dropout,) convolution."""
+    """Return rules for a temporal convolution: four times norm, SiLU, (dropout,) convolution."""
     start = re.escape(f"{source}.temopral_conv.conv")
     rules = []
     for k in range(4):
@@ -66,7 +66,7 @@ def _convolution(source: str, target: str) -> list[Rule]:
 
 
 def unet_rules(keys: Iterable[str]) -> list[Rule]:
-    """Rules for the keys of the UNet without their prefix; raises CheckpointError if they are not those of one."""
+    """Return rules for the keys of the UNet without prefix; raises CheckpointError if they are not those of a UNet."""
     keys = list(keys)
     levels, layers = ldm_layout.unet_depth(keys)
     rules = [
@@ -80,7 +80,7 @@ def unet_rules(keys: Iterable[str]) -> list[Rule]:
         *_convolution("middle_block.0", "mid_block.resnets.0"),
         *_convolution("middle_block.3", "mid_block.resnets.1"),
         *_transformer("middle_block.2", "mid_block.temporals.0"),
-        # of the plain layout only the place of the second ResBlock differs
+        # only the position of the second ResBlock differs from the plain layout
         *(
             Rule(rule.pattern.replace(r"middle_block\.2", r"middle_block\.3"), rule.target)
             for rule in _last_resnet(keys)
@@ -104,7 +104,8 @@ def _last_resnet(keys: list[str]) -> list[Rule]:
 
 
 def rules(keys: Iterable[str], part: str) -> list[Rule]:
-    """Rules for one network (`unet`, `vae` or `text`) of the whole file; the others are dropped on purpose."""
+    """Return rules for one network (`unet`, `vae` or `text`) of the whole file; the others are dropped
+    intentionally."""
     keys = list(keys)
     prefixes = {"unet": ldm_layout.UNET_PREFIX, "vae": ldm_layout.VAE_PREFIX, "text": TEXT_PREFIX}
     prefix = prefixes.pop(part)
@@ -119,7 +120,7 @@ def rules(keys: Iterable[str], part: str) -> list[Rule]:
 
 
 def unet_config(data: Mapping[str, Any]) -> UNetConfig:
-    """From `unet_config.params` of the inference yaml (or a JSON of it).
+    """Convert `unet_config.params` of the inference yaml (or JSON).
 
     Raises CheckpointError for a structure that is not VideoCrafter2's (version 1 has relative positions).
     """

@@ -136,7 +136,7 @@ class Level(nn.Module):
         self.upsamplers = nn.ModuleList()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """One of the two lists of samplers is empty."""
+        """Run the level; one of the two lists of samplers is empty."""
         for module in (*self.resnets, *self.downsamplers, *self.upsamplers):
             x = module(x)
         return x
@@ -151,14 +151,14 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([Attention(channels, groups)])
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Same shape out as in."""
+        """Run the block; the shape is unchanged."""
         x = self.resnets[0](x)
         x = self.attentions[0](x)
         return self.resnets[1](x)
 
 
 class ResBlock(nn.Module):
-    """x + conv(norm(conv(norm(x)))), with a 1x1 convolution on the shortcut where the width changes."""
+    """Residual block x + conv(norm(conv(norm(x)))), with a 1x1 convolution on the shortcut if the width changes."""
 
     def __init__(self, in_channels: int, channels: int, groups: int):
         super().__init__()
@@ -169,7 +169,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
-        """Keeps the resolution."""
+        """Run the block; the resolution is unchanged."""
         hidden = self.conv1(group_norm_silu(self.norm1, x, large=True))
         hidden = self.conv2(group_norm_silu(self.norm2, hidden, large=True))
         return self.conv_shortcut(x) + hidden

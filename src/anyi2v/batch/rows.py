@@ -132,7 +132,7 @@ def _csv(path: Path, text: str, kinds: Mapping[str, Any]) -> list[Row]:
     records = _records(reader)
     header = next(records, None)
     if header is None:
-        raise InputError(f"{path} holds no job")
+        raise InputError(f"{path} has no jobs")
     if header.problem:
         raise InputError(f"{path}, line {header.line}: {header.problem}")
     names = [name.strip() for name in header.values["cells"]]

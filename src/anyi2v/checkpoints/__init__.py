@@ -1,1 +1,1 @@
-"""Our files of weights, LoRA and textual inversion."""
+"""Reading and writing of checkpoints, and reading of LoRA and textual inversion files."""

@@ -1,6 +1,6 @@
-"""Backbones and their files: one .safetensors per backbone, with its configuration in the metadata.
+"""Saving and loading of backbones as .safetensors files with the configuration in the metadata.
 
-Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Foreign layouts are the converters' business.
+Keys are `unet.*`, `vae.*`, `text.*`. Loading is strict. Other layouts are handled by the converters.
 """
 
 import contextlib
@@ -35,32 +35,32 @@ def save(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a checkpoint that `load` reads.
+    """Save a backbone to a checkpoint, which `load` reads.
 
     Args:
         backbone: networks on any device.
-        path: replaced as a whole or not at all; missing folders are made.
-        dtype: what to store; by default each network's own.
+        path: output file, replaced atomically; missing folders are created.
+        dtype: dtype to store; by default each network's own.
         metadata: further entries of the file's metadata, e.g. how the weights were trained.
     """
     write(state(backbone), backbone.config, path, dtype=dtype, metadata=metadata)
 
 
 def save_parts(backbone: Backbone, path: str | Path, base: str | Path, *, dtype: torch.dtype) -> None:
-    """Writes only the tensors that `base` does not hold; `load` takes the others from there, by its name.
+    """Save only the tensors that differ from those of `base`; `load` reads the others from `base`, by its name.
 
     Args:
         backbone: networks on any device.
         path: as in `save`.
         base: a checkpoint in our layout, or the name of a shipped backbone.
-        dtype: what to store; tensors that are equal to those of `base` in this type are left out.
+        dtype: dtype to store; tensors that are equal to those of `base` in this dtype are left out.
 
-    Raises CheckpointError if `base` holds only parts itself.
+    Raises CheckpointError if `base` itself has only parts.
     """
     file = resolve(base)
     header = read_header(file)
     if BASE[0] in header.metadata:
-        raise CheckpointError(f"{file} holds only parts of a backbone; give the whole one that it is based on")
+        raise CheckpointError(f"{file} has only parts of a backbone; give the complete one that it is based on")
     theirs = load_file(file)
     tensors = {
         key: tensor
@@ -80,19 +80,19 @@ def write(
     metadata: Mapping[str, str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """`save` for tensors under the keys of a checkpoint, without networks.
+    """Save tensors with the keys of a checkpoint, without networks.
 
-    The safetensors library's own writer puts the metadata in random order, copies all tensors first and
-    makes files that only their owner may read. Here equal content gives equal bytes, and the metadata's entry
-    `sha256` is that of all tensors' bytes in their order.
+    The safetensors library's writer orders metadata randomly, copies all tensors first and creates files readable only
+    by their owner. This writer gives identical bytes for equal content, and the metadata's entry `sha256` is the
+    checksum of all tensors' bytes in order.
 
     Args:
-        tensors: fetched one by one where `shapes` is given, twice each otherwise.
-        config: goes to the metadata.
+        tensors: tensors by key; each is fetched once if `shapes` is given, otherwise twice.
+        config: configuration stored in the metadata.
         path: as in `save`.
         dtype: as in `save`.
         metadata: as in `save`.
-        shapes: of the tensors, in the order of writing, where fetching them only to ask is costly; needs `dtype`.
+        shapes: shapes of the tensors, in the order of writing, if fetching tensors is expensive; requires `dtype`.
 
     Raises CheckpointError, naming tensors, if values do not fit into `dtype`; ResourceError if the file cannot
     be written.
@@ -119,7 +119,7 @@ def write(
             names = [f"{key} (largest magnitude {value:g})" for key, value in unfit.items()]
             raise CheckpointError(
                 f"{len(unfit)} tensors do not fit into {dtype}: {', '.join(names[:5])}; "
-                "store another dtype or mend the weights"
+                "store another dtype or fix the weights"
             )
         file.seek(header.index(_UNKNOWN.encode()))
         file.write(digest.hexdigest().encode())
@@ -130,10 +130,10 @@ def write(
 _DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
 _PIECE = 2**22
-"""Numbers that are converted, tested and written at a time: no copy of a large tensor is needed."""
+"""Number of elements that are converted, checked and written at a time, to avoid copies of large tensors."""
 
 _UNKNOWN = "?" * 64
-"""Holds the place of the checksum, which is known only when all tensors are written."""
+"""Placeholder of the checksum, which is only known when all tensors are written."""
 
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
@@ -143,7 +143,7 @@ def _layout(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Layout:
 
 
 def _header(entries: Mapping[str, str], layout: Layout) -> bytes:
-    """What a .safetensors file begins with; the checksum comes first in it."""
+    """Build the header of a .safetensors file, with the checksum as its first entry."""
     table: dict[str, Any] = {"__metadata__": {"sha256": entries["sha256"], **entries}}
     end = 0
     for key, (kind, shape) in layout.items():
@@ -155,11 +155,11 @@ def _header(entries: Mapping[str, str], layout: Layout) -> bytes:
 
 
 def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor in row-major order; by way of uint8, because NumPy has no bfloat16."""
+    """Return the bytes of a tensor in row-major order, viewed as uint8 because NumPy has no bfloat16."""
     return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-@torch.inference_mode(False)  # autograd cannot save weights that are inference tensors
+@torch.inference_mode(False)  # autograd cannot save inference tensors as weights
 def load(
     path_or_name: str | Path,
     *,
@@ -170,22 +170,23 @@ def load(
     lora_unmatched: Literal["error", "warning"] = "error",
     embeddings: Sequence[str | Path] = (),
 ) -> Backbone:
-    """A backbone from its checkpoint, for inference: `eval()` and without gradients of the parameters.
+    """Load a backbone from a checkpoint for inference, in `eval()` mode and with frozen parameters.
 
     Args:
         path_or_name: a checkpoint in our layout, or the name of a shipped backbone.
-        device: where the networks shall be.
-        dtype: of the UNet and the text tower; the autoencoder is always float32.
-        operators: "fast": by the fastest implementations; "reference": by the formulas of
-            `anyi2v.operators.formulas` alone, slower and with other rounding.
-        loras: LoRA files and their weights, added to the networks for good; `loras_applied` adds them for a while.
-        lora_unmatched: what a LoRA's keys are whose modules the backbone does not have.
-        embeddings: files of textual inversion, whose names may then be words of prompts.
+        device: device of the networks.
+        dtype: dtype of the UNet and the text tower; the autoencoder is always float32.
+        operators: "fast" uses the fastest implementations; "reference" only the formulas of
+            `anyi2v.operators.formulas`, which are slower and round differently.
+        loras: LoRA files and their weights, merged permanently; `loras_applied` applies them temporarily.
+        lora_unmatched: how to treat LoRA keys whose modules the backbone does not have.
+        embeddings: textual inversion files, whose names can then be used as words in prompts.
 
     Raises:
-        InputError: neither a file nor a shipped name, or unknown operators.
-        CheckpointError: not a checkpoint of ours, damaged, or its tensors are not those of its configuration.
-        Both also for the LoRA files, as `read_lora` does, and for those of embeddings, as `read_embeddings` does.
+        InputError: there is neither such a file nor such a shipped backbone, or the operators are unknown; also as
+            `read_lora` and `read_embeddings`.
+        CheckpointError: the file is not a checkpoint in our layout, is damaged, or its tensors do not match its
+            configuration; also as `read_lora` and `read_embeddings`.
     """
     path = resolve(path_or_name)
     headers = sources(path)
@@ -209,7 +210,7 @@ def load(
                 tensor = files[owners[key]].get_tensor(key)
                 if key in deltas:
                     tensor = bake(key, tensor, deltas[key], kind)
-                # copied, to lie aligned as all of torch's memory: elsewhere kernels may round differently
+                # copied to memory aligned by torch: kernels may round differently for other alignments
                 tensors[name] = tensor.to(kind, copy=True)
             network.load_state_dict(tensors, assign=True)
             channels_last(network)
@@ -221,9 +222,9 @@ def load(
 def loras_applied(
     backbone: Backbone, loras: Sequence[Lora], *, lora_unmatched: Literal["error", "warning"] = "error"
 ) -> Iterator[None]:
-    """Adds LoRAs to the weights of `backbone` in place; at the end of the block they are as before, bit by bit.
+    """Apply LoRAs to the weights of `backbone` in place, and restore the weights exactly at the end of the block.
 
-    The touched weights are kept meanwhile, which costs their memory. The backbone may be moved in the block.
+    Copies of the affected weights are kept meanwhile. The backbone may be moved inside the block.
 
     Args:
         backbone: networks on any device, in any dtype.
@@ -241,14 +242,14 @@ def loras_applied(
             tensors[key].copy_(bake(key, original, deltas[key], original.dtype))
         yield
     finally:
-        # looked up again: a move replaces the tensors
+        # looked up again, because a move replaces the tensors
         current = state(backbone)
         for key, original in originals.items():
             current[key].copy_(original)
 
 
 def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointError unless both have the same keys with the same shapes."""
+    """Raise CheckpointError unless both have the same keys with the same shapes."""
     missing = [key for key in wanted if key not in found]
     unexpected = [key for key in found if key not in wanted]
     misshapen = [
@@ -258,6 +259,6 @@ def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str
     if any(problems.values()):
         lines = [f"{len(keys)} {kind}: {', '.join(keys[:5])}" for kind, keys in problems.items() if keys]
         raise CheckpointError(
-            f"{path} does not hold the tensors of its configuration (of {len(wanted)}, {'; '.join(lines)}); "
+            f"{path} does not have the tensors of its configuration (of {len(wanted)}, {'; '.join(lines)}); "
             f"it looks like {guess(found)}"
         )

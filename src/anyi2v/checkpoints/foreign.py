@@ -1,7 +1,8 @@
-"""Weights files of others: two formats, each behind names, shapes and dtypes that cost no reading of tensors.
+"""Reading of third-party weights files in two formats, with names, shapes and dtypes known without reading tensors.
 
-Tensors are views of the mapped file. What was read stays in memory as long as the mapping lives, so a file is
-mapped again after every `WINDOW` bytes: a conversion needs little memory whatever the size of its sources.
+Tensors are views of the memory-mapped file. Pages that were read stay in memory as long as the mapping, so a file is
+mapped again after every `WINDOW` bytes; conversions therefore need little memory regardless of the size of their
+sources.
 """
 
 import math
@@ -22,20 +23,20 @@ from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import expanded
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-"""Suffixes of what `torch.save` writes."""
+"""Suffixes of files written by `torch.save`."""
 
 WINDOW = 128 * 2**20
-"""Bytes."""
+"""Number of bytes that are read before a file is mapped again."""
 
 
 class WeightsFile(ABC):
-    """One file of tensors.
+    """A file of tensors.
 
     Attributes:
         path: the file.
-        shapes: by key.
-        dtypes: by key, as torch spells them.
-        metadata: what the file says of itself in words.
+        shapes: shapes by key.
+        dtypes: names of torch dtypes by key.
+        metadata: text entries of the file's metadata.
     """
 
     path: Path
@@ -48,7 +49,7 @@ class WeightsFile(ABC):
         self._taken = 0
 
     def read(self, key: str) -> Tensor:
-        """One tensor; treat it as read-only. Raises CheckpointError if the file cannot be read any more."""
+        """Read one tensor; treat it as read-only. Raises CheckpointError if the file is no longer readable."""
         if self._handle is None or self._taken > WINDOW:
             self._handle = None  # unmaps, unless a tensor is still in use
             self._handle = self._open()
@@ -59,19 +60,20 @@ class WeightsFile(ABC):
 
     @abstractmethod
     def _open(self) -> Any:
-        """Maps the file."""
+        """Map the file."""
 
     @abstractmethod
     def _get(self, handle: Any, key: str) -> Tensor:
-        """A tensor of the mapped file."""
+        """Return a tensor of the mapped file."""
 
 
 def open_file(path: Path) -> "WeightsFile":
-    """Opens a weights file of either format.
+    """Open a weights file of either format.
 
     Raises:
-        InputError: there is no such file.
-        CheckpointError: another suffix, a damaged file, or a pickle with code in it, which is never executed.
+        InputError: the file does not exist.
+        CheckpointError: the suffix is unknown, the file is damaged, or it is a pickle with code, which is never
+            executed.
     """
     if not path.is_file():
         raise InputError(f"no weights file {path}: there is no such file")
@@ -79,11 +81,11 @@ def open_file(path: Path) -> "WeightsFile":
         return SafetensorsFile(path)
     if path.suffix in PICKLES:
         return PickledFile(path)
-    raise CheckpointError(f"{path} has the ending {path.suffix!r}; known are .safetensors, {', '.join(PICKLES)}")
+    raise CheckpointError(f"{path} has the suffix {path.suffix!r}; supported are .safetensors, {', '.join(PICKLES)}")
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a weights file, on the CPU and in their own dtype, and its metadata; raises as `open_file`."""
+    """Read all tensors of a weights file, on the CPU in their own dtypes, and its metadata; raises as `open_file`."""
     file = open_file(expanded(path))
     return {key: file.read(key) for key in file.shapes}, file.metadata
 
@@ -103,12 +105,12 @@ _NAMES = {
 
 
 class SafetensorsFile(WeightsFile):
-    """A .safetensors file. Raises CheckpointError if it is damaged or something else."""
+    """A .safetensors file. Raises CheckpointError if it is damaged or has another format."""
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        # the library checks more than our reader, whose messages tell more
+        # the library checks more than our reader, which has better messages
         header = read_header(path)
         self._handle = self._open()
         self.shapes = header.shapes
@@ -119,29 +121,29 @@ class SafetensorsFile(WeightsFile):
         try:
             return safe_open(self.path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.path} is damaged ({error}); get it again") from error
+            raise CheckpointError(f"{self.path} is damaged ({error}); download it again") from error
 
     def _get(self, handle: Any, key: str) -> Tensor:
         try:
             return handle.get_tensor(key)
         except SafetensorError as error:
-            raise CheckpointError(f"{self.path}: {key} cannot be read ({error}); get it again") from error
+            raise CheckpointError(f"{self.path}: {key} cannot be read ({error}); download it again") from error
 
 
 class PickledFile(WeightsFile):
     """A file of `torch.save`: .ckpt, .pt, .pth, .bin. Objects other than tensors are skipped.
 
-    Read with `weights_only`, so that no code in it is ever executed. Files older than PyTorch 1.6 cannot be
-    mapped and are read whole.
+    Read with `weights_only`, so that code in it is never executed. Files older than PyTorch 1.6 cannot be memory-mapped
+    and are read completely.
 
-    Raises CheckpointError if it is damaged, something else, or carries code.
+    Raises CheckpointError if it is damaged, has another format, or contains code.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
         with path.open("rb") as file:
-            self._mapped = file.read(4) == b"PK\x03\x04"  # an archive, as PyTorch tells it too
+            self._mapped = file.read(4) == b"PK\x03\x04"  # a zip archive, the same check as PyTorch's
         self._handle = self._open()
         self.metadata = {}
         strange = [key for key, tensor in self._handle.items() if not _is_plain(tensor)]
@@ -155,18 +157,18 @@ class PickledFile(WeightsFile):
 
     def _get(self, handle: Any, key: str) -> Tensor:
         if not self._mapped:
-            self._taken = -math.inf  # nothing would be won by reading it again
+            self._taken = -math.inf  # not mapped, so reading it again would not free memory
         return handle[key].detach()
 
 
 def read_pickle(path: Path, *, mapped: bool = False) -> Any:
-    """What `torch.save` wrote: tensors and plain data, whatever is around them. No code in it is ever executed.
+    """Read a file of `torch.save` with tensors and plain data, without ever executing code in it.
 
     Args:
         path: the file.
-        mapped: tensors are views of the file; needs a file of PyTorch 1.6 or newer.
+        mapped: return tensors as views of the file; requires a file of PyTorch 1.6 or newer.
 
-    Raises CheckpointError if the file is damaged, something else, or carries code.
+    Raises CheckpointError if the file is damaged, has another format, or contains code.
     """
     try:
         with warnings.catch_warnings():
@@ -174,44 +176,44 @@ def read_pickle(path: Path, *, mapped: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_why(str(error))}") from error
-    except Exception as error:  # a damaged pickle program can fail in any way
+    except Exception as error:  # a damaged pickle can fail in any way
         line = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"{path} cannot be read as weights of PyTorch ({type(error).__name__}: {line[:200]}); "
-            "it is damaged or something else: get it again"
+            "it is damaged or has another format: download it again"
         ) from error
 
 
 def _why(message: str) -> str:
-    """Why the unpickler stopped, for a user."""
+    """Explain to the user why the unpickler stopped."""
     if found := re.search(r"GLOBAL (\S+)", message):
         return (
-            f"is a pickle that carries code ({found[1]}), which is never executed here; get the .safetensors "
-            "version of these weights, or have somebody whom you trust save the tensors alone"
+            f"is a pickle that contains code ({found[1]}), which is never executed here; use the .safetensors "
+            "version of these weights, or let someone you trust save the tensors alone"
         )
     line = re.search(r"Unsupported[^\n]*", message)
-    return f"is damaged or carries more than tensors ({line[0] if line else message.strip()[:100]}); get it again"
+    return f"is damaged or contains more than tensors ({line[0] if line else message.strip()[:100]}); download it again"
 
 
 _WRAPPERS = ("state_dict", "controlnet", "ema", "module")
 
 
 def _unwrap(path: Path, data: Any) -> dict[str, Tensor]:
-    """The tensors of a loaded file, out of the dictionaries that training tools put around them."""
+    """Extract the tensors of a loaded file from the dictionaries that training tools wrap around them."""
     for _ in _WRAPPERS:
         for name in _WRAPPERS:
             if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
                 data = data[name]
     if isinstance(data, Mapping) and any(isinstance(key, int) for key in data):
         raise CheckpointError(
-            f"{path} holds tensors by number, as a hypernetwork does (not supported); a dictionary of tensors by name "
-            "is needed"
+            f"{path} has tensors by number, like a hypernetwork (not supported); expected a dictionary of tensors by "
+            "name"
         )
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}; a dictionary of tensors by name is needed")
+        raise CheckpointError(f"{path} has a {type(data).__name__}; expected a dictionary of tensors by name")
     if not any(isinstance(value, Tensor) for value in data.values()):
         data = _nested(data)
-    # a LoRA's scale may be a plain number; whatever else is no tensor (a configuration, a step count) is left out
+    # a LoRA's scale may be a plain number; other non-tensors (a configuration, a step count) are left out
     return {
         key: torch.as_tensor(value)
         for key, value in data.items()
@@ -220,7 +222,7 @@ def _unwrap(path: Path, data: Any) -> dict[str, Tensor]:
 
 
 def _nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of dictionaries in a dictionary, by both names, so that a file can at least be recognised."""
+    """Flatten nested dictionaries of tensors to joined names, so that a file can at least be recognised."""
     return {
         f"{outer}.{inner}": value
         for outer, table in data.items()

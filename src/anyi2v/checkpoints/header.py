@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself, read without torch: the header of a .safetensors file.
+"""The header of .safetensors files and the configuration in it, read without torch.
 
-Layout of such a file: 8 bytes (little-endian) with the length of the header, the header (JSON), the tensors.
+File layout: 8 bytes (little-endian) with the length of the header, the header (JSON), the tensors.
 """
 
 import json
@@ -17,14 +17,14 @@ from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import expanded
 
 FORMAT = "1"
-"""Version of our own layout."""
+"""Version of our checkpoint layout."""
 
 SHIPPED = {name: f"micro/{name}.safetensors" for name in ("micro", "micro-lavie", "micro-vc2")}
-"""Backbones that come with the package, by name; paths are relative to it."""
+"""Backbones shipped with the package, by name, with paths relative to it."""
 
 BASE: tuple[str, str] = ("base", "base_sha256")
-"""Metadata of a file that holds only a part of a backbone: the name of the backbone that holds the rest, and the
-checksum of its tensors."""
+"""Metadata keys of a file with only a part of a backbone: the name of the backbone with the rest, and the checksum of
+its tensors."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Header:
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
-    """As the format spells them: F16, BF16, F32, ..."""
+    """Dtypes in the format's spelling: F16, BF16, F32, ..."""
 
 
 def resolve(path_or_name: str | Path) -> Path:
-    """The file of a shipped backbone's name, or the path of an existing file.
+    """Return the file of a shipped backbone by its name, or the path of an existing file.
 
     Raises InputError, listing the shipped names, if it is neither.
     """
     shipped = SHIPPED.get(str(path_or_name))
     path = expanded(path_or_name) if shipped is None else Path(str(files("anyi2v") / shipped))
-    if not os.path.isfile(path):  # which no name is too long for
+    if not os.path.isfile(path):  # handles names that are too long
         raise InputError(
             f"no backbone {str(path_or_name)!r}: there is no such file, and the shipped backbones are "
             f"{', '.join(SHIPPED)}"
@@ -53,21 +53,21 @@ def resolve(path_or_name: str | Path) -> Path:
 
 
 def read_config(path_or_name: str | Path) -> BackboneConfig:
-    """The configuration in a checkpoint of ours; the tensors are not read.
+    """Read the configuration in a checkpoint, without its tensors.
 
-    Raises InputError as `resolve` does, CheckpointError if the file is no checkpoint of ours.
+    Raises InputError as `resolve` does, CheckpointError if the file is not a checkpoint in our layout.
     """
     path = resolve(path_or_name)
     return parse_config(path, read_header(path))
 
 
 def sources(path: Path) -> dict[Path, Header]:
-    """The files with the tensors of the checkpoint `path`: itself and, if it holds only parts, the file of the rest.
+    """Return the files with the tensors of the checkpoint `path`: itself and, if it has only parts, the base file.
 
-    Where both have a tensor, that of the first file holds. The other file lies beside `path` under its name, or is a
+    If both have a tensor, that of the first file is used. The base file is in the folder of `path` under its name, or a
     shipped backbone.
 
-    Raises CheckpointError if a file is damaged, or if the rest is not there or is not what the parts were made for.
+    Raises CheckpointError if a file is damaged, or if the base file is missing or not the one the parts were made for.
     """
     header = read_header(path)
     name, checksum = (header.metadata.get(key) for key in BASE)
@@ -78,24 +78,24 @@ def sources(path: Path) -> dict[Path, Header]:
         rest = beside if beside.is_file() else resolve(name)
     except InputError as error:
         raise CheckpointError(
-            f"{path} holds parts of a backbone, the rest is in {name!r}; put {beside.name} beside it"
+            f"{path} has parts of a backbone, the rest is in {name!r}; put {beside.name} next to it"
         ) from error
     found = read_header(rest)
     if found.metadata.get("sha256") != checksum:
-        raise CheckpointError(f"{path} was made for another {name!r} than {rest} (the checksums differ)")
+        raise CheckpointError(f"{path} was made for a different {name!r} than {rest} (the checksums differ)")
     return {path: header, rest: found}
 
 
 def parse_config(path: Path, header: Header) -> BackboneConfig:
-    """The configuration in the header of `path`; raises CheckpointError if there is none that we can read."""
+    """Parse the configuration in the header of `path`; raises CheckpointError if there is none that is readable."""
     text, version = header.metadata.get("anyi2v"), header.metadata.get("format")
     if text is None:
         raise CheckpointError(
             f"{path} is not a checkpoint of anyi2v: its metadata has no entry 'anyi2v'. It looks like "
-            f"{guess(header.shapes)}; python -m weights_converters converts foreign files"
+            f"{guess(header.shapes)}; anyi2v convert converts other formats"
         )
     if version != FORMAT:
-        raise CheckpointError(f"{path} has format {version!r}, but this version reads {FORMAT!r} only")
+        raise CheckpointError(f"{path} has format {version!r}, but this version only reads {FORMAT!r}")
     try:
         return BackboneConfig.from_json(text)
     except CheckpointError:
@@ -105,16 +105,16 @@ def parse_config(path: Path, header: Header) -> BackboneConfig:
 
 
 def read_header(path: Path) -> Header:
-    """The header of any .safetensors file.
+    """Read the header of any .safetensors file.
 
-    Raises CheckpointError if the file is something else, or if it ends before its last tensor.
+    Raises CheckpointError if the file has another format, or ends before its last tensor.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if not 2 <= length <= size - 8:
-            raise CheckpointError(f"{path} ({size} bytes) is not a .safetensors file, or its beginning only")
+            raise CheckpointError(f"{path} ({size} bytes) is not a .safetensors file, or is truncated")
         raw = file.read(length)
     try:
         entries: dict[str, Any] = json.loads(raw)
@@ -127,23 +127,23 @@ def read_header(path: Path) -> Header:
         )
         announced = 8 + length + end
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a .safetensors file: its header is no JSON table") from error
+        raise CheckpointError(f"{path} is not a .safetensors file: its header is not a JSON object") from error
     if size != announced:
         raise CheckpointError(
-            f"{path} has {size} bytes, but its header announces {announced}; "
-            "it is damaged or was not copied whole: get it again"
+            f"{path} has {size} bytes, but its header declares {announced}; "
+            "it is damaged or incomplete: download it again"
         )
     return header
 
 
-# the first row with a matching part of a key wins
+# the first row with a part of a key wins
 _GUESSES = (
-    (("unet.conv_in.", "vae.encoder.", "text.token_embedding."), "a checkpoint of ours"),
+    (("unet.conv_in.", "vae.encoder.", "text.token_embedding."), "an anyi2v checkpoint"),
     (("lora_down.", "lora_A.", "_lora.down.", ".lora.down."), "a LoRA"),
     ((".hada_w1_a",), "a LoHa"),
     ((".lokr_w",), "a LoKr"),
     ((".on_input", ".ia3_l"), "an IA3"),
-    (("bundle_emb.", "string_to_param", "emb_params", "clip_g"), "an embedding of textual inversion"),
+    (("bundle_emb.", "string_to_param", "emb_params", "clip_g"), "a textual inversion embedding"),
     (("model.diffusion_model.",), "a Stable Diffusion single file (LDM layout)"),
     (("temporal_transformer.",), "AnimateDiff weights"),
     (("motion_modules.",), "a diffusers MotionAdapter"),
@@ -155,9 +155,9 @@ _GUESSES = (
 
 
 def guess(keys: Iterable[str]) -> str:
-    """What a weights file with these keys probably is, in words."""
+    """Describe what a weights file with these keys probably is."""
     keys = list(keys)
     for parts, kind in _GUESSES:
         if any(part in key for key in keys for part in parts):
             return kind
-    return f"no kind that we know ({len(keys)} tensors, the first is {min(keys, default='none')})"
+    return f"an unknown format ({len(keys)} tensors, the first is {min(keys, default='none')})"

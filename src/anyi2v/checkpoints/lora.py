@@ -1,6 +1,6 @@
-"""LoRA and its relatives: updates of weights from foreign files; `lora_kinds` has the formulas, `lora_alphas` scales.
+"""Reading and merging of LoRA files and their variants; `lora_kinds` has the formulas, `lora_alphas` the scales.
 
-Read are the layouts of kohya and LyCORIS, PEFT, diffusers, and AnimateDiff's motion LoRA and domain adapter.
+Supported layouts are those of kohya and LyCORIS, PEFT, diffusers, and AnimateDiff's motion LoRA and domain adapter.
 """
 
 import math
@@ -35,47 +35,47 @@ from anyi2v.checkpoints.lora_names import Grouping, Side, Site, group, is_lora, 
 from anyi2v.errors import AnyI2VWarning, CheckpointError, InputError
 
 Lora = tuple[str | Path, float]
-"""A LoRA file and its weight: 0 is without, 1 as trained."""
+"""A LoRA file and its weight; 0 has no effect, 1 is as trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """One update of a weight, or of some of its rows: W + weight * (W as trained - W)."""
+    """An update of a weight, or of some of its rows: W + weight * (W as trained - W)."""
 
     parts: Parts
-    """See `lora_kinds`; linear layers and 1x1 convolutions may stand for each other."""
+    """Tensors of the module, see `lora_kinds`; linear layers and 1x1 convolutions are interchangeable."""
     scale: float
-    """Alpha / rank."""
+    """Scale of the update, alpha / rank."""
     weight: float
-    """0 is without, 1 as trained."""
+    """Weight of the update; 0 has no effect, 1 is as trained."""
     rows: slice
-    """Which rows of the weight are meant."""
+    """Rows of the weight that are updated."""
 
     @property
     def factor(self) -> float:
-        """Of an update that does not depend on the weight."""
+        """Total factor of an update that does not depend on W."""
         return self.weight * self.scale
 
     def update(self, base: Float[Tensor, "rows *inner"]) -> Float[Tensor, "rows *inner"]:
-        """What is to be added to these rows of the original weight, in its dtype."""
+        """Compute what to add to these rows of the original weight, in its dtype."""
         parts = {side: x.to(base.device, base.dtype) for side, x in self.parts.items()}
         if not additive(parts):
-            # the same sums whatever the memory format
+            # the same rounding regardless of the memory format
             base = base.contiguous()
             return self.weight * (trained(parts, self.scale, base) - base)
         if parts.keys() - {"alpha"} == {"down", "up"}:
-            # the factor on the small matrix: no further tensor of W's size
+            # scale the small matrix to avoid another tensor of W's size
             parts["up"] = self.factor * parts["up"]
             return product(parts).view_as(base)
         return (self.factor * product(parts)).view_as(base)
 
     def added_to(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """A new tensor with this update alone, computed as `added` does, in the dtype of `tensor`."""
+        """Return a new tensor with only this update, computed as by `added`, in the dtype of `tensor`."""
         return added(tensor, [self]).to(tensor.dtype)
 
 
 def added(tensor: Float[Tensor, "*shape"], deltas: Iterable[Delta]) -> Float[Tensor, "*shape"]:
-    """A new tensor with all updates, each of the original weight; in float32, or the dtype of `tensor` if wider."""
+    """Add all updates, each of the original weight, to a new tensor; in float32, or the dtype of `tensor` if wider."""
     base = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
     total = base.clone()
     for delta in deltas:
@@ -86,7 +86,7 @@ def added(tensor: Float[Tensor, "*shape"], deltas: Iterable[Delta]) -> Float[Ten
 def bake(
     key: str, tensor: Float[Tensor, "*shape"], deltas: Iterable[Delta], dtype: torch.dtype
 ) -> Float[Tensor, "*shape"]:
-    """The weight `key` with all updates, rounded to `dtype` once at the end.
+    """Add all updates to the weight `key`, and round to `dtype` once at the end.
 
     Raises CheckpointError if a value does not fit into `dtype`.
     """
@@ -103,7 +103,7 @@ def bake(
 def read_loras(
     loras: Sequence[Lora], *, keys: Mapping[str, Sequence[int]], strict: bool = True
 ) -> dict[str, list[Delta]]:
-    """The updates of several files together, in their order; `keys`, `strict` and errors as in `read_lora`."""
+    """Read the updates of several files, in order; `keys`, `strict` and errors as in `read_lora`."""
     deltas: dict[str, list[Delta]] = {}
     for path, weight in loras:
         for key, more in read_lora(path, weight, keys=keys, strict=strict).items():
@@ -119,22 +119,23 @@ def read_lora(
     alpha: Literal["file", "ignored"] = "file",
     strict: bool = True,
 ) -> dict[str, list[Delta]]:
-    """The updates in a LoRA file, by the key of the weight that they change.
+    """Read the updates in a LoRA file, by the key of the weight that they change.
 
     Args:
-        path: .safetensors, or what `torch.save` wrote, as long as there is no code in it.
-        weight: scales all updates; 0 is without, 1 as trained. What depends on W itself (DoRA, IA3) is interpolated.
+        path: .safetensors file, or a file of `torch.save` without code.
+        weight: scale of all updates; 0 has no effect, 1 is as trained. Updates that depend on W (DoRA, IA3) are
+            interpolated.
         keys: all keys of the backbone's checkpoint with their shapes.
-        alpha: "file" scales each module by alpha / rank where the file gives an alpha, as its own tensor or in
-            diffusers' metadata, or where PEFT's adapter_config.json beside an adapter_model file does, else by 1.
-            "ignored" scales by 1 throughout, as AnimateDiff's loader does.
-        strict: whether a key whose module the backbone does not have is an error or a warning. Keys of modules that
-            it has must all be understood: a module is applied as it was trained, or not at all.
+        alpha: "file" scales each module by alpha / rank if an alpha is given as a tensor, in diffusers' metadata, or in
+            PEFT's adapter_config.json next to an adapter_model file, else by 1. "ignored" always scales by 1, as
+            AnimateDiff's loader does.
+        strict: whether a key whose module the backbone does not have is an error or a warning. All keys of modules that
+            it has must be supported: a module is applied exactly as trained, or not at all.
 
     Raises:
-        InputError: no such file, or a weight that is not finite.
-        CheckpointError: not a weights file; keys that match nothing (strict), or are of a kind that is not computed;
-            modules with a part missing, the same module twice, shapes that do not fit, values that are not finite.
+        InputError: the file does not exist, or the weight is not finite.
+        CheckpointError: the file is not a weights file; keys match nothing (if strict) or are of an unsupported kind;
+            modules are incomplete or duplicate; shapes do not fit; or values are not finite.
     """
     if not math.isfinite(weight):
         raise InputError(f"LoRA {path}: the weight is {weight}; it must be a finite number")
@@ -157,10 +158,10 @@ def read_lora(
 
 
 def _without_embeddings(path: str | Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the textual inversion embeddings that come with some LoRAs; warns by their names."""
+    """Remove the textual inversion embeddings that are bundled with some LoRAs, with a warning."""
     if brought := bundled(tensors):
         text = (
-            f"{path} brings the embeddings {', '.join(map(repr, brought))}, which its LoRA was trained with; if the "
+            f"{path} includes the embeddings {', '.join(map(repr, brought))}, which its LoRA was trained with; if the "
             "prompt uses them, give the file as an embedding too (--embedding, embeddings=)"
         )
         warnings.warn(text, AnyI2VWarning, stacklevel=3)
@@ -175,7 +176,7 @@ def _refuse_unmatched(
     metadata: Mapping[str, str],
     strict: bool,
 ) -> None:
-    """Raises CheckpointError, or warns of modules that the backbone does not have if not `strict`."""
+    """Raise CheckpointError for unmatched keys; if not `strict`, only warn about modules that the backbone lacks."""
     strangers = [*found.odd, *found.unmatched]
     if shapes and not strangers:
         return
@@ -187,7 +188,7 @@ def _refuse_unmatched(
     if kinds := Counter(filter(None, map(unsupported, strangers))):
         text += "; not supported: " + ", ".join(f"{kind} ({count} keys)" for kind, count in kinds.items())
     if found.odd and not strict:
-        text += f"; {len(found.odd)} of them belong to modules that the backbone has, and a module is applied whole"
+        text += f"; {len(found.odd)} of them belong to modules that the backbone has, which cannot be applied partially"
     if found.odd or strict:
         raise CheckpointError(text)
     warnings.warn(text, AnyI2VWarning, stacklevel=3)
@@ -200,15 +201,15 @@ def _check(
     keys: Mapping[str, Sequence[int]],
     made_for: str,
 ) -> None:
-    """Raises CheckpointError unless every module is whole, fits its weight and is finite."""
+    """Raise CheckpointError unless every module is complete, fits its weight and is finite."""
     whole = {site: names for site, names in found.modules.items() if kind_of(names)}
     broken = [names for site, names in found.modules.items() if site not in whole]
-    # of half a plain LoRA the last side in the alphabet: an alpha is named only if it is alone
+    # for half a plain LoRA, name the alphabetically last side, so that alpha is named only if it is alone
     plain = [names for names in broken if names.keys() <= {"alpha", "down", "mid", "up", *MAGNITUDES}]
     problems = {
         "of the same module and side": found.twice,
         "without its counterpart (down or up)": [names[max(names)] for names in plain],
-        "that make no whole module together": [" + ".join(names.values()) for names in broken if names not in plain],
+        "that do not form a complete module": [" + ".join(names.values()) for names in broken if names not in plain],
         "of the wrong shape": [
             line for site, names in whole.items() for line in _misshapen(tensors, site, names, keys)
         ],
@@ -232,7 +233,7 @@ def _check(
 def _misshapen(
     tensors: Mapping[str, Tensor], site: Site, names: Mapping[Side, str], keys: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """What is wrong with the shapes of a whole module; 1x1 convolutions and linear layers may stand for each other."""
+    """Describe wrong shapes of a complete module; 1x1 convolutions and linear layers are interchangeable."""
     shapes = {side: tuple(tensors[name].shape) for side, name in names.items()}
     lines = []
     if "alpha" in names and tensors[names["alpha"]].numel() != 1:
@@ -255,10 +256,10 @@ def _misshapen(
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without the last two axes of a 1x1 convolution."""
+    """Return the shape without the last two axes of a 1x1 convolution."""
     return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
 def _context_width(keys: Mapping[str, Sequence[int]]) -> int | None:
-    """Width of the text tokens that the UNet attends to."""
+    """Return the width of the text tokens that the UNet attends to."""
     return next((shape[1] for key, shape in keys.items() if key.endswith(".attn2.to_k.weight")), None)

@@ -1,4 +1,4 @@
-"""Alpha / rank of the modules in a LoRA file: from its tensors, its metadata, or PEFT's file beside it."""
+"""Alpha / rank of the modules in a LoRA file, from its tensors, its metadata, or PEFT's file next to it."""
 
 import json
 import math
@@ -16,30 +16,30 @@ from anyi2v.files import read_json
 
 @dataclass(frozen=True)
 class Declared:
-    """An alpha in words, and the modules that it holds for."""
+    """An alpha given in metadata, and the modules that it applies to."""
 
     begin: str
-    """Of our keys."""
+    """Prefix of our keys."""
     module: re.Pattern[str]
-    """Of the file's modules."""
+    """Pattern of the file's module names."""
     alpha: float | None
     rank: float | None
-    """Divides alpha where the tensors do not tell."""
+    """Rank to divide alpha by, if the tensors do not determine it."""
     root: bool
-    """Alpha is divided by the root of the rank (rsLoRA, arXiv:2312.03732)."""
+    """Whether alpha is divided by the square root of the rank (rsLoRA, arXiv:2312.03732)."""
     dora: bool
-    """The modules are DoRA."""
+    """Whether the modules are DoRA."""
 
 
 def scale_of(
     path: str | Path, site: Site, names: Mapping[Side, str], parts: Parts, declared: Sequence[Declared]
 ) -> float:
-    """Alpha / rank of a module, or 1; raises CheckpointError if the file calls it DoRA, but has no magnitudes."""
+    """Return alpha / rank of a module, or 1; raises CheckpointError if it is declared DoRA but has no magnitudes."""
     rank = rank_of(parts)
     module = next((found[0] for name in names.values() if (found := parse(name))), "")
     entry = next((x for x in declared if site.key.startswith(x.begin) and x.module.fullmatch(module)), None)
     if entry and entry.dora and not parts.keys() & {*MAGNITUDES}:
-        raise CheckpointError(f"{path}: {module} is said to be DoRA (use_dora), but its magnitudes are not in the file")
+        raise CheckpointError(f"{path}: {module} is declared as DoRA (use_dora), but the file lacks its magnitudes")
     if "alpha" in parts:
         return parts["alpha"].item() / rank if rank else 1.0
     below = rank or (entry and entry.rank)
@@ -49,7 +49,7 @@ def scale_of(
 
 
 def declared_in(path: str | Path, metadata: Mapping[str, str]) -> list[Declared]:
-    """What the metadata of diffusers, or PEFT's file beside the weights, say of alphas; the most special first.
+    """Read the alphas in diffusers' metadata, or in PEFT's file next to the weights, the most specific first.
 
     For example {"unet.lora_alpha": 8} in the metadata's lora_adapter_metadata.
     """
@@ -67,7 +67,7 @@ def declared_in(path: str | Path, metadata: Mapping[str, str]) -> list[Declared]
             alpha = own["alpha"] if own["lora_alpha"] is None else own["lora_alpha"]
             patterns = [*(config.get(f"{theirs}alpha_pattern") or {}).items(), (".*", alpha)]
             found += [
-                # PEFT's rule: a pattern may leave out the beginning of a module's name
+                # PEFT's rule: a pattern may omit the beginning of a module's name
                 Declared(
                     ours,
                     re.compile(rf"(?:.*\.)?(?:{pattern})"),

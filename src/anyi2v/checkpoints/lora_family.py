@@ -1,4 +1,4 @@
-"""Which base model a LoRA file was made for, from its names, shapes and metadata; needed to say why it does not fit."""
+"""Detection of a LoRA file's base model from names, shapes and metadata, to explain why it does not fit."""
 
 import math
 import re
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from anyi2v.checkpoints.lora_names import flatten, parse
 
 _CONTEXT = {768: "SD-1.x", 1024: "SD-2.x", 2048: "SDXL"}
-"""Width of the text tokens that the UNet's cross-attention reads."""
+"""Base models by the width of the text tokens in the UNet's cross-attention."""
 _TEXT = {1024: "SD-2.x", 1280: "SDXL"}
-"""Width of the text tower; SDXL's first one is SD-1.x's."""
+"""Base models by the width of the text tower; SDXL's first tower is that of SD-1.x."""
 _TRANSFORMER = "a diffusion transformer (Flux, SD-3 or another one)"
 _NAMES = {
     r".*(double_blocks|single_blocks|joint_blocks|single_transformer_blocks)[._].*": _TRANSFORMER,
@@ -25,11 +25,11 @@ _METADATA = {
 
 
 def family(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> str:
-    """The base model that a LoRA was made for: SD-1.x, SD-2.x, SDXL or a transformer; empty if nothing tells.
+    """Return the base model of a LoRA: SD-1.x, SD-2.x, SDXL or a transformer; empty if unknown.
 
     Args:
-        shapes: of the file's tensors by key.
-        metadata: of the file; kohya's scripts and the "modelspec" standard name the base there.
+        shapes: shapes of the file's tensors by key.
+        metadata: metadata of the file, where kohya's scripts and the "modelspec" standard name the base model.
     """
     for pattern, name in _NAMES.items():
         if any(re.fullmatch(pattern, key) for key in shapes):
@@ -49,7 +49,7 @@ def family(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str]) -> 
 
 
 def _inputs(sides: Mapping[str, Sequence[int]]) -> int:
-    """How many inputs the linear layer of a module has; 0 if its tensors do not tell."""
+    """Return the number of inputs of a module's linear layer; 0 if its tensors do not determine it."""
     if shape := sides.get("down") or sides.get("hada_w1_b"):
         return shape[1] if len(shape) > 1 else 0
     pairs = (("lokr_w1", "lokr_w1_b"), ("lokr_w2", "lokr_w2_b"))

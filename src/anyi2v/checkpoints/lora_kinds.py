@@ -1,4 +1,4 @@
-"""Kinds of low-rank and related updates of a weight W, each computed from the tensors that a file has of a module.
+"""Low-rank and related updates of a weight W, computed from the tensors of a module in a file.
 
 * LoRA (Hu et al. 2021, arXiv:2106.09685): up @ down; with a `mid` of LoCon's, a Tucker decomposition.
 * LoHa (FedPara: Hyeon-Woo et al. 2021, arXiv:2108.06098; LyCORIS: Yeh et al. 2023, arXiv:2309.14859):
@@ -29,13 +29,13 @@ FORMS: dict[str, tuple[tuple[Side, ...], ...]] = {
     "LoKr": tuple(first + second for first, second in pairs(_FACTORS_1, _FACTORS_2)),
     "IA3": (("weight", "on_input"), ("ia3_l",)),
 }
-"""The sets of sides that make a module, by kind; an alpha and, but for IA3, one magnitude of DoRA may come on top."""
+"""Sets of sides that form a module, by kind, plus an optional alpha and, except for IA3, a DoRA magnitude."""
 
 MAGNITUDES: tuple[Side, ...] = ("dora_scale", "magnitude")
 
 
 def kind_of(sides: Mapping[Side, object]) -> str | None:
-    """The kind of a module that has these sides, "DoRA of LoHa" for example; None if it is none, or not whole."""
+    """Return the kind of a module with these sides, for example "DoRA of LoHa"; None if unknown or incomplete."""
     dora = [side for side in MAGNITUDES if side in sides]
     inner = sides.keys() - {"alpha", *dora}
     kind = next((kind for kind, forms in FORMS.items() if any(inner == set(form) for form in forms)), None)
@@ -47,22 +47,22 @@ def kind_of(sides: Mapping[Side, object]) -> str | None:
 
 
 def rank_of(parts: Parts) -> int | None:
-    """What alpha is divided by; None for kinds that it does not scale (IA3, and LoKr of two full matrices)."""
+    """Return the rank that alpha is divided by; None for kinds without scaling (IA3, and LoKr of two full matrices)."""
     return next((len(parts[side]) for side in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if side in parts), None)
 
 
 def scales_rows(parts: Parts) -> bool:
-    """Whether the module multiplies what the layer gives, as PEFT's IA3 does, and with it the layer's bias."""
+    """Return whether the module scales the layer's output including the bias, as PEFT's IA3 can."""
     return "ia3_l" in parts and parts["ia3_l"].ndim == 2 and parts["ia3_l"].shape[1] == 1
 
 
 def additive(parts: Parts) -> bool:
-    """Whether the update does not depend on the weight."""
+    """Return whether the update is independent of the weight."""
     return not parts.keys() & {*MAGNITUDES, "weight", "ia3_l"}
 
 
 def product(parts: Parts) -> Float[Tensor, "out inner"]:
-    """The update of LoRA, LoHa or LoKr before any scaling, as a matrix; a kernel's axes are joined with the inputs'.
+    """Compute the unscaled update of LoRA, LoHa or LoKr as a matrix; kernel axes are merged with the input axis.
 
     Raises RuntimeError or ValueError if the shapes do not fit each other.
     """
@@ -82,19 +82,19 @@ def product(parts: Parts) -> Float[Tensor, "out inner"]:
 
 
 def _low_rank(parts: Parts, a: Side, b: Side, core: Side) -> Tensor:
-    """a @ b, or with a core its Tucker product, where `a` lies transposed in the file."""
+    """Return a @ b, or with a core the Tucker product, for which `a` is stored transposed."""
     if core in parts:
         return _tucker(parts[core], parts[a], parts[b])
     return parts[a].flatten(1) @ parts[b].flatten(1)
 
 
 def _tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """A kernel `out (in kh kw)` from its core `i j kh kw`, and from `i out` and `j in`."""
+    """Compute a kernel `out (in kh kw)` from its core `i j kh kw` and the factors `i out` and `j in`."""
     return torch.einsum("ijhw,io,jn->onhw", core, a, b).flatten(1)
 
 
 def trained(parts: Parts, scale: float, weight: Float[Tensor, "out in *kernel"]) -> Float[Tensor, "out in *kernel"]:
-    """The weight as the training left it; computed in the dtype of `weight`, which all parts must have.
+    """Compute the trained weight, in the dtype of `weight`, which all parts must have.
 
     Raises RuntimeError or ValueError if the shapes do not fit.
     """
@@ -119,7 +119,7 @@ def trained(parts: Parts, scale: float, weight: Float[Tensor, "out in *kernel"])
 
 
 def _magnitude_axis(side: Side, shape: tuple[int, ...], weight: Tensor) -> int:
-    """Whether magnitudes belong to the outputs (0) or to the inputs (1) of a layer.
+    """Return whether magnitudes belong to the outputs (0) or the inputs (1) of a layer.
 
     PEFT has one per output, `out` or `1 out 1 1`; LyCORIS one per output, `out 1 ...`, or per input, `1 in ...`.
     """
@@ -128,14 +128,14 @@ def _magnitude_axis(side: Side, shape: tuple[int, ...], weight: Tensor) -> int:
 
 
 def _along(values: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """One value per entry of an axis of the weight, shaped to be multiplied with it."""
+    """Reshape one value per entry of a weight's axis for multiplication with the weight."""
     if values.numel() != weight.shape[axis]:
         raise ValueError(f"{values.numel()} values for {weight.shape[axis]} {('outputs', 'inputs')[axis]}")
     return values.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
 
 
 def misfit(parts: Parts, shape: tuple[int, ...]) -> str:
-    """Why tensors that make a whole module cannot update a weight of this shape; empty if they can."""
+    """Describe why a complete module cannot update a weight of this shape; empty if it can."""
     meta = {side: x if side == "on_input" else x.to("meta", torch.float32) for side, x in parts.items()}
     try:
         trained(meta, 1.0, torch.empty(shape, device="meta"))

@@ -1,7 +1,7 @@
-"""Which of our weights a LoRA module of a foreign file belongs to.
+"""Mapping of LoRA modules in third-party files to our weights.
 
-Foreign names are not taken apart: an underscore may stand for a dot or for itself. Instead every name that
-one of our weights can have in a file is written down, dots as underscores, and looked up.
+Names in files are not parsed, because an underscore may represent a dot or itself. Instead, all names that our weights
+can have in a file are enumerated, with dots as underscores, and looked up.
 """
 
 import re
@@ -9,23 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 Side = str
-"""Which tensor of a module a key names: down, up, mid, alpha; hada_w1_a and so on of LoHa, lokr_w1 and so on of LoKr;
-dora_scale (LyCORIS) or magnitude (PEFT) of DoRA; weight and on_input (LyCORIS) or ia3_l (PEFT) of IA3."""
+"""Role of a tensor in its module: down, up, mid, alpha; hada_w1_a etc. for LoHa, lokr_w1 etc. for LoKr; dora_scale
+(LyCORIS) or magnitude (PEFT) for DoRA; weight and on_input (LyCORIS) or ia3_l (PEFT) for IA3."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A weight of ours, or rows of it, that is one weight in foreign files."""
+    """One of our weights, or some of its rows, that corresponds to one weight in third-party files."""
 
     key: str
-    """As in a checkpoint of ours."""
+    """Key in our checkpoints."""
     shape: tuple[int, ...]
-    """Of the rows."""
+    """Shape of the rows."""
     first: int = 0
 
     @property
     def rows(self) -> slice:
-        """Where the site lies along the first axis of the weight."""
+        """Position of the site along the first axis of the weight."""
         return slice(self.first, self.first + self.shape[0])
 
 
@@ -48,13 +48,13 @@ _UNSUPPORTED = {
     "LoRA with biases": r".*(lora[._](up|B)|lora_linear_layer\.up)(\.default)?\.bias",
     "LoRA in the order of the modules (lora_diffusion)": r"(unet|text_encoder):\d+:(up|down|rank|alpha)",
 }
-"""Kinds that are not computed here, and the keys that they are known by."""
+"""Unsupported kinds, with the patterns of their keys."""
 
 
 def parse(key: str) -> tuple[str, Side] | None:
-    """Module and side of a file's key; None if it is no part of an update that is known here.
+    """Split a file's key into module and side; None if it is not part of a supported update.
 
-    The `weight` of an IA3 module cannot be told from a network's own; see `group`.
+    The `weight` of an IA3 module cannot be distinguished from a network's own weight; see `group`.
     """
     if match := _WEIGHT.fullmatch(key) or _OTHER.fullmatch(key):
         return match[1], _SIDES.get(match[2], match[2])
@@ -62,24 +62,24 @@ def parse(key: str) -> tuple[str, Side] | None:
 
 
 def unsupported(key: str) -> str:
-    """The kind of update, not supported, that a key belongs to; empty if it is none of them."""
+    """Return the unsupported kind of update that a key belongs to; empty if none."""
     return next((kind for kind, pattern in _UNSUPPORTED.items() if re.fullmatch(pattern, key)), "")
 
 
 def is_lora(keys: Iterable[str]) -> bool:
-    """Whether a file with these keys holds updates of weights, of a supported kind or another one."""
-    # a lone alpha or scale may be anything
+    """Return whether a file with these keys has updates of weights, of a supported kind or not."""
+    # an alpha or scale alone may be anything
     return any(((side := parse(key)) and side[1] not in ("alpha", "dora_scale")) or unsupported(key) for key in keys)
 
 
 def flatten(module: str) -> str:
-    """The form in which modules are looked up: no wrappers, underscores for dots."""
+    """Normalise a module's name for lookup: without wrappers, with underscores for dots."""
     module = module.removeprefix("module.").removeprefix("base_model.model.")
     return module.replace(".processor.", ".").replace(".", "_")
 
 
 def sites(keys: Mapping[str, Sequence[int]]) -> dict[str, Site]:
-    """All sites of a backbone by their flattened names, each with and without the network's prefix.
+    """Return all sites of a backbone by their flattened names, with and without the network's prefix.
 
     Args:
         keys: all keys of the backbone's checkpoint with their shapes.
@@ -101,7 +101,7 @@ def sites(keys: Mapping[str, Sequence[int]]) -> dict[str, Site]:
 
 
 def _unet_names(path: str, layers: int) -> Iterator[str]:
-    """Our name, AnimateDiff's, a MotionAdapter's and LDM's; each also as attention processors call it."""
+    """Yield our name, AnimateDiff's, a MotionAdapter's and LDM's, each also in the form of attention processors."""
     names = {path, re.sub(r"\.temporals\.(\d+)", r".motion_modules.\1.temporal_transformer", path)}
     adapter = re.sub(r"\.attention_blocks\.(\d+)", lambda match: f".attn{int(match[1]) + 1}", path)
     names.add(adapter.replace(".temporals.", ".motion_modules."))
@@ -128,11 +128,11 @@ _MODULE = re.compile(r"(down_blocks|up_blocks|mid_block)(?:\.(\d+))?\.(\w+)\.(\d
 
 
 def _ldm_names(path: str, layers: int) -> Iterator[str]:
-    """The names of a module of the spatial UNet in Stable Diffusion's own code (CompVis, openaimodel.py).
+    """Yield the names of a spatial UNet module in Stable Diffusion's own code (CompVis, openaimodel.py).
 
     Args:
-        path: ours.
-        layers: ResBlocks per down block.
+        path: our name.
+        layers: number of ResBlocks per down block.
     """
     if path in _LDM:
         yield _LDM[path]
@@ -143,7 +143,7 @@ def _ldm_names(path: str, layers: int) -> Iterator[str]:
     if kind == "downsamplers":
         yield f"input_blocks.{first + layers + 1}.0.op"
     elif kind == "upsamplers":
-        # behind a spatial transformer, where the level has one
+        # after a spatial transformer, if the level has one
         yield from (f"output_blocks.{first + layers}.{place}.conv" for place in (1, 2))
     else:
         place, rest = (1, rest) if kind == "attentions" else (0, _LDM_RESNET.get(rest, rest))
@@ -161,8 +161,8 @@ _TEXT = {
     "mlp.c_fc.weight": (("mlp.fc1",),),
     "mlp.c_proj.weight": (("mlp.fc2",),),
 }
-"""Weights of a layer of our text tower, and the transformers modules that they are joined from: each by its own name
-and by that of diffusers 0.15 to 0.17."""
+"""Weights of a layer of our text tower, with the transformers modules that they are concatenated from, by their own
+names and those of diffusers 0.15 to 0.17."""
 
 
 def _text_sites(key: str, path: str, shape: Sequence[int]) -> Iterator[tuple[str, Site]]:
@@ -177,24 +177,24 @@ def _text_sites(key: str, path: str, shape: Sequence[int]) -> Iterator[tuple[str
 
 
 Modules = dict[Site, dict[Side, str]]
-"""The file's keys of each module by their side."""
+"""Keys of the file by module and side."""
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """A file's keys by the modules that they belong to, and those that cannot be used."""
+    """A file's keys grouped by module, and those that cannot be used."""
 
     modules: Modules
     unmatched: list[str]
     """Keys whose module this backbone does not have."""
     odd: list[str]
-    """Keys of a module that the backbone has, but of no kind that is computed here."""
+    """Keys of unsupported kinds, of modules that the backbone has."""
     twice: list[str]
     """Pairs of keys of the same module and side."""
 
 
 def group(names: Iterable[str], table: Mapping[str, Site]) -> Grouping:
-    """Finds the module of each key of a file.
+    """Group the keys of a file by module.
 
     Args:
         names: the file's keys.
@@ -217,6 +217,6 @@ def group(names: Iterable[str], table: Mapping[str, Site]) -> Grouping:
 
 
 def _inside(name: str, table: Mapping[str, Site]) -> bool:
-    """Whether a key, whatever its end, begins with a module of ours."""
+    """Return whether a key starts with one of our modules."""
     parts = name.split(".")
     return any(flatten(".".join(parts[:i])) in table for i in range(1, len(parts)))

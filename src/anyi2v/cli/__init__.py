@@ -116,7 +116,7 @@ class Inspect:
         config = read_config(self.what)
         print(json.dumps(json.loads(config.to_json()), indent=1))
         for path in list(sources(resolve(self.what)))[1:]:
-            print(f"the file holds parts only; the rest is in {path}")
+            print(f"the file only has parts; the rest is in {path}")
         counts = _parameters(config)
         for part, count in (*counts.items(), ("all", sum(counts.values()))):
             print(f"{part:5} {count:>13,} parameters")

@@ -53,7 +53,7 @@ class BenchMicro:
     backbone: str = "micro"
     """Name or file of a backbone trained on the synthetic world."""
     dtype: Dtype = "auto"
-    """As for `anyi2v animate`."""
+    """Dtype of the networks, as for `anyi2v animate`."""
     recipe: Literal["paper", "official"] = "paper"
     """Recipe of the variant "full", overridden by the backbone's own settings."""
     ablate: tuple[str, ...] = ("baselines",)
@@ -129,7 +129,7 @@ class BenchBackbone:
     backbone: str = "micro"
     """Name or file of a backbone trained on the synthetic world."""
     dtype: Dtype = "auto"
-    """As for `anyi2v animate`."""
+    """Dtype of the networks, as for `anyi2v animate`."""
     workers: WorkerCount = None
     """Number of parallel single-threaded worker processes, requires the extra "cluster"; auto: one per processor. None:
     one thread in this process."""

@@ -1,1 +1,1 @@
-"""Benchmark with ground truth: cases, measures, tables."""
+"""Benchmark with ground truth: cases, metrics and tables."""

@@ -1,7 +1,7 @@
-"""`anyi2v bench micro`: the method and its ablations on generated cases with ground truth.
+"""The benchmark `anyi2v bench micro` of the method and its ablations on generated cases with ground truth.
 
-A folder holds `bench.json` (what is compared), `cases/SEED-MODALITY/` with the truth and one file of frames per
-variant, and the report, which is measured from these frames. Whatever is there already is not made again.
+Its folder has `bench.json` (the compared variants), `cases/SEED-MODALITY/` with the ground truth and one file of frames
+per variant, and the report, which is computed from these frames. Existing frames are reused.
 """
 
 import json
@@ -32,7 +32,7 @@ from anyi2v.reports.record import weights_sha256
 
 @dataclass(frozen=True)
 class Job:
-    """One case by all variants that are still missing."""
+    """One case, to be run by all missing variants."""
 
     folder: Path
     seed: int
@@ -44,11 +44,11 @@ class Job:
 
     @property
     def case(self) -> Case:
-        """The case, drawn again."""
+        """The case, generated from its seed."""
         return make_case(self.seed, self.modality, self.kind)
 
     def path(self, variant: str) -> Path:
-        """Where a variant's frames are kept."""
+        """Return the file of a variant's frames."""
         return self.folder / (variant.replace(" ", "_").replace("&", "") + ".npz")
 
 
@@ -61,7 +61,7 @@ def jobs(
     dtype: torch.dtype,
     methods: Mapping[str, Variant],
 ) -> list[Job]:
-    """The cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
+    """Return the cases seed, seed + 1, ... of the test split, with the kind's conditions in turn."""
     made = []
     modalities = conditions(kind)
     for number in range(cases):
@@ -81,13 +81,13 @@ def prepare(
     seed: int,
     kind: Kind,
 ) -> dict[str, Variant]:
-    """Makes the folder, or finds out whether it can be gone on with; more cases and more variants may be added.
+    """Create the folder, or check that an existing one can be continued; cases and variants may be added.
 
-    Returns all variants of the folder: its former ones, which may lack cases, and `methods`.
+    Returns all variants of the folder: its earlier ones, which may lack cases, and `methods`.
 
-    Raises InputError if the folder holds something else, or was made with other code, another backbone, seed or kind
-    of cases, or other settings under the same name, or has more cases; ResourceError if it cannot be written; and what
-    `check` does, if a variant cannot be run on the backbone. Nothing is written then.
+    Raises InputError if the folder has other files, was created with other code, another backbone, seed or kind of
+    cases, has other settings under the same name, or has more cases; ResourceError if it cannot be written; and what
+    `check` raises if a variant cannot be run on the backbone. Nothing is written then.
     """
     check_place(out)
     path, precision = out / "bench.json", str(dtype).removeprefix("torch.")
@@ -96,7 +96,7 @@ def prepare(
     if path.exists():
         settings = _continued(out, read_json(path), wanted, cases, settings)
     elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds other things than a benchmark; give a new or empty folder")
+        raise InputError(f"{out} has files that are not a benchmark; give a new or empty folder")
     check(jobs(out, 1, seed, kind, backbone, dtype, methods)[0])
     with atomic(path) as temporary:
         data = {"backbone": backbone, **wanted, "cases": cases, "methods": settings}
@@ -111,9 +111,9 @@ def _continued(
     cases: int,
     settings: Mapping[str, dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """The settings of all variants of the folder, the former ones first; raises InputError for what may not be mixed.
+    """Merge the settings of all variants of the folder, the earlier ones first; raises InputError for conflicts.
 
-    The backbone's name may be another one: its weights are known by their digest.
+    The backbone's name may differ, because its weights are identified by their digest.
     """
     gaps = differences(former, wanted)
     if cases < former.get("cases", 0):
@@ -129,12 +129,12 @@ def _continued(
 
 
 def finished(work: Sequence[Job]) -> dict[str, Variant]:
-    """The variants of which every case is made."""
+    """Return the variants for which all cases have been run."""
     return {name: variant for name, variant in work[0].methods.items() if all(job.path(name).exists() for job in work)}
 
 
 def run_case(job: Job) -> None:
-    """Makes the frames of all variants; those with the same inversion share it."""
+    """Generate the frames of all missing variants; variants with the same inversion share it."""
     missing = {name: variant for name, variant in job.methods.items() if not job.path(name).exists()}
     if not missing:
         return
@@ -150,7 +150,7 @@ def run_case(job: Job) -> None:
         )
     inverted: dict[tuple[Any, ...], dict[str, Tensor]] = {}
     seconds: dict[tuple[Any, ...], float] = {}
-    # first those that record most, so that the others find all that they need
+    # variants that record most come first, so that the others find everything they need
     for name, variant in sorted(missing.items(), key=lambda item: -len(item[1].points)):
         config = variant.config
         key = (config.inversion, config.inversion_timestep, config.inversion_stride)
@@ -172,7 +172,7 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 
 def check(job: Job) -> None:
-    """Raises what `check_job` and other methods' `check` do, before any work, if a variant cannot be run."""
+    """Check before any work that all variants can be run; raises what `check_job` and other methods' `check` raise."""
     backbone, case = worker_backbone(job.backbone, job.dtype), job.case
     for variant in job.methods.values():
         check_job(backbone, case.image, variant.config, backbone.config.frames, backbone.config.fps)
@@ -181,10 +181,10 @@ def check(job: Job) -> None:
 
 
 def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None:
-    """Runs all jobs, one after the other or by workers of one thread each.
+    """Run all jobs, one by one or by single-threaded workers.
 
-    Raises ResourceError for cases that cost several workers their life, after the others are made; and what
-    `anyi2v.execution.cluster.spread` does.
+    Raises ResourceError for cases whose workers died repeatedly, after all others have been run; and what
+    `anyi2v.execution.cluster.spread` raises.
     """
     done = spread(lambda: run_case, work, workers)
     deaths = []
@@ -196,13 +196,13 @@ def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None
 
 
 def frames(path: Path) -> Tensor:
-    """The video in a file of frames, `f 3 h w` in [0, 1]."""
+    """Read the video in a file of frames, `f 3 h w` in [0, 1]."""
     with np.load(path) as file:
         return torch.stack([from_bytes(frame) for frame in file["frames"]])
 
 
 def rows(work: Sequence[Job]) -> Iterator[dict[str, Any]]:
-    """The scores of every case, variant and object, measured from the saved frames."""
+    """Yield the scores of every case, variant and object, computed from the saved frames."""
     for job in work:
         case = job.case
         for name in job.methods:

@@ -1,4 +1,4 @@
-"""What a benchmark's frames say: scores, a table with intervals and paired differences, plots, a contact sheet."""
+"""Report of a benchmark: scores, a table with intervals and paired differences, plots and a contact sheet."""
 
 import json
 import math
@@ -31,38 +31,37 @@ METRICS = {
     "identity_kept": "identity kept",
     "seconds": "seconds",
 }
-"""Column of the scores and heading; the errors of pan and area, and the identity, only for kinds of cases that are
-about them."""
+"""Headings of the metrics by column; errors of pan and area, and identity, only exist for the kinds of cases about
+them."""
 
 
 MEANINGS = {
-    "trajectory_error": "mean distance of the object's centroid to its target; without object half the frame's width",
-    "relative_error": "the same for the way since frame 1, wherever it begins; frames 2 and on",
+    "trajectory_error": "mean distance of the object's centroid to its target; half the frame's width if missing",
+    "relative_error": "the same for the displacement since frame 1, regardless of the start; from frame 2 on",
     "first_frame_iou": "intersection over union of the object in frame 1 and the condition's mask",
     "found": "share of frames with a patch of the object's colour (of several objects: any of theirs) of 0.5 % of the "
     "frame or more",
     "colour_right": "share of cases in which most of the condition's mask has the prompted colour in frame 1",
     "background_right": "mean share of far-away pixels whose nearest palette colour is the prompted one",
     "jerk": "mean length in pixels of the centroid's second difference over time",
-    "pan_error": "distance of the background's way to the asked one, as a share of the latter",
-    "area_error": "how far the area of the box around the object is off that in the truth, share of the latter",
-    "identity_kept": "share of the frames 2 and on in which the object has the colour that it has in frame 1, of the "
-    "colours of the case's objects; frames without it keep none",
-    "seconds": "wall time of one job on one thread, with the inversion, whichever variant of the case has made it",
+    "pan_error": "distance between the background's displacement and the requested one, relative to the latter",
+    "area_error": "error of the area of the box around the object, relative to the ground truth",
+    "identity_kept": "share of frames from 2 on in which the object has its colour of frame 1, among the "
+    "colours of the case's objects; frames without it do not count as kept",
+    "seconds": "wall time of one job on one thread, including the inversion, which variants of a case may share",
 }
-"""Of `METRICS`, see `anyi2v.micro.benchmark.measure`; an object is the largest patch of pixels nearest to its palette
-colour; of several objects, each pixel of any of their colours counts for the one whose target is nearest."""
+"""Meanings of `METRICS`, see `anyi2v.micro.benchmark.measure`. An object is the largest patch of pixels nearest to its
+palette colour; with several objects, each pixel of any of their colours belongs to the object whose target is
+nearest."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
-    """Writes scores.json, table.md, differences.png, cases.png and, with other methods, methods.png.
-
-    Returns the table.
+    """Write scores.json, table.md, differences.png, cases.png and, with other methods, methods.png; return the table.
     """
     conventions = describe_conventions(work, rows)
     text = table(rows) + (
         f"\n{conventions['cases']} cases of {conventions['frames']} frames of {conventions['width']}x"
-        f"{conventions['height']} px, in which distances are counted; what the columns mean: scores.json.\n"
+        f"{conventions['height']} px, the unit of distances; the columns are explained in scores.json.\n"
     )
     summary = {
         name: {metric: estimate(values(rows, name, metric))._asdict() for metric in metrics(rows)}
@@ -75,7 +74,7 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
         "conventions": conventions,
         "summary": summary,
     }
-    # a line per row: there may be thousands
+    # one line per row, because there may be thousands
     lines = ",\n".join(json.dumps(row) for row in rows)
     scores = f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{lines}\n]\n}}\n'
     for name, content in (("table.md", text), ("scores.json", scores)):
@@ -90,7 +89,7 @@ def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[st
 
 
 def describe_conventions(work: Sequence[Job], rows: Rows) -> dict[str, Any]:
-    """What the figures are of, without which they cannot be compared with others'."""
+    """Describe the conventions of the figures, which are needed to compare them with others."""
     frames, _, height, width = work[0].case.truth.shape
     return {
         "cases": len(values(rows, names(rows)[0], "seed")),
@@ -104,17 +103,17 @@ def describe_conventions(work: Sequence[Job], rows: Rows) -> dict[str, Any]:
 
 
 def names(rows: Rows) -> list[str]:
-    """The variants in their order."""
+    """Return the variants in order."""
     return list(dict.fromkeys(row["variant"] for row in rows))
 
 
 def metrics(rows: Rows) -> list[str]:
-    """Those of `METRICS` that the rows have."""
+    """Return those of `METRICS` that the rows have."""
     return [metric for metric in METRICS if metric in rows[0]]
 
 
 def values(rows: Rows, variant: str, metric: str) -> Tensor:
-    """One number per case, in the order of the seeds; of several objects their mean."""
+    """Return one number per case in the order of seeds, averaged over objects."""
     found: dict[int, list[float]] = {}
     for row in rows:
         if row["variant"] == variant:
@@ -123,8 +122,7 @@ def values(rows: Rows, variant: str, metric: str) -> Tensor:
 
 
 def table(rows: Rows) -> str:
-    """Mean and interval per variant and metric; then the paired difference of the trajectory error to the full
-    method, with a note where its interval holds zero."""
+    """Format mean and interval per variant and metric, and the paired difference of the trajectory error to "full"."""
     head = ["variant", *(METRICS[metric] for metric in metrics(rows)), "difference of trajectory error to full"]
     lines = [" | ".join(head), "|".join("---" for _ in head)]
     for name in names(rows):
@@ -136,7 +134,7 @@ def table(rows: Rows) -> str:
 
 
 def compared(rows: Rows, variant: str) -> str:
-    """The paired difference to the full method in words."""
+    """Format the paired difference to the full method, with a note if it is not significant."""
     if variant == FULL or FULL not in names(rows):
         return ""
     gap = paired(rows, variant, "trajectory_error")
@@ -144,13 +142,13 @@ def compared(rows: Rows, variant: str) -> str:
 
 
 def paired(rows: Rows, variant: str, metric: str) -> Estimate:
-    """Variant minus full method, over the cases that both have."""
+    """Estimate the paired difference of a variant to the full method."""
     return difference(values(rows, variant, metric), values(rows, FULL, metric))
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """Paired differences of four metrics to the full method with their intervals; grey where zero lies inside."""
-    # Figure instead of pyplot: no global state, no display, and matplotlib is loaded only here
+    """Plot paired differences of four metrics to the full method with intervals; grey if not significant."""
+    # Figure instead of pyplot: no global state, no display, and matplotlib is imported only here
     from matplotlib.figure import Figure
 
     others = [name for name in names(rows) if name != FULL]
@@ -175,8 +173,10 @@ def plot(rows: Rows, path: Path) -> None:
 
 
 def sheet(work: Sequence[Job], rows: Rows, variants: Sequence[str], *, cell: int) -> Any:
-    """A contact sheet of variants and the truth, of frames of `cell` px: the best, median and worst case by the first
-    variant's trajectory error."""
+    """Draw a contact sheet of variants and ground truth, with frames of `cell` px.
+
+    Shows the best, median and worst case by the first variant's trajectory error.
+    """
     errors = {name: values(rows, name, "trajectory_error") for name in variants}
     ranked = errors[variants[0]].argsort().tolist()
     in_order = sorted(work, key=lambda job: job.seed)

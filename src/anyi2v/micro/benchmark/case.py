@@ -1,4 +1,4 @@
-"""One job with ground truth for the method: a condition image, a prompt, a track, and what must come out."""
+"""A benchmark case with ground truth: condition image, prompt, tracks and the expected video."""
 
 import itertools
 import math
@@ -40,59 +40,58 @@ from anyi2v.micro.world.world import (
 from anyi2v.tracks import Track, Tracks
 
 LEAST_MOTION = 16 / 64
-"""Of the frame's width, between the first and the last position."""
+"""Minimum distance between the first and the last position, in frame widths."""
 LEAST_RADIUS = 9 / 64
-"""Of the frame's width; the outline of a smaller object says little about its shape."""
+"""Minimum radius in frame widths; the outline of a smaller object says little about its shape."""
 LEAST_SEEN = 2 * SMALLEST
-"""Share of the frame of an object on its way out that counts as seen: its outline has mixed colours."""
+"""Minimum visible area of a leaving object, as a share of the frame; its outline has mixed colours."""
 LEAST_GAP = 4 / 64
-"""Of the frame's width, between two objects: where they run together, neither has a place."""
+"""Minimum gap between two objects in frame widths; merged objects have no positions of their own."""
 LEAST_TEXTURE = 0.16
-"""Amplitude of a background whose texture is seen well."""
+"""Minimum amplitude of a background with a clearly visible texture."""
 DARKEST = "black"
-"""The background on which no texture is seen."""
+"""The background colour on which no texture is visible."""
 PAN_REACH = 0.35
-"""Of the period of the checks, which repeat after 0.71 periods along their diagonals: the steps that can be told
-apart."""
+"""Maximum unambiguous step in periods of the checks, which repeat after 0.71 periods along their diagonals."""
 
 Condition = Modality | Style
-"""What a condition image is: a drawing by the world, or of a mesh."""
+"""Kind of a condition image: a modality of the world, or a rendering style of a mesh."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One job."""
+    """One benchmark case."""
 
     seed: int
     modality: Condition
     scene: Scene
-    """As prompted."""
+    """The prompted scene."""
     image: Float[Tensor, "3 h w"]
     prompt: str
     tracks: Tracks
     targets: tuple[Target, ...]
-    """One per object of the scene; under a pan or zoom the objects move along."""
+    """One per object of the scene; objects move along with a pan or zoom."""
     truth: Float[Tensor, "f 3 h w"]
-    """The prompted scene moving along the track, as the world itself draws it."""
+    """Ground truth, the prompted scene moving along the tracks as rendered by the world."""
 
     def scores(self, video: Float[Tensor, "f 3 h w"]) -> list[Scores]:
-        """Measures a video made from this case, one entry per object."""
+        """Score a video generated from this case, one entry per object."""
         return measure(video, self.targets, self.scene.background)
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """The words of the prompt that each object is, in the order of the tracks: its colour and what it is called."""
+        """The words of the prompt for each object, its colour and name, in the order of the tracks."""
         words = self.prompt.split()
         return tuple(" ".join(words[words.index(sprite.colour) :][:2]) for sprite in self.scene.sprites)
 
     def with_true_masks(self) -> Tracks:
-        """The tracks as of a user who knows exactly which pixels of the condition image each object has."""
+        """Return the tracks with the exact mask of each object in the condition image."""
         pairs = zip(self.tracks.objects, self.targets, strict=True)
         objects = tuple(replace(track, mask=target.mask.numpy()) for track, target in pairs)
         return replace(self.tracks, objects=objects)
 
     def pan_error(self, video: Float[Tensor, "f 3 h w"]) -> float:
-        """Distance between the background's way and the asked one, as a share of the latter; NaN without a pan."""
+        """Return the relative error of the background's displacement; NaN without a pan."""
         asked = torch.tensor(self.scene.pan[-1])
         if not asked.any():
             return math.nan
@@ -102,12 +101,11 @@ class Case:
         return ((way - asked).norm() / asked.norm()).item()
 
     def identities_kept(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
-        """Per object: the share of the later frames in which it has not become another one of the objects."""
+        """Return, per object, the share of later frames in which it has not become another object."""
         return identities_kept(video, self.targets)
 
     def area_errors(self, video: Float[Tensor, "f 3 h w"]) -> list[float]:
-        """Per object: how far the area of the box around it is off that in the truth, as a share of the latter, mean
-        over the frames; 1 where it is missing."""
+        """Return, per object, the relative error of its box's area, averaged over the frames; 1 if it is missing."""
         errors = []
         for target in self.targets:
             found, wanted = (bounding_areas(find_object(clip, target.colour)) for clip in (video, self.truth))
@@ -118,7 +116,7 @@ class Case:
 def drawn_case(
     seed: int, modality: Modality, generator: torch.Generator, scene: Scene, *, unseen_pair: bool = False
 ) -> Case:
-    """The case in which the objects of a scene, in other colours than the condition's, shall move as they do there."""
+    """Build the case in which the objects of a scene, in other colours than the condition's, move as in the scene."""
     background = choice(generator, tuple(b for b in BACKGROUND_COLOURS if b != scene.background))
     prompted = recoloured(scene, other_colours(generator, scene, unseen_pair), background)
     return Case(
@@ -134,21 +132,21 @@ def drawn_case(
 
 
 def on_texture(seed: int, modality: Modality, generator: torch.Generator, scene: Scene) -> Case:
-    """As `drawn_case`, on a background that the prompted colour does not hide."""
+    """Build a `drawn_case` whose prompted background colour shows the texture."""
     while (case := drawn_case(seed, modality, generator, scene)).scene.background == DARKEST:
         pass
     return case
 
 
 def accepted(generator: torch.Generator, suits: Callable[[Scene], bool]) -> Scene:
-    """The first random scene that suits."""
+    """Sample scenes until one is suitable."""
     while not suits(scene := sample_scene(generator)):
         pass
     return scene
 
 
 def object_tracks(scene: Scene) -> tuple[Track, ...]:
-    """One per sprite."""
+    """Return one track per sprite."""
     return tuple(
         Track(
             name=f"{sprite.colour} {sprite.shape}",
@@ -160,7 +158,7 @@ def object_tracks(scene: Scene) -> tuple[Track, ...]:
 
 
 def targets(scene: Scene, masks: Bool[Tensor, "o f h w"]) -> tuple[Target, ...]:
-    """What `measure` compares with; `masks` say where each sprite is seen."""
+    """Return the targets for `measure`; `masks` are the visible pixels of each sprite."""
     seen = masks.flatten(2).float().mean(2) >= LEAST_SEEN
     return tuple(
         Target(sprite.colour, centroids(mask & there[:, None, None]), mask[0], margin=1.5 * max(sprite.radii))
@@ -169,7 +167,7 @@ def targets(scene: Scene, masks: Bool[Tensor, "o f h w"]) -> tuple[Target, ...]:
 
 
 def salient_points(sprite: Sprite, size: int) -> tuple[tuple[float, float], ...]:
-    """Up to five points on the sprite in frame 1: its centre and four half way out, as far as they are on it."""
+    """Return up to five points on the sprite in frame 1: its centre and four half way out, if they are on it."""
     d = distance(replace(sprite, centres=sprite.centres[:1], radii=sprite.radii[:1]), size)[0]
     (cx, cy), r = sprite.centres[0], sprite.radii[0]
     reach = 0.72 * r if sprite.shape == "ring" else 0.45 * r
@@ -183,7 +181,7 @@ def salient_points(sprite: Sprite, size: int) -> tuple[tuple[float, float], ...]
 
 
 def moves(scene: Scene) -> bool:
-    """All sprites keep a size that is large enough, stay inside the frame and go far enough, apart from each other."""
+    """Return whether all sprites are large, of constant size, stay inside the frame, move far enough and stay apart."""
     return (
         all(
             len(set(sprite.radii)) == 1
@@ -198,18 +196,18 @@ def moves(scene: Scene) -> bool:
 
 
 def large(sprite: Sprite, size: int) -> bool:
-    """Its shape can be seen in the first frame."""
+    """Return whether a sprite is large enough in the first frame for its shape to be recognisable."""
     return sprite.radii[0] >= LEAST_RADIUS * size
 
 
 def inside(sprite: Sprite, region: tuple[float, float, float, float]) -> bool:
-    """Its boxes never leave the region (x0, y0, x1, y1)."""
+    """Return whether a sprite's boxes never leave the region (x0, y0, x1, y1)."""
     boxes = [box(sprite, f) for f in range(len(sprite.centres))]
     return all(b[0] >= region[0] and b[1] >= region[1] and b[2] <= region[2] and b[3] <= region[3] for b in boxes)
 
 
 def apart(scene: Scene) -> bool:
-    """No two sprites come near each other in any frame."""
+    """Return whether no two sprites come near each other in any frame."""
     return all(
         math.dist(a.centres[f], b.centres[f]) > a.radii[f] + b.radii[f] + LEAST_GAP * scene.size
         for a, b in itertools.combinations(scene.sprites, 2)

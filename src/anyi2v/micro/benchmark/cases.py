@@ -1,4 +1,4 @@
-"""The kinds of jobs with ground truth that the benchmark knows; `case` says what a job is."""
+"""Generation of benchmark cases of all kinds; `case` defines a case."""
 
 import itertools
 import math
@@ -28,17 +28,17 @@ from anyi2v.micro.world.world import HELD_OUT, MODALITIES, Scene, object_masks, 
 from anyi2v.tracks import Track, Tracks
 
 LEAST_PAN = 10 / 64
-"""Of the frame's width."""
+"""Minimum length of a pan in frame widths."""
 LEAST_PERIOD = 2 * 4 / 64 * math.sqrt(2)
-"""Of the frame's width, of a background that can be followed: checks repeat after 0.71 periods along their diagonals,
-and the finest aligned layer, with cells of 4 px, resolves what repeats after two of them."""
+"""Minimum period, in frame widths, of a background that can be tracked: checks repeat after 0.71 periods along their
+diagonals, and the finest aligned layer, with cells of 4 px, resolves repetitions of two cells."""
 
 STYLES: tuple[Style, ...] = get_args(Style)
 CONDITIONS: tuple[Condition, ...] = ("edge", "depth", "segmentation", "photo", "sketch", "silhouette", "mixed")
 
 
 def conditions(kind: Kind) -> tuple[Condition, ...]:
-    """What the condition images of a kind are, in turn; a pan, and the texture in loose boxes, are seen in photos."""
+    """Return the conditions of a kind, used in turn; pans and loose boxes need photos, which show the texture."""
     match kind:
         case "pan":
             return ("photo",)
@@ -53,17 +53,16 @@ def conditions(kind: Kind) -> tuple[Condition, ...]:
 
 
 def make_case(seed: int, condition: Condition, kind: Kind = "plain") -> Case:
-    """Case number `seed` of the test split. Where the condition image has colours, the prompt asks for others.
+    """Generate case number `seed` of the test split; the prompt's colours differ from the condition image's.
 
-    Objects keep their size, stay inside the frame and have a quarter of it or more to go. Kinds:
+    Objects keep their size, stay inside the frame and move by at least a quarter of it. Kinds:
 
-    plain: one object, of a shape and colour that training has shown together.
-    two objects: each with a track of its own.
-    pan: the camera moves, and everything with it; the track is one box around the whole frame.
-    unseen pair: one object, of a shape and colour that training never shows together.
-    unseen shape: a hexagon, for which the vocabulary has no word: the prompt calls it a circle.
+    plain: one object, with a pair of shape and colour that occurs in training.
+    two objects: each with its own track. pan: the camera moves, and everything with it; the track is one box around the
+    whole frame. unseen pair: one object, with a pair of shape and colour that never occurs in training. unseen shape: a
+    hexagon, for which the vocabulary has no word; the prompt calls it a circle.
 
-    All others vary what the user brings: see `input_cases`.
+    All other kinds vary the user's input, see `input_cases`.
     """
     generator = split_generator("test", seed)
     if kind in ("mesh", "points"):
@@ -88,7 +87,7 @@ def make_case(seed: int, condition: Condition, kind: Kind = "plain") -> Case:
 
 
 def _camera(scene: Scene) -> Track:
-    """The whole frame as one box, followed by points of the background."""
+    """Return a track of the whole frame as one box, with salient points on the background."""
     size, covered = scene.size, torch.stack(object_masks(scene)).any(0)[0]
     grid = [size * k / 4 for k in (1, 2, 3)]
     points = tuple((x, y) for x in grid for y in grid if not covered[int(y), int(x)])
@@ -104,12 +103,12 @@ def _suits(scene: Scene, kind: Kind) -> bool:
 
 
 def _pans(scene: Scene) -> bool:
-    """The camera goes far enough, over a texture by which that can be measured; the object stays in sight."""
+    """Return whether the camera moves far enough over a measurable texture, and the object stays visible."""
     (sprite,) = scene.sprites
     _, period, amplitude = scene.stripes
     longest = max(math.dist(a, b) for a, b in itertools.pairwise(scene.pan))
     fine = amplitude >= LEAST_TEXTURE and period >= LEAST_PERIOD * scene.size
-    # a good margin, for in a generated texture the peaks of the correlation are less sharp than in a drawn one
+    # a safe margin, because a generated texture has less sharp correlation peaks than a rendered one
     seen = scene.checks and fine and scene.background != DARKEST and longest < 0.7 * PAN_REACH * period
     kept = large(sprite, scene.size) and inside(sprite, (0, 0, scene.size, scene.size))
     return seen and kept and math.hypot(*scene.pan[-1]) >= LEAST_PAN * scene.size

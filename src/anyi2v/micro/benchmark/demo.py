@@ -1,4 +1,4 @@
-"""`anyi2v demo`: three condition images of the synthetic world, animated and measured."""
+"""The command `anyi2v demo`, which animates and measures three condition images of the synthetic world."""
 
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -27,15 +27,15 @@ from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import impossible_outputs, write_run
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
-"""Condition and seed: of each modality the median case of `anyi2v bench micro --cases 200` by trajectory error."""
+"""Condition and seed of the median case by trajectory error of each modality in `anyi2v bench micro --cases 200`."""
 SHEET = "comparison.png"
-"""The picture that compares all variants, in the demo's folder."""
+"""Name of the picture that compares all variants, in the demo's folder."""
 Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
-"""A backbone and its data type, a case, and a variant."""
+"""A backbone and its dtype, a case, and a variant."""
 
 
 def _image(modality: Modality, seed: int) -> torch.Tensor:
-    """The condition as it will be read back from condition.png, so that the run can be repeated exactly."""
+    """Return the condition as read back from condition.png, so that the run can be repeated exactly."""
     return from_bytes(to_bytes(make_case(seed, modality).image))
 
 
@@ -48,36 +48,36 @@ def _animate(job: Job) -> Result:
 
 
 def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> None:
-    """Makes each case by the full method, without optimisation and without injection.
+    """Run each case with the full method, without optimisation, and without injection.
 
-    Writes one run folder per case (the full method, see `anyi2v.reports.writing`), a sheet that compares all variants,
-    and prints a table of trajectory error and first-frame IoU.
+    Writes one run folder per case (of the full method, see `anyi2v.reports.writing`) and a sheet that compares all
+    variants, and prints a table of trajectory error and first-frame IoU.
 
-    Raises InputError for an unknown backbone, or if `out` holds something that may not be replaced; ResourceError if
-    another process is writing to it.
+    Raises InputError for an unknown backbone, or if `out` has files that must not be replaced; ResourceError if another
+    process is writing to it.
     """
     out = expanded(out)
     _check(out, overwrite=overwrite)
     with ExitStack() as claims:
         for folder in (out, *(out / modality for modality, _ in CASES)):
             claims.enter_context(claimed(folder))
-        _check(out, overwrite=overwrite)  # another process may have been faster
+        _check(out, overwrite=overwrite)  # another process may have written it meanwhile
         _run(out, backbone, overwrite=overwrite, progress=progress)
 
 
 def _check(out: Path, *, overwrite: bool) -> None:
-    """Raises what `run` does about its folder."""
+    """Check the output folder; raises as `run` does."""
     folders = [out / modality for modality, _ in CASES]
     for folder in folders:
         check_out(folder, overwrite=overwrite)
     if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in folders):
-        raise InputError(f"{out / SHEET} is there, but no run that it compares; move it away, or give another folder")
+        raise InputError(f"{out / SHEET} exists, but none of its runs; move it away, or give another folder")
 
 
 def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
     impossible = impossible_outputs()
     configs = variants(recipe("paper", read_config(backbone).method))
-    # the variants that take longest first, so that no process waits for the other at the end
+    # longest variants first, so that no process waits at the end
     order = sorted(configs, key=lambda name: -configs[name].optimise_steps)
     dtype = fast_dtype()
     keys: list[tuple[Modality, int, str]] = [(modality, seed, name) for name in order for modality, seed in CASES]
@@ -111,7 +111,7 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
 
 
 def table(scores: dict[str, list[Scores]]) -> str:
-    """One line per case and variant, and their means."""
+    """Format one line per case and variant, and their means."""
     lines = [f"{'':13} {'':16} {'trajectory error':>17} {'first-frame IoU':>16}"]
     for i, (modality, _) in enumerate(CASES):
         for name, found in scores.items():

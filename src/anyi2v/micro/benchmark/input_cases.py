@@ -1,4 +1,4 @@
-"""Jobs that vary what the user brings: other boxes, masks and camera moves, other aspects, meshes, layers."""
+"""Benchmark cases that vary the user's input: boxes, masks, camera moves, aspect ratios, meshes and layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,26 +30,26 @@ from anyi2v.tracks import Track, Tracks, centre
 from anyi2v.tracks.camera import camera_tracks
 
 LEAST_GROWTH = 1.25
-"""Or its inverse: of an object that is resized."""
+"""Minimum growth factor, or its inverse, of an object that is resized."""
 ZOOM = 1.4
-"""Of the last frame."""
+"""Zoom factor of the last frame."""
 BAND = 1 / 8
-"""Of the frame's height, cut off above and below to get a picture of another aspect."""
+"""Share of the frame's height cut off at the top and the bottom for another aspect ratio."""
 FLAT_COLOURS = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-"""Of a segmentation with three objects, the background first."""
+"""Colours of a segmentation with three objects, the background first."""
 LOOSENESS = 2 / 64
-"""Of the frame's width: how much wider than the object a loose mask is on each side."""
+"""Margin of a loose mask around the object, in frame widths."""
 LOOSE_BOX = 1.3, 2.0
-"""How many times as long the sides of a loose box are as those of the object's own, from and to."""
+"""Minimum and maximum ratio of a loose box's sides to those of the object's box."""
 OFF_CENTRE = 0.5
-"""How far, at least, a loose box is moved off the object's middle along x or y: of the way on which it still holds all
-of the object."""
+"""Minimum shift of a loose box from the object's centre along x or y, as a share of the shift at which it still
+contains the object."""
 POINTS = 4000
-"""Of a point cloud."""
+"""Number of points of a point cloud."""
 
 
 def resize(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """An object whose box grows or shrinks as it moves, given by its first and last box."""
+    """Generate a case with an object that grows or shrinks as it moves, given by its first and last box."""
 
     def suits(scene: Scene) -> bool:
         (sprite, *more) = scene.sprites
@@ -58,7 +58,7 @@ def resize(seed: int, condition: Modality, generator: torch.Generator) -> Case:
         return not more and seen and max(growth, 1 / growth) >= LEAST_GROWTH
 
     scene = accepted(generator, suits)
-    # what two key frames say is linear in time
+    # two key frames give a motion linear in time
     scene = replace(scene, sprites=(_linear(scene.sprites[0]),))
     case = drawn_case(seed, condition, generator, scene)
     (track,) = case.tracks.objects
@@ -66,7 +66,7 @@ def resize(seed: int, condition: Modality, generator: torch.Generator) -> Case:
 
 
 def leaving(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """An object that goes out of the frame: its last box lies outside by half or more."""
+    """Generate a case with an object that leaves the frame, with its last box at least half outside."""
 
     def suits(scene: Scene) -> bool:
         (sprite, *more) = scene.sprites
@@ -77,10 +77,10 @@ def leaving(seed: int, condition: Modality, generator: torch.Generator) -> Case:
 
 
 def three_objects(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """Three objects that move apart from each other."""
+    """Generate a case with three objects that move separately."""
     while True:
         scene = accepted(generator, _one_moves)
-        for _ in range(200):  # there may be no place left for another one
+        for _ in range(200):  # there may be no room for another one
             if len(scene.sprites) == 3:
                 case = drawn_case(seed, condition, generator, replace(scene, flat_colours=FLAT_COLOURS))
                 # the text tower has too few positions for an article each
@@ -93,19 +93,19 @@ def three_objects(seed: int, condition: Modality, generator: torch.Generator) ->
 
 
 def plain(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """One object, as in the benchmark's plain cases."""
+    """Generate a case with one object, as in the benchmark's plain cases."""
     return drawn_case(seed, condition, generator, accepted(generator, _one_moves))
 
 
 def user_mask(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """The user says which pixels are the object; its middle is the point that is followed."""
+    """Generate a case with the object's exact mask, whose centre is the salient point."""
     case = plain(seed, condition, generator)
     (track,) = case.tracks.objects
     return _with_track(case, replace(track, points=(), mask=case.targets[0].mask.numpy()))
 
 
 def loose_mask(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """A mask around the object that holds some background, too."""
+    """Generate a case with a mask around the object that includes some background."""
     case = user_mask(seed, condition, generator)
     (track,), reach = case.tracks.objects, round(LOOSENESS * case.scene.size)
     mask = F.max_pool2d(case.targets[0].mask[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
@@ -113,9 +113,10 @@ def loose_mask(seed: int, condition: Modality, generator: torch.Generator) -> Ca
 
 
 def loose_box(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """Boxes as people draw them: much larger than the object, which is not in their middle, on a textured ground.
+    """Generate a case with boxes as drawn by hand, much larger than the object and off its centre, on a textured
+    background.
 
-    The ground's texture is seen in the condition image, so that a box holds things that shall not move along.
+    The texture is visible in the condition image, so that the box contains things that should not move along.
     """
     growth = uniform(generator, *LOOSE_BOX)
     shares = [uniform(generator, -1, 1) for _ in range(2)]
@@ -123,7 +124,7 @@ def loose_box(seed: int, condition: Modality, generator: torch.Generator) -> Cas
         shares = [uniform(generator, -1, 1) for _ in range(2)]
 
     def loose(sprite: Sprite) -> Sprite:
-        """What has the loose boxes for its own."""
+        """Return a sprite whose boxes are the loose ones."""
         r = sprite.radii[0]
         dx, dy = (share * (growth - 1) * r for share in shares)
         centres = tuple((x + dx, y + dy) for x, y in sprite.centres)
@@ -143,7 +144,7 @@ def loose_box(seed: int, condition: Modality, generator: torch.Generator) -> Cas
 
 
 def zoom(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """The camera zooms in: the picture, with its object, grows about its middle."""
+    """Generate a case in which the camera zooms in about the centre of the picture."""
 
     def grown(scene: Scene) -> Scene:
         (sprite,) = scene.sprites
@@ -173,7 +174,7 @@ def zoom(seed: int, condition: Modality, generator: torch.Generator) -> Case:
 
 
 def wide(seed: int, condition: Modality, generator: torch.Generator, side: float = 0.0) -> Case:
-    """A video of aspect 4:3; at the sides, the object keeps a distance of `side` frame widths."""
+    """Generate a case of a 4:3 video, in which the object keeps a distance of `side` frame widths from the sides."""
 
     def suits(scene: Scene) -> bool:
         size = scene.size
@@ -197,12 +198,12 @@ def wide(seed: int, condition: Modality, generator: torch.Generator, side: float
 
 
 def padded(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """A 4:3 picture in a square video, filled up above and below."""
+    """Generate a case of a 4:3 picture in a square video, padded at the top and the bottom."""
     return _fitted(wide(seed, condition, generator), "pad")
 
 
 def cropped(seed: int, condition: Modality, generator: torch.Generator) -> Case:
-    """The square in the middle of a 4:3 picture, enlarged to the video."""
+    """Generate a case of the central square of a 4:3 picture, enlarged to the video."""
     return _fitted(wide(seed, condition, generator, side=BAND), "crop")
 
 
@@ -230,14 +231,14 @@ def _with_track(case: Case, track: Track) -> Case:
 
 
 def _linear(sprite: Sprite) -> Sprite:
-    """The same first and last box, and the straight way between them, as tracks have it."""
+    """Replace the path by a straight line between the first and last box, as in tracks."""
     frames = len(sprite.radii)
     boxes = Track("ends", (box(sprite, 0), box(sprite, frames - 1))).resample(frames).boxes
     return replace(sprite, centres=tuple(map(centre, boxes)), radii=tuple((b[2] - b[0]) / 2 for b in boxes))
 
 
 def _fitted(case: Case, mode: Mode) -> Case:
-    """The case in a square video."""
+    """Fit the case to a square video."""
     size = case.scene.size
     image, fit = fit_image(case.image, size, size, mode)
     masks = torch.stack(object_masks(case.scene))[:, :, round(BAND * size) : size - round(BAND * size)]
@@ -253,10 +254,10 @@ def _fitted(case: Case, mode: Mode) -> Case:
 
 
 def solid(seed: int, style: Style, generator: torch.Generator, *, points: bool) -> Case:
-    """A drawing of a prism, or of points on its surface, seen almost from the front.
+    """Generate a case with a rendering of a prism, or of points on its surface, seen almost from the front.
 
-    The object begins in the middle of the frame, where a drawing of a file has it. Raises InputError where embreex,
-    which draws meshes, is missing.
+    The object starts in the centre of the frame, as renderings of files do. Raises InputError if embreex, which renders
+    meshes, is missing.
     """
     if not points and find_spec("embreex") is None:
         raise InputError("cases of kind 'mesh' need embreex: pip install 'anyi2v[mesh]'")

@@ -1,9 +1,9 @@
-"""The kinds of benchmark cases by name; `cases` and `input_cases` say what they are. Free of torch."""
+"""Names of the kinds of benchmark cases, defined in `cases` and `input_cases`; does not import torch."""
 
 from typing import Literal, get_args
 
 SceneKind = Literal["plain", "two objects", "pan", "unseen pair", "unseen shape"]
-"""What the scene is like."""
+"""Kinds that vary the scene."""
 InputKind = Literal[
     "resize",
     "leaving",
@@ -19,8 +19,8 @@ InputKind = Literal[
     "mesh",
     "points",
 ]
-"""What the user brings."""
+"""Kinds that vary the user's input."""
 Kind = Literal[SceneKind, InputKind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CAMERA_KINDS: tuple[Kind, ...] = ("pan", "zoom")
-"""Those whose tracks are the camera's instead of the objects'."""
+"""Kinds whose tracks are those of the camera instead of the objects."""

@@ -1,7 +1,7 @@
-"""Measuring a micro video against its ground truth: is the object there, where, and in which colour?
+"""Metrics of a micro video against its ground truth: presence, position and colour of objects.
 
-The world's colours are known, so an object is found without any network: the largest connected patch of pixels
-whose nearest palette colour is the object's, or one of the objects'.
+The world's colours are known, so objects are found without a network, as the largest connected patch of pixels whose
+nearest palette colour is that of the object, or of any of the objects.
 """
 
 import math
@@ -17,57 +17,57 @@ from anyi2v.micro.world.world import BACKGROUND_COLOURS, OBJECT_COLOURS
 
 NAMES = (*OBJECT_COLOURS, *BACKGROUND_COLOURS)
 SMALLEST = 20 / 64**2
-"""An object smaller than this share of the frame does not count as found."""
+"""Minimum size of an object as a share of the frame; smaller ones do not count as found."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one object of a video follows condition, prompt and track."""
+    """Scores of one object of a video for condition, prompt and track."""
 
     trajectory_error: float
-    """Mean distance in pixels between the object's centroid and the target; a frame without object counts half
-    the frame's width. As for all scores, frames in which the target is not to be seen do not count."""
+    """Mean distance in pixels between the object's centroid and the target; a frame without the object counts as half
+    the frame's width. As for all scores, frames in which the target is not visible are ignored."""
     relative_error: float
-    """The same for the way from the object's own place in frame 1: how well the motion is followed, wherever it
-    begins. Frames 2 and on; half the frame's width where the object, or its place in frame 1, is missing."""
+    """The same for the displacement from the object's own position in frame 1, so that a wrong start does not count.
+    From frame 2 on; half the frame's width if the object is missing, there or in frame 1."""
     jerk: float
-    """Mean length in pixels of the centroid's second difference over time, over the frames that allow it: 0 for
-    steady motion; NaN if the object is nowhere found in three frames in a row."""
+    """Mean length in pixels of the centroid's second difference over time, where defined: 0 for steady motion; NaN if
+    the object is never found in three consecutive frames."""
     found: float
-    """Share of the frames with an object."""
+    """Share of frames in which the object is found."""
     first_frame_iou: float
-    """Intersection over union of the object found in frame 1 and the condition's mask."""
+    """Intersection over union of the object in frame 1 and the condition's mask."""
     colour_right: bool
-    """Most of the condition's mask has the prompted object colour in frame 1."""
+    """Whether most of the condition's mask has the prompted object colour in frame 1."""
     background_right: float
-    """Mean share, over frames, of the pixels far from objects and targets that have the prompted colour; the same for
-    all objects of a video."""
+    """Mean share, over frames, of the pixels far from objects and targets with the prompted colour; the same for all
+    objects of a video."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an object must look like and where it must go."""
+    """Expected colour, path and mask of an object."""
 
     colour: str
     centres: Float[Tensor, "f 2"]
-    """Of its mask, (x, y) in pixels; NaN in a frame in which it cannot be seen."""
+    """Centroid (x, y) of its mask in pixels; NaN in frames in which it is not visible."""
     mask: Bool[Tensor, "h w"]
-    """In the condition image."""
+    """Mask in the condition image."""
     margin: float
-    """Pixels nearer than this to the target do not count as background."""
+    """Distance from the target, in pixels, within which pixels do not count as background."""
 
 
 def nearest_colours(video: Float[Tensor, "f 3 h w"]) -> Int[Tensor, "f h w"]:
-    """Index into `NAMES` of the palette colour nearest to each pixel."""
+    """Return the index into `NAMES` of the palette colour nearest to each pixel."""
     palette = torch.tensor([*OBJECT_COLOURS.values(), *BACKGROUND_COLOURS.values()])
     pixels = video.movedim(1, -1).flatten(0, 2)
     return torch.cdist(pixels, palette).argmin(-1).view(video.shape[0], *video.shape[2:])
 
 
 def largest_component(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
-    """The largest 4-connected patch of each mask; empty masks stay empty.
+    """Return the largest 4-connected patch of each mask; empty masks stay empty.
 
-    Each pixel begins with a label of its own and takes its neighbourhood's largest until nothing changes.
+    Each pixel starts with its own label and takes its neighbourhood's largest until nothing changes.
     """
     labels = torch.arange(1, masks[0].numel() + 1, dtype=torch.float32).view(masks.shape[1:]) * masks
     while True:
@@ -87,21 +87,21 @@ def largest_component(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
 
 
 def find_object(video: Float[Tensor, "f 3 h w"], colour: str) -> Bool[Tensor, "f h w"]:
-    """Per frame, the mask of the object of that colour; empty where there is none of notable size."""
+    """Return the mask of the object of a colour per frame; empty if there is none of sufficient size."""
     return notable(largest_component(nearest_colours(video) == NAMES.index(colour)))
 
 
 def notable(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
-    """The masks of the smallest size that counts or more; others become empty."""
+    """Clear masks smaller than `SMALLEST`."""
     return masks & (masks.flatten(1).float().mean(1) >= SMALLEST)[:, None, None]
 
 
 def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[Bool[Tensor, "f h w"]]:
-    """Per object and frame, its mask; empty where there is none of notable size.
+    """Return each object's mask per frame; empty if there is none of sufficient size.
 
-    A pixel with the colour of any object counts for the one whose target is nearest, so that objects which touch are
-    two; of those the largest patch, across gaps of up to two pixels, which lie between colours. Whether an object has
-    the right one of the prompt's colours is another question than whether it follows its track.
+    A pixel with the colour of any object belongs to the object whose target is nearest, so that touching objects are
+    separated; of these pixels the largest patch is kept, across gaps of up to two pixels, which occur between colours.
+    Whether an object has the right colour is scored separately from its position.
     """
     height, width = video.shape[-2:]
     coloured = torch.isin(nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets]))
@@ -114,13 +114,13 @@ def find_objects(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> 
 
 
 def closed(masks: Bool[Tensor, "f h w"]) -> Bool[Tensor, "f h w"]:
-    """The masks with gaps of up to two pixels filled."""
+    """Fill gaps of up to two pixels in masks."""
     wider = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)
     return (-F.max_pool2d(-wider, 3, stride=1, padding=1))[:, 0] > 0
 
 
 def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
-    """(x, y) of each mask in pixels; NaN for an empty one."""
+    """Return the centroid (x, y) of each mask in pixels; NaN for an empty one."""
     height, width = masks.shape[1:]
     weights = masks.float()
     area = weights.sum((1, 2))
@@ -130,12 +130,12 @@ def centroids(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
 
 
 def bounding_areas(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, " f"]:
-    """Pixels in the box around each mask; 0 for an empty one."""
+    """Return the number of pixels in the bounding box of each mask; 0 for an empty one."""
     return masks.any(1).sum(1) * masks.any(2).sum(1) * 1.0
 
 
 def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], background: str) -> list[Scores]:
-    """Scores of one video, in [0, 1], one per object; `background` is the colour that is prompted for it."""
+    """Score a video in [0, 1], one entry per object; `background` is the prompted background colour."""
     names, width = nearest_colours(video), video.shape[-1]
     objects = find_objects(video, targets)
     background_right = _background(names, objects, targets, NAMES.index(background))
@@ -162,12 +162,12 @@ def measure(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target], backgrou
 
 
 def identities_kept(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) -> list[float]:
-    """Per object of several: in which share of the later frames it is still the object that it was in frame 1.
+    """Return, per object, the share of later frames in which it has the same identity as in frame 1.
 
-    `find_objects` asks only where objects are, so that two which exchange their places after frame 1 seem to follow
-    their tracks. They are told apart by the colour of most of the patch, whichever of the objects' colours the object
-    has in frame 1; two of one colour cannot be. Frames in which the target is not to be seen do not count; in those
-    without object none is kept. NaN if frame 1 has no object, or no later frame counts.
+    `find_objects` only uses positions, so two objects that swap places after frame 1 would seem to follow their tracks.
+    They are distinguished by the main colour of the patch, compared to its colour in frame 1, whichever it is; objects
+    of equal colour cannot be distinguished. Frames in which the target is not visible are ignored; in frames without
+    the object the identity is lost. NaN if frame 1 has no object, or all later frames are ignored.
     """
     names, palette = nearest_colours(video), torch.tensor([NAMES.index(target.colour) for target in targets])
     shares = []
@@ -183,7 +183,7 @@ def identities_kept(video: Float[Tensor, "f 3 h w"], targets: Sequence[Target]) 
 def _background(
     names: Int[Tensor, "f h w"], objects: Sequence[Bool[Tensor, "f h w"]], targets: Sequence[Target], index: int
 ) -> float:
-    """Share of the pixels far from all objects and targets that have colour `index`, mean over the frames."""
+    """Return the share of pixels far from all objects and targets with colour `index`, averaged over the frames."""
     height, width = names.shape[1:]
     grid = torch.stack(torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), dim=-1)
     area = torch.ones_like(names, dtype=torch.bool)
@@ -197,15 +197,15 @@ def _background(
 def displacements(
     video: Float[Tensor, "f 3 h w"], away: Bool[Tensor, "f h w"], *, reach: float
 ) -> Float[Tensor, "g 2"]:
-    """How far the background moves between neighbouring frames, (x, y) in pixels.
+    """Estimate the displacement (x, y) of the background between consecutive frames, in pixels.
 
-    The shift of at most `reach` pixels by which two frames' details (brightness minus its mean over the
-    background around) agree best; between whole pixels by the parabola through the neighbours.
+    The displacement is the shift of at most `reach` pixels that maximises the correlation of two frames' details
+    (brightness minus its local background mean), refined to subpixels by a parabola.
 
     Args:
         video: in [0, 1].
-        away: the pixels that belong to an object, per frame; they are left out.
-        reach: length of the largest shift that is tried; of a texture that repeats itself, less than half a period.
+        away: pixels of objects per frame, which are ignored.
+        reach: largest shift to try; for a repeating texture, less than half a period.
     """
     grey, keep, edge = video.mean(1), ~away, math.ceil(reach) + 1
     inside, weight = (F.avg_pool2d(x, 13, stride=1, padding=6) for x in (grey * keep, keep.float()))
@@ -219,7 +219,7 @@ def displacements(
 def _agreement(
     detail: Float[Tensor, "f h w"], keep: Bool[Tensor, "f h w"], x: int, y: int, edge: int
 ) -> Float[Tensor, " g"]:
-    """Correlation of each frame with the next one, which has moved by (x, y)."""
+    """Compute the correlation of each frame with the next one, shifted by (x, y)."""
     height, width = detail.shape[1:]
     rows, columns = slice(edge, height - edge), slice(edge, width - edge)
     moved_rows, moved_columns = slice(edge + y, height - edge + y), slice(edge + x, width - edge + x)
@@ -230,7 +230,7 @@ def _agreement(
 
 
 def _peak(score: Float[Tensor, "y x"], near: Bool[Tensor, "y x"]) -> Float[Tensor, "2"]:
-    """(x, y) of the largest entry where `near` (never at the border), refined by a parabola along each axis."""
+    """Return (x, y) of the largest entry where `near` (never at the border), refined by a parabola along each axis."""
     y, x = divmod(int(score.where(near, -torch.inf).argmax()), score.shape[1])
     refined = []
     for line, at in ((score[y], x), (score[:, x], y)):

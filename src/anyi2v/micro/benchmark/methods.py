@@ -1,4 +1,4 @@
-"""Other methods in the benchmark: a variant as data, and the settings of each method on the micro backbones."""
+"""Variants of the benchmark, and the settings of other methods on the micro backbones."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,27 +26,27 @@ TUNED: dict[ComparatorName, Settings] = {
     "sg-i2v": SGI2VSettings(injection=True, first_step=0, last_step=3, lr=0.08),
     "time-to-move": TimeToMoveSettings(injection=True, weak_step=2, strong_step=4),
 }
-"""For the micro backbones and their 8 denoising steps, chosen by `python -m benchmarks.tune_methods`; with injection,
-without which no method but Time-to-Move knows the condition image."""
+"""Settings for the micro backbones with 8 denoising steps, chosen by `python -m benchmarks.tune_methods`; with
+injection, without which only Time-to-Move uses the condition image."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a benchmark compares: AnyI2V, or another method."""
+    """A variant compared in a benchmark: AnyI2V with some settings, or another method."""
 
     config: MethodConfig
-    """Of AnyI2V; of another method steps, guidance and injection."""
+    """Settings of AnyI2V; for another method, those of steps, guidance and injection."""
     comparator: Settings | None = None
-    """Of the other method, without the objects' words, which each case has."""
+    """Settings of the other method, without the objects' words, which depend on the case."""
 
     @property
     def points(self) -> set[str]:
-        """What it injects."""
+        """Hook points that the variant injects."""
         injects = self.comparator is None or self.comparator.injection
         return {*self.config.inject_hidden, *self.config.inject_query} if injects else set()
 
     def method(self, case: Case) -> Comparator | None:
-        """The method for a case; None for AnyI2V."""
+        """Return the method for a case; None for AnyI2V."""
         match self.comparator:
             case None:
                 return None
@@ -56,7 +56,8 @@ class Variant:
                 return comparator(self.comparator)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the configuration, and of another method "comparator" and settings as "sg-i2v.lr"."""
+        """Convert to plain data: the configuration, and for another method "comparator" and settings such as
+        "sg-i2v.lr"."""
         data = self.config.to_dict()
         if self.comparator is not None:
             name = name_of(self.comparator)
@@ -66,7 +67,7 @@ class Variant:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Variant":
-        """The inverse of `to_dict`."""
+        """Build a variant from `to_dict` data."""
         config = MethodConfig.from_dict({k: value for k, value in data.items() if k != "comparator" and "." not in k})
         if "comparator" not in data:
             return cls(config)
@@ -78,16 +79,16 @@ class Variant:
 def leaderboard(
     config: MethodConfig, chosen: Iterable[Literal["all", ComparatorName]], kind: Kind
 ) -> dict[str, Variant]:
-    """The chosen methods with their tuned settings, in the order of `TUNED`.
+    """Return the chosen methods with their tuned settings, in the order of `TUNED`.
 
-    Raises InputError for methods that need objects with words, where the tracks are the camera's.
+    Raises InputError for methods that need words for objects if the tracks are those of the camera.
     """
     asked = set(chosen)
     found = {name: settings for name, settings in TUNED.items() if name in asked or "all" in asked}
     worded = [name for name, settings in found.items() if isinstance(settings, FreeTrajSettings | TrailBlazerSettings)]
     if worded and kind in CAMERA_KINDS:
         raise InputError(
-            f"--methods {worded[0]} ties objects of the prompt to their tracks, but cases of kind {kind!r} have the "
-            "camera's; leave it out, or take another --kind"
+            f"--methods {worded[0]} links objects of the prompt to their tracks, but cases of kind {kind!r} have "
+            "tracks of the camera; remove it, or use another --kind"
         )
     return {name: Variant(config, settings) for name, settings in found.items()}

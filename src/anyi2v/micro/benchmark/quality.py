@@ -1,7 +1,7 @@
-"""`anyi2v bench backbone`: how good the micro backbone itself is, without the method.
+"""The benchmark `anyi2v bench backbone` of the micro backbone itself, without the method.
 
-Plain text-to-video: are the named object, background and shape there, and does the object move smoothly?
-And how exactly DDIM inversion is undone by sampling back.
+Measures plain text-to-video (presence of the named object, background and shape, and smooth motion), and how exactly
+sampling undoes DDIM inversion.
 """
 
 import json
@@ -44,18 +44,19 @@ from anyi2v.reports.record import weights_sha256
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
-"""Pixels between two frames; the world's own objects move at most 4.5."""
+"""Maximum step between two frames in pixels that is not a jump; the world's own objects move at most 4.5."""
 BATCH = 10
-"""Images that are inverted together."""
+"""Number of images inverted together."""
 PLAIN = MethodConfig(
     inject_hidden=(), inject_query=(), share_kv=(), optimise_steps=0, steps=100, guidance_scale=2.5, eta=1.0
 )
-"""Settings that leave only the sampler. The noise that it adds in each step (`eta`) and the many steps let frames agree
-on where things are. Strong guidance hinders that: it makes each frame surer of the place its own noise suggests."""
+"""Settings of plain sampling. The noise added in each step (`eta`) and the many steps help frames to agree on
+positions. Strong guidance has the opposite effect, because it commits each frame to the position suggested by its own
+noise."""
 
 
 def best_shape(mask: Bool[Tensor, "h w"], angles: int = 8) -> str:
-    """The shape of the world whose drawing, of the mask's area and around its centre, overlaps it best."""
+    """Return the shape whose rendering, with the mask's area and centre, has the largest overlap with the mask."""
     size = mask.shape[-1]
     area, (x, y) = mask.sum().item(), centroids(mask[None])[0].tolist()
     best, found = -1.0, ""
@@ -78,7 +79,7 @@ def _template(shape: str, angle: float, area: float, x: float, y: float, size: i
 
 @cache
 def _moments(shape: str, angle: float) -> tuple[float, float, float]:
-    """Area and centre of mass of a shape of radius 1 around the origin."""
+    """Return area and centre of mass of a shape of radius 1 around the origin."""
     mask = distance(Sprite(shape, "red", ((64.0, 64.0),), (50.0,), angle), 128) < 0
     x, y = centroids(mask)[0].tolist()
     return mask.sum().item() / 50**2, (x - 64) / 50, (y - 64) / 50
@@ -86,21 +87,21 @@ def _moments(shape: str, angle: float) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one text-to-video clip shows."""
+    """Measurements of one text-to-video clip."""
 
     object_found: float
-    """Share of the frames; those after the object has left through an edge do not count."""
+    """Share of frames with the object; frames after it has left through an edge are ignored."""
     background_found: float
-    """Share of the frames in which most pixels outside the object have the named colour."""
+    """Share of frames in which most pixels outside the object have the named colour."""
     shape_right: float
-    """Share of the frames, with an object that touches no edge, whose best template is the named shape."""
+    """Share of frames, with an object that touches no edge, in which the best template is the named shape."""
     largest_jump: float
-    """Of the object between neighbouring frames in which it is found and touches no edge, which may cut it into pieces;
-    pixels."""
+    """Largest step of the object in pixels, between consecutive frames in which it is found and touches no edge, which
+    may cut it into pieces."""
 
 
 def measure_sample(video: Float[Tensor, "f 3 h w"], scene: Scene) -> Sample:
-    """Measures a clip against the words of its prompt; of two objects only the first one counts."""
+    """Measure a clip against its prompt; of two objects only the first is used."""
     sprite = scene.sprites[0]
     masks = find_object(video, sprite.colour)
     found = [bool(mask.any()) for mask in masks]
@@ -125,7 +126,7 @@ def _touches_edge(mask: Bool[Tensor, "h w"]) -> bool:
 
 
 def sample_case(seed: int) -> Scene:
-    """A scene of the test split with one object, as a prompt."""
+    """Sample a scene of the test split with one object, used as a prompt."""
     generator = split_generator("test", seed)
     scene = sample_scene(generator)
     while len(scene.sprites) > 1:
@@ -137,9 +138,9 @@ def sample_case(seed: int) -> Scene:
 def reconstruction_error(
     backbone: Backbone, latent: Float[Tensor, "b 1 c h w"], prompts: Sequence[str], *, until: int, stride: int
 ) -> Float[Tensor, " b"]:
-    """Relative error of each latent after inversion to timestep `until` and sampling back along the same steps.
+    """Compute each latent's relative error after inversion to timestep `until` and sampling back along the same steps.
 
-    No guidance, temporal layers off. Each step back evaluates the network at the timestep it leaves.
+    No guidance, temporal layers off. Each sampling step evaluates the network at the timestep it starts from.
     """
     text = backbone.encode_text(list(prompts)).float()
     steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
@@ -148,7 +149,7 @@ def reconstruction_error(
 
 
 Measurement = tuple[Any, ...]
-"""What is measured, "clip" or "inversion", and the arguments of `_sample` or `_reconstruct`."""
+"""Kind of a measurement, "clip" or "inversion", and the arguments of `_sample` or `_reconstruct`."""
 
 
 def _sample(name: str, dtype: torch.dtype, seed: int) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _sample(name: str, dtype: torch.dtype, seed: int) -> dict[str, Any]:
 
 
 def _reconstruct(name: str, dtype: torch.dtype, first: int, count: int, until: int, stride: int) -> list[float]:
-    """The errors of a batch of test images, of all modalities in turn."""
+    """Compute the errors of a batch of test images, of all modalities in turn."""
     backbone = worker_backbone(name, dtype)
     images, prompts = [], []
     for seed in range(first, first + count):
@@ -180,19 +181,20 @@ def _measure(job: Measurement) -> Any:
 def measure_backbone(
     name: str, dtype: torch.dtype, cases: int, seed: int, *, workers: Workers | None, progress: bool, kept: Path
 ) -> dict[str, Any]:
-    """All figures of a backbone: "summary", one row per clip ("clips"), relative errors ("reconstruction").
+    """Measure a backbone: "summary", one row per clip ("clips"), and relative errors ("reconstruction").
 
-    Clips are sampled as `PLAIN` says. Inversion goes to timestep 201 one by one, as the method does, and to 981 in
-    strides of 20. What is finished is kept in file `kept`, where an interrupted run with the same code goes on.
+    Clips are sampled with `PLAIN`. Inversion goes to timestep 201 with stride 1, as in the method, and to 981 with
+    stride 20. Finished measurements are stored in file `kept`, from which an interrupted run with the same code
+    resumes.
 
-    Raises InputError if `kept` is another file, ResourceError if a measurement costs several workers their life, and
-    what `anyi2v.execution.cluster.spread` does.
+    Raises InputError if `kept` is an unrelated file, ResourceError if a measurement's workers died repeatedly, and what
+    `anyi2v.execution.cluster.spread` raises.
     """
     config = worker_backbone(name, dtype).config
     run = json.dumps([weights_sha256(name), str(dtype), PLAIN.to_dict(), provenance()])
     finished = read_json(kept) if kept.exists() else {}
-    if not all(key.startswith('["[') for key in finished):  # a list that begins with one in quotes: see `key`
-        raise InputError(f"{kept} is there, and not what an interrupted measurement keeps; move it away")
+    if not all(key.startswith('["[') for key in finished):  # lists that start with a quoted list, see `key`
+        raise InputError(f"{kept} exists and is not from an interrupted measurement; move it away")
 
     def key(job: Measurement) -> str:
         return json.dumps([run, job[0], *job[3:]])
@@ -229,7 +231,7 @@ def measure_backbone(
 
 
 def summary(clips: Sequence[Mapping[str, Any]], errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Means over the clips that have a value."""
+    """Compute means over the clips that have a value."""
     columns = {key: torch.tensor([float(clip[key]) for clip in clips]) for key in Sample.__dataclass_fields__}
     jumps = columns.pop("largest_jump")
     smooth = jumps[jumps.isfinite()] <= LONGEST_JUMP

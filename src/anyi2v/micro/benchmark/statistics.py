@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 RESAMPLES = 5000
-"""The ends of an interval then vary by about 2 % of its length from seed to seed."""
+"""Number of bootstrap samples; the ends of an interval then vary by about 2 % of its length over seeds."""
 
 
 class Estimate(NamedTuple):
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 
     @property
     def significant(self) -> bool:
-        """Whether the interval of a difference leaves out zero."""
+        """Whether the interval of a difference excludes zero."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Float[Tensor, " n"]) -> Estimate:
-    """Mean over the cases and its percentile interval; NaN, where a case has no value, is left out."""
+    """Compute the mean over cases and its percentile interval; cases with NaN are ignored."""
     values = values[values.isfinite()].double()
     if not len(values):
         return Estimate(float("nan"), float("nan"), float("nan"))
@@ -38,5 +38,5 @@ def estimate(values: Float[Tensor, " n"]) -> Estimate:
 
 
 def difference(values: Float[Tensor, " n"], reference: Float[Tensor, " n"]) -> Estimate:
-    """Of the same cases in the same order, case by case: far narrower than the two intervals apart."""
+    """Estimate the paired difference over the same cases, with a much narrower interval than separate estimates."""
     return estimate(values - reference)

@@ -1,7 +1,7 @@
-"""What the method is compared with: its own ablations, each a change of a few settings.
+"""Ablations of the method, each a change of a few settings.
 
-The groups follow the paper: "table 2", "figure 8" (components, targets), "figure 9" (t_alpha), "figure 10"
-(injection), "figure A6" (optimised steps); further groups vary what the paper leaves open, or ask why ("masks").
+The groups follow the paper: "table 2", "figure 8" (components, targets), "figure 9" (t_alpha), "figure 10" (injection),
+"figure A6" (optimised steps); further groups vary what the paper leaves open, or analyse it ("masks").
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,14 @@ from anyi2v.method.config import MethodConfig
 
 FULL = "full"
 MARGINS = (1, 2, 3)
-"""Cells by which masks are dilated; one has a pixel on the micro backbones."""
+"""Numbers of cells to dilate masks by; a cell is one pixel on the micro backbones."""
 GIVEN = frozenset({"true mask", *(f"true mask, margin {m}" for m in MARGINS)})
-"""Variants whose tracks come with each object's true mask of frame 1, as of a user who has it (`Track.mask`)."""
+"""Variants whose tracks have each object's true mask of frame 1 (`Track.mask`)."""
 Changes = Mapping[str, Any]
 
 
 def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
-    """The changes to `config` by group and by variant, as `MethodConfig.to_dict` has them."""
+    """Return the changes to `config` by group and variant, as in `MethodConfig.to_dict`."""
     hiddens = tuple(name.replace("attentions", "resnets").replace(".query", ".hidden") for name in config.align)
     paper, official = MethodConfig.paper().to_dict(), MethodConfig.official().to_dict()
     changed = {key: value for key, value in official.items() if value != paper[key]}
@@ -61,7 +61,7 @@ def groups(config: MethodConfig) -> dict[str, dict[str, Changes]]:
             "patches of 4 cells": {"patch": 4},
         },
         "figure A6": {f"{n} optimised steps": {"optimise_steps": n} for n in (1, 2, 4, 6, 8) if n <= config.steps},
-        # both recipes have masks, whatever the backbone's own settings are
+        # both recipes have masks, regardless of the backbone's own settings
         "recipe": {
             "recipe official": {**changed, "mask": official["mask"]},
             "dynamic mask, joint clusters": {"mask": "dynamic", "clustering": "joint"},
@@ -95,10 +95,10 @@ def _query(block: int, layer: int) -> str:
 def variants(
     config: MethodConfig, chosen: Iterable[str] = ("baselines",), *, given: bool = True
 ) -> dict[str, MethodConfig]:
-    """The full method and the chosen variants: of groups, of single names, or of "all".
+    """Return the full method and the chosen variants, by groups, single names, or "all".
 
-    A variant that changes nothing is left out: it is the full method. So are those of `GIVEN` where the tracks are not
-    the objects' own, so that no mask can be `given`. Raises InputError for an unknown name.
+    Variants that change nothing are left out, and so are those of `GIVEN` if the tracks are not those of objects, so
+    that no masks can be `given`. Raises InputError for an unknown name.
     """
     known = groups(config)
     single = {name: {name: changes} for group in known.values() for name, changes in group.items()}
@@ -107,7 +107,7 @@ def variants(
     for choice in chosen:
         if choice not in known and choice not in single:
             names = closest(choice, (*known, *single))
-            raise InputError(f"no group of ablations and no variant {choice!r}; the closest are {names}")
+            raise InputError(f"unknown group of ablations or variant {choice!r}; the closest are {names}")
         for name, changes in (known.get(choice) or single[choice]).items():
             variant = replace(config, **changes)
             if given if name in GIVEN else variant != config:

@@ -1,4 +1,4 @@
-"""Worker processes of one thread each: on networks this small a second thread gains less than a second job."""
+"""Single-threaded worker processes; on small networks a second thread gains less than a second job."""
 
 import signal
 import sys
@@ -12,21 +12,21 @@ from anyi2v.checkpoints.checkpoint import load
 
 PROCESSES = 2
 START = "fork" if sys.platform == "linux" else "spawn"
-"""How they start; forking a process that has run no backward pass is safe."""
+"""Start method of processes; forking is safe before the first backward pass."""
 
 
 @cache
 def worker_backbone(name: str, dtype: torch.dtype) -> Backbone:
-    """The backbone of this process, which from now on computes with one thread.
+    """Load the backbone of this process, and limit the process to one thread.
 
-    Called before the workers are forked, it is theirs too, and neither imported nor loaded again.
+    If called before the workers are forked, they share it without importing or loading it again.
     """
     torch.set_num_threads(1)
     return load(name, dtype=dtype)
 
 
 def quiet() -> None:
-    """For the start of a worker: Ctrl-C is for its parent, which ends it; it then removes what is half written."""
+    """Initialise a worker: ignore Ctrl-C, which the parent handles, and exit cleanly when terminated."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
 

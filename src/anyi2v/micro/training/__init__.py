@@ -1,1 +1,1 @@
-"""How micro and its siblings were trained."""
+"""Training of the micro backbones."""

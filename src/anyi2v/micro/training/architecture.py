@@ -1,4 +1,4 @@
-"""The backbone that is trained: the micro backbone's architecture, its other temporal layers, its first weights."""
+"""Architecture and initial weights of the micro backbones."""
 
 from dataclasses import replace
 
@@ -29,14 +29,14 @@ CONFIG = BackboneConfig(
         groups=16,
         temporal=MotionConfig(heads=4, groups=16, max_frames=32),
     ),
-    # one norm group: groups of few channels would wipe out absolute colour
+    # one norm group: groups of few channels would remove absolute colour
     vae=VAEConfig(channels=(16, 32), layers=1, groups=1, scale=1.0),
     text=TextConfig(width=64, layers=2, heads=4, mlp_ratio=2.0, length=16, vocab_size=len(WORDS), words=WORDS),
     height=64,
     width=64,
     frames=8,
     fps=8,
-    # chosen on 14 to 28 cases with seeds from 30000, which the benchmark does not use by default
+    # chosen on 14 to 28 cases with seeds from 30000, which are not the benchmark's default
     method={
         "steps": 8,
         "guidance_scale": 3.0,
@@ -55,12 +55,12 @@ CONFIG = BackboneConfig(
 
 
 def architecture(args: Args) -> BackboneConfig:
-    """The backbone to be trained: `CONFIG`, or that of `args.spatial`, with temporal layers of the wished kind."""
+    """Return the configuration to train: `CONFIG`, or that of `args.spatial`, with the requested temporal layers."""
     config = CONFIG if args.spatial is None else read_config(args.spatial)
     unet = config.unet
     match args.temporal:
         case "rotary":
-            # LaVie's norms take their statistics over the clip
+            # LaVie's norms have statistics over the clip
             temporal = RotaryConfig(heads=unet.heads, rotary_dims=min(unet.channels) // unet.heads)
             return replace(config, name="micro-lavie", unet=replace(unet, temporal=temporal, norm_over="clip"))
         case "factorised":
@@ -72,8 +72,8 @@ def architecture(args: Args) -> BackboneConfig:
 
 
 def initial(args: Args) -> Backbone:
-    """The backbone before training: random, but for what is taken from `args.spatial` and `args.start`."""
-    torch.manual_seed(0)  # every process gets the same
+    """Create the backbone before training, with random weights except those from `args.spatial` and `args.start`."""
+    torch.manual_seed(0)  # the same weights in every process
     backbone = build(architecture(args))
     with torch.no_grad():
         for source in filter(None, (args.spatial, args.start)):

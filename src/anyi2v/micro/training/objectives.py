@@ -1,4 +1,4 @@
-"""What each training stage of the micro backbone minimises, and which parameters it moves."""
+"""Losses and trained parameters of each training stage of the micro backbone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,21 +19,22 @@ from anyi2v.micro.world.world import Split
 from anyi2v.numerics.adain import patch_adain
 
 OFFSET_NOISE = 0.1
-"""Of the noise's mean per frame and channel; without it the mean colour leaks through the last noise level."""
+"""Standard deviation of the noise's mean per frame and channel; without it the mean colour leaks through the last noise
+level."""
 AGREEMENT = 0.02
-"""Weight of the agreement between modalities, beside a noise error of about 0.01."""
+"""Weight of the agreement between modalities, relative to a noise error of about 0.01."""
 AGREEMENT_TIMESTEPS = 100, 700
-"""Where features are read from condition images."""
+"""Range of timesteps at which features of condition images are compared."""
 Stage = Literal["images", "vae", "motion"]
 STAGES: tuple[Stage, ...] = ("images", "vae", "motion")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the stages."""
+    """Settings of a training stage."""
 
     batch: int
-    """Per process."""
+    """Batch size per process."""
     lr: float
     loss: Callable[[Backbone, int, int, int], Tensor]
     """(backbone, first sample, count, noise seed) -> loss."""
@@ -41,18 +42,18 @@ class Recipe:
 
 
 def noise_like(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise whose mean per frame and channel wanders (offset noise)."""
+    """Draw Gaussian noise with a random mean per frame and channel (offset noise)."""
     offset = torch.randn(*latents.shape[:-2], 1, 1, generator=generator)
     return torch.randn(latents.shape, generator=generator) + OFFSET_NOISE * offset
 
 
 def signal_power(schedule: ScheduleConfig, timesteps: Tensor) -> Float[Tensor, "b 1 1 1 1"]:
-    """Share of the clean latents' power at each timestep; the noise has the rest."""
+    """Return the share of the clean latents in the total power at each timestep."""
     return alphas_cumprod(schedule)[timesteps][:, None, None, None, None]
 
 
 def noised(latents: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
-    """The latents with noise, where the signal's share of the power is `signal`."""
+    """Add noise to latents such that the signal's share of the power is `signal`."""
     return signal.sqrt() * latents + (1 - signal).sqrt() * noise
 
 
@@ -65,10 +66,10 @@ def noise_loss(
     *,
     video: bool,
 ) -> Tensor:
-    """Error of the noise prediction, weighted 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
+    """Compute the error of the noise prediction, weighted by 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
 
-    Of videos, predictions at high noise count more, by 1 / sqrt(SNR) below an SNR of one: there the frames agree on
-    where things are, although the error in the noise is smallest there.
+    For videos, predictions at high noise are weighted up, by 1 / sqrt(SNR) below an SNR of one: there the frames agree
+    on positions, although the noise error is smallest there.
     """
     device = backbone.device
     noise = noise_like(latents, generator).to(device)
@@ -84,11 +85,12 @@ def noise_loss(
 
 
 def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, generator: torch.Generator) -> Tensor:
-    """How far features of a condition image, once injected, are from those of the photo that is asked for.
+    """Compute the distance between features of a condition image, once injected, and those of the prompted photo.
 
-    Relative squared error of the debiased residual hiddens and of the queries that the method injects; the photo's
-    carry no gradient. Large backbones have seen every content in every style, and their features of the one serve the
-    other; the world is too small for that to come by itself, and without it line drawings and silhouettes guide little.
+    This is the relative squared error of the debiased residual hiddens and the queries that the method injects; the
+    photo's features have no gradient. Large backbones have seen every content in every style, so that their features
+    transfer between styles. The world is too small for this to emerge, and without this loss line drawings and
+    silhouettes guide little.
     """
     conditions, photos, captions = pair_batch(split, first, count)
     timesteps = torch.randint(*AGREEMENT_TIMESTEPS, (count,), generator=generator)
@@ -112,7 +114,7 @@ def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, gen
 
 
 def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "images": the error of the noise prediction, and on half as many images the agreement of modalities."""
+    """Loss of stage "images": the error of the noise prediction, and on half as many images the modality agreement."""
     split = "train" if seed >= 0 else "validation"
     images, captions = image_batch(split, first, count)
     generator = torch.Generator().manual_seed(abs(seed))
@@ -122,7 +124,7 @@ def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
 
 
 def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "motion"; layout and motion are decided at high noise, so 60 % of the timesteps lie there."""
+    """Loss of stage "motion"; 60 % of the timesteps are at high noise, which determines layout and motion."""
     clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
     generator = torch.Generator().manual_seed(abs(seed))
     high = torch.rand(count, generator=generator) < 0.6
@@ -132,7 +134,7 @@ def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor
 
 
 def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Stage "vae": the encoder regresses the analytic latents, the decoder restores the image from noisy ones."""
+    """Loss of stage "vae": the encoder regresses the analytic latents, the decoder restores images from noisy ones."""
     images, _ = image_batch("train" if seed >= 0 else "validation", first, count)
     generator = torch.Generator().manual_seed(abs(seed))
     device = backbone.device
@@ -146,13 +148,13 @@ def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
 
 
 def image_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """Everything but the temporal layers and the autoencoder."""
+    """Return all parameters except the temporal layers and the autoencoder."""
     spatial = [p for name, p in backbone.unet.named_parameters() if "temporal" not in name]
     return spatial + list(backbone.text.parameters())
 
 
 def motion_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """The temporal layers."""
+    """Return the parameters of the temporal layers."""
     return [p for name, p in backbone.unet.named_parameters() if "temporal" in name]
 
 

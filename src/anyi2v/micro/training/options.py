@@ -1,4 +1,4 @@
-"""The options of the trainer."""
+"""Options of the trainer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,36 +11,36 @@ Kind = Literal["motion_modules", "rotary", "factorised"]
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the trainer."""
+    """Train the micro backbone on the synthetic world."""
 
     out: Path = Path("runs/micro")
-    """Folder of checkpoints, records and the finished backbone."""
+    """Output folder for checkpoints, records and the finished backbone."""
     images: float = 60
-    """Minutes for the image stage; 0 leaves it out, and so for the others."""
+    """Minutes for the image stage; 0 skips it, as for the other stages."""
     vae: float = 10
     """Minutes for the autoencoder."""
     motion: float = 45
     """Minutes for the motion stage."""
     processes: int = 2
-    """Training processes of one thread each; their gradients are averaged."""
+    """Number of single-threaded training processes, whose gradients are averaged."""
     device: str = "cpu"
-    """Or a GPU ("cuda"), with one process."""
+    """Device: "cpu", or "cuda" with one process."""
     bf16: bool = True
-    """Mixed precision: weights in float32, products in bfloat16."""
+    """Use mixed precision: weights in float32, matrix multiplications in bfloat16."""
     compile: bool = False
-    """Compile the UNet, which takes minutes and a C++ compiler, and trains about 1.2 times as fast on a CPU."""
+    """Compile the UNet, which takes minutes and needs a C++ compiler; trains about 1.2 times as fast on a CPU."""
     save_every: float = 5
     """Minutes between checkpoints, each with its validation loss and a sheet of samples."""
     samples: int = 4
-    """On each sheet, in the folder `samples`: captions and what is made of them by then; 0: no sheets."""
+    """Number of samples on each sheet in the folder `samples`; 0: no sheets."""
     start: Path | None = None
-    """A backbone of the same architecture whose weights all stages begin with, instead of random ones; at half the
-    learning rate, for they are to be kept."""
+    """Backbone of the same architecture to start all stages from instead of random weights, at half the learning
+    rate."""
     spatial: Path | None = None
-    """A finished micro backbone. Its spatial weights, text tower and autoencoder stay as they are, and only temporal
-    layers are trained: the motion stage."""
+    """Finished micro backbone whose spatial weights, text tower and autoencoder are kept; only temporal layers are
+    trained, in the motion stage."""
     temporal: Kind = "motion_modules"
-    """AnimateDiff's, LaVie's or VideoCrafter2's kind of temporal layers."""
+    """Kind of temporal layers: AnimateDiff's, LaVie's or VideoCrafter2's."""
     steps: int | None = None
     """Fixed number of steps per stage, instead of minutes (for tests and exact repetition)."""
     batch: float = 1.0
@@ -48,6 +48,6 @@ class Args:
 
 
 def stages(args: Args) -> tuple[Stage, ...]:
-    """What is trained."""
+    """Return the stages to train."""
     minutes = {"images": args.images, "vae": args.vae, "motion": args.motion}
     return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))

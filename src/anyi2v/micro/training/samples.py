@@ -1,4 +1,4 @@
-"""Sheets of samples during training: what the backbone makes of a few captions of the validation split by now."""
+"""Sheets of samples during training, for a few captions of the validation split."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ STEPS, GUIDANCE_SCALE = 12, 3.0
 
 @torch.no_grad()
 def sample(backbone: Backbone, captions: Sequence[str], frames: int, *, video: bool) -> Float[Tensor, "b f c h w"]:
-    """Latents for the captions, always with the same noise; `video` says whether temporal layers take part."""
+    """Sample latents for captions, always with the same noise; `video` turns the temporal layers on."""
     generator = torch.Generator().manual_seed(0)
     factor, channels = backbone.config.vae.factor, backbone.config.vae.latent_channels
     shape = (len(captions), frames, channels, backbone.config.height // factor, backbone.config.width // factor)
@@ -35,17 +35,17 @@ def sample(backbone: Backbone, captions: Sequence[str], frames: int, *, video: b
 
 @torch.no_grad()
 def sample_sheet(backbone: Backbone, stage: Stage, count: int) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture of `count` samples with their captions.
+    """Draw `count` samples with their captions.
 
-    Stage "images": pictures in all modalities in turn; "motion": clips of photos; "vae": images and what the
-    autoencoder makes of them. The first two are shown by the mean colours of their latents, since the autoencoder is
-    trained after the UNet.
+    Stage "images" shows pictures in all modalities in turn, "motion" clips of photos, "vae" images and their
+    reconstructions. The first two are shown by the mean colours of their latents, because the autoencoder is trained
+    after the UNet.
     """
     scenes = [sample_scene(split_generator("validation", i)) for i in range(count)]
     modalities: list[Modality] = [
         MODALITIES[i % len(MODALITIES)] if stage != "motion" else "photo" for i in range(count)
     ]
-    # a clip's caption may say that the object leaves; a picture's says what is in it
+    # a clip's caption may say that the object leaves; a picture's caption only describes its content
     shown = [scene if stage == "motion" else still(scene, 0) for scene in scenes]
     captions = [caption(scene, modality) for scene, modality in zip(shown, modalities, strict=True)]
     names = [f"{i + 1}: {text}" for i, text in enumerate(captions)]

@@ -1,10 +1,10 @@
-"""Trains the micro backbone on the synthetic world: `python -m anyi2v.micro.training.train --out runs/micro`.
+"""Training of the micro backbone on the synthetic world: `python -m anyi2v.micro.training.train --out runs/micro`.
 
-Three stages. "images": UNet and text tower on single frames in all modalities. "vae": the autoencoder. "motion":
-motion modules on clips, everything else frozen, as AnimateDiff does. Each stage plans its steps from the
-minutes it is given and the speed it measures, writes a checkpoint every few minutes and resumes from it, and
-its data are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given
-more minutes than before goes on as if it had been planned so, from the learning rate that then is due.
+There are three stages. "images" trains UNet and text tower on single frames in all modalities, "vae" the autoencoder,
+and "motion" the temporal layers on clips with everything else frozen, as in AnimateDiff. Each stage plans its number of
+steps from the given minutes and its measured speed, writes a checkpoint every few minutes and resumes from it. Its data
+are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given more
+minutes than before continues as if so planned, with the corresponding learning rate.
 """
 
 import json
@@ -34,7 +34,7 @@ from anyi2v.micro.training.samples import sample_sheet
 
 
 class Run:
-    """One stage in one process: model, average of its weights, optimiser, step."""
+    """State of one stage in one process: model, average of its weights, optimiser and step."""
 
     def __init__(self, stage: Stage, args: Args, rank: int):
         self.stage: Stage = stage
@@ -74,11 +74,11 @@ class Run:
                 a.copy_(average)
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.planned, self.seconds = saved["step"], saved["planned"], saved["seconds"]
-        if self.minutes > saved["minutes"]:  # the stage goes on
+        if self.minutes > saved["minutes"]:  # the stage is extended
             self.planned = round(self.planned * self.minutes / saved["minutes"])
 
     def save(self) -> None:
-        """Writes the checkpoint; only the first process does."""
+        """Write the checkpoint; called only in the first process."""
         saved = {
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average,
@@ -92,12 +92,12 @@ class Run:
             torch.save(saved, temporary)
 
     def loss(self, first: int, seed: int) -> torch.Tensor:
-        """Loss of the batch that begins with sample `first`, with the noise of `seed` (negative: validation)."""
+        """Compute the loss of the batch starting at sample `first`, with the noise of `seed` (negative: validation)."""
         with torch.autocast(self.args.device, dtype=torch.bfloat16, enabled=self.args.bf16):
             return self.recipe.loss(self.backbone, first, self.batch, seed)
 
     def train_step(self) -> float:
-        """One update; returns the loss of this process."""
+        """Take one optimiser step; return the loss of this process."""
         world = self.args.processes
         first = (self.step * world + self.rank) * self.batch
         loss = self.loss(first, 1 + self.step * world + self.rank)
@@ -121,14 +121,15 @@ class Run:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Loss of the averaged weights on the same four batches of validation samples each time."""
+        """Compute the loss of the averaged weights on four fixed validation batches."""
         with averaged(self):
             losses = [self.loss(i * self.batch, -1 - i).item() for i in range(4)]
         return sum(losses) / len(losses)
 
 
 def learning_rate(step: int, planned: int) -> float:
-    """Warm-up over 100 steps (or a tenth of few), then half a cosine to a hundredth."""
+    """Return the learning rate factor: warm-up over 100 steps (or a tenth of all), then half a cosine to a
+    hundredth."""
     warm = min(100, max(planned // 10, 1))
     if step < warm:
         return (step + 1) / warm
@@ -138,7 +139,7 @@ def learning_rate(step: int, planned: int) -> float:
 
 @contextmanager
 def averaged(run: Run) -> Iterator[None]:
-    """Within the block the model has its averaged weights."""
+    """Use the averaged weights in the model within the block."""
     with torch.no_grad():
         trained = [p.detach().clone() for p in run.parameters]
         for p, average in zip(run.parameters, run.average, strict=True):
@@ -149,7 +150,7 @@ def averaged(run: Run) -> Iterator[None]:
 
 
 def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
-    """Puts the averaged weights of the finished or running stages before `before` into the networks."""
+    """Load the averaged weights of the stages before `before` into the networks."""
     for stage in STAGES:
         if stage == before:
             return
@@ -161,9 +162,9 @@ def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
 
 
 def export(args: Args) -> Path:
-    """Writes the backbone (float16) from the averaged weights of all stages so far, named after its configuration.
+    """Write the backbone (float16) with the averaged weights of all stages so far, named after its configuration.
 
-    With `args.spatial`, only the parts that this does not hold are written.
+    With `args.spatial`, only the parts missing there are written.
     """
     backbone = initial(args)
     path = args.out / f"{backbone.config.name}.safetensors"
@@ -176,11 +177,11 @@ def export(args: Args) -> Path:
 
 
 def planned(run: Run) -> Run:
-    """The run with a fixed number of steps, from the speed of ten, which are trained again afterwards."""
+    """Plan the number of steps from the speed of ten steps, which are discarded."""
     if run.planned:
         return run
     run.planned = 10**6
-    for _ in range(3):  # memory is fetched and kernels are chosen
+    for _ in range(3):  # warm-up: memory is allocated and kernels are chosen
         run.train_step()
     start = time.perf_counter()
     for _ in range(10):
@@ -194,7 +195,7 @@ def planned(run: Run) -> Run:
 
 
 def steps(run: Run) -> Iterator[int]:
-    """The steps that are left, with a progress bar in the first process."""
+    """Yield the remaining steps, with a progress bar in the first process."""
     bar = tqdm(total=run.planned, initial=run.step, desc=run.stage, disable=run.rank > 0, mininterval=10)
     with bar:
         while run.step < run.planned:
@@ -203,14 +204,14 @@ def steps(run: Run) -> Iterator[int]:
 
 
 def train_stage(stage: Stage, args: Args, rank: int) -> None:
-    """Trains one stage to its end, or goes on where it stopped."""
+    """Train one stage to its end, resuming from its checkpoint."""
     run = planned(Run(stage, args, rank))
     start = saved_at = time.perf_counter()
     before, total, count = run.seconds, 0.0, 0
     for _ in steps(run):
         total, count = total + run.train_step(), count + 1
         run.seconds = before + time.perf_counter() - start
-        # every process must take the same decision, so it depends on the step alone
+        # every process must decide alike, so this depends on the step alone
         last = run.step == run.planned
         if rank == 0 and (last or run.step % 100 == 0):
             record(
@@ -235,13 +236,13 @@ def train_stage(stage: Stage, args: Args, rank: int) -> None:
 
 
 def record(out: Path, **entry: Any) -> None:
-    """Appends one line to the run's record."""
+    """Append one line to the run's record."""
     with (out / "record.jsonl").open("a") as file:
         file.write(json.dumps(entry) + "\n")
 
 
 def worker(rank: int, args: Args) -> None:
-    """One training process."""
+    """Run one training process."""
     torch.set_num_threads(1)
     if args.processes > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ.get("MASTER_PORT", "29511"))
@@ -249,21 +250,21 @@ def worker(rank: int, args: Args) -> None:
     for stage in stages(args):
         train_stage(stage, args, rank)
         if args.processes > 1:
-            dist.barrier()  # the next stage begins with the checkpoint that the first process writes
+            dist.barrier()  # the next stage starts from the checkpoint written by the first process
     if args.processes > 1:
         dist.destroy_process_group()
 
 
 def main(args: Args) -> Path:
-    """Trains all stages and returns the path of the finished backbone.
+    """Train all stages; return the path of the finished backbone.
 
-    Raises InputError if the folder holds weights of something else, which would be replaced.
+    Raises InputError if the folder has unrelated weights, which would be replaced.
     """
     args.out.mkdir(parents=True, exist_ok=True)
     weights = [path for pattern in ("*.pt", "*.safetensors") for path in args.out.glob(pattern)]
     if weights and not (args.out / "record.jsonl").exists():
-        raise InputError(f"{args.out} holds {weights[0].name}, but no record of a training; give another folder")
-    # large tensors come and go at every step; without this the allocator gives their pages back each time
+        raise InputError(f"{args.out} has {weights[0].name}, but no training record; give another folder")
+    # keep freed pages: otherwise the allocator returns those of large tensors to the system in every step
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="500000000")
     if args.processes == 1:
         worker(0, args)

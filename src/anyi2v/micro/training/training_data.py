@@ -1,4 +1,4 @@
-"""Batches of the synthetic world as functions of the step, and the latents that the micro VAE is trained for."""
+"""Training batches of the synthetic world as functions of the step, and analytic target latents of the VAE."""
 
 import torch
 from jaxtyping import Float
@@ -21,20 +21,20 @@ from anyi2v.micro.world.world import (
 )
 
 PHOTO_SHARE = 0.55
-"""Of the images that are photos; the other modalities share the rest evenly."""
+"""Share of photos among images; the other modalities share the rest evenly."""
 EMPTY_SHARE = 0.1
-"""Of the captions that are left empty, for classifier-free guidance."""
+"""Share of empty captions, for classifier-free guidance."""
 
 
 def _frame(split: Split, index: int) -> tuple[Scene, torch.Generator]:
-    """A random frame of a random scene, and the generator for all further choices."""
+    """Sample a random frame of a random scene; also return the generator for further choices."""
     generator = split_generator(split, index)
     scene = sample_scene(generator)
     return still(scene, int(torch.randint(scene.frames, (), generator=generator))), generator
 
 
 def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 3 h w"], list[str]]:
-    """Single frames number `first` to `first + count - 1` of a split, in [0, 1], and their captions."""
+    """Return the single frames `first` to `first + count - 1` of a split, in [0, 1], and their captions."""
     images, captions = [], []
     for index in range(first, first + count):
         scene, generator = _frame(split, index)
@@ -49,7 +49,7 @@ def image_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n 
 def pair_batch(
     split: Split, first: int, count: int
 ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"], list[str]]:
-    """Single frames twice: in any modality, and as a photo in other colours; and the captions of the photos."""
+    """Return single frames in any modality, the same as photos in other colours, and the captions of the photos."""
     conditions, photos, captions = [], [], []
     for index in range(first, first + count):
         scene, generator = _frame(split, index)
@@ -62,7 +62,7 @@ def pair_batch(
 
 
 def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f 3 h w"], list[str]]:
-    """Clips of photos, numbered like the images, in [0, 1], and their captions."""
+    """Return clips of photos, numbered like the images, in [0, 1], and their captions."""
     clips, captions = [], []
     for index in range(first, first + count):
         generator = split_generator(split, index)
@@ -74,10 +74,10 @@ def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f
 
 
 def analytic_latents(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 4 h2 w2"]:
-    """Latents known without a network: mean colour of each 2x2 cell, and how much its brightness varies.
+    """Compute latents without a network: mean colour and contrast of each 2x2 cell.
 
-    Scaled to a standard deviation of about one. The UNet is trained on these, so it need not wait for the
-    autoencoder, whose encoder learns to compute them and whose decoder to undo them.
+    They are scaled to a standard deviation of about one. The UNet is trained on them, independently of the autoencoder,
+    whose encoder learns to compute them and whose decoder learns to invert them.
     """
     cells = images.unfold(-2, 2, 2).unfold(-2, 2, 2).flatten(-2)
     colour = 2.2 * (cells.mean(-1) - 0.3)
@@ -86,6 +86,6 @@ def analytic_latents(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 4 h
 
 
 def preview(latents: Float[Tensor, "*n 4 h w"]) -> Float[Tensor, "*n 3 h2 w2"]:
-    """The mean colours of analytic latents as an image in [0, 1]."""
+    """Convert the mean colours of analytic latents to an image in [0, 1]."""
     colour = (latents[..., :3, :, :] / 2.2 + 0.3).clamp(0, 1)
     return colour.repeat_interleave(2, -1).repeat_interleave(2, -2)

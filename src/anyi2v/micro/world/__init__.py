@@ -1,1 +1,1 @@
-"""The world of flat shapes that micro was trained on."""
+"""The synthetic world of flat shapes that micro was trained on."""

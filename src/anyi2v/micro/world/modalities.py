@@ -1,4 +1,4 @@
-"""Drawing a scene as a photo, edge map, depth map, segmentation, sketch, silhouette or a mixture; captions."""
+"""Rendering of scenes as photo, edge map, depth map, segmentation, sketch, silhouette or mixture, and captions."""
 
 import math
 
@@ -15,10 +15,10 @@ WORDS = (
     *OBJECT_COLOURS,
     *BACKGROUND_COLOURS,
 )
-"""The vocabulary of the captions."""
+"""Vocabulary of the captions."""
 
 PAPER, INK = 0.96, 0.16
-"""Brightness of a sketch."""
+"""Brightness of a sketch's background and lines."""
 
 _ARTICLES = {
     "edge": "an edge map of",
@@ -29,10 +29,10 @@ _ARTICLES = {
 
 
 def caption(scene: Scene, modality: Modality) -> str:
-    """What a picture or clip of the scene shows, in the words of `WORDS`.
+    """Return the caption of a picture or clip of the scene, in the words of `WORDS`.
 
-    Objects are "leaving" where one's centre lies outside in some frame; a prompt without the word asks for clips in
-    which they stay.
+    Objects are "leaving" if the centre of one is outside the frame at any time; without this word, all objects stay
+    inside.
     """
     leaving = any(not 0 <= c <= scene.size for s in scene.sprites for centre in s.centres for c in centre)
     if modality == "photo":
@@ -43,18 +43,18 @@ def caption(scene: Scene, modality: Modality) -> str:
 
 
 def render(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
-    """All frames in [0, 1]; outlines are antialiased over one pixel."""
+    """Render all frames in [0, 1]; outlines are antialiased over one pixel."""
     objects, background = scene.mixture if modality == "mixed" else (modality, modality)
     return _objects(scene, objects, _background(scene, background))
 
 
 def _background(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
-    """The picture without its objects."""
+    """Render the background."""
     match modality:
         case "photo":
             return _textured(scene)
         case "depth":
-            # a floor that comes nearer downwards
+            # a floor that gets nearer downwards
             frame = torch.linspace(0.05, 0.35, scene.size)[:, None]
         case "segmentation":
             frame = torch.tensor(scene.flat_colours[0])[:, None, None]
@@ -64,7 +64,7 @@ def _background(scene: Scene, modality: Modality) -> Float[Tensor, "f 3 h w"]:
 
 
 def _objects(scene: Scene, modality: Modality, frame: Float[Tensor, "f 3 h w"]) -> Float[Tensor, "f 3 h w"]:
-    """Draws the objects, or their outlines, over a background."""
+    """Render the objects, or their outlines, over a background."""
     distances = [distance(sprite, scene.size) for sprite in scene.sprites]
     match modality:
         case "edge" | "sketch":
@@ -85,7 +85,7 @@ def _objects(scene: Scene, modality: Modality, frame: Float[Tensor, "f 3 h w"]) 
 
 
 def _textured(scene: Scene) -> Float[Tensor, "f 3 h w"]:
-    """Background colour with a gradient that stands still and stripes that move with the pan."""
+    """Render the background colour with a static gradient and stripes that move with the pan."""
     grid = torch.arange(scene.size) + 0.5
     shift = torch.tensor(scene.pan)
     x = grid[None, None, :] - shift[:, 0, None, None]
@@ -107,7 +107,7 @@ def _nearness(scene: Scene) -> list[tuple[float, float, float]]:
 
 
 def _lines(distances: list[Tensor]) -> Float[Tensor, "f 1 h w"]:
-    """White outlines two pixels wide on black; nearer sprites hide the lines behind them."""
+    """Render white outlines two pixels wide on black; nearer sprites hide the lines behind them."""
     lines = torch.zeros_like(distances[0])
     for d in distances:
         lines = torch.maximum(lines * (d > 0), (1.5 - d.abs()).clamp(0, 1))

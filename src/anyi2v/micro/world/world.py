@@ -1,7 +1,7 @@
-"""The synthetic world: coloured shapes that move over textured backgrounds, drawn from a seed.
+"""The synthetic world of coloured shapes that move over textured backgrounds, sampled from a seed.
 
-Positions and radii are in pixels, (x, y) with y downwards; a pixel's centre lies at half-integers. Everything
-is sampled from a `torch.Generator`; the seeds of the splits never meet.
+Positions and radii are in pixels, (x, y) with y downwards; pixel centres are at half-integers. Everything is sampled
+from a `torch.Generator`; the seeds of the splits are disjoint.
 """
 
 import itertools
@@ -37,19 +37,19 @@ BACKGROUND_COLOURS: dict[str, tuple[float, float, float]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 HELD_OUT = frozenset({("star", "blue"), ("ring", "green"), ("cross", "orange"), ("triangle", "magenta")})
-"""Shape and colour pairs that no training scene shows."""
+"""Pairs of shape and colour that never occur in training."""
 MOTIONS = ("straight", "curved", "accelerating", "scaling", "static", "leaving", "pan")
 Modality = Literal["photo", "edge", "depth", "segmentation", "sketch", "silhouette", "mixed"]
 MODALITIES: tuple[Modality, ...] = ("photo", "edge", "depth", "segmentation", "sketch", "silhouette", "mixed")
 LONGEST_STEP = 4.5 / 64
-"""Of the frame's width: what an object or the camera moves at most from one of 8 frames to the next."""
+"""Maximum movement of an object or the camera between two of 8 frames, in frame widths."""
 MIXTURES: tuple[tuple[Modality, Modality], ...] = (
     ("edge", "depth"),
     ("edge", "photo"),
     ("depth", "photo"),
     ("photo", "depth"),
 )
-"""Modality of the objects and of the background in a mixed picture; in these the objects stand out."""
+"""Modalities of objects and background in a mixed picture, chosen such that the objects stand out."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -65,32 +65,32 @@ class Sprite:
     shape: str
     colour: str
     centres: Points
-    """Per frame."""
+    """Centre per frame."""
     radii: tuple[float, ...]
-    """Per frame; the radius of the circle around the shape."""
+    """Radius per frame of the circle around the shape."""
     angle: float = 0.0
     """Rotation in radians."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip before it is drawn in any modality."""
+    """Description of a clip, independent of the modality."""
 
     sprites: tuple[Sprite, ...]
-    """Later ones lie in front."""
+    """Objects; later ones are in front."""
     background: str
     pan: Points
-    """Per frame, how far the background has moved."""
+    """Displacement of the background per frame."""
     stripes: tuple[float, float, float]
     """Angle in radians, period in pixels, amplitude."""
     checks: bool
-    """Stripes in both directions, crossing."""
+    """Whether the stripes cross in two directions."""
     gradient: tuple[float, float]
     """Angle in radians, amplitude."""
     flat_colours: tuple[tuple[float, float, float], ...]
-    """Of the segmentation map: background first, then the sprites."""
+    """Colours of the segmentation map, background first, then the sprites."""
     mixture: tuple[Modality, Modality]
-    """What the mixed picture is made of, objects and background."""
+    """Modalities of objects and background in the mixed picture."""
     size: int = SIZE
 
     @property
@@ -100,35 +100,35 @@ class Scene:
 
 
 def split_generator(split: Split, index: int) -> torch.Generator:
-    """The generator of sample `index` of a split; no two splits share a seed (for indices below 2^30)."""
-    # an odd factor permutes the 32-bit seeds: neighbours start far apart, and none is used twice
+    """Return the generator of sample `index` of a split; no two splits share a seed (for indices below 2^30)."""
+    # an odd factor permutes the 32-bit seeds: neighbours are far apart, and none is used twice
     return torch.Generator().manual_seed((index * len(SPLITS) + SPLITS.index(split)) * 2654435761 % 2**32)
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
-    """One number in [low, high)."""
+    """Sample a number in [low, high)."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def choice(generator: torch.Generator, options: tuple[T, ...]) -> T:
-    """One of the options, each equally likely."""
+    """Sample one of the options with equal probability."""
     return options[int(torch.randint(len(options), (), generator=generator).item())]
 
 
 def sample_scene(
     generator: torch.Generator, *, held_out: bool = False, frames: int = FRAMES, size: int = SIZE
 ) -> Scene:
-    """A random scene with one object (or two, once in five).
+    """Sample a random scene with one object, or with two in a fifth of cases.
 
     Args:
-        generator: source of all choices.
-        held_out: also allow the shape and colour pairs that training never shows.
-        frames: frames of the clip.
-        size: edge of the square frame in pixels.
+        generator: source of randomness.
+        held_out: also allow the pairs of shape and colour that never occur in training.
+        frames: number of frames of the clip.
+        size: side of the square frame in pixels.
     """
     motion = choice(generator, MOTIONS)
     count = 2 if uniform(generator, 0, 1) < 0.2 else 1
-    # under a camera pan everything moves alike
+    # in a camera pan everything moves alike
     shift = _path(generator, motion, frames, 0.5 * size, size) if motion == "pan" else None
     sprites: list[Sprite] = []
     while len(sprites) < count:
@@ -155,13 +155,13 @@ def sample_scene(
 
 
 def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | None, frames: int, size: int) -> Sprite:
-    """A random object on a path that suits `motion`, or on `offsets`; inside the frame but for "leaving"."""
+    """Sample an object on a path of kind `motion`, or on `offsets`; inside the frame except for "leaving"."""
     radius = size * uniform(generator, 0.125, 0.2)
     growth = uniform(generator, 0.6, 1.6) if motion == "scaling" else 1.0
     radii = tuple(radius * growth ** (f / max(frames - 1, 1)) for f in range(frames))
     margin = max(radii)
     offsets = offsets or _path(generator, motion, frames, 0.55 * size, size)
-    # the path is placed so that all of it lies inside, or its start inside and its end beyond an edge
+    # place the path fully inside, or with its start inside and its end beyond an edge
     out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if motion == "leaving" else None
     place = []
     for axis in (0, 1):
@@ -180,7 +180,7 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
 
 
 def _path(generator: torch.Generator, motion: str, frames: int, reach: float, size: int) -> Points:
-    """Offsets from the first frame's position."""
+    """Sample offsets from the first frame's position."""
     angle = uniform(generator, 0, 2 * math.pi)
     length = 0.0 if motion == "static" else uniform(generator, 0.1, 1.0) * reach
     if motion == "leaving":
@@ -200,7 +200,7 @@ def _path(generator: torch.Generator, motion: str, frames: int, reach: float, si
 
 
 def distance(sprite: Sprite, size: int) -> Float[Tensor, "f h w"]:
-    """Signed distance in pixels to the sprite's outline, negative inside (near the outline exact enough)."""
+    """Compute the signed distance in pixels to the sprite's outline, negative inside (accurate near the outline)."""
     centres = torch.tensor(sprite.centres)
     r = torch.tensor(sprite.radii)[:, None, None]
     grid = torch.arange(size) + 0.5
@@ -237,7 +237,7 @@ def distance(sprite: Sprite, size: int) -> Float[Tensor, "f h w"]:
 
 
 def object_masks(scene: Scene) -> list[Bool[Tensor, "f h w"]]:
-    """Where each sprite is seen, in front of those before it."""
+    """Return the visible pixels of each sprite; later sprites hide earlier ones."""
     masks: list[Tensor] = []
     for sprite in scene.sprites:
         inside = distance(sprite, scene.size) < 0
@@ -246,19 +246,19 @@ def object_masks(scene: Scene) -> list[Bool[Tensor, "f h w"]]:
 
 
 def box(sprite: Sprite, frame: int) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) around the sprite in pixels; may reach outside the frame."""
+    """Return the box (x0, y0, x1, y1) around the sprite in pixels, which may extend beyond the frame."""
     (x, y), r = sprite.centres[frame], sprite.radii[frame]
     return x - r, y - r, x + r, y + r
 
 
 def recoloured(scene: Scene, colours: tuple[str, ...], background: str) -> Scene:
-    """The same scene in other colours."""
+    """Return the same scene in other colours."""
     sprites = tuple(replace(s, colour=c) for s, c in zip(scene.sprites, colours, strict=True))
     return replace(scene, sprites=sprites, background=background)
 
 
 def still(scene: Scene, frame: int) -> Scene:
-    """One frame of a scene as a scene of its own."""
+    """Return one frame of a scene as a separate scene."""
     sprites = tuple(
         replace(s, centres=s.centres[frame : frame + 1], radii=s.radii[frame : frame + 1]) for s in scene.sprites
     )
@@ -266,7 +266,7 @@ def still(scene: Scene, frame: int) -> Scene:
 
 
 def other_colours(generator: torch.Generator, scene: Scene, unseen_pair: bool) -> tuple[str, ...]:
-    """For each sprite a colour that the scene does not have, no two alike."""
+    """Sample a different colour for each sprite, none of which occurs in the scene."""
     found: list[str] = []
     shown = {sprite.colour for sprite in scene.sprites}
     for sprite in scene.sprites:
