@@ -56,8 +56,7 @@ nearest."""
 
 
 def write_report(out: Path, work: Sequence[Job], rows: Rows, machine: Mapping[str, Any]) -> str:
-    """Write scores.json, table.md, differences.png, cases.png and, with other methods, methods.png; return the table.
-    """
+    """Write scores.json, table.md, differences.png, cases.png and, with other methods, methods.png; return the table."""
     conventions = describe_conventions(work, rows)
     text = table(rows) + (
         f"\n{conventions['cases']} cases of {conventions['frames']} frames of {conventions['width']}x"
