@@ -24,7 +24,6 @@ from anyi2v.latency.measure import table, write
 from anyi2v.latency.stages import prepare
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.cases import make_case
-from anyi2v.operators import formulas
 from anyi2v.operators.cpu import attention, convolution, feed_forward, linear, norm
 from benchmarks.medium_job import job
 from benchmarks.medium_profile import SHORT
@@ -36,24 +35,13 @@ def _never(*_: Any) -> bool:
     return False
 
 
-def _always(*_: Any) -> bool:
-    return True
-
-
-def _plainly(query: Any, key: Any, value: Any, heads: int, *_: Any) -> Any:
-    return formulas.attention(query, key, value, heads)
-
-
 WITHOUT: Mapping[str, tuple[Any, str, Any]] = {
     "linear: oneDNN": (linear, "on_cpu", _never),
-    "linear: projections at once": (linear, "one_by_one", _always),
     "convolution: oneDNN or matrix multiplication": (convolution, "on_cpu", _never),
     "norm: vectors over all channels": (norm, "applies", _never),
     "norm: with SiLU, recomputed": (norm, "on_cpu", _never),
     "feed_forward: in a core's cache": (feed_forward, "on_cpu", _never),
     "attention: in parts": (attention, "_narrow", _never),
-    "attention: side by side": (attention, "side_by_side", _plainly),
-    "attention: hidden keys": (attention, "with_hidden_keys", _plainly),
     "execution: packed weights": (denoiser, "packed", lambda network: network),
 }
 """What stands in the place of each implementation while it is left out."""

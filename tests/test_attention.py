@@ -5,10 +5,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anyi2v.backbone.attention import Attention, probabilities, project, weigh
+from anyi2v.backbone.attention import probabilities, weigh
 from anyi2v.operators import attention
 from anyi2v.operators.cpu import attention as module
-from anyi2v.operators.cpu import linear
 from anyi2v.operators.cpu.attention import in_parts
 
 
@@ -108,15 +107,6 @@ def test_scores_of_any_size_have_finite_powers(size: float, sign: int) -> None:
     # scores of 40 000 are rounded by 2e-3 in float32, and so are the weights
     torch.testing.assert_close(found.double(), exact, rtol=1e-5 * size, atol=1e-5 * size)
     assert all(x.isfinite().all() for x in torch.autograd.grad(found.sum(), (query, key, value)))
-
-
-@pytest.mark.parametrize("few", [0, 2**15])
-def test_projections_at_once_equal_those_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "AT_ONCE", few)
-    torch.manual_seed(0)
-    attn, x = Attention(8, 2), torch.randn(2, 3, 5, 8)
-    for one, layer in zip(project(x, attn.to_q, attn.to_k, attn.to_v), (attn.to_q, attn.to_k, attn.to_v), strict=True):
-        torch.testing.assert_close(one, layer(x), rtol=1e-5, atol=1e-6)
 
 
 def test_attention_in_parts_stays_in_float32_under_autocast() -> None:

@@ -494,3 +494,18 @@ def test_shares_of_the_steps_are_the_published_ones() -> None:
     assert sg_i2v.optimised_steps(SGI2V(), 50) == (5, 20)
     assert sg_i2v.optimised_steps(SGI2V(), 8) == (1, 3)
     assert boxes.fractions(BALL, TRACKS)[0] == (1 / 16, 1 / 16, 0.5, 0.5)
+
+
+def test_footprints_are_what_a_run_edits_and_optimises() -> None:
+    spatial, text, temporal = (("logits", kind) for kind in ("spatial", "text", "temporal"))
+    assert FreeTraj().footprint(SHORT) == (
+        replace(SHORT, optimise_steps=0),
+        {spatial, text, temporal, ("probs", "text")},
+    )
+    assert FreeTraj(edit_self=False, edit_cross=False).footprint(SHORT).maps == {temporal}
+    assert TrailBlazer(temporal_steps=0).footprint(SHORT).maps == {("probs", "text")}
+    for nothing in (FreeTraj(edit_steps=0), TrailBlazer(spatial_steps=0, temporal_steps=0), TimeToMove()):
+        assert nothing.footprint(SHORT) == (replace(SHORT, optimise_steps=0), frozenset())
+    config, maps = SGI2V(layers=("up_blocks.1.attentions.0",), first_step=1, last_step=3).footprint(SHORT)
+    assert (config.optimise_steps, config.iterations, maps) == (3, 5, frozenset())
+    assert config.align == tuple(f"up_blocks.1.attentions.0.{part}" for part in ("query", "key", "value"))

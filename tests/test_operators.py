@@ -168,7 +168,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     "feed_forward": feed_forward,
 }
 THRESHOLDS: dict[str, tuple[Any, dict[str, list[int]]]] = {
-    "linear": (cpu_linear, {"SMALL": [0], "FEW": [0], "AT_ONCE": [0, 2**15]}),
+    "linear": (cpu_linear, {"SMALL": [0], "FEW": [0]}),
     "norm": (cpu_norm, {"MANY": [0], "WIDE": [1, 64]}),
     "attention": (cpu_attention, {"MANY": [0, 2**17], "SCORES": [1, 2000, 2**19]}),
     "feed_forward": (cpu_feed_forward, {"CACHE": [1, 700, 2**21]}),

@@ -199,3 +199,12 @@ def test_records_name_the_parts_and_unknown_ones_are_not_repeated(tmp_path: Path
     write_run(tmp_path / "own", run(sampler=own_ddim), IMAGE, origin)
     with pytest.raises(InputError, match=r"made with the sampler .*own_ddim, which the command line does not know"):
         check_repeat(tmp_path / "own" / "run.json", **repeat)
+
+
+def test_a_job_that_neither_injects_nor_optimises_is_plain_sampling() -> None:
+    class Plain:
+        def start(self, *_: Any) -> Run:
+            return Run()
+
+    nothing = replace(SHORT, inject_steps=0, optimise_steps=0)
+    assert torch.equal(run(config=nothing).video, run(config=nothing, method=Plain()).video)

@@ -24,6 +24,7 @@ from anyi2v.images import media
 from anyi2v.images.conditions import load_condition
 from anyi2v.job import Result, check_asked
 from anyi2v.method.anyi2v import check_settings
+from anyi2v.method.footprint import Footprint
 from anyi2v.reports.record import Fingerprint, Origin, RunInputs
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import SAMPLERS
@@ -149,15 +150,18 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
     """
     frames = job.config.frames if job.request.frames is None else job.request.frames
     height, width = job.image.shape[1:]
+    method, tracks = Footprint(job.request.method), job.tracks
+    if job.request.comparator is not None:
+        method, tracks = comparator(job.request.comparator).footprint(job.request.method), None
     predict = partial(
         memory.predict,
         job.config,
-        job.request.method,
+        method,
         (frames, height, width),
         dtype=machine.dtype,
         device=machine.device,
         operators=job.request.operators,
-        tracks=job.tracks,
+        tracks=tracks,
     )
     modes = (True,) if machine.low_memory else (False, True)
     free = memory.available(machine.device)

@@ -5,6 +5,7 @@ same side if they lie in the same boxes, and later objects' noise lies in front.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,6 +26,7 @@ from anyi2v.errors import InputError
 from anyi2v.hook_points import AttentionKind, Kind
 from anyi2v.job import Job
 from anyi2v.method.config import MethodConfig
+from anyi2v.method.footprint import Footprint
 from anyi2v.method.noise import stream
 from anyi2v.taps import At, Tap, chain, no_tap
 from anyi2v.tracks import Box, Tracks
@@ -44,6 +46,17 @@ class FreeTraj(FreeTrajSettings):
             subject_words("freetraj", self.subjects, tracks, prompt)
         if config.initial_noise != "independent":
             raise InputError("freetraj makes its own initial noise; leave initial_noise at independent")
+
+    def footprint(self, config: MethodConfig) -> Footprint:
+        """Return the attention maps that the edits materialise; nothing is optimised."""
+        edits: dict[tuple[Kind, AttentionKind], bool] = {
+            ("logits", "spatial"): self.edit_self,
+            ("logits", "temporal"): self.edit_temporal,
+            ("logits", "text"): self.edit_cross,
+            ("probs", "text"): self.edit_cross,
+        }
+        maps = frozenset(kind for kind, on in edits.items() if on and self.edit_steps != 0)
+        return Footprint(replace(config, optimise_steps=0), maps)
 
     def start(self, job: Job, denoiser: Denoiser) -> "FreeTrajRun":
         """Prepares a job; raises what `check` does."""
@@ -89,16 +102,9 @@ class FreeTrajRun(Injected):
 
     @cached_property
     def _points(self) -> dict[str, MapPoint]:
-        method, (_, frames, _, height, width) = self.method, self.job.latent_shape
-        kinds: dict[tuple[Kind, AttentionKind], bool] = {
-            ("logits", "spatial"): method.edit_self,
-            ("logits", "temporal"): method.edit_temporal,
-            ("logits", "text"): method.edit_cross,
-            ("probs", "text"): method.edit_cross,
-        }
-        wished = [kind for kind, on in kinds.items() if on]
-        tokens = self.job.backbone.config.text.length
-        return map_points(self.job.backbone.unet, wished, frames=frames, height=height, width=width, tokens=tokens)
+        _, frames, _, height, width = self.job.latent_shape
+        kinds, tokens = self.method.footprint(self.job.config).maps, self.job.backbone.config.text.length
+        return map_points(self.job.backbone.unet, kinds, frames=frames, height=height, width=width, tokens=tokens)
 
     @cached_property
     def _edit(self) -> Tap:

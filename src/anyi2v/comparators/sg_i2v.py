@@ -6,6 +6,7 @@ self-attention, before its output projection, as it would be with frame 1's keys
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from anyi2v.hook_points import Kind, Point, check_names
 from anyi2v.hook_points import place as point_at
 from anyi2v.job import Job, LossRecord
 from anyi2v.method.config import MethodConfig
+from anyi2v.method.footprint import Footprint
 from anyi2v.operators import attention
 from anyi2v.taps import Pass, Tap
 from anyi2v.tracks import Tracks
@@ -52,6 +54,12 @@ class SGI2V(SGI2VSettings):
         first, last = optimised_steps(self, config.steps)
         if first > last:
             raise InputError(f"sg-i2v: first_step={first} comes after last_step={last}; give a later last_step")
+
+    def footprint(self, config: MethodConfig) -> Footprint:
+        """Return the settings under which AnyI2V would optimise as many steps on the same layers."""
+        first, last = optimised_steps(self, config.steps)
+        align = tuple(point_at(layer, part) for layer in self.layers for part in PROJECTIONS)
+        return Footprint(replace(config, align=align, optimise_steps=last - first + 1, iterations=self.iterations))
 
     def start(self, job: Job, denoiser: Denoiser) -> "SGI2VRun":
         """Prepares a job.

@@ -4,6 +4,8 @@ The condition image is cut along the boxes and dragged (section 3.1), the animat
 t_strong the boxes are held at it (section 3.3). Reference: time-to-move/TTM.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -19,6 +21,7 @@ from anyi2v.errors import InputError
 from anyi2v.guard import all_finite, failure
 from anyi2v.job import Job
 from anyi2v.method.config import MethodConfig
+from anyi2v.method.footprint import Footprint
 from anyi2v.tracks import Box, Track, Tracks
 
 
@@ -38,6 +41,10 @@ class TimeToMove(TimeToMoveSettings):
                 f"time-to-move: weak_step={weak} and strong_step={strong} of steps={config.steps}; they must be in "
                 "this order, and smaller than steps"
             )
+
+    def footprint(self, config: MethodConfig) -> Footprint:
+        """Return the settings of plain denoising; nothing is optimised."""
+        return Footprint(replace(config, optimise_steps=0))
 
     def start(self, job: Job, denoiser: Denoiser) -> "TimeToMoveRun":
         """Prepares a job: draws and encodes the animation. Raises what `check` does."""

@@ -5,6 +5,7 @@ appends are not part of the method here. Each box is cut at the frame, where the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -22,6 +23,7 @@ from anyi2v.diffusion import Step
 from anyi2v.hook_points import AttentionKind, Kind
 from anyi2v.job import Job
 from anyi2v.method.config import MethodConfig
+from anyi2v.method.footprint import Footprint
 from anyi2v.samplers import ddim
 from anyi2v.taps import At, Tap, chain, no_tap
 from anyi2v.tracks import Box, Tracks
@@ -40,6 +42,14 @@ class TrailBlazer(TrailBlazerSettings):
         check_tracks("trailblazer", tracks)
         check_maps("trailblazer", config, temporal=self.temporal_steps != 0)
         subject_words("trailblazer", self.subjects, tracks, prompt)
+
+    def footprint(self, config: MethodConfig) -> Footprint:
+        """Return the attention maps that the edits materialise; nothing is optimised."""
+        edits: dict[tuple[Kind, AttentionKind], bool] = {
+            ("probs", "text"): self.spatial_steps != 0,
+            ("probs", "temporal"): self.temporal_steps != 0,
+        }
+        return Footprint(replace(config, optimise_steps=0), frozenset(kind for kind, on in edits.items() if on))
 
     def start(self, job: Job, denoiser: Denoiser) -> "TrailBlazerRun | SeveralSubjects":
         """Prepares a job; raises what `check` does."""
@@ -107,8 +117,7 @@ class BoxEdits:
     @cached_property
     def _points(self) -> dict[str, MapPoint]:
         _, frames, _, height, width = self.job.latent_shape
-        kinds: list[tuple[Kind, AttentionKind]] = [("probs", "text"), ("probs", "temporal")]
-        tokens = self.job.backbone.config.text.length
+        kinds, tokens = self.method.footprint(self.job.config).maps, self.job.backbone.config.text.length
         return map_points(self.job.backbone.unet, kinds, frames=frames, height=height, width=width, tokens=tokens)
 
     def _edited(self, name: str, probs: Tensor) -> Tensor:

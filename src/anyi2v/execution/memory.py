@@ -5,7 +5,7 @@ including those saved by autograd. Nothing is computed.
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,17 +17,20 @@ from torch.utils._pytree import tree_leaves
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.networks import Backbone, build
-from anyi2v.backbone.unet import record
+from anyi2v.backbone.unet import UNet, points, record
 from anyi2v.denoiser import PACK_FROM
 from anyi2v.diffusion import inversion_timesteps
 from anyi2v.errors import ResourceError
 from anyi2v.execution.limits import free_memory
 from anyi2v.execution.packed import packed_size
+from anyi2v.hook_points import AttentionKind, Kind
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.boxes import make_crops
 from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.method.crops import Crops
+from anyi2v.method.footprint import Footprint
 from anyi2v.method.objective import FeatureAlignment
+from anyi2v.taps import At, Tap, no_tap
 from anyi2v.tracks import Tracks
 
 
@@ -56,7 +59,7 @@ def gib(count: int) -> str:
 
 def predict(
     config: BackboneConfig,
-    method: MethodConfig,
+    method: MethodConfig | Footprint,
     video: tuple[int, int, int],
     *,
     dtype: torch.dtype = torch.float32,
@@ -71,6 +74,7 @@ def predict(
 
     Raises InputError as `make_crops` does.
     """
+    method, maps = method if isinstance(method, Footprint) else Footprint(method)
     (frames, height, width), factor = video, config.vae.factor
     grid = (config.vae.latent_channels, height // factor, width // factor)
     optimises = method.optimise_steps > 0 and method.iterations > 0 and (tracks is None or bool(tracks.objects))
@@ -78,6 +82,7 @@ def predict(
     if tracks is not None and optimises:
         tracks = tracks.scaled(width, height).resample(frames)
         crops = make_crops(tracks, (2 * grid[1], 2 * grid[2]), frames, first_box=method.first_box)
+    edited = _points_of(config, maps) if maps else []
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         backbone = build(config)
         backbone.operators = operators
@@ -92,7 +97,7 @@ def predict(
             network.eval().requires_grad_(False)
         passes = {
             "decoding": _peak_of_decoding(backbone, frames, grid, low_memory),
-            "denoising": _peak_of_denoising(backbone, method, frames, grid, low_memory),
+            "denoising": _peak_of_denoising(backbone, method, frames, grid, low_memory, edited),
         }
         if crops is not None:  # the masks of the result
             passes["decoding"] += len(crops.names) * frames * height * width * 4
@@ -106,6 +111,12 @@ def predict(
         if packs and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
         return Prediction(sum(map(size_of, backbone.networks.values())), passes)
+
+
+def _points_of(config: BackboneConfig, maps: Collection[tuple[Kind, AttentionKind]]) -> list[str]:
+    with torch.device("meta"):
+        known = points(UNet(config.unet))
+    return [name for name, point in known.items() if (point.kind, point.attention) in maps]
 
 
 def size_of(network: nn.Module) -> int:
@@ -172,11 +183,20 @@ def _peak_of_optimisation(
 
 
 @torch.no_grad()
-def _peak_of_denoising(backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool) -> int:
-    z, t, text = _inputs(backbone, 1 if low_memory or method.guidance_scale <= 1 else 2, frames, grid)
-    with _Meter() as meter:
-        backbone.unet(z, t, text, fps=float(backbone.config.fps), window=method.window)
-    return meter.peak
+def _peak_of_denoising(
+    backbone: Backbone, method: MethodConfig, frames: int, grid: Grid, low_memory: bool, edited: Collection[str]
+) -> int:
+    """Return the peak of a guided pass without edits or of one of two passes with edits, whichever is larger."""
+    passes: list[tuple[int, Tap]] = [(1 if low_memory or method.guidance_scale <= 1 else 2, no_tap)]
+    if edited:
+        passes.append((1, At(edited, lambda _, attention: attention.clone())))
+    peaks = []
+    for batch, tap in passes:
+        z, t, text = _inputs(backbone, batch, frames, grid)
+        with _Meter() as meter:
+            backbone.unet(z, t, text, fps=float(backbone.config.fps), window=method.window, tap=tap)
+        peaks.append(meter.peak)
+    return max(peaks)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from anyi2v.method.alignment import feature_map
 from anyi2v.method.boxes import job_crops
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.crops import video_masks
-from anyi2v.method.features import condition_features, injects
+from anyi2v.method.features import condition_features
 from anyi2v.method.injection import Injection, check_injectable
 from anyi2v.method.noise import carried, stream
 from anyi2v.method.objective import FeatureAlignment, Objective
@@ -103,7 +103,8 @@ def job_features(job: Job, denoiser: Denoiser) -> Mapping[str, Tensor]:
 
 def injection(features: Mapping[str, Tensor], config: MethodConfig) -> Tap:
     """Return the tap that injects the features; `no_tap` if the settings inject nothing."""
-    if not (injects(config) or config.share_kv):
+    acts = config.inject_steps + config.optimise_steps > 0
+    if not (acts and (config.inject_hidden or config.inject_query or config.share_kv)):
         return no_tap
     return Injection(
         features,

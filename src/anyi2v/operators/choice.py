@@ -30,10 +30,10 @@ def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor 
 
 
 def projections(x: Float[Tensor, "*n c"], *weights: Float[Tensor, "_ c"]) -> tuple[Tensor, ...]:
-    """Return x W^T for each weight; a single matrix multiplication for few tokens or on an accelerator."""
+    """Return x W^T for each weight; on an accelerator by a single matrix multiplication."""
     if formulas_only():
         return formulas.projections(x, *weights)
-    if x.device.type == "cpu" and cpu_linear.one_by_one(x):
+    if x.device.type == "cpu":
         return tuple(linear(x, weight) for weight in weights)
     return linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
 

@@ -1,17 +1,10 @@
-"""Scaled dot-product attention in the form that is fastest on a CPU.
-
-The exponentials of PyTorch's fused kernel are accurate to 1e-6, and keys that do not fill its vectors double the time.
-Many short sequences, as over the frames of a clip, are therefore concatenated, with a mask so that each sees only its
-own keys, and the keys of long sequences are padded to whole vectors. Narrow heads use matrix multiplications and
-exponentials.
-"""
+"""Scaled dot-product attention on a CPU: matrix multiplications and exp2 for narrow heads, else PyTorch's kernel."""
 
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,38 +38,12 @@ def attention(
         with torch.autocast("cpu", enabled=False):
             q, k, v = (x.to(torch.float32, memory_format=torch.contiguous_format) for x in (query, key, value))
             return attention(q, k, v, heads).to(query.dtype)
-    together = VECTOR // key.shape[-2] if query.ndim == 3 and query.shape == key.shape else 0
-    if together > 1 and len(query) % together == 0:
-        return side_by_side(query, key, value, heads, together)
-    if key.shape[-2] % VECTOR == 0 or min(query.shape[-2], key.shape[-2]) <= VECTOR:
-        return formulas.attention(query, key, value, heads)
-    return with_hidden_keys(query, key, value, heads)
+    return formulas.attention(query, key, value, heads)
 
 
 def _narrow(query: Tensor, key: Tensor, head: int) -> bool:
     widest = SMALL_HEAD if query.requires_grad or key.shape[-2] > VECTOR else 2 * SMALL_HEAD
     return head <= widest and query.ndim == 3 and query.dtype in (torch.bfloat16, torch.float32)
-
-
-def side_by_side(
-    query: Float[Tensor, "n l c"], key: Float[Tensor, "n l c"], value: Float[Tensor, "n l c"], heads: int, together: int
-) -> Float[Tensor, "n l c"]:
-    """Compute the attention of `together` sequences as one, masked so that each sees only its own keys."""
-    sequence = torch.arange(together * key.shape[-2]) // key.shape[-2]
-    mask = torch.where(sequence[:, None] == sequence, 0.0, -torch.inf).to(query.dtype)
-    q, k, v = (x.reshape(len(x) // together, -1, x.shape[-1]) for x in (query, key, value))
-    return formulas.attention(q, k, v, heads, mask[None, None]).reshape(query.shape)
-
-
-def with_hidden_keys(
-    query: Float[Tensor, "*n l c"], key: Float[Tensor, "*n m c"], value: Float[Tensor, "*n m c"], heads: int
-) -> Float[Tensor, "*n l c"]:
-    """Compute attention with keys padded to whole vectors; the padding is masked."""
-    missing = -key.shape[-2] % VECTOR
-    mask = torch.zeros(key.shape[-2] + missing, dtype=query.dtype)
-    mask[key.shape[-2] :] = -torch.inf
-    key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
-    return formulas.attention(query, key, value, heads, mask.expand(1, 1, query.shape[-2], -1))
 
 
 def in_parts(

@@ -19,8 +19,6 @@ SMALL = 2**21
 """Number of multiplications below which PyTorch's linear is used; oneDNN has 20 us of launch overhead."""
 FEW = 16
 """Number of rows below which PyTorch's linear is used, which reads the weights once and in memory order."""
-AT_ONCE = 2**15
-"""Number of elements, tokens times channels, up to which launch overhead dominates several projections."""
 
 
 def small(x: Float[Tensor, "*n c"], channels: int) -> bool:
@@ -34,14 +32,6 @@ def linear(x: Float[Tensor, "*n c"], weight: Float[Tensor, "d c"], bias: Tensor 
     if small(x, weight.shape[0]) or not on_cpu(x, weight, bias):
         return formulas.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if x.requires_grad else by_onednn(x, weight, bias)
-
-
-def one_by_one(x: Float[Tensor, "*n c"]) -> bool:
-    """Return whether several projections of the same tokens are faster one by one than as one matrix multiplication.
-
-    The result of a single multiplication could exceed the cache, and the backward pass would save its matrix.
-    """
-    return x.numel() > AT_ONCE or x.requires_grad
 
 
 def by_onednn(
