@@ -1,4 +1,4 @@
-"""Animate any conditional image along drawn tracks."""
+"""Animate any conditional image along drawn tracks. `anyi2v --version` prints the version."""
 
 # Flags and help are generated from the dataclasses. torch is imported only when work starts, so that --help is fast.
 
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import anyi2v
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.checkpoints.header import read_config, resolve, sources
 from anyi2v.cli.animate import Animate
@@ -197,7 +198,11 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_print_warning, warnings.showwarning, set())
             warnings.simplefilter("always", AnyI2VWarning)
-            code = with_home(parse(sys.argv[1:] if args is None else args)).run()
+            args = sys.argv[1:] if args is None else args
+            if list(args) == ["--version"]:
+                print(f"anyi2v {anyi2v.__version__}")
+                return 0
+            code = with_home(parse(args)).run()
         sys.stdout.flush()
         return code or 0
     except BrokenPipeError:
