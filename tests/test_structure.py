@@ -33,6 +33,7 @@ FLOORS = (
     ("micro.training",),
     ("micro.benchmark", "micro"),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up; a name stands for a module or for all modules of a package, the longer name first."""
 
