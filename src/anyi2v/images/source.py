@@ -27,8 +27,8 @@ class ConditionSource:
     """Pixels; None: the backbone's."""
     height: int | None = None
     """Pixels; None: the backbone's."""
-    extract: Literal["edges"] | None = None
-    """Turn the image (or first layer) into its edges, white on black."""
+    extract: Literal["edges", "hed"] | None = None
+    """Turn the image (or first layer) into its edges, white on black: thin lines (Canny), or soft ones (HED)."""
     render: Literal["shaded", "depth", "normal"] = "shaded"
     """What a mesh or point cloud is drawn as."""
     camera: tuple[float, float, float] = (30.0, 20.0, 3.0)
