@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,7 @@ def single(keep: str) -> Spoil:
     return spoil
 
 
-def tracked(name: str, change: dict[str, object]) -> Spoil:
+def tracked(name: str, change: Mapping[str, object]) -> Spoil:
     def spoil(folder: Path) -> str:
         path = folder / "tracks" / f"{name}.json"
         data = json.loads(path.read_text())

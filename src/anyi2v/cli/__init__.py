@@ -26,6 +26,7 @@ from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
 from anyi2v.cli.evaluate import EvalVBench, EvalVideos
 from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksFromVideo, TracksShow
+from anyi2v.cli.vipseg import EvalVIPSeg
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.execution.threads import wait_passively
 from anyi2v.files import expanded, with_home
@@ -161,7 +162,7 @@ COMMANDS: dict[str, Any] = {
         "check": TracksCheck,
         "from-video": TracksFromVideo,
     },
-    "eval": {"videos": EvalVideos, "vbench-export": EvalVBench},
+    "eval": {"videos": EvalVideos, "vipseg": EvalVIPSeg, "vbench-export": EvalVBench},
     "bench": {
         "micro": BenchMicro,
         "backbone": BenchBackbone,

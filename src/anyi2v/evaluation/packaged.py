@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class VitKeys(nn.Module):
         import timm
 
         super().__init__()
-        self.network = timm.create_model(
+        self.network: Any = timm.create_model(
             "vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=518, dynamic_img_size=True
         )
         self.network.load_state_dict(_dino_weights(path))

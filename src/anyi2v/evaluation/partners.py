@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from anyi2v.errors import InputError
 from anyi2v.files import OURS, expanded, read_json
@@ -52,7 +53,7 @@ def find_prompts(source: str | Path) -> dict[str, str]:
     """
     source = expanded(source)
     if not source.is_dir():
-        prompts = read_json(source)
+        prompts: dict[str, Any] = read_json(source)
     else:
         runs = sorted(source.glob(f"*/{RECORD}"))
         if not runs:
