@@ -25,8 +25,9 @@ from anyi2v.cli.batch import BatchCommand
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
-from anyi2v.cli.evaluate import EvalVideos
-from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksShow
+from anyi2v.cli.evaluate import EvalVBench, EvalVideos
+from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksFromVideo, TracksShow
+from anyi2v.cli.vipseg import EvalVIPSeg
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.execution.threads import wait_passively
 from anyi2v.files import expanded, with_home
@@ -156,8 +157,13 @@ COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,
-    "tracks": {"show": TracksShow, "convert": TracksConvert, "check": TracksCheck},
-    "eval": {"videos": EvalVideos},
+    "tracks": {
+        "show": TracksShow,
+        "convert": TracksConvert,
+        "check": TracksCheck,
+        "from-video": TracksFromVideo,
+    },
+    "eval": {"videos": EvalVideos, "vipseg": EvalVIPSeg, "vbench-export": EvalVBench},
     "bench": {
         "micro": BenchMicro,
         "backbone": BenchBackbone,
