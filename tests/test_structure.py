@@ -32,6 +32,7 @@ FLOORS = (
     ("micro.world",),
     ("micro.training",),
     ("micro.benchmark", "micro"),
+    ("studio",),
     ("cli",),
 )
 """From the ground up; a name stands for a module or for all modules of a package, the longer name first."""
