@@ -43,10 +43,8 @@ class Studio:
         if self.port is not None:
             within("--port", self.port, 1, 65535)
         read_config(self.backbone)
-        from anyi2v.studio.page import check_gradio
+        from anyi2v.studio.server import check_gradio, serve
 
         check_gradio()
-        from anyi2v.studio.server import serve
-
         machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
         serve(self.backbone, machine, self.out, self.port)

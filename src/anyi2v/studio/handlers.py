@@ -1,6 +1,7 @@
 """What the page does, as functions of plain values; `wiring` connects them to its components."""
 
 import base64
+import contextlib
 import io
 import json
 import warnings
@@ -223,10 +224,8 @@ def restored(engine: Engine, root: Path, saved: str, token: str) -> tuple[str, d
     except (ValueError, RecursionError, AnyI2VError):
         kept = {}
     found: dict[str, Any] = {}
-    try:
+    with contextlib.suppress(KeyError, ValueError):  # InputError is one
         found["document"] = checked(json.dumps(kept["document"]))[0]
-    except (KeyError, ValueError):  # InputError is one
-        pass
     form = kept.get("form")
     found["form"] = form if isinstance(form, dict) else {}
     image = load_condition_of(session_folder(root, token))

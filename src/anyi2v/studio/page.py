@@ -1,15 +1,15 @@
 """The page: which components there are, and where. `wiring` says what they do."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import gradio as gr
 
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.errors import InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig, SamplerName
-from anyi2v.method.recipes import RECIPES
+from anyi2v.method.recipes import RECIPES, recipe
 from anyi2v.studio.examples import EXAMPLES
 from anyi2v.studio.fields import Setting, settings_of, shown
 from anyi2v.studio.form import METHOD, usual_form
@@ -17,37 +17,33 @@ from anyi2v.studio.form import METHOD, usual_form
 HERE = Path(__file__).parent
 SOURCE = "source."
 """Before the names of the settings of the condition image."""
+SCRIPTS = ("keyframes.js", "mask.js", "drawing.js", "editor.js")
+"""Of the editor, one function body in this order."""
 UPLOADS = ("width", "height", "image", "layer")
 """Settings of the condition image that are no fields: files, and the size, which is the backbone's."""
+HEIGHT = 260
+"""Pixels of what came of a run."""
 Parts = dict[str, Any]
 """Components by name; those of settings as in the form."""
 
 
-def check_gradio() -> None:
-    """Raises InputError naming the extra unless gradio is installed."""
-    if find_spec("gradio") is None:
-        raise InputError("the studio needs gradio: pip install 'anyi2v[studio]'")
-
-
 def build(config: BackboneConfig) -> tuple[Any, Parts]:
     """The page for a backbone, without anything happening yet: its blocks, and its components."""
-    import gradio as gr
-
     with gr.Blocks(title="anyi2v studio", analytics_enabled=False, fill_width=True) as blocks:
         parts: Parts = {"token": gr.State(""), "saved": gr.Textbox(visible=False)}
         with gr.Row(elem_id="columns"):
-            with gr.Column(scale=6, min_width=340):
-                parts |= _image(gr)
-                parts["editor"] = _editor(gr, config)
-                parts |= _exchange(gr)
-            with gr.Column(scale=5, min_width=340):
-                parts |= _run(gr)
-                parts |= _settings(gr, config)
-                parts |= _results(gr)
+            with gr.Column(scale=6, min_width=320):
+                parts |= _image()
+                parts["editor"] = _editor(config)
+                parts |= _exchange()
+            with gr.Column(scale=5, min_width=320):
+                parts |= _run()
+                parts |= _results()
+                parts |= _settings(config)
     return blocks, parts
 
 
-def _editor(gr: Any, config: BackboneConfig) -> Any:
+def _editor(config: BackboneConfig) -> Any:
     scripts = [
         (HERE / name).read_text(encoding="utf-8") for name in ("keyframes.js", "mask.js", "drawing.js", "editor.js")
     ]
@@ -65,17 +61,18 @@ def _editor(gr: Any, config: BackboneConfig) -> Any:
     )
 
 
-def _image(gr: Any) -> Parts:
+def _image() -> Parts:
     parts: Parts = {}
-    with gr.Row():
-        parts["example"] = gr.Dropdown(list(EXAMPLES), value=None, label="Example", scale=2, min_width=140)
-        parts["image"] = gr.UploadButton("Upload an image or mesh", scale=2, min_width=140, size="md", elem_id="upload")
+    with gr.Row(elem_id="source"):
+        choices = ["Examples", *EXAMPLES]
+        about = {"label": "Example", "show_label": False, "container": False, "min_width": 130}
+        parts["example"] = gr.Dropdown(choices, value=choices[0], **about)
+        parts["image"] = gr.UploadButton("Upload image or mesh", size="md", elem_id="upload", min_width=130)
     with gr.Accordion("Condition image: fit, edges, mesh, layers", open=False):
         with gr.Row():
             for setting in settings_of(ConditionSource):
                 if setting.name not in UPLOADS:
-                    value = getattr(ConditionSource(), setting.name)
-                    parts[SOURCE + setting.name] = field(gr, setting, value)
+                    parts[SOURCE + setting.name] = field(setting, getattr(ConditionSource(), setting.name))
         with gr.Row():
             parts["layer"] = gr.File(label="Layer over it (image or mesh)", height=90)
             parts["layer_mask"] = gr.File(label="Where the layer is seen (mask)", height=90)
@@ -83,9 +80,9 @@ def _image(gr: Any) -> Parts:
     return parts
 
 
-def field(gr: Any, setting: Setting, value: Any) -> Any:
+def field(setting: Setting, value: Any) -> Any:
     """The component of a setting."""
-    about = {"label": setting.label, "info": setting.text, "min_width": 200}
+    about: dict[str, Any] = {"label": setting.label, "info": setting.text, "min_width": 200}
     value = shown(setting, value)
     match setting.kind:
         case "truth":
@@ -96,108 +93,102 @@ def field(gr: Any, setting: Setting, value: Any) -> Any:
             return gr.Number(value, step=0.001, **about)
         case "choice":
             return gr.Dropdown([*([""] if setting.optional else []), *setting.choices], value=value, **about)
-        case "text":
+        case _:
             return gr.Textbox(value, **about)
 
 
-def _exchange(gr: Any) -> Parts:
+def _exchange() -> Parts:
     parts: Parts = {}
-    with gr.Accordion("Import, export, masks from files", open=False), gr.Row():
-        parts["import"] = gr.UploadButton("Import tracks (any format)", size="sm", min_width=120)
-        parts["mask"] = gr.UploadButton("Mask of the selected object", size="sm", min_width=120)
-        parts["export"] = gr.Button("Export track files", size="sm", min_width=120)
-        parts["exported"] = gr.File(label="Ours, and AnyI2V's", interactive=False, height=90)
-        parts["clusters"] = gr.Number(
-            4, label="Segments that Pick tells apart", precision=0, minimum=2, maximum=32, min_width=120
+    with gr.Accordion("Import, export, masks from files", open=False, elem_id="exchange"):
+        with gr.Row():
+            parts["import"] = gr.UploadButton("Import tracks (any format)", size="sm", min_width=120, elem_id="import")
+            parts["mask"] = gr.UploadButton("Mask of the selected object", size="sm", min_width=120, elem_id="mask")
+            parts["export"] = gr.Button("Export track files", size="sm", min_width=120, elem_id="export")
+        with gr.Row():
+            parts["exported"] = gr.File(label="Tracks in our format and in AnyI2V's", interactive=False, height=90)
+            about = {"label": "Segments that Pick tells apart", "minimum": 2, "maximum": 32, "min_width": 120}
+            parts["clusters"] = gr.Number(4, precision=0, **about)
+    return parts
+
+
+def _run() -> Parts:
+    parts: Parts = {}
+    with gr.Group():
+        parts["prompt"] = gr.Textbox(label="Prompt", placeholder="What the video shows", lines=1, elem_id="prompt")
+        with gr.Row():
+            parts["negative_prompt"] = gr.Textbox(label="Negative prompt", lines=1, scale=3, min_width=140)
+            parts["seed"] = gr.Number(0, label="Seed", precision=0, min_width=80)
+    with gr.Row():
+        parts["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=90, size="md")
+        parts["cancel"] = gr.Button("Cancel", elem_id="cancel", min_width=80, size="md")
+        parts["estimate"] = gr.Button("Estimate", elem_id="estimate", min_width=90, size="md")
+    with gr.Group():
+        parts["status"] = gr.Textbox(label="Status", lines=2, max_lines=6, interactive=False, elem_id="status")
+        parts["progress"] = gr.HTML(
+            {"share": 0},
+            html_template='<progress max="1" value="{{value.share}}" aria-label="Progress of the stage"></progress>',
+            css_template="progress { display: block; width: 100%; height: 8px; accent-color: var(--color-accent); }",
+            js_on_load=None,
+            apply_default_css=False,
+            elem_id="progress",
         )
     return parts
 
 
-def _run(gr: Any) -> Parts:
-    parts: Parts = {}
-    parts["prompt"] = gr.Textbox(label="Prompt", placeholder="What the video shows", lines=1, elem_id="prompt")
-    with gr.Row():
-        parts["negative_prompt"] = gr.Textbox(label="Negative prompt", lines=1, scale=3, min_width=140)
-        parts["seed"] = gr.Number(0, label="Seed", precision=0, min_width=70)
-    with gr.Row():
-        parts["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=100)
-        parts["cancel"] = gr.Button("Cancel", elem_id="cancel", min_width=80)
-        parts["estimate"] = gr.Button("Memory and time", min_width=110)
-    parts["inspect"] = gr.Checkbox(False, label="Also draw features, similarities and masks (takes more memory)")
-    parts["status"] = gr.Textbox(label="Status", lines=1, max_lines=6, interactive=False, elem_id="status")
-    parts["progress"] = gr.HTML(
-        {"stage": "", "share": 0},
-        html_template='<progress max="1" value="{{value.share}}" aria-label="Progress of the stage"></progress>',
-        css_template="progress { width: 100%; height: 10px; accent-color: var(--color-accent); }",
-        js_on_load=None,
-        apply_default_css=False,
-        elem_id="progress",
-        visible=False,
-    )
-    return parts
-
-
-def _settings(gr: Any, config: BackboneConfig) -> Parts:
-    usual, parts = usual_form(config), {}
+def _settings(config: BackboneConfig) -> Parts:
+    usual, parts = usual_form(config), Parts()
     with gr.Accordion("Settings", open=False, elem_id="settings"):
+        parts["inspect"] = gr.Checkbox(False, label="Also draw features, similarities and masks (takes more memory)")
         with gr.Row():
-            parts["recipe"] = gr.Dropdown(
-                list(RECIPES), value="paper", label="Recipe", info="Fills in all settings below."
-            )
-            setting = Setting(
-                "sampler", "choice", SamplerName, "How noise levels follow each other.", ("ddim", "dpm-solver-2m")
-            )
-            parts["sampler"] = field(gr, setting, "ddim")
-            parts["frames"] = gr.Number(usual["frames"], label="frames", precision=0, minimum=1, info="Of the video.")
-            parts["fps"] = gr.Number(usual["fps"], label="fps", precision=0, minimum=1, info="Frames per second.")
+            about = {"label": "recipe", "info": "Fills in the settings of the method.", "min_width": 200}
+            parts["recipe"] = gr.Dropdown(list(RECIPES), value="paper", **about)
+            text = "How the latents move from one noise level to the next."
+            parts["sampler"] = field(Setting("sampler", "choice", SamplerName, text, get_args(SamplerName)), "ddim")
+            for name, text in (("frames", "Of the video."), ("fps", "Frames per second.")):
+                parts[name] = field(Setting(name, "whole", int, text), usual[name])
         with gr.Row():
+            method = recipe("paper", config.method)
             for setting in settings_of(MethodConfig):
-                parts[METHOD + setting.name] = field(
-                    gr, setting, MethodConfig.from_dict(config.method).__getattribute__(setting.name)
-                )
+                parts[METHOD + setting.name] = field(setting, getattr(method, setting.name))
     return parts
 
 
-def _results(gr: Any) -> Parts:
+def _results() -> Parts:
     parts: Parts = {}
+    film: dict[str, Any] = {"autoplay": True, "loop": True, "height": HEIGHT, "buttons": ["download"]}
+    sheet: dict[str, Any] = {"columns": 2, "height": HEIGHT, "object_fit": "contain"}
     with gr.Tabs(elem_id="results") as parts["tabs"]:
         with gr.Tab("Preview", id="preview"):
-            parts["preview"] = gr.Image(label="Latents of all frames", interactive=False, height=300, buttons=[])
+            parts["preview"] = gr.Image(
+                label="Latents of all frames", interactive=False, height=HEIGHT, buttons=[], elem_id="preview"
+            )
         with gr.Tab("Video", id="video"):
-            parts["video"] = gr.Video(
-                label="Video", autoplay=True, loop=True, height=300, elem_id="video", buttons=["download"]
-            )
-        with gr.Tab("Side by side", id="beside"):
-            parts["beside"] = gr.Video(
-                label="Condition, tracks and video", autoplay=True, loop=True, height=300, buttons=["download"]
-            )
-        with gr.Tab("Masks and loss", id="pictures"):
-            parts["pictures"] = gr.Gallery(label="Pictures", columns=2, height=300, object_fit="contain")
+            parts["video"] = gr.Video(label="Video", elem_id="video", **film)
+        with gr.Tab("Beside", id="beside"):
+            parts["beside"] = gr.Video(label="Condition, tracks and video", **film)
+        with gr.Tab("Masks, loss", id="pictures"):
+            parts["pictures"] = gr.Gallery(label="Pictures of the run", elem_id="pictures", **sheet)
         with gr.Tab("Features", id="features"):
-            parts["features"] = gr.Gallery(
-                label="Features of the last inspected run", columns=2, height=300, object_fit="contain"
-            )
+            parts["features"] = gr.Gallery(label="Features of the run, if they were drawn", **sheet)
         with gr.Tab("Command", id="command"):
-            parts["command"] = gr.Code(
-                label="Makes the same bytes", language="shell", lines=4, wrap_lines=True, elem_id="command"
-            )
+            about = {"language": "shell", "lines": 3, "wrap_lines": True, "elem_id": "command", "interactive": False}
+            parts["command"] = gr.Code(label="Makes the same bytes", **about)
             parts["files"] = gr.File(label="Files of the job and its run", interactive=False)
         with gr.Tab("History", id="history"):
-            parts |= _history(gr)
+            parts |= _history()
     return parts
 
 
-def _history(gr: Any) -> Parts:
+def _history() -> Parts:
     parts: Parts = {}
+    film: dict[str, Any] = {"autoplay": True, "loop": True, "height": 200, "buttons": [], "min_width": 140}
     with gr.Row():
-        parts["former"] = gr.Dropdown([], label="Run", scale=2, min_width=150, elem_id="former")
-        parts["other"] = gr.Dropdown([], label="Compare with", scale=2, min_width=150, elem_id="other")
-        parts["load"] = gr.Button("Load these settings", size="sm", min_width=120)
+        parts["former"] = gr.Dropdown([], label="Run", min_width=150, elem_id="former")
+        parts["other"] = gr.Dropdown([], label="Compare with", min_width=150, elem_id="other")
+    parts["load"] = gr.Button("Load image, tracks and settings of the run", size="sm")
     with gr.Row():
-        parts["video_a"] = gr.Video(label="Run", autoplay=True, loop=True, height=220, buttons=[], min_width=140)
-        parts["video_b"] = gr.Video(
-            label="Compared with", autoplay=True, loop=True, height=220, buttons=[], min_width=140
-        )
+        parts["video_a"] = gr.Video(label="Run", elem_id="video_a", **film)
+        parts["video_b"] = gr.Video(label="Compared with", elem_id="video_b", **film)
     parts["differences"] = gr.Textbox(label="What is different", lines=2, max_lines=8, interactive=False)
     return parts
 

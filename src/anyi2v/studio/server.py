@@ -2,17 +2,23 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from anyi2v.batch.work import Machine
 from anyi2v.errors import InputError
 from anyi2v.files import check_place, expanded
-from anyi2v.studio.page import build, check_gradio
 
 HOST = "127.0.0.1"
 MAX_UPLOAD = 64 << 20
 """Bytes of a file."""
+
+
+def check_gradio() -> None:
+    """Raises InputError naming the extra unless gradio is installed."""
+    if find_spec("gradio") is None:
+        raise InputError("the studio needs gradio: pip install 'anyi2v[studio]'")
 
 
 def serve(backbone: str, machine: Machine, root: Path, port: int | None, *, wait: bool = True) -> tuple[Any, str]:
@@ -32,10 +38,11 @@ def serve(backbone: str, machine: Machine, root: Path, port: int | None, *, wait
     check_place(root)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = uploads = tempfile.mkdtemp(prefix="anyi2v-studio-")
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anyi2v-studio-")
     import gradio as gr
 
     from anyi2v.studio.engine import Engine
+    from anyi2v.studio.page import build
     from anyi2v.studio.wiring import Wiring
 
     engine = Engine(backbone, machine)

@@ -8,12 +8,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.recipes import recipe
 from anyi2v.studio import handlers
 from anyi2v.studio.document import checked, framed, imported
 from anyi2v.studio.engine import Engine
+from anyi2v.studio.examples import EXAMPLES
 from anyi2v.studio.fields import parsed_all
 from anyi2v.studio.form import method_form
 from anyi2v.studio.page import SOURCE, Parts, of_settings
@@ -36,6 +39,7 @@ KEEP = """(value) => {
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
 """Of components, by their names."""
+Act = Callable[[Values], Changes]
 WORK: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "work"}
 """Events that compute wait for each other."""
 
@@ -51,9 +55,7 @@ class Wiring:
     """
 
     def __init__(self, blocks: Any, parts: Parts, engine: Engine, root: Path):
-        import gradio
-
-        self.gr, self.blocks, self.parts, self.engine, self.root = gradio, blocks, parts, engine, root
+        self.blocks, self.parts, self.engine, self.root = blocks, parts, engine, root
         self.form = [*FORM, *of_settings(parts)]
         self.names = {part: name for name, part in parts.items()}
 
@@ -110,7 +112,7 @@ class Wiring:
         """`act` gets the values of components and returns changes of others, both by name."""
         event(self._told(act), set(self._parts(read)), self._parts(write), show_progress="hidden", **how)
 
-    def _told(self, act: Callable[[Values], Changes]) -> Callable[[Any], Any]:
+    def _told(self, act: Act) -> Callable[[Any], Any]:
         @wraps(act)
         def told(data: Any) -> Any:
             try:
@@ -127,7 +129,7 @@ class Wiring:
                 for changes in act({self.names[part]: value for part, value in data.items()}):
                     yield self._changes(changes)
             except Exception as error:
-                yield self._changes({**_problem(error), "progress": self.gr.HTML(visible=False)})
+                yield self._changes({**_problem(error), "progress": {"share": 0}})
 
         return told
 
@@ -136,7 +138,7 @@ class Wiring:
 
     def _incoming(self, **content: Any) -> Any:
         """An update of the editor: something that it puts in."""
-        return self.gr.HTML(incoming={"id": uuid.uuid4().hex, **content})
+        return gr.HTML(incoming={"id": uuid.uuid4().hex, **content})
 
     def _folder(self, values: Values) -> Path:
         return session_folder(self.root, values["token"])
@@ -153,10 +155,10 @@ class Wiring:
         form = {name: value for name, value in found["form"].items() if name in self.form and _plain(value)}
         return {
             "token": token,
-            "editor": self.gr.HTML(scene=scene, incoming={"id": token, **content}),
+            "editor": gr.HTML(scene=scene, incoming={"id": token, **content}),
             **form,
-            "former": self.gr.Dropdown(names),
-            "other": self.gr.Dropdown(names),
+            "former": gr.Dropdown(names),
+            "other": gr.Dropdown(names),
             "status": "" if image is None else "the work of this tab is there again",
         }
 
@@ -172,13 +174,15 @@ class Wiring:
         settings = parsed_all(ConditionSource, values, SOURCE)
         source = ConditionSource(image=Path(values["image"]), layer=layers, **settings)
         image, words = handlers.use_image(self.engine, self._folder(values), source)
-        return {"editor": self.gr.HTML(scene=handlers.scene(image, values["token"])), "status": words}
+        return {"editor": gr.HTML(scene=handlers.scene(image, values["token"])), "status": words}
 
     def example(self, values: Values) -> Changes:
         """Takes an example's image, prompt and tracks."""
+        if values["example"] not in EXAMPLES:  # the first entry says what the list is
+            return {}
         image, prompt, document = handlers.use_example(self.engine, self._folder(values), values["example"])
         scene, incoming = handlers.scene(image, values["token"]), {"id": uuid.uuid4().hex, "document": document}
-        return {"editor": self.gr.HTML(scene=scene, incoming=incoming), "prompt": prompt, "status": "example loaded"}
+        return {"editor": gr.HTML(scene=scene, incoming=incoming), "prompt": prompt, "status": "example loaded"}
 
     def imported(self, values: Values) -> Changes:
         """Takes the tracks of a file."""
@@ -209,8 +213,6 @@ class Wiring:
         return dict(method_form(recipe(values["recipe"], self.engine.config.method)))
 
     def _picked(self) -> Callable[..., Any]:
-        gr = self.gr
-
         def pick(token: str, prompt: str, clusters: float, event: gr.EventData) -> Any:
             try:
                 image, _ = handlers.condition_of(session_folder(self.root, token))
@@ -252,21 +254,21 @@ class Wiring:
         prepared = self._prepared(values)
         job, out = handlers.start(self.engine, self.root, prepared, values["recipe"])
         lines = "\n".join([f"memory: {prepared.needs}", *prepared.notes])
-        gr, options = self.gr, {"low_memory": prepared.low_memory, "inspect": bool(values["inspect"])}
-        yield {"status": lines, "tabs": gr.Tabs(selected="preview"), "progress": gr.HTML({"share": 0}, visible=True)}
+        options = {"low_memory": prepared.low_memory, "inspect": bool(values["inspect"])}
+        yield {"status": lines, "tabs": gr.Tabs(selected="preview"), "progress": {"share": 0}}
         for said, share, picture in handlers.steps(self.engine, job, out, values["token"], **options):
             if picture is not None:
                 yield {"preview": picture}
             else:
-                yield {"status": f"{said}\n{lines}", "progress": gr.HTML({"share": round(share, 3)})}
+                yield {"status": f"{said}\n{lines}", "progress": {"share": round(share, 3)}}
         yield self._finished(job, out, values["recipe"], prepared)
 
     def _finished(self, job: Any, out: Path, recipe_name: str, prepared: handlers.Prepared) -> Changes:
-        gr, names = self.gr, run_names(self.root)
+        names = run_names(self.root)
         command = handlers.command_of(self.engine, job.request, recipe_name, low_memory=prepared.low_memory)
         return {
             "status": "\n".join([f"done: {out}", *prepared.notes]),
-            "progress": gr.HTML(visible=False),
+            "progress": {"share": 0},
             "tabs": gr.Tabs(selected="video"),
             "video": handlers.video_of(out),
             "beside": handlers.video_of(out, "side_by_side"),
@@ -297,7 +299,7 @@ class Wiring:
         image, form, document = handlers.load_run(self.root, self._folder(values), values["former"])
         scene, incoming = handlers.scene(image, values["token"]), {"id": uuid.uuid4().hex, "document": document}
         words = f"loaded {values['former']}"
-        return {"editor": self.gr.HTML(scene=scene, incoming=incoming), "status": words, **form}
+        return {"editor": gr.HTML(scene=scene, incoming=incoming), "status": words, **form}
 
 
 def _plain(value: Any) -> bool:
