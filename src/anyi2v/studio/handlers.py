@@ -206,11 +206,10 @@ def compared(root: Path, one: str, other: str) -> str:
     return "\n".join(found) or "the inputs are the same"
 
 
-def restored(engine: Engine, root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
+def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
     """What a reloaded tab had: its token and values, of which only those that are still usable are kept.
 
     Args:
-        engine: of the page.
         root: the studio's folder.
         saved: what the tab kept, as JSON text; untrusted.
         token: for a tab without one.

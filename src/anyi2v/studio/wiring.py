@@ -147,7 +147,7 @@ class Wiring:
 
     def restore(self, values: Values) -> Changes:
         """What a tab had before it was loaded again, or a new session."""
-        token, found = handlers.restored(self.engine, self.root, values["saved"], new_token())
+        token, found = handlers.restored(self.root, values["saved"], new_token())
         session_folder(self.root, token).mkdir(parents=True, exist_ok=True)
         image, names = found["image"], run_names(self.root)
         scene = {"token": token} if image is None else handlers.scene(image, token)
