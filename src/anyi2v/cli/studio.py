@@ -43,8 +43,10 @@ class Studio:
         if self.port is not None:
             within("--port", self.port, 1, 65535)
         read_config(self.backbone)
-        from anyi2v.studio.server import check_gradio, serve
+        from anyi2v.studio.server import check_gradio, served
 
         check_gradio()
         machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
-        serve(self.backbone, machine, self.out, self.port)
+        with served(self.backbone, machine, self.out, self.port) as (blocks, address):
+            print(f"studio: {address} (Ctrl-C ends it); runs are written to {self.out / 'runs'}", flush=True)
+            blocks.block_thread()

@@ -21,6 +21,12 @@ SCRIPTS = ("keyframes.js", "mask.js", "drawing.js", "editor.js")
 """Of the editor, one function body in this order."""
 UPLOADS = ("width", "height", "image", "layer")
 """Settings of the condition image that are no fields: files, and the size, which is the backbone's."""
+BAR = """
+progress { display: block; width: 100%; height: 8px; appearance: none; border: 0; overflow: hidden; }
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); }
+progress::-moz-progress-bar { background: var(--color-accent); }
+"""
 HEIGHT = 260
 """Pixels of what came of a run."""
 Parts = dict[str, Any]
@@ -122,16 +128,15 @@ def _run() -> Parts:
         parts["run"] = gr.Button("Run", variant="primary", elem_id="run", min_width=90, size="md")
         parts["cancel"] = gr.Button("Cancel", elem_id="cancel", min_width=80, size="md")
         parts["estimate"] = gr.Button("Estimate", elem_id="estimate", min_width=90, size="md")
-    with gr.Group():
-        parts["status"] = gr.Textbox(label="Status", lines=2, max_lines=6, interactive=False, elem_id="status")
-        parts["progress"] = gr.HTML(
-            {"share": 0},
-            html_template='<progress max="1" value="{{value.share}}" aria-label="Progress of the stage"></progress>',
-            css_template="progress { display: block; width: 100%; height: 8px; accent-color: var(--color-accent); }",
-            js_on_load=None,
-            apply_default_css=False,
-            elem_id="progress",
-        )
+    parts["status"] = gr.Textbox(label="Status", lines=2, max_lines=6, interactive=False, elem_id="status")
+    parts["progress"] = gr.HTML(
+        {"share": 0},
+        html_template='<progress max="1" value="{{value.share}}" aria-label="Progress of the stage"></progress>',
+        css_template=BAR,
+        js_on_load=None,
+        apply_default_css=False,
+        elem_id="progress",
+    )
     return parts
 
 
@@ -156,7 +161,7 @@ def _settings(config: BackboneConfig) -> Parts:
 def _results() -> Parts:
     parts: Parts = {}
     film: dict[str, Any] = {"autoplay": True, "loop": True, "height": HEIGHT, "buttons": ["download"]}
-    sheet: dict[str, Any] = {"columns": 2, "height": HEIGHT, "object_fit": "contain"}
+    sheet: dict[str, Any] = {"preview": True, "height": HEIGHT, "object_fit": "contain"}
     with gr.Tabs(elem_id="results") as parts["tabs"]:
         with gr.Tab("Preview", id="preview"):
             parts["preview"] = gr.Image(
@@ -166,7 +171,7 @@ def _results() -> Parts:
             parts["video"] = gr.Video(label="Video", elem_id="video", **film)
         with gr.Tab("Beside", id="beside"):
             parts["beside"] = gr.Video(label="Condition, tracks and video", **film)
-        with gr.Tab("Masks, loss", id="pictures"):
+        with gr.Tab("Pictures", id="pictures"):
             parts["pictures"] = gr.Gallery(label="Pictures of the run", elem_id="pictures", **sheet)
         with gr.Tab("Features", id="features"):
             parts["features"] = gr.Gallery(label="Features of the run, if they were drawn", **sheet)
@@ -174,7 +179,7 @@ def _results() -> Parts:
             about = {"language": "shell", "lines": 3, "wrap_lines": True, "elem_id": "command", "interactive": False}
             parts["command"] = gr.Code(label="Makes the same bytes", **about)
             parts["files"] = gr.File(label="Files of the job and its run", interactive=False)
-        with gr.Tab("History", id="history"):
+        with gr.Tab("Runs", id="history"):
             parts |= _history()
     return parts
 
