@@ -1,4 +1,4 @@
-"""`python -m benchmarks.studio_pictures`: the pictures of docs/studio.md, of the page in Chromium after a run on micro."""
+"""`python -m benchmarks.studio_pictures`: the pictures of docs/studio.md, after a run on micro."""
 
 import shutil
 import tempfile

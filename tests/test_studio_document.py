@@ -75,10 +75,11 @@ def test_too_few_frames_are_refused() -> None:
             "another file",
         ),
         (" " * ((1 << 23) + 1), "at most"),
+        (["a"], "no text"),
     ],
-    ids=["no json", "deep", "record", "other format", "mask in a file", "long"],
+    ids=["no json", "deep", "record", "other format", "mask in a file", "long", "no text"],
 )
-def test_unusable_documents_are_refused(text: str, words: str) -> None:
+def test_unusable_documents_are_refused(text: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         checked(text)
 

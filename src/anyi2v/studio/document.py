@@ -24,14 +24,14 @@ def empty(width: int, height: int, frames: int) -> dict[str, Any]:
     return {"width": width, "height": height, "frames": frames, "objects": []}
 
 
-def checked(text: str) -> tuple[dict[str, Any], Tracks]:
+def checked(text: Any) -> tuple[dict[str, Any], Tracks]:
     """A document from the page as data, and its tracks.
 
     Raises InputError for anything that the commands would not read either, and for files named in it: what comes from
     a page opens no file.
     """
-    if len(text) > MAX_TEXT:
-        raise InputError(f"the tracks have {len(text)} characters; at most {MAX_TEXT} can be used")
+    if not isinstance(text, str) or len(text) > MAX_TEXT:
+        raise InputError(f"the tracks are no text of at most {MAX_TEXT} characters")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
