@@ -32,6 +32,7 @@ FLOORS = (
     ("micro.world",),
     ("micro.training",),
     ("micro.benchmark", "micro"),
+    ("studio",),
     ("cli",),
     ("__main__",),
 )

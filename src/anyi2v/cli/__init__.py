@@ -26,6 +26,7 @@ from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStage
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
 from anyi2v.cli.evaluate import EvalVBench, EvalVideos
+from anyi2v.cli.studio import Studio
 from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksFromVideo, TracksShow
 from anyi2v.cli.vipseg import EvalVIPSeg
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
@@ -154,6 +155,7 @@ COMMANDS: dict[str, Any] = {
     "batch": BatchCommand,
     "condition": Condition,
     "segments": Segments,
+    "studio": Studio,
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,
