@@ -71,7 +71,7 @@ def test_what_is_lost_is_a_warning_and_stands_still(capsys: pytest.CaptureFixtur
         (["clip.npz", "--boxes", "44,44,84"], "box '44,44,84' is not usable; write NAME=x0,y0,x1,y1"),
         (["clip.npz", "--boxes", "a=44,44,84,x"], "box 'a=44,44,84,x' is not usable"),
         (["clip.npz", "--boxes", "44,44,84,84"], "object 1 has an empty name"),
-        (["clip.npz", "--boxes", "a=44,44,84,84", "a=1,1,9,9"], "has the name of object 1"),
+        (["clip.npz", "--boxes", "a=44,44,84,84", "a=1,1,9,9"], "has the same name as object 1"),
         (["clip.npz", "--boxes", "a=84,44,44,84"], "has negative width"),
         (["clip.npz", "--boxes", "a=200,44,240,84"], "lies outside the frame of 128 x 128 pixels"),
         (["clip.npz", "--boxes", "a=nan,44,84,84"], "is not finite"),
