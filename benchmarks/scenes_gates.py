@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anyi2v.errors import InputError
+from anyi2v.evaluation.packaged import EfficientNet
 from anyi2v.execution.machine import describe
 from anyi2v.files import atomic
-from benchmarks.scenes.features import load_efficientnet, nearest
+from benchmarks.scenes.features import nearest
 from benchmarks.scenes.grounds import GROUNDS
 from benchmarks.scenes.measure import Judgement, Templates, judge, templates
 from benchmarks.scenes.segmenter import Segmenter, load_segmenter
@@ -110,7 +111,7 @@ def judges(args: Args, names: list[str], size: int) -> Judges:
     angle = GATES[args.gate][1]
     angles = (-angle, -angle / 2, 0.0, angle / 2, angle) if angle else (0.0,)
     tried = [templates(sprite, size, angles) for sprite in load_sprites(args.package, names)]
-    network = None if args.efficientnet is None else load_efficientnet(args.efficientnet)
+    network = None if args.efficientnet is None else EfficientNet(args.efficientnet)
     references = render(args.package, names, REFERENCES, 20 * len(names), size, angle)
     return Judges(load_segmenter(args.package, args.scratch, size), tried, network, references)
 

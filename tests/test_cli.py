@@ -5,6 +5,7 @@ import subprocess
 import sys
 import typing
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import anyi2v
 from anyi2v import cli
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.networks import build
@@ -416,3 +418,9 @@ def test_our_warnings_are_one_line_on_stderr_and_others_stay_as_they_are(
     assert cli.main([]) == 0
     assert capsys.readouterr().err == "anyi2v: warning: two lines\n"
     assert shown == [UserWarning]
+
+
+def test_the_version_is_the_packages_also_as_a_module() -> None:
+    command = [sys.executable, "-m", "anyi2v", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"anyi2v {anyi2v.__version__}\n" == f"anyi2v {version('anyi2v')}\n"

@@ -5,14 +5,19 @@ import shlex
 from pathlib import Path
 
 from anyi2v import cli
-from anyi2v.cli.evaluate import EvalVideos
+from anyi2v.cli.evaluate import EvalVBench, EvalVideos
+from anyi2v.cli.vipseg import EvalVIPSeg
 from anyi2v.evaluation.conventions import FRAME_CONVENTIONS, VIDEO_CONVENTIONS
 from anyi2v.evaluation.distances import SUBSET_SIZE, SUBSETS
+from anyi2v.evaluation.following import BoxFollower
 from anyi2v.evaluation.inputs import conventions
+from anyi2v.evaluation.likeness import LONGEST, PATCH, SIDE
 from anyi2v.evaluation.objmc import GRID
+from anyi2v.evaluation.packaged import LAYER
 from anyi2v.evaluation.request import METRICS
 from anyi2v.evaluation.trackers import LucasKanade
 from anyi2v.evaluation.videos import SUFFIXES
+from anyi2v.evaluation.vipseg_protocol import LEAST_AREA
 
 TEXT = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
 COMMANDS = re.findall(r"^anyi2v (eval .*)$", TEXT, flags=re.MULTILINE)
@@ -20,12 +25,13 @@ ONE_LINE = " ".join(TEXT.split())
 
 
 def test_its_commands_are_understood() -> None:
-    asked = [cli.parse(shlex.split(command)) for command in COMMANDS]
-    assert len(asked) == 3
-    assert all(isinstance(request, EvalVideos) for request in asked)
+    parsed = [cli.parse(shlex.split(command)) for command in COMMANDS]
+    asked = [request for request in parsed if isinstance(request, EvalVideos)]
+    assert len(asked) == 5
+    assert [type(request) for request in parsed if request not in asked] == [EvalVIPSeg, EvalVIPSeg, EvalVBench]
     # every convention is a known one, and every metric is shown
     assert {metric for request in asked for metric in request.metrics} == set(METRICS)
-    assert all(len(conventions(request)) == len(request.metrics) for request in asked[1:])
+    assert all(len(conventions(request)) == len(request.metrics) for request in asked[1:3])
 
 
 def test_its_tables_name_all_conventions() -> None:
@@ -44,6 +50,11 @@ def test_its_figures_are_ours() -> None:
     assert f"windows of {tracker.window} px, {tracker.levels} levels" in ONE_LINE
     assert f"within {tracker.most_return_error:g} px" in ONE_LINE
     assert f"correlate by {tracker.least_correlation:g}" in ONE_LINE
+    assert f"fewer than {BoxFollower().least_share:.0%} are left".replace("%", " %") in ONE_LINE
     assert f"{SUBSETS} subsets of up to {SUBSET_SIZE} frames" in ONE_LINE
+    assert f"keys of layer {LAYER}, counted from 0" in ONE_LINE
+    assert f"multiples of {PATCH['packaged']} px, or of {PATCH['file']} for your file" in ONE_LINE
+    assert f"shorter side of {SIDE}, at most {LONGEST}" in ONE_LINE
+    assert f"at least {LEAST_AREA:.0%} of the frame".replace("%", " %") in ONE_LINE
     assert f"grid of {GRID} x {GRID} points" in ONE_LINE
     assert all(f"`{suffix}`" in TEXT for suffix in SUFFIXES)

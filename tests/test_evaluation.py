@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from anyi2v import cli
 from anyi2v.evaluation.conventions import FRAME_CONVENTIONS, VIDEO_CONVENTIONS
 from anyi2v.evaluation.distances import frechet, moments
-from anyi2v.evaluation.evaluate import evaluate, ratio
+from anyi2v.evaluation.evaluate import evaluate
 from anyi2v.evaluation.features import Features
 from anyi2v.evaluation.request import METRICS, Request
+from anyi2v.evaluation.scores import ratio
 from anyi2v.evaluation.videos import read_video
 from anyi2v.images.video import write_video
 from anyi2v.tracks import Track, Tracks, save_tracks
@@ -282,4 +283,4 @@ def test_the_help_names_what_there_is() -> None:
     text = Path(cli.__file__).parents[1].joinpath("evaluation", "request.py").read_text()
     for known in (FRAME_CONVENTIONS, VIDEO_CONVENTIONS):
         assert f'"""What that network gets: {", ".join(known)}."""' in text
-    assert set(METRICS) == {"fid", "kid", "fvd", "kvd", "objmc"}
+    assert set(METRICS) == {"fid", "kid", "fvd", "kvd", "objmc", "trajectory", "fd", "structure", "clip"}

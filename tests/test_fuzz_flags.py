@@ -194,7 +194,7 @@ ANIMATE: list[Maker] = [
     *[prompt("--negative-prompt")] * 3,
     choices("--recipe", "paper", "official"),
     choices("--fit", "crop", "pad", "stretch"),
-    choices("--extract", "edges"),
+    choices("--extract", "edges", "hed"),
     choices("--render", "shaded", "depth", "normal"),
     choices("--up", "y", "z"),
     choices("--dtype", "float32", "bfloat16", "float16"),

@@ -32,7 +32,9 @@ FLOORS = (
     ("micro.world",),
     ("micro.training",),
     ("micro.benchmark", "micro"),
+    ("studio",),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up; a name stands for a module or for all modules of a package, the longer name first."""
 

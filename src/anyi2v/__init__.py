@@ -1,9 +1,10 @@
 """AnyI2V: animate any conditional image along drawn trajectories, in plain PyTorch.
 
-he names below are imported lazily, to keep the command line's start-up short.
+The names below are imported lazily, to keep the command line's start-up short.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from anyi2v.method.config import MethodConfig
     from anyi2v.pipeline import animate, invert_images
     from anyi2v.tracks import Track, Tracks, load_tracks
+
+    __version__: str
 
 _HOMES = {
     "AnyI2VError": "errors",
@@ -60,6 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("anyi2v")
     if name in ("comparators", "samplers"):
         return import_module(f"anyi2v.{name}")
     if name not in _HOMES:

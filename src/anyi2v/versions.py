@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "numpy", "open_clip_torch", "pillow", "imageio-ffmpeg")
 PACKAGE = Path(__file__).resolve().parent
 
 REPORTING = (
-    *("batch/*", "cli/*", "evaluation/*", "reports/*", "micro/training/*"),
+    *("batch/*", "cli/*", "evaluation/*", "reports/*", "studio/*", "micro/training/*"),
     *(f"micro/benchmark/{name}" for name in ("bench_report", "demo", "statistics")),
 )
 """Modules that do not affect a video's frames: commands, batches, evaluation, reports and training."""

@@ -1,6 +1,5 @@
 """The page and the table of a batch, generated from the folders of its jobs."""
 
-import base64
 import csv
 import io
 import json
@@ -11,13 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 import imageio.v3 as iio
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from anyi2v.batch.check import Task
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import atomic, expanded, read_json
 from anyi2v.reports.folder import ERROR, PAGE, RECORD
+from anyi2v.reports.template import jpeg_uri, load_template
 
 INDEX, TABLE = "index.html", "jobs.csv"
 COLUMNS = ("line", "folder", "status", "prompt", "negative_prompt", "seed", "backbone", "width", "height", "frames")
@@ -53,16 +52,11 @@ def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:
     settings = sorted({name for task in tasks for name in task.job.settings})
     with atomic(out / TABLE) as temporary:
         temporary.write_text(_table(rows, tasks, settings), encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "failed", "missing")}
     cards = [row | _card(task, row["status"]) for task, row in zip(tasks, rows, strict=True)]
-    text = environment.get_template("index.html").render(title=title, counts=counts, jobs=cards, table=TABLE)
+    text = load_template(Path(__file__).with_name("index.html")).render(
+        title=title, counts=counts, jobs=cards, table=TABLE
+    )
     with atomic(out / INDEX) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out / INDEX
@@ -119,9 +113,7 @@ def _picture(folder: Path) -> str | None:
     except Exception:  # decoders fail in many ways, which must not affect the page
         return None
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return jpeg_uri(image)
 
 
 def _middle(folder: Path) -> Image.Image:

@@ -239,7 +239,24 @@ def run_job(
         progress: as for `anyi2v.animate`, whose errors are raised too.
     """
     result = compute(backbone, job, machine, low_memory=low_memory, progress=progress)
+    write_result(out, result, job, backbone, machine, overwrite=overwrite, impossible=impossible)
+    return result
+
+
+def write_result(
+    out: Path,
+    result: Result,
+    job: Inputs,
+    backbone: Backbone,
+    machine: Machine,
+    *,
+    overwrite: bool = False,
+    impossible: Mapping[str, str] | None = None,
+) -> None:
+    """Writes what `compute` returned for a job into folder `out`; the arguments are those of `run_job`.
+
+    Raises what `anyi2v.reports.writing.write_run` does.
+    """
     dtype = str(backbone.dtype).removeprefix("torch.")
     origin = Origin(job.request.backbone, machine.device, dtype, tuple(job.request.embeddings))
     write_run(out, result, job.image, origin, overwrite=overwrite, impossible=impossible)
-    return result

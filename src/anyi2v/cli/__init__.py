@@ -1,4 +1,4 @@
-"""Animate any conditional image along drawn tracks."""
+"""Animate any conditional image along drawn tracks. `anyi2v --version` prints the version."""
 
 # Flags and help are generated from the dataclasses. torch is imported only when work starts, so that --help is fast.
 
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import anyi2v
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.checkpoints.header import read_config, resolve, sources
 from anyi2v.cli.animate import Animate
@@ -24,8 +25,10 @@ from anyi2v.cli.batch import BatchCommand
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
-from anyi2v.cli.evaluate import EvalVideos
-from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksShow
+from anyi2v.cli.evaluate import EvalVBench, EvalVideos
+from anyi2v.cli.studio import Studio
+from anyi2v.cli.tracks import TracksCheck, TracksConvert, TracksFromVideo, TracksShow
+from anyi2v.cli.vipseg import EvalVIPSeg
 from anyi2v.errors import AnyI2VError, AnyI2VWarning, InputError
 from anyi2v.execution.threads import wait_passively
 from anyi2v.files import expanded, with_home
@@ -152,11 +155,17 @@ COMMANDS: dict[str, Any] = {
     "batch": BatchCommand,
     "condition": Condition,
     "segments": Segments,
+    "studio": Studio,
     "demo": Demo,
     "inspect": Inspect,
     "convert": Convert,
-    "tracks": {"show": TracksShow, "convert": TracksConvert, "check": TracksCheck},
-    "eval": {"videos": EvalVideos},
+    "tracks": {
+        "show": TracksShow,
+        "convert": TracksConvert,
+        "check": TracksCheck,
+        "from-video": TracksFromVideo,
+    },
+    "eval": {"videos": EvalVideos, "vipseg": EvalVIPSeg, "vbench-export": EvalVBench},
     "bench": {
         "micro": BenchMicro,
         "backbone": BenchBackbone,
@@ -197,7 +206,11 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_print_warning, warnings.showwarning, set())
             warnings.simplefilter("always", AnyI2VWarning)
-            code = with_home(parse(sys.argv[1:] if args is None else args)).run()
+            args = sys.argv[1:] if args is None else args
+            if list(args) == ["--version"]:
+                print(f"anyi2v {anyi2v.__version__}")
+                return 0
+            code = with_home(parse(args)).run()
         sys.stdout.flush()
         return code or 0
     except BrokenPipeError:

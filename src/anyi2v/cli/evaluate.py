@@ -1,38 +1,79 @@
 """The commands `anyi2v eval ...`, metrics over folders of videos; import torch only when they run."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from anyi2v.evaluation.request import Request
+
+if TYPE_CHECKING:
+    from anyi2v.evaluation.following import Follower
 
 
 @dataclass(frozen=True)
 class EvalVideos(Request):
-    """Evaluate video files of any method by FID, KID, FVD, KVD and ObjMC, each with its convention and interval.
+    """Evaluate video files of any method; every score is reported with its convention and interval.
 
     Videos, real videos and tracks are paired by name.
 
     Examples:
     $ anyi2v eval videos --generated runs --tracks runs --metrics objmc
+    $ anyi2v eval videos --generated runs --tracks runs --metrics trajectory --follower micro
     $ anyi2v eval videos --generated ours --real vipseg --metrics fid kid --extractor net.pt --frame-convention as-is
     $ anyi2v eval videos --generated ours --real vipseg --metrics fvd --video-extractor i3d.pt --video-convention google
     """
 
+    follower: Literal["lucas-kanade", "micro"] = "lucas-kanade"
+    """How trajectory finds objects: by points, or by the colours of micro's synthetic world, where each object of a
+    track file is named like "red circle"."""
     out: Path = Path("eval.json")
     """Output JSON file with all scores, overall and per video."""
 
     def run(self) -> None:
         """Evaluate, write the file, print a table."""
         from anyi2v.errors import InputError
-        from anyi2v.evaluation.evaluate import evaluate, table, write
+        from anyi2v.evaluation.evaluate import evaluate, write
+        from anyi2v.evaluation.scores import table
         from anyi2v.files import check_place
         from anyi2v.reports.folder import check_file
 
         if self.out.suffix.lower() != ".json":
             raise InputError(f"cannot write {self.out}: the suffix must be .json")
-        check_file(self.out, self.extractor, self.video_extractor)
+        check_file(self.out, self.extractor, self.video_extractor, self.structure_network, self.clip)
         check_place(self.out.parent)
-        evaluation = evaluate(self)
+        evaluation = evaluate(self, follower=self._follower(), progress=sys.stderr.isatty())
         write(self.out, self, evaluation)
         print(table(evaluation.scores))
         print(f"{self.out}: the same with all details")
+
+    def _follower(self) -> "Follower":
+        from anyi2v.evaluation.following import BoxFollower
+        from anyi2v.micro.benchmark.colours import ColourFollower
+
+        return ColourFollower() if self.follower == "micro" else BoxFollower()
+
+
+@dataclass(frozen=True)
+class EvalVBench:
+    """Copy the videos of runs under the names that VBench reads: PROMPT-INDEX.mp4.
+
+    Examples:
+    $ anyi2v eval vbench-export runs --out vbench/overall_consistency
+    """
+
+    runs: Annotated[Path, tyro.conf.Positional]
+    """Folder of runs, such as that of a batch."""
+    out: Path
+    """Folder to copy to."""
+
+    def run(self) -> None:
+        """Copies the videos; prints how many."""
+        from anyi2v.evaluation.vbench import export, plan
+
+        names = plan(self.runs, self.out)
+        export(names)
+        prompts = {path.stem.rpartition("-")[0] for path in names.values()}
+        print(f"{self.out}: {len(names)} videos of {len(prompts)} prompts")

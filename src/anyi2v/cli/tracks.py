@@ -134,3 +134,46 @@ def _pixels(path: Path) -> "np.ndarray":
     from anyi2v.images.media import load_image
 
     return load_image(path).numpy()
+
+
+@dataclass(frozen=True)
+class TracksFromVideo:
+    """Follow boxes through a video and write them as tracks, to move something else as the objects there move.
+
+    Examples:
+    $ anyi2v tracks from-video walk.mp4 --boxes "cow=40,200,200,330" "bird=470,40,530,80" --out tracks.json
+    $ anyi2v animate --image edges.png --prompt "a horse" --tracks tracks.json
+    """
+
+    video: Annotated[Path, tyro.conf.Positional]
+    """mp4, GIF, npz, or a folder of frames."""
+    boxes: tuple[str, ...]
+    """Each NAME=x0,y0,x1,y1: an object's box in the first frame, in pixels of the video."""
+    out: Path = Path("tracks.json")
+    """Track file to write."""
+    frames: int | None = None
+    """Resample to this many frames; None: those of the video."""
+
+    def run(self) -> None:
+        """Writes the file; prints how many points were followed, and what was lost."""
+        from anyi2v.errors import InputError
+        from anyi2v.evaluation.opencv import check_opencv
+        from anyi2v.evaluation.transfer import boxes_of, lost, tracks_from_video
+        from anyi2v.evaluation.videos import read_video
+        from anyi2v.reports.folder import check_file
+        from anyi2v.tracks import Tracks, save_tracks
+
+        check_file(self.out, self.video)
+        check_opencv()
+        objects = boxes_of(self.boxes)
+        if not objects:
+            raise InputError("there is no box to follow; give --boxes NAME=x0,y0,x1,y1")
+        video = read_video(self.video)
+        first = Tracks(video.shape[3], video.shape[2], objects)
+        tracks, found = tracks_from_video(video, first)
+        for track, points in zip(tracks.objects, found.points, strict=True):
+            print(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")
+        save_tracks(self.out, tracks if self.frames is None else tracks.resample(self.frames))
+        print(f"{self.out}: {len(objects)} objects of {self.video}")
+        for line in lost(tracks, found):
+            print(f"warning: {line}")

@@ -7,13 +7,16 @@ from pathlib import Path
 from anyi2v.errors import InputError
 from anyi2v.evaluation.conventions import FRAME_CONVENTIONS, VIDEO_CONVENTIONS, Convention, find
 from anyi2v.evaluation.opencv import check_opencv
-from anyi2v.evaluation.request import METRICS, Request
+from anyi2v.evaluation.packaged import DINO, EFFICIENTNET, packaged
+from anyi2v.evaluation.partners import find_images, find_prompts, find_tracks
+from anyi2v.evaluation.request import METRICS, Metric, Request
 from anyi2v.evaluation.videos import Shape, check_names, find_videos, read_all, shape_of
-from anyi2v.files import OURS, expanded
-from anyi2v.reports.folder import RECORD
+from anyi2v.files import expanded
+from anyi2v.images.media import load_image
 from anyi2v.tracks import Tracks, load_tracks
 
-TRACK_SUFFIXES = (".json", ".txt", ".npy", ".npz", ".pt", ".pth", ".yaml", ".yml")
+FOLLOWING: tuple[Metric, ...] = ("objmc", "trajectory")
+"""Metrics that follow the objects of track files."""
 
 SAME_ASPECT = 0.01
 """Relative difference of the aspect ratios of generated and real videos that rounding of sizes explains."""
@@ -28,6 +31,9 @@ class Inputs:
     real: dict[str, Path] | None = None
     real_shape: Shape | None = None
     tracks: dict[str, Tracks] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
+    """Condition images."""
+    prompts: dict[str, str] = field(default_factory=dict)
 
 
 def check(request: Request) -> Inputs:
@@ -41,10 +47,16 @@ def check(request: Request) -> Inputs:
     real = find_videos(request.real) if request.real is not None else None
     if real is not None and request.real is not None:
         check_names(generated, real, request.real)
-    tracks = find_tracks(request.tracks) if request.tracks is not None and "objmc" in request.metrics else {}
+    following = [metric for metric in FOLLOWING if metric in request.metrics]
+    tracks = find_tracks(request.tracks) if request.tracks is not None and following else {}
     if tracks and request.tracks is not None:
         check_names(generated, tracks, request.tracks)
-    if {"fid", "kid", "fvd", "kvd"} & {*request.metrics} and len(generated) < 2:
+    images = find_images(request.images) if request.images and "structure" in request.metrics else {}
+    prompts = find_prompts(request.prompts) if request.prompts and "clip" in request.metrics else {}
+    for found, place in ((images, request.images), (prompts, request.prompts)):
+        if found and place is not None:
+            check_names(generated, found, place)
+    if {"fid", "kid", "fvd", "kvd", "fd"} & {*request.metrics} and len(generated) < 2:
         raise InputError(f"{request.generated} holds a single video; distances between sets need two or more")
     shape, real_shape = _common(generated), _common(real) if real is not None else None
     if real_shape is not None:
@@ -58,9 +70,16 @@ def check(request: Request) -> Inputs:
                 f"{tracks[name]} is drawn on {found.width}x{found.height} px, but the videos have "
                 f"{drawn_on[0]}x{drawn_on[1]}; they must have one aspect ratio"
             )
-    if "objmc" in request.metrics and not any(found.objects for found in loaded.values()):
-        raise InputError(f"no file of {request.tracks} has an object; objmc follows objects")
-    return Inputs(generated, shape, real, real_shape, loaded)
+    if following and not any(found.objects for found in loaded.values()):
+        raise InputError(f"no file of {request.tracks} has an object; {following[0]} follows objects")
+    for path in images.values():
+        image = load_image(path)
+        if not _alike((image.shape[2], image.shape[1]), (shape.width, shape.height)):
+            raise InputError(
+                f"{path} has {image.shape[2]}x{image.shape[1]} px, but the videos have {shape.width}x{shape.height}; "
+                "they must have one aspect ratio"
+            )
+    return Inputs(generated, shape, real, real_shape, loaded, images, prompts)
 
 
 def conventions(request: Request) -> dict[str, Convention]:
@@ -89,14 +108,23 @@ def _check_needs(request: Request) -> None:
     needs = {
         **dict.fromkeys(("fid", "kid"), (real, frames)),
         **dict.fromkeys(("fvd", "kvd"), (real, ("--video-extractor", videos))),
-        "objmc": (("--tracks", request.tracks),),
+        **dict.fromkeys(FOLLOWING, (("--tracks", request.tracks),)),
+        "fd": (real,),
+        "structure": (("--images", request.images),),
+        "clip": (("--clip", request.clip), ("--prompts", request.prompts)),
     }
     for metric in request.metrics:
         for flag, value in needs[metric]:
             if value is None:
                 raise InputError(f"{metric} needs {flag}; give it, or name other --metrics")
-    if "objmc" in request.metrics:
+    if {*FOLLOWING} & {*request.metrics}:
         check_opencv()
+    if "clip" in request.metrics and request.clip and not expanded(request.clip).is_file():
+        raise InputError(f"cannot read {request.clip}: there is no such file")
+    if "fd" in request.metrics:
+        packaged(*EFFICIENTNET)
+    if "structure" in request.metrics and request.structure_network is None:
+        packaged(*DINO)
 
 
 def _common(videos: Mapping[str, Path]) -> Shape:
@@ -122,27 +150,6 @@ def _check_frames(request: Request, shape: Shape) -> None:
                 f"{metric}: convention {convention.name!r} needs {convention.least_frames} frames or more, but the "
                 f"videos have {shape.frames}"
             )
-    if "objmc" in request.metrics and shape.frames < 2:
-        raise InputError("objmc needs videos of two frames or more; these have one")
-
-
-def find_tracks(folder: str | Path) -> dict[str, Path]:
-    """Track files in a folder by name without suffix; if it holds folders of runs, the records of these alone.
-
-    Raises InputError if there is no such folder, nothing in it, or two of one name.
-    """
-    folder = expanded(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the folder that holds the track files")
-    records = {path.parent.name: path for path in sorted(folder.glob(f"*/{RECORD}"))}
-    if records:
-        return records
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in TRACK_SUFFIXES and path.is_file() and not path.name.startswith((".", OURS)):
-            if path.stem in found:
-                raise InputError(f"{folder}: {found[path.stem].name} and {path.name} are of one name; keep one")
-            found[path.stem] = path
-    if not found:
-        raise InputError(f"{folder} holds no track file: none of {', '.join(TRACK_SUFFIXES)}, no run")
-    return found
+    for metric in FOLLOWING:
+        if metric in request.metrics and shape.frames < 2:
+            raise InputError(f"{metric} needs videos of two frames or more; these have one")

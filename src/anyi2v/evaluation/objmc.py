@@ -45,13 +45,17 @@ def middles(tracks: Tracks) -> Float[Tensor, "o 2"]:
 
     found = []
     for track in tracks.objects:
-        distance = cv2.distanceTransform(_mask(track, tracks).astype(np.uint8), cv2.DIST_L2, 5)
+        distance = cv2.distanceTransform(object_mask(track, tracks).astype(np.uint8), cv2.DIST_L2, 5)
         y, x = np.unravel_index(int(distance.argmax()), distance.shape)
         found.append((float(x), float(y)))
     return torch.tensor(found).view(-1, 2)
 
 
-def _mask(track: Track, tracks: Tracks) -> Bool[np.ndarray, "h w"]:
+def object_mask(track: Track, tracks: Tracks) -> Bool[np.ndarray, "h w"]:
+    """Pixels of an object in frame 1: its mask, cut to its first box, or the whole box where there is no mask.
+
+    Raises InputError for a box that holds no pixel's middle.
+    """
     y, x = np.mgrid[: tracks.height, : tracks.width] + 0.5
     x0, y0, x1, y1 = track.boxes[0]
     box = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)

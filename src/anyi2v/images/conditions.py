@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +15,15 @@ from torch import Tensor
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.images.fit import Fit, Mode, fit_image, plan
 from anyi2v.images.geometry import GEOMETRY_SUFFIXES, OTHER_MESHES, load_geometry
+from anyi2v.images.hed import soft_edges
 from anyi2v.images.media import check_image, from_bytes, load_image, to_bytes
 from anyi2v.images.raster import Camera, Style, check_picture, draw
 
 LEAST_SEEN = 0.2
 """Minimum of a mask's brightest pixel; masks with 0 and 1 instead of 0 and 255 are common."""
+
+LEAST_EDGE = 0.5
+"""Minimum of the brightest pixel of the edges; HED responds weakly to plain surfaces too."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def load_condition(
     *,
     fit: Mode = "crop",
     look: Look | None = None,
-    extract: Literal["edges"] | None = None,
+    extract: Literal["edges", "hed"] | None = None,
     stretch: bool = False,
 ) -> tuple[Float[Tensor, "3 {height} {width}"], Fit]:
     """Load a condition image of the given size, rounded to 8 bit, and the placement of the first file in it.
@@ -91,7 +95,7 @@ def load_condition(
         height: height of the condition image.
         fit: treatment of other aspect ratios.
         look: settings for rendering geometry.
-        extract: "edges" replaces the first file by its edges.
+        extract: replaces the first file by its edges, see `edges` and `soft_edges`.
         stretch: map the lowest and highest value of each image file to 0 and 1, see `load_image`.
 
     Raises InputError naming the file that cannot be read, fitted or rendered, or the layer without a mask.
@@ -105,7 +109,8 @@ def load_condition(
     pictures = [(image, mask) for image, mask, _ in fitted]
     place = fitted[0][2]
     if extract:
-        pictures[0] = _edges_of(layers[0].path, pictures[0][0], place), pictures[0][1]
+        extractor = soft_edges if extract == "hed" else edges
+        pictures[0] = _edges_of(layers[0].path, pictures[0][0], place, extractor), pictures[0][1]
     return from_bytes(to_bytes(compose(pictures))), place
 
 
@@ -196,13 +201,15 @@ def edges(
     return torch.from_numpy(lines).float().expand_as(image).clone()
 
 
-def _edges_of(path: Path, image: Float[Tensor, "3 h w"], place: Fit) -> Float[Tensor, "3 h w"]:
+def _edges_of(
+    path: Path, image: Float[Tensor, "3 h w"], place: Fit, extractor: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "3 h w"]:
     """Extract the edges inside `place.target`, without an edge towards the padding."""
     x0, y0, x1, y1 = place.target
     picture = torch.zeros_like(image)
-    picture[:, y0:y1, x0:x1] = edges(image[:, y0:y1, x0:x1])
-    if not picture.any():
-        raise InputError(f"{path} has no edges to extract at {place.width}x{place.height} px; do not extract them")
+    picture[:, y0:y1, x0:x1] = extractor(image[:, y0:y1, x0:x1])
+    if picture.max() < LEAST_EDGE:
+        raise InputError(f"{path} has no edges to extract at {place.width}x{place.height} px; use it as it is")
     return picture
 
 

@@ -27,8 +27,8 @@ class ConditionSource:
     """Size of the video in pixels; None: the backbone's."""
     height: int | None = None
     """Size of the video in pixels; None: the backbone's."""
-    extract: Literal["edges"] | None = None
-    """Replace the image (or first layer) by its edges, white on black."""
+    extract: Literal["edges", "hed"] | None = None
+    """Replace the image (or first layer) by its edges, white on black: thin lines (Canny), or soft ones (HED)."""
     render: Literal["shaded", "depth", "normal"] = "shaded"
     """Rendering style of a mesh or point cloud."""
     camera: tuple[float, float, float] = (30.0, 20.0, 3.0)

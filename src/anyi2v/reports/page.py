@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import CONDITION, GALLERY, PAGE, RECORD
 from anyi2v.reports.plots import COLOURS, magnification
+from anyi2v.reports.template import load_template
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
 
@@ -46,19 +45,7 @@ def page(folder: Path, gallery: Path) -> str:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder / RECORD} is not the record of a run: {error!r}") from error
-    return _template("page.html").render(**values, gallery=list(_gallery(gallery)))
-
-
-def _template(name: str) -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["px"] = lambda value: f"{value:.1f}"
-    return environment.get_template(name)
+    return load_template(Path(__file__).with_name("page.html")).render(**values, gallery=list(_gallery(gallery)))
 
 
 def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Bool
+
 from anyi2v.errors import InputError
-from anyi2v.tracks.checks import check_size, text
+from anyi2v.tracks.checks import check_size, shown, text
+from anyi2v.tracks.masks import read_mask
 from anyi2v.tracks.model import Box, Point
 
 DEFAULT_BOX = 0.25
@@ -20,14 +24,20 @@ class Hints:
     """(width, height) of the image that the tracks were drawn on, in pixels."""
     box_size: tuple[float, float] | None = None
     """(width, height) of boxes of objects that only have a path, in pixels of the file's frame."""
-    folder: Path = Path()
-    """Folder of files referred to by the file."""
+    folder: Path | None = Path()
+    """Folder of files referred to by the file; None: such files must not be read."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
             check_size(*self.size)
         if self.box_size is not None and not all(0 < side < float("inf") for side in self.box_size):
             raise InputError(f"the box size is {text(self.box_size)}; give a width and a height above 0, in pixels")
+
+    def mask(self, file: str) -> Bool[np.ndarray, "h w"]:
+        """Read the mask in a file that the track file refers to; raises InputError if it cannot or must not be read."""
+        if self.folder is None:
+            raise InputError(f"it is in another file, {shown(file)}, which is not read here; give it as run lengths")
+        return read_mask(self.folder / file)
 
     def needed_size(self, what: str) -> tuple[int, int]:
         """Return the image's size; raises InputError, naming the format, if it was not given."""

@@ -22,7 +22,7 @@ from anyi2v.tracks.checks import (
 )
 from anyi2v.tracks.hints import Hints, moved
 from anyi2v.tracks.keyframes import EASES, INTERPOLATIONS, Ease, Interpolation, along, between
-from anyi2v.tracks.masks import bounding_box, check_total, decode, read_mask
+from anyi2v.tracks.masks import bounding_box, check_total, decode
 from anyi2v.tracks.model import Box, Point, Track, Tracks
 
 TITLE = "anyi2v JSON"
@@ -136,7 +136,7 @@ def _mask(value: Any, where: str, hints: Hints) -> Any:
     if not isinstance(value, str):
         return decode(value, where)
     try:
-        return read_mask(hints.folder / value)
+        return hints.mask(value)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

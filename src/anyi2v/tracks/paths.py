@@ -6,7 +6,7 @@ from typing import Any
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.tracks.checks import check_counts, get, number, rows, shown, typed
 from anyi2v.tracks.hints import Hints, moved
-from anyi2v.tracks.masks import bounding_box, check_total, read_mask
+from anyi2v.tracks.masks import bounding_box, check_total
 from anyi2v.tracks.model import Track, Tracks
 
 DRAG_ANYTHING = "DragAnything demo.json"
@@ -35,7 +35,7 @@ def read_drag_anything(content: dict[str, Any], hints: Hints) -> Tracks:
         path = rows(get(item, "trajectory", list, where), 2, f"{where}: trajectory")
         file = get(item, "mask_name", str, where)
         try:
-            mask = read_mask(hints.folder / file)
+            mask = hints.mask(file)
         except InputError as error:
             raise InputError(f"{where}: mask_name: {error}") from error
         here = (mask.shape[1], mask.shape[0])

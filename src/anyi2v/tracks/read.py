@@ -91,7 +91,7 @@ def read_tracks(
 
 def _read(path: Path, hints: Hints) -> tuple[Any, Format, Tracks]:
     try:
-        content = _content(path)
+        content = content_of(path)
         kind = recognise(content)
         return content, kind, kind.read(content, hints)
     except OSError as error:
@@ -100,9 +100,9 @@ def _read(path: Path, hints: Hints) -> tuple[Any, Format, Tracks]:
         raise InputError(f"{path}: {error}") from error
 
 
-def tracks_from_dict(data: Any) -> Tracks:
+def tracks_from_dict(data: Any, hints: Hints | None = None) -> Tracks:
     """Build tracks from the plain data of any JSON format; raises InputError."""
-    return recognise(data).read(data, Hints())
+    return recognise(data).read(data, hints or Hints())
 
 
 def recognise(content: Any) -> Format:
@@ -114,7 +114,7 @@ def recognise(content: Any) -> Format:
     raise InputError(f"this is not a track file, but {_described(content)}; supported formats: {titles}")
 
 
-def _content(path: Path) -> Any:
+def content_of(path: Path) -> Any:
     """Read JSON data, text, a stored array, or a dict of those; raises OSError, or InputError for anything else."""
     with path.open("rb") as file:
         raw = file.read(8)

@@ -1,0 +1,36 @@
+"""`anyi2v eval vipseg`: the paper's evaluation, from VIPSeg's folder to its Table 1. Free of torch until it runs."""
+
+import sys
+from dataclasses import dataclass
+
+from anyi2v.evaluation.vipseg_request import VIPSegRequest
+
+
+@dataclass(frozen=True)
+class EvalVIPSeg(VIPSegRequest):
+    """Evaluate as in the paper: conditions and tracks from VIPSeg's videos, jobs for a batch, and its Table 1.
+
+    Run it, then the batch that it names, then it again. What is there is not made again.
+
+    Examples:
+    $ anyi2v eval vipseg --data VIPSeg --backbone v3.safetensors --out vipseg
+    $ anyi2v batch vipseg/jobs.jsonl --out vipseg/runs --device cuda --workers auto
+    $ anyi2v eval vipseg --data VIPSeg --backbone v3.safetensors --out vipseg --extractor inception.pt
+    """
+
+    def run(self) -> None:
+        """Prepares the jobs; if all their runs are there, measures them, writes eval.json, prints the tables."""
+        from anyi2v.evaluation.evaluate import write
+        from anyi2v.evaluation.scores import table
+        from anyi2v.evaluation.vipseg_protocol import JOBS, RUNS, measure, missing, paper_table, prepare
+
+        progress = sys.stderr.isatty()
+        for name, reason in prepare(self, progress=progress).items():
+            print(f"left out: {name}, since {reason}")
+        if names := missing(self.out):
+            print(f"{len(names)} runs are to be made: anyi2v batch {self.out / JOBS} --out {self.out / RUNS}")
+            return
+        request, evaluation = measure(self, progress=progress)
+        write(self.out / "eval.json", request, evaluation)
+        print(f"{table(evaluation.scores)}\n\n{paper_table(evaluation)}\n")
+        print(f"{self.out / 'eval.json'}: the same with all details")

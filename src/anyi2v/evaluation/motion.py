@@ -1,0 +1,146 @@
+"""Scores of motion: ObjMC in both modes, and how far followed boxes are from those of the tracks."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from anyi2v.evaluation.following import BoxFollower, Follower
+from anyi2v.evaluation.inputs import Inputs
+from anyi2v.evaluation.objmc import Mode, follow, share
+from anyi2v.evaluation.request import Request
+from anyi2v.evaluation.scores import Own, Score, ratio
+from anyi2v.evaluation.trackers import LucasKanade, Tracker
+from anyi2v.evaluation.videos import read_all, read_video
+from anyi2v.tracks import Tracks
+
+TRAJECTORY = {
+    "trajectory_mean": ("trajectory error, mean", "px of {}"),
+    "trajectory_final": ("trajectory error, last frame", "px of {}"),
+    "trajectory_iou": ("box IoU", ""),
+}
+"""Keys of a video's own numbers, their titles and units."""
+
+
+class BoxErrors(NamedTuple):
+    """Of every object of a video; NaN for one that is seen in none of the frames that count."""
+
+    mean: Float[Tensor, " o"]
+    """Distance in pixels between the centres of its box and the track's, mean over frames."""
+    final: Float[Tensor, " o"]
+    """The same in the last frame."""
+    iou: Float[Tensor, " o"]
+    """Intersection over union of the two boxes, mean over frames."""
+
+
+def box_errors(found: Float[Tensor, "o f 4"], seen: Bool[Tensor, "o f"], tracks: Tracks) -> BoxErrors:
+    """Compares followed boxes with those that tracks ask for.
+
+    Frame 1 does not count, because following begins there; nor do frames in which an object is not seen, or in which
+    its track is wholly outside the frame.
+
+    Args:
+        found: x0, y0, x1, y1 in pixels of the tracks' frame.
+        seen: whether an object was found.
+        tracks: resampled to `f` frames.
+    """
+    if not tracks.objects:
+        return BoxErrors(*torch.zeros(3, 0))
+    asked = torch.tensor([track.boxes for track in tracks.resample(found.shape[1]).objects])
+    within = (asked[..., 2:] > 0).all(-1) & (asked[..., 0] < tracks.width) & (asked[..., 1] < tracks.height)
+    counts = seen & within
+    counts[:, 0] = False
+    apart = (found[..., :2] + found[..., 2:] - asked[..., :2] - asked[..., 2:]).norm(dim=-1) / 2
+    overlap = (torch.minimum(found[..., 2:], asked[..., 2:]) - torch.maximum(found[..., :2], asked[..., :2])).clamp(0)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (found, asked)]
+    iou = overlap.prod(-1) / (sum(areas) - overlap.prod(-1))
+    apart, iou = (values.masked_fill(~counts, torch.nan) for values in (apart, iou))
+    return BoxErrors(apart.nanmean(1), apart[:, -1], iou.nanmean(1))
+
+
+def trajectory(
+    request: Request, inputs: Inputs, follower: Follower | None = None, *, progress: bool = False
+) -> tuple[list[Score], Own]:
+    """Scores of `box_errors` over all objects of all videos, and each video's means."""
+    follower = follower or BoxFollower()
+    size = f"{inputs.shape.width}x{inputs.shape.height}"
+    own: Own = {name: {} for name in inputs.generated}
+    shares: dict[str, list[tuple[float, int]]] = {key: [] for key in TRAJECTORY}
+    objects = 0
+    for name, video in _watched(inputs, "trajectory", progress):
+        tracks = inputs.tracks[name].scaled(inputs.shape.width, inputs.shape.height)
+        objects += len(tracks.objects)
+        found = follower(video, tracks)
+        for key, values in zip(TRAJECTORY, box_errors(found.boxes, found.seen, tracks), strict=True):
+            values = values[values.isfinite()].double()
+            shares[key].append((values.sum().item(), len(values)))
+            if len(values):
+                own[name][key] = values.mean().item()
+    scores = []
+    for key, (title, unit) in TRAJECTORY.items():
+        value, low, high = ratio(shares[key], resamples=request.resamples, seed=request.seed)
+        lost = objects - sum(count for _, count in shares[key])
+        scores.append(
+            Score(
+                metric=title,
+                value=value,
+                low=low,
+                high=high,
+                unit=unit.format(size),
+                videos=len(inputs.generated),
+                frames=inputs.shape.frames,
+                size=size,
+                convention="followed boxes, target: tracks",
+                details={"follower": repr(follower), "objects": objects, "objects_without_a_number": lost},
+            )
+        )
+    return scores, own
+
+
+def objmc(
+    request: Request, inputs: Inputs, tracker: Tracker | None = None, *, progress: bool = False
+) -> tuple[list[Score], Own]:
+    """ObjMC in both modes, and both of each video that has one."""
+    modes: tuple[Mode, ...] = ("draganything", "strict")
+    shape, tracker = inputs.real_shape or inputs.shape, tracker or LucasKanade()
+    size, objects = (shape.width, shape.height), 0
+    shares: dict[Mode, list[tuple[float, int]]] = {mode: [] for mode in modes}
+    own: Own = {name: {} for name in inputs.generated}
+    for name, video in _watched(inputs, "objmc", progress):
+        real = read_video(inputs.real[name]) if inputs.real is not None else None
+        objects += len(inputs.tracks[name].objects)
+        for mode in modes:
+            moved = follow(video, inputs.tracks[name], tracker, mode=mode, real=real)
+            total, count = share(moved, mode, *size)
+            shares[mode].append((total, count))
+            if count:
+                own[name][f"objmc_{mode}"] = total / count
+    target = "real videos, tracked" if inputs.real is not None else "tracks"
+    details = {"target": target, "tracker": repr(tracker), "objects": objects}
+    scores = []
+    for mode in modes:
+        value, low, high = ratio(shares[mode], resamples=request.resamples, seed=request.seed)
+        lost = objects - sum(count for _, count in shares[mode]) if mode == "strict" else 0
+        scores.append(
+            Score(
+                metric=f"ObjMC ({mode})",
+                value=value,
+                low=low,
+                high=high,
+                unit=f"px of {size[0]}x{size[1]}" if mode == "draganything" else "of the diagonal",
+                videos=len(inputs.generated),
+                frames=inputs.shape.frames,
+                size=f"{inputs.shape.width}x{inputs.shape.height}",
+                convention=f"{mode}, target: {target}",
+                details=details | ({"objects_never_visible": lost} if mode == "strict" else {}),
+            )
+        )
+    return scores, own
+
+
+def _watched(inputs: Inputs, metric: str, progress: bool) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
+    videos = read_all(inputs.generated)
+    yield from tqdm(videos, desc=metric, total=len(inputs.generated), unit="video", disable=not progress)

@@ -1,0 +1,77 @@
+"""Runs in the naming scheme of VBench (Huang et al. 2024): `PROMPT-INDEX.mp4`, in a folder that its programs read."""
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from anyi2v.errors import InputError
+from anyi2v.files import atomic, check_place, expanded, read_json
+from anyi2v.reports.folder import RECORD
+
+VIDEO = "video.mp4"
+LONGEST_NAME = 255
+"""Bytes of a file's name, as most file systems allow."""
+
+
+def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
+    """The video of every run in a folder, and the file that it is copied to.
+
+    Runs of one prompt are counted from 0, in the order of their seeds, then of their names; VBench wants 0 to 4.
+
+    Raises InputError if there are no runs, for one without `VIDEO`, for a prompt that cannot be a file's name, and if a
+    file is there already; ResourceError if `out` cannot be written.
+    """
+    runs, out = expanded(runs), expanded(out)
+    if not runs.is_dir():
+        raise InputError(f"{runs} is no folder; give the folder that holds the runs")
+    records = sorted(runs.glob(f"*/{RECORD}"))
+    if not records:
+        raise InputError(f"{runs} holds no run: there is no {RECORD} in any folder of it")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder")
+    check_place(out)
+    found: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for path in records:
+        prompt, seed = _identity(path)
+        found[prompt].append((seed, path.parent))
+    names: dict[Path, Path] = {}
+    for prompt, seeded in found.items():
+        for index, (_, run) in enumerate(sorted(seeded)):
+            source, target = run / VIDEO, out / _name(prompt, index, run)
+            if not source.is_file():
+                raise InputError(f"{run} has no {VIDEO}; repeat it where mp4 can be written (anyi2v animate --repeat)")
+            if target.exists():
+                raise InputError(f"{target} is there already; move it away, or give another folder")
+            names[source] = target
+    return names
+
+
+def export(names: dict[Path, Path]) -> None:
+    """Copies the videos of a plan, each whole or not at all; raises ResourceError if a file cannot be written."""
+    for source, target in names.items():
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _identity(record: Path) -> tuple[str, int]:
+    """Prompt and seed of a run."""
+    data: dict[str, Any] = read_json(record)
+    prompt, seed = data.get("prompt"), data.get("seed")
+    if not isinstance(prompt, str) or type(seed) is not int:
+        raise InputError(f"{record} is not the record of a run: it has no prompt or no seed")
+    return prompt, seed
+
+
+def _name(prompt: str, index: int, run: Path) -> str:
+    name = f"{prompt}-{index}.mp4"
+    bad = sorted({letter for letter in prompt if letter in "/\\" or not letter.isprintable()})
+    if bad or not prompt.strip() or prompt.startswith("."):
+        reason = f"it has {bad[0]!r}" if bad else "it is empty, or begins with a dot"
+        raise InputError(f"{run}: its prompt cannot be a file's name, which VBench reads it from: {reason}")
+    if (length := len(name.encode(errors="replace"))) > LONGEST_NAME:
+        raise InputError(
+            f"{run}: its prompt makes a file's name of {length} bytes, from which VBench reads it; {LONGEST_NAME} are "
+            "possible"
+        )
+    return name

@@ -1,0 +1,95 @@
+"""A request as a line for the shell, and as a line of a file of jobs: both make the same bytes as the page did."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.batch.request import Request
+from anyi2v.checkpoints.header import SHIPPED
+from anyi2v.method.config import MethodConfig
+from anyi2v.method.recipes import recipe
+
+
+def changed(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
+    """The settings of `method` that are not those of `base`, as plain data."""
+    usual = base.to_dict()
+    return {key: value for key, value in method.to_dict().items() if value != usual[key]}
+
+
+def animate_arguments(
+    request: Request, config: BackboneConfig, recipe_name: str = "paper", machine: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The arguments of `anyi2v` for the job of a request with an image.
+
+    Args:
+        request: the job.
+        config: of its backbone.
+        recipe_name: the preset that settings are compared with; those that differ become flags.
+        machine: device, dtype, threads and low_memory, as `anyi2v.batch.work.Machine.asked` has them.
+    """
+    source = request.source
+    found = ["animate", "--image", str(source.image), "--width", str(source.width), "--height", str(source.height)]
+    found += _text("--prompt", request.prompt)
+    if request.negative_prompt:
+        found += _text("--negative-prompt", request.negative_prompt)
+    if request.tracks is not None:
+        found += ["--tracks", str(request.tracks)]
+    if request.backbone != "micro":
+        found += ["--backbone", request.backbone]
+    if recipe_name != "paper":
+        found += ["--recipe", recipe_name]
+    usual = {"seed": 0, "sampler": "ddim", "frames": None, "fps": None}
+    for name, value in usual.items():
+        if getattr(request, name) != value:
+            found += [f"--{name}", str(getattr(request, name))]
+    for name, value in changed(request.method, recipe(recipe_name, config.method)).items():
+        found += _flag(f"method.{name.replace('_', '-')}", value)
+    for name, value in (machine or {}).items():
+        found += _flag(name.replace("_", "-"), value)
+    return found
+
+
+def _text(flag: str, value: str) -> list[str]:
+    """A flag with a text, in one word where the text would be taken for a flag."""
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        head, dot, last = name.rpartition(".")
+        return [f"--{name}" if value else f"--{head}{dot}no-{last}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", str(value)]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as one line for the shell; newlines of a prompt stay inside of their quotes."""
+    return shlex.join(["anyi2v", *arguments]) if sys.platform != "win32" else " ".join(["anyi2v", *arguments])
+
+
+def job_line(request: Request, config: BackboneConfig, folder: Path, recipe_name: str = "paper") -> dict[str, Any]:
+    """The same job for `anyi2v batch`, in a file in `folder`, where image and tracks lie."""
+    source = request.source
+    assert source.image is not None
+    found: dict[str, Any] = {
+        "image": source.image.relative_to(folder).as_posix(),
+        "width": source.width,
+        "height": source.height,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "sampler": request.sampler,
+        "recipe": recipe_name,
+        "name": folder.name,
+    }
+    if request.tracks is not None:
+        found["tracks"] = request.tracks.relative_to(folder).as_posix()
+    found["backbone"] = request.backbone if request.backbone in SHIPPED else str(Path(request.backbone).absolute())
+    found |= {name: value for name in ("frames", "fps") if (value := getattr(request, name)) is not None}
+    own = recipe(recipe_name, config.method)
+    # a list would be taken for a sweep, but for settings that are lists themselves
+    return found | {f"method.{name}": value for name, value in changed(request.method, own).items()}

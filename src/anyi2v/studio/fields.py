@@ -1,0 +1,108 @@
+"""The settings of a dataclass as fields of a form: names, types and texts come from the class, as flags do.
+
+A form has numbers, texts, choices and check boxes; tuples are written with commas between their items.
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from anyi2v.errors import InputError
+from anyi2v.method.config import typed
+
+Kind = Literal["choice", "truth", "whole", "number", "text"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of a form."""
+
+    name: str
+    kind: Kind
+    hint: Any
+    text: str
+    """What it is, as the class says."""
+    choices: tuple[str, ...] = ()
+    """Of a choice."""
+    optional: bool = False
+    """Whether it may be left empty, which stands for None."""
+
+    @property
+    def label(self) -> str:
+        """Its name in words."""
+        return self.name.replace("_", " ")
+
+
+def settings_of(kind: type[Any]) -> list[Setting]:
+    """The fields of a dataclass in its order, inherited ones first, each with the text below it in the source."""
+    hints = typing.get_type_hints(kind)
+    texts: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(cls):
+            texts |= _texts(cls)
+    return [_setting(field.name, hints[field.name], texts.get(field.name, "")) for field in dataclasses.fields(kind)]
+
+
+def _texts(kind: type[Any]) -> dict[str, str]:
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    found: dict[str, str] = {}
+    for field, text in pairwise(getattr(tree, "body", [])):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found
+
+
+def _setting(name: str, hint: Any, text: str) -> Setting:
+    inner, optional = hint, False
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner, optional = typing.get_args(hint)[0], True
+    if typing.get_origin(inner) is Literal:
+        return Setting(name, "choice", hint, text, tuple(map(str, typing.get_args(inner))), optional)
+    kinds: dict[Any, Kind] = {bool: "truth", int: "whole", float: "number"}
+    return Setting(name, kinds.get(inner, "text"), hint, text, (), optional)
+
+
+def shown(setting: Setting, value: Any) -> Any:
+    """A value as the form shows it; `parsed` is the inverse."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None and setting.kind in ("choice", "text") else value
+
+
+def parsed(setting: Setting, value: Any) -> Any:
+    """What the form shows as a value of the setting; raises InputError naming the setting."""
+    if value is None or (value == "" and setting.optional):
+        if setting.optional:
+            return None
+        raise InputError(f"{setting.name} is empty; give a value")
+    if setting.kind == "text" and isinstance(value, str):
+        value = tuple(item for item in re.split(r"[,\s]+", value) if item)
+        inner = typing.get_args(setting.hint)[0] if setting.optional else setting.hint
+        if float in typing.get_args(inner):
+            value = tuple(_number(setting.name, item) for item in value)
+    elif setting.kind == "whole" and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return typed(setting.name, value, setting.hint)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name}: {text!r:.40} is not a number") from None
+
+
+def parsed_all(kind: type[Any], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a dataclass that a form gives, whose keys begin with `prefix`; raises InputError."""
+    return {
+        setting.name: parsed(setting, values[prefix + setting.name])
+        for setting in settings_of(kind)
+        if prefix + setting.name in values
+    }

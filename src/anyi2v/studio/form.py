@@ -1,0 +1,100 @@
+"""The form of the page as a request: the same that `anyi2v animate` and `anyi2v batch` make from flags and lines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from anyi2v.backbone.config import BackboneConfig
+from anyi2v.batch.request import Request
+from anyi2v.errors import InputError
+from anyi2v.images.source import ConditionSource
+from anyi2v.method.config import MethodConfig, SamplerName, typed
+from anyi2v.method.recipes import RECIPES, recipe
+from anyi2v.studio.fields import parsed_all, settings_of, shown
+
+METHOD = "method."
+"""Before the names of the method's settings in a form."""
+MAX_PROMPT = 4000
+"""Letters; the text tower takes far fewer."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the condition image is, apart from its files."""
+
+    width: int
+    height: int
+
+
+def usual_form(config: BackboneConfig, recipe_name: str = "paper") -> dict[str, Any]:
+    """What the form shows at first: a recipe's settings with the backbone's own on top, and its frames."""
+    return {
+        "prompt": "",
+        "negative_prompt": "",
+        "seed": 0,
+        "frames": config.frames,
+        "fps": config.fps,
+        "sampler": "ddim",
+        "recipe": recipe_name,
+        **method_form(recipe(recipe_name, config.method)),
+    }
+
+
+def method_form(method: MethodConfig) -> dict[str, Any]:
+    """The settings of a method as the form shows them."""
+    return {
+        METHOD + setting.name: shown(setting, getattr(method, setting.name)) for setting in settings_of(MethodConfig)
+    }
+
+
+def request_of(form: Mapping[str, Any], config: BackboneConfig, backbone: str, folder: Path, shape: Shape) -> Request:
+    """The job that a form asks for, whose image and tracks lie in `folder`.
+
+    Raises InputError naming the field that is not usable.
+    """
+    prompt, negative = (_text(key, form[key]) for key in ("prompt", "negative_prompt"))
+    if not prompt.strip():
+        raise InputError("the prompt is empty; say what the video shows")
+    if form["recipe"] not in RECIPES:
+        raise InputError(f"recipe {form['recipe']!r:.40} is not known; there are {', '.join(RECIPES)}")
+    frames, fps = (_whole(key, form[key]) for key in ("frames", "fps"))
+    return Request(
+        source=ConditionSource(image=folder / "condition.png", width=shape.width, height=shape.height),
+        prompt=prompt,
+        negative_prompt=negative,
+        tracks=folder / "tracks.json",
+        backbone=backbone,
+        method=MethodConfig(**parsed_all(MethodConfig, form, METHOD)),
+        sampler=typed("sampler", form["sampler"], SamplerName),
+        seed=_whole("seed", form["seed"]),
+        # the command's default is the backbone's, whose numbers then need no flag
+        frames=None if frames == config.frames else frames,
+        fps=None if fps == config.fps else fps,
+    )
+
+
+def _text(key: str, value: Any) -> str:
+    text = typed(key, value or "", str)
+    if len(text) > MAX_PROMPT or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(
+            f"the {key.replace('_', ' ')} is longer than {MAX_PROMPT} letters, or holds no letters of text"
+        )
+    return text
+
+
+def _whole(key: str, value: Any) -> int:
+    if value is None:
+        raise InputError(f"{key} is empty; give a whole number")
+    return typed(key, int(value) if isinstance(value, float) and value.is_integer() else value, int)
+
+
+def form_of_record(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The form that makes the run of a run.json again; raises InputError for a record that cannot be read."""
+    try:
+        plain = {key: data[key] for key in ("prompt", "negative_prompt", "seed", "frames", "fps")}
+        method = MethodConfig.from_dict(data["method"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"this is not the record of a run: {error!r}") from error
+    sampler = data.get("parts", {}).get("sampler", get_args(SamplerName)[0])
+    return {**plain, "sampler": sampler, "recipe": "paper", **method_form(method)}
