@@ -90,7 +90,7 @@ def test_a_base_that_says_that_it_predicts_the_noise_is_taken(tmp_path: Path, va
     path = base(tmp_path, metadata={"modelspec.prediction_type": value}, yaml="parameterization: eps")
     said = convert(foreign.options(path, tmp_path / "out.safetensors"))
     assert said.endswith("schedule: that of Stable Diffusion 1.x")
-    assert f"predicts: {value}, says modelspec.prediction_type in the metadata" in describe(path)
+    assert f"predicts: {value}, according to modelspec.prediction_type in the metadata" in describe(path)
 
 
 def test_the_schedule_that_was_asked_for_is_checked_and_named(tmp_path: Path) -> None:

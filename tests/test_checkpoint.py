@@ -75,7 +75,7 @@ def test_parts_hold_what_differs_and_the_rest_comes_from_their_base(path: Path) 
 def test_parts_without_their_base_say_where_to_put_it(path: Path) -> None:
     parts = parts_of(path)
     path.unlink()
-    with pytest.raises(CheckpointError, match=r"the rest is in 'tiny'; put tiny\.safetensors beside it"):
+    with pytest.raises(CheckpointError, match=r"the rest is in 'tiny'; put tiny\.safetensors next to it"):
         load(parts)
 
 
@@ -232,7 +232,7 @@ def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
 def test_a_foreign_file_is_refused_with_a_guess(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, path)
-    with pytest.raises(CheckpointError, match=r"single file .*weights_converters"):
+    with pytest.raises(CheckpointError, match=r"single file .*anyi2v convert"):
         load(path)
 
 

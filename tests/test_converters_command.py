@@ -143,7 +143,9 @@ def test_a_pipeline_that_predicts_v_is_refused_with_a_motion_module_and_without(
     extra = (*extra, "--base", base, *(("--vae", "base/vae", "--text", "base/text_encoder") if base != "base" else ()))
     assert run(pipeline, monkeypatch, *extra) == 2
     error = capsys.readouterr().err
-    assert "the UNet predicts 'v_prediction', says prediction_type in base/scheduler/scheduler_config.json" in error
+    assert (
+        "the UNet predicts 'v_prediction' according to prediction_type in base/scheduler/scheduler_config.json" in error
+    )
     scheduler.write_text(json.dumps(SD15_SCHEDULER | {"prediction_type": "epsilon", "steps_offset": 3}))
     assert run(pipeline, monkeypatch, *extra) == 0
     animatediff = "frame" in extra
@@ -241,7 +243,7 @@ def test_both_ways_to_call_it_are_one(pipeline: Path) -> None:
         (lambda root: (root / "base/text_encoder/w.safetensors").unlink(), "exactly one .safetensors file"),
         (
             lambda root: save_file({"x": torch.zeros(1)}, root / "base/vae/w.safetensors"),
-            "base/vae looks like: no kind",
+            "base/vae looks like: unknown kind",
         ),
         (
             lambda root: (root / "base/unet/config.json").write_text(json.dumps(TINY_UNET | {"sample_size": "64"})),

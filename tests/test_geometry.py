@@ -162,7 +162,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     for name, (array, _) in files.items():
         np.save(tmp_path / name, array, allow_pickle=True)
     texts = {
-        "empty.obj": ("", "is not a readable .obj file|holds neither"),
+        "empty.obj": ("", "is not a readable .obj file|has neither"),
         "outside.obj": ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "is not a readable .obj file|names vertex"),
         "nothing.ply": ("ply", "is not a readable .ply file"),
         "a.fbx": ("", r"a \.fbx file is not supported: export it as \.glb or \.obj"),
