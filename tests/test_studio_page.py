@@ -152,8 +152,8 @@ def test_draw_drag_run_and_see_the_video(page: Page, picture: Path, root: Path) 
     tab = page.tab
     tab.fill("#prompt textarea, #prompt input", "a red square on a teal background")
     tab.get_by_role("button", name="Settings").click()
-    for name in ("steps", "optimise steps", "iterations", "inject steps"):
-        tab.get_by_label(name, exact=True).fill("2")
+    for name in ("steps", "optimise_steps", "iterations", "inject_steps"):
+        tab.fill(f"#setting-{name} input", "2")
     tab.click("#run")
     page.says("memory:")
     page.until("document.querySelector('#progress progress').value > 0")
