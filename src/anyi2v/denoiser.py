@@ -114,6 +114,11 @@ class Denoiser:
         """The network for so many passes of frames that are images of their own: its temporal layers are off."""
         return ImageDenoiser(self, passes)
 
+    def guidance(self, step: Step) -> float:
+        """The guidance scale of a step; 1 or less where no pass with the negative prompt is made."""
+        config = self.config
+        return config.guidance_scale if config.guidance_steps is None or step.index < config.guidance_steps else 1.0
+
     def culprit(self) -> str:
         """The first layer of the last pass that is not finite, in words; repeats the pass."""
         assert self._last is not None, "no pass has been made"
@@ -121,8 +126,7 @@ class Denoiser:
 
     def _predict(self, z: Tensor, step: Step, edit: Tap, negative_edit: Tap, *, tap: Tap) -> Tensor:
         """The guided prediction, with `tap` after the edits."""
-        config, deep = self.config, self._deep_features(step)
-        scale = config.guidance_scale if config.guidance_steps is None or step.index < config.guidance_steps else 1.0
+        scale, deep = self.guidance(step), self._deep_features(step)
         predict = partial(self._pass, step=step, deep=deep)
         if scale <= 1:
             return predict("positive", z, self.positive, chain(edit, tap))
