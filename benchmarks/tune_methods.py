@@ -38,6 +38,7 @@ TRIALS: Mapping[ComparatorName, Sequence[Mapping[str, Any]]] = {
     "freetraj": grid(edit_steps=(1, 2, 3, 4), d_t=(0.1, 0.3)),
     "trailblazer": grid(spatial_steps=(2, 3), strengthen=(0.5, 1.0, 2.0, 4.0)),
     "sg-i2v": grid(lr=(0.04, 0.06, 0.08, 0.1), last_step=(3, 5)),
+    "sparsectrl": grid(scale=(0.5, 0.75, 1.0, 1.5), injection=(False, True)),
     "time-to-move": grid(weak_step=(1, 2), strong_step=(2, 3, 4, 5)),
 }
 """Eight trials per method; settings that are not listed are as in `TUNED`."""

@@ -18,7 +18,10 @@ import anyi2v
 from anyi2v import cli
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, TextConfig, UNetConfig, VAEConfig
 from anyi2v.backbone.networks import build
+from anyi2v.backbone.sparse_config import SparseControlConfig
+from anyi2v.backbone.sparse_control import SparseControlNetwork
 from anyi2v.checkpoints.checkpoint import save
+from anyi2v.checkpoints.sparse_control import save_control
 from anyi2v.cli.animate_defaults import REPEATED
 from anyi2v.errors import AnyI2VWarning
 from anyi2v.execution import machine
@@ -52,11 +55,13 @@ CONFIG = BackboneConfig(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a backbone, an image and tracks over the image."""
+    """A folder with a backbone, a sparse control network for it, an image and tracks over the image."""
     folder = tmp_path_factory.mktemp("files")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save(build(CONFIG), folder / "tiny.safetensors")
+        control = SparseControlNetwork(SparseControlConfig("tiny-control", unet=CONFIG.unet))
+        save_control(control, folder / "control.safetensors")
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.png")
     track = Track("thing", ((10, 10, 40, 40), (20, 10, 50, 40)), ((20, 20),))
@@ -197,7 +202,9 @@ def other_value(name: str, hint: Any, default: Any) -> tuple[list[str], Any]:
         value = next(option for option in typing.get_args(hint) if option != default)
         return [flag, value], value
     if typing.get_origin(hint) is tuple:
-        return [flag, "x", "y"], ("x", "y")
+        return ([flag, "2", "3"], (2, 3)) if int in typing.get_args(hint) else ([flag, "x", "y"], ("x", "y"))
+    if hint == str | None:
+        return [flag, "x"], "x"
     value = 0.5 if hint is float else 3
     return [flag, str(value)], value
 

@@ -14,18 +14,24 @@ from .test_cli import files, flags, other_value, parse_animate  # noqa: F401  `f
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
+SPARSE = ("--sparsectrl.control", "{files}/control.safetensors")
 OWN = {
     "freetraj": ("--freetraj.edit-steps", "2", "--freetraj.subjects", "red"),
     "trailblazer": ("--trailblazer.trailing", "1", "--trailblazer.subjects", "red"),
     "sg-i2v": ("--sg-i2v.iterations", "1", "--sg-i2v.layers", "up_blocks.2.attentions.0", "--sg-i2v.injection"),
     "time-to-move": ("--time-to-move.strong-step", "2"),
+    "sparsectrl": (*SPARSE, "--sparsectrl.frames", "1", "-1"),
 }
+
+
+def own(files: Path, name: str) -> list[str]:  # noqa: F811
+    return [flag.format(files=files) for flag in OWN[name]]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_run_is_recorded_and_repeated_byte_for_byte(files: Path, tmp_path: Path, name: str) -> None:  # noqa: F811
     out, again = tmp_path / "out", tmp_path / "again"
-    assert cli.main([*flags(files, out), "--method", name, *OWN[name]]) == 0
+    assert cli.main([*flags(files, out), "--method", name, *own(files, name)]) == 0
     assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again)]) == 0
     for file in ("video.gif", "side_by_side.gif", "condition.png"):
         assert (out / file).read_bytes() == (again / file).read_bytes()
@@ -78,6 +84,9 @@ BAD = {
     "subject": (["--method", "freetraj"], "its name is not in the prompt 'a red'"),
     "layer": (["--method", "sg-i2v"], "sg-i2v: layers: unknown hook point 'up_blocks.2.attentions.2'"),
     "clocks": (["--method", "time-to-move", "--time-to-move.strong-step", "3"], "smaller than steps"),
+    "frames": (["--method", "sparsectrl", *SPARSE, "--sparsectrl.frames", "1", "9"], "frames has 9, but the video has"),
+    "control": (["--method", "sparsectrl", "--sparsectrl.control", "absent"], "no sparse control network 'absent'"),
+    "no control": (["--method", "sparsectrl"], "it is the default, give another with --sparsectrl.control"),
     "window": (["--method", "freetraj", "--freetraj.subjects", "red", "--method.window", "2"], "window=2"),
     "deep": (["--method", "trailblazer", "--trailblazer.subjects", "red", "--method.deep-every", "2"], "deep_every=2"),
 }
@@ -93,7 +102,7 @@ def test_what_cannot_work_is_one_line_and_no_run(
 ) -> None:
     monkeypatch.setattr("anyi2v.batch.work.load_backbone", None)  # nothing may be loaded
     args, message = BAD[case]
-    assert cli.main([*flags(files, tmp_path / "out"), *args]) == 2
+    assert cli.main([*flags(files, tmp_path / "out"), *(flag.format(files=files) for flag in args)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("error:") == 1
     assert not (tmp_path / "out" / "run.json").exists()

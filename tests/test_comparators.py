@@ -32,7 +32,9 @@ from anyi2v.comparators.registry import Comparator
 from anyi2v.comparators.settings import SETTINGS, Settings, SGI2VSettings, TrailBlazerSettings, share
 from anyi2v.comparators.subjects import subject_tokens, subject_words, trailing_tokens
 from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.hook_points import AttentionKind, Kind
 from anyi2v.job import Result
+from anyi2v.method.footprint import Footprint
 from anyi2v.pipeline import animate
 from anyi2v.samplers import DPMSolver2M
 from anyi2v.tracks import Track, Tracks
@@ -473,7 +475,7 @@ def test_edits_reach_every_map_or_are_refused(change: dict[str, int], message: s
     if "window" in change:
         animate(BACKBONE, IMAGE, PROMPT, TRACKS, config=config, method=FreeTraj(edit_temporal=False))
     with pytest.raises(InputError, match="makes its own initial noise"):
-        FreeTraj().check(replace(SHORT, initial_noise="carried"), BACKBONE.unet, TRACKS, PROMPT)
+        FreeTraj().check(replace(SHORT, initial_noise="carried"), BACKBONE.unet, TRACKS, PROMPT, 3)
 
 
 @pytest.mark.parametrize("kind", SETTINGS.values())
@@ -497,15 +499,16 @@ def test_shares_of_the_steps_are_the_published_ones() -> None:
 
 
 def test_footprints_are_what_a_run_edits_and_optimises() -> None:
-    spatial, text, temporal = (("logits", kind) for kind in ("spatial", "text", "temporal"))
-    assert FreeTraj().footprint(SHORT) == (
-        replace(SHORT, optimise_steps=0),
-        {spatial, text, temporal, ("probs", "text")},
-    )
+    kinds: tuple[AttentionKind, ...] = ("spatial", "text", "temporal")
+    edits: list[tuple[Kind, AttentionKind]] = [("logits", kind) for kind in kinds]
+    spatial, text, temporal = edits
+    probs: tuple[Kind, AttentionKind] = ("probs", "text")
+    maps = frozenset({spatial, text, temporal, probs})
+    assert FreeTraj().footprint(SHORT) == Footprint(replace(SHORT, optimise_steps=0), maps)
     assert FreeTraj(edit_self=False, edit_cross=False).footprint(SHORT).maps == {temporal}
     assert TrailBlazer(temporal_steps=0).footprint(SHORT).maps == {("probs", "text")}
     for nothing in (FreeTraj(edit_steps=0), TrailBlazer(spatial_steps=0, temporal_steps=0), TimeToMove()):
-        assert nothing.footprint(SHORT) == (replace(SHORT, optimise_steps=0), frozenset())
-    config, maps = SGI2V(layers=("up_blocks.1.attentions.0",), first_step=1, last_step=3).footprint(SHORT)
-    assert (config.optimise_steps, config.iterations, maps) == (3, 5, frozenset())
+        assert nothing.footprint(SHORT) == Footprint(replace(SHORT, optimise_steps=0))
+    config, maps, parameters = SGI2V(layers=("up_blocks.1.attentions.0",), first_step=1, last_step=3).footprint(SHORT)
+    assert (config.optimise_steps, config.iterations, maps, parameters) == (3, 5, frozenset(), 0)
     assert config.align == tuple(f"up_blocks.1.attentions.0.{part}" for part in ("query", "key", "value"))

@@ -6,7 +6,7 @@ import torch
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import SHIPPED
-from anyi2v.hook_points import Point, paper_layer, place, spatial_layer
+from anyi2v.hook_points import Point, paper_layer, place, skip, spatial_layer
 
 SIZES = {"b": 1, "f": 3, "h": 8, "w": 8, "l": 5}
 
@@ -51,6 +51,9 @@ def test_kinds_by_hand() -> None:
     assert Point("up_blocks.1.attentions.0.temporal.query").attention == "temporal"
     assert Point("up_blocks.1.resnets.0.hidden").is_map
     assert Point("conv_in").kind == Point("up_blocks.1.temporals.0").kind == "layer"
+    entering = Point(skip(11))
+    assert (entering.kind, entering.layer, entering.axes) == ("skip", "skips.11", "b f c h w")
+    assert entering.attention is None and entering.per_frame and not entering.attends
 
 
 def test_the_papers_layers() -> None:

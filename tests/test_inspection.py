@@ -55,9 +55,13 @@ def test_a_network_that_cannot_be_measured_is_said_so(tmp_path: Path) -> None:
 
 
 def test_sparsectrl_is_recognised(tmp_path: Path) -> None:
+    for kind in ("rgb", "scribble"):
+        said = describe(hollow(foreign.manifest(f"ad_sparsectrl_{kind}"), tmp_path / f"{kind}.ckpt"))
+        assert f"SparseCtrl encoder, {kind}" in said and WHOLE in said
+        assert "not needed: 1, of the first convolution" in said
     small = {key: torch.zeros(2) for key in foreign.manifest("ad_sparsectrl_rgb")}
     said = describe(foreign.write(small, tmp_path / "x.ckpt", "controlnet"))
-    assert "SparseCtrl encoder (not supported), rgb" in said
+    assert "SparseCtrl encoder, rgb" in said and "the size of the network cannot be told" in said
 
 
 @pytest.mark.parametrize("name", ["ad_domain_adapter_v3_pattern", "ad_motion_lora_v2_pattern"])

@@ -5,14 +5,17 @@ import dataclasses
 import pytest
 
 from anyi2v.backbone.config import BackboneConfig, MotionConfig, UNetConfig
+from anyi2v.backbone.sparse_config import SparseControlConfig
 from anyi2v.errors import CheckpointError
 from weights_converters.animatediff import SPATIAL, position_rows
 from weights_converters.command import Shapes, problems, shapes_of, targets_of
+from weights_converters.control_command import control_shapes
 from weights_converters.detect import Finding, detect
 from weights_converters.parts import (
     MotionWish,
     Name,
     Part,
+    control_config,
     make_part,
     motion_config,
     text_config,
@@ -45,8 +48,10 @@ NETWORKS: dict[Name, list[str]] = {
     "unet": ["sd15_unet_diffusers", "sd15_ldm_full"],
     "vae": ["sd15_vae_diffusers_new", "sd15_vae_diffusers_old", "sd15_ldm_full"],
     "text": ["sd15_text_hf", "sd15_text_hf_position_ids", "sd15_ldm_full"],
+    "control": ["ad_sparsectrl_rgb", "ad_sparsectrl_scribble"],
     "motion": [name for name, finding in FINDINGS.items() if finding.kind.startswith(("motion_m", "motion_a", "ani"))],
 }
+CONTROL = {"rgb": 496_719_360, "scribble": 497_791_264}
 COUNTS = {"unet": 859_520_964, "vae": 83_653_863, "text": 123_060_480}
 # a v2 module has one more than v1 and v3, in the mid block
 MOTION = {"v1": 417_137_600, "v2": 453_209_280, "v3": 417_137_600}
@@ -83,8 +88,7 @@ def test_no_layout_is_forgotten() -> None:
     assert {*FINDINGS, "ad_unet3d_v3"} == foreign.manifests()
     used = {source for sources in NETWORKS.values() for source in sources}
     assert all(
-        source in used or finding.kind in ("domain_adapter", "motion_lora", "sparsectrl")
-        for source, finding in FINDINGS.items()
+        source in used or finding.kind in ("domain_adapter", "motion_lora") for source, finding in FINDINGS.items()
     )
 
 
@@ -120,6 +124,19 @@ def test_each_motion_module_is_filled_exactly(shapes: dict[str, Shapes], source:
     report = network.plan.report
     assert report.renamed.keys() | report.dropped.keys() == foreign.manifest(source).keys()
     assert parameters(targets) == MOTION[version]
+
+
+@pytest.mark.parametrize("source", NETWORKS["control"])
+def test_each_sparse_control_network_is_filled_exactly(source: str) -> None:
+    network, kind = part("control", source), FINDINGS[source].variant
+    config = control_config(network, "x")
+    assert config == SparseControlConfig("x", "rgb" if kind == "rgb" else "scribble")
+    targets = control_shapes(config)
+    assert not any(problems(network, targets).values())
+    report = network.plan.report
+    assert report.renamed.keys() | report.dropped.keys() == foreign.manifest(source).keys()
+    assert list(report.dropped) == ["conv_in.weight"]
+    assert parameters(targets) == CONTROL[kind]
 
 
 @pytest.mark.parametrize(

@@ -10,32 +10,36 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from anyi2v.backbone.config import FactorisedConfig
 from anyi2v.backbone.networks import build, state
 from anyi2v.checkpoints.checkpoint import load
+from anyi2v.checkpoints.sparse_control import load_control
 from anyi2v.errors import InputError
 from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
 from anyi2v.micro.training import objectives, samples, train
-from anyi2v.micro.training.architecture import CONFIG, architecture, initial
-from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like
-from anyi2v.micro.training.options import Args, Kind, stages
+from anyi2v.micro.training.architecture import CONFIG, architecture, controlled, initial, sparse_control
+from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like, stages
+from anyi2v.micro.training.options import Args, Kind
 from anyi2v.micro.training.samples import sample
 from anyi2v.micro.training.train import Run, export, learning_rate, train_stage
-from anyi2v.micro.training.training_data import pair_batch, preview
+from anyi2v.micro.training.training_data import analytic_latents, known_clip_batch, pair_batch, preview
 from anyi2v.reports.plots import SHORT_SIDE
 
 
 def args(out: Path, **changes: object) -> Args:
+    """Few steps of tiny batches; "control" trains a sparse control network for the shipped backbone."""
     return Args(out=out, **{"processes": 1, "steps": 3, "batch": 0.05, "save_every": 0, "samples": 0, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stage", ["images", "motion"])
+@pytest.mark.parametrize("stage", ["images", "motion", "control"])
 def test_an_interrupted_stage_ends_like_an_uninterrupted_one(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    train_stage(stage, args(whole, steps=2), 0)
+    control = 1.0 if stage == "control" else 0.0
+    train_stage(stage, args(whole, steps=2, control=control), 0)
 
     step = Run.train_step
 
@@ -47,8 +51,8 @@ def test_an_interrupted_stage_ends_like_an_uninterrupted_one(
     with monkeypatch.context() as patched:
         patched.setattr(Run, "train_step", stops)
         with pytest.raises(KeyboardInterrupt):
-            train_stage(stage, args(broken, steps=2), 0)
-    train_stage(stage, args(broken, steps=2), 0)
+            train_stage(stage, args(broken, steps=2, control=control), 0)
+    train_stage(stage, args(broken, steps=2, control=control), 0)
 
     ours, theirs = (torch.load(folder / f"{stage}.pt", weights_only=True) for folder in (broken, whole))
     assert ours["step"] == theirs["step"] == 2
@@ -98,15 +102,15 @@ def test_stages_move_their_own_parameters_only() -> None:
     assert set().union(*ids.values()) == everything
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "control"])
 def test_a_sheet_of_samples_is_written_with_each_checkpoint(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "STEPS", 2)
-    train_stage(stage, args(tmp_path, steps=1, samples=1), 0)
+    train_stage(stage, args(tmp_path, steps=1, samples=1, control=1.0 if stage == "control" else 0.0), 0)
     (file,) = (tmp_path / "samples").iterdir()
     assert file.name == f"{stage}-000001.png"
-    frames = {"images": 1, "vae": 2, "motion": 8}[stage]
+    frames = {"images": 1, "vae": 2, "motion": 8, "control": 8}[stage]
     with Image.open(file) as sheet:
         assert sheet.width >= frames * SHORT_SIDE
         assert sheet.height >= SHORT_SIDE
@@ -156,6 +160,59 @@ def test_steps_are_planned_from_minutes(tmp_path: Path) -> None:
     # more minutes: the stage goes on
     longer = train.planned(Run("vae", replace(options, vae=0.06), 0))
     assert (longer.step, longer.planned) == (count, 3 * count)
+    shorter = train.planned(Run("vae", replace(options, vae=0.01), 0))
+    assert shorter.planned == round(count / 2)
+
+
+def test_a_sparse_control_network_is_trained_for_a_frozen_backbone(tmp_path: Path) -> None:
+    options = args(tmp_path, steps=3, control=1.0)
+    assert stages(options) == ("control",)
+    before, micro = initial(options), load("micro")
+    train_stage("control", options, 0)
+    run = Run("control", options, 0)  # with the weights of the end
+    theirs = state(micro)
+    ours = {key: x for key, x in state(run.backbone).items() if not key.startswith("control.")}
+    assert ours.keys() == theirs.keys() and all(torch.equal(x, theirs[key]) for key, x in ours.items())
+    first = sparse_control(before).state_dict()
+    moved = {key for key, x in sparse_control(run.backbone).state_dict().items() if not torch.equal(x, first[key])}
+    # clips are in the batch of one step of three, and what lies before a zero convolution learns a step later
+    assert {"mid_out.weight", "skip_outs.0.weight", "condition_embedding.weight", "bias"} <= moved
+    assert any(".temporals." in key for key in moved)
+    path = tmp_path / "micro-sparsectrl.safetensors"
+    assert path.stat().st_size <= 4_000_000
+    assert load_control(path).config == sparse_control(before).config
+
+
+@torch.no_grad()
+def test_a_sparse_control_network_begins_as_a_copy_of_the_way_down() -> None:
+    micro = load("micro")
+    control, unet = sparse_control(controlled(micro)), micro.unet.state_dict()
+    for key, x in control.state_dict().items():
+        if key in unet:
+            assert torch.equal(x, unet[key]), key
+    image = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    condition = torch.cat([image, torch.ones(2, 1, 8, 8)], dim=1)
+    torch.testing.assert_close(
+        control.condition_embedding(condition) + control.bias[:, None, None], micro.unet.conv_in(image)
+    )
+    assert all(not x.any() for x in control(condition[None], 300, torch.zeros(1, 16, 64)).values())
+    micro.config = replace(micro.config, unet=replace(micro.config.unet, temporal=FactorisedConfig()))
+    with pytest.raises(InputError, match="has no motion modules"):
+        controlled(micro)
+
+
+def test_known_frames_show_the_scene_of_the_clip_in_other_colours() -> None:
+    condition, clips, captions = known_clip_batch("train", 0, 24)
+    again, *_ = known_clip_batch("train", 20, 4)
+    assert torch.equal(again, condition[20:])
+    mask = condition[:, :, -1]
+    assert torch.equal(mask, mask[..., :1, :1].expand_as(mask)) and set(mask.unique().tolist()) == {0.0, 1.0}
+    known = mask[:, :, 0, 0].bool()
+    assert not condition[~known].any() and set(known.sum(1).tolist()) == {1, 2}
+    assert known[:, 0].float().mean() > 0.6  # two thirds, and an eighth of the others
+    shown = analytic_latents(clips)
+    assert all(not torch.allclose(condition[known][i, :3], shown[known][i, :3], atol=0.3) for i in range(known.sum()))
+    assert {"" in captions, any("red" in text for text in captions)} == {True}
 
 
 @pytest.mark.parametrize("kind", ["rotary", "factorised"])

@@ -14,7 +14,7 @@ FLOORS = (
     tuple(f"execution.{name}" for name in ("limits", "threads", "grad_modes", "machine", "cluster")),
     ("files", "hook_points", "backbone.config"),
     ("taps", "method.config", "checkpoints.header"),
-    ("comparators.settings", "method.recipes", "tracks", "diffusion", "numerics"),
+    ("backbone.sparse_config", "comparators.settings", "method.recipes", "tracks", "diffusion", "numerics"),
     ("operators",),
     ("images",),
     ("backbone",),

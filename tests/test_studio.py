@@ -258,7 +258,7 @@ def test_a_stopped_job_leaves_no_run(session: tuple[Path, str], engine: Engine) 
     engine.arm(token)
     updates = engine.run(job, out, token, low_memory=False)
     next(updates)
-    updates.close()
+    updates.close()  # pyright: ignore[reportAttributeAccessIssue] - a generator
     assert not out.exists()
 
 

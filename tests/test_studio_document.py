@@ -13,7 +13,7 @@ from anyi2v.errors import InputError
 from anyi2v.images.fit import plan
 from anyi2v.images.media import load_placed
 from anyi2v.studio.document import checked, document_of, empty, framed, imported, written
-from anyi2v.tracks import Track, Tracks, save_anyi2v, tracks_from_dict
+from anyi2v.tracks import Box, Track, Tracks, save_anyi2v, tracks_from_dict
 from anyi2v.tracks.keyframes import INTERPOLATIONS
 
 NUMBERS = st.floats(0, 40, allow_subnormal=False)
@@ -23,7 +23,7 @@ BOXES = st.tuples(NUMBERS, NUMBERS, st.floats(1, 20), st.floats(1, 20)).map(
 
 
 @given(boxes=st.lists(BOXES, min_size=1, max_size=6), frames=st.integers(1, 20), weight=st.sampled_from([1.0, 0.5]))
-def test_a_document_says_what_the_tracks_say(boxes: list[tuple[float, ...]], frames: int, weight: float) -> None:
+def test_a_document_says_what_the_tracks_say(boxes: list[Box], frames: int, weight: float) -> None:
     mask = np.ones((3, 4), dtype=bool)
     tracks = Tracks(64, 64, (Track("a", tuple(boxes), mask=mask, weight=weight), Track("b", tuple(boxes[:1]))))
     document = document_of(tracks, frames)

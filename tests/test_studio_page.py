@@ -20,7 +20,7 @@ from anyi2v.studio.document import checked
 from anyi2v.studio.examples import example
 from anyi2v.studio.server import served
 from anyi2v.tracks import Track, Tracks, save_anyi2v, tracks_from_dict
-from anyi2v.tracks.keyframes import INTERPOLATIONS, between
+from anyi2v.tracks.keyframes import INTERPOLATIONS, Interpolation, between
 from anyi2v.tracks.masks import decode, encode
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -187,7 +187,7 @@ def test_draw_drag_run_and_see_the_video(page: Page, picture: Path, root: Path) 
 
 
 @pytest.mark.parametrize("kind", INTERPOLATIONS)
-def test_the_page_interpolates_as_the_library_does(page: Page, kind: str) -> None:
+def test_the_page_interpolates_as_the_library_does(page: Page, kind: Interpolation) -> None:
     generator = np.random.default_rng(0)
     for count in (1, 2, 3, 5):
         frames = sorted(generator.choice(np.arange(1, 25), count, replace=False).tolist())

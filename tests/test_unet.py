@@ -16,6 +16,8 @@ from anyi2v.backbone.slots import Design, Site, Slot, Temporal
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
+from anyi2v.hook_points import skip
+from anyi2v.taps import At, Recorder, chain
 
 from .networks import TINY, inputs, tiny_unet
 
@@ -164,6 +166,33 @@ def named_points(config: UNetConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         unet = UNet(config)
     return {name: point.shape for name, point in points(unet, frames=16, height=64, width=64).items()}
+
+
+@torch.no_grad()
+def test_an_edit_of_a_skip_connection_does_not_reach_the_encoder() -> None:
+    """All of them in the order in which the encoder made them; the up blocks alone see the edit."""
+    z, t, text = inputs()
+    count = len(TINY.channels) * (TINY.layers + 1)
+    encoder = Recorder(["mid_block.resnets.1", *(name for name in points(UNET) if name.startswith("down_blocks"))])
+    entering = Recorder(skip(n) for n in range(count))
+    plain = UNET(z, t, text, tap=chain(encoder, entering))
+    assert torch.equal(plain, UNET(z, t, text))
+    outputs = [f"down_blocks.0.temporals.{j}" for j in range(TINY.layers)]
+    for n, name in enumerate(outputs, 1):
+        assert torch.equal(entering.seen[skip(n)], encoder.seen[name])
+    for n in range(count):
+        again = Recorder(encoder.names)
+        edited = UNET(z, t, text, tap=chain(At([skip(n)], lambda name, x: x + 1), again))
+        assert all(torch.equal(again.seen[name], encoder.seen[name]) for name in encoder.names)
+        assert (edited - plain).abs().max() > 1e-6, n
+
+
+@torch.no_grad()
+def test_skip_connections_of_one_clip_under_several_texts_are_seen_for_each() -> None:
+    z, t, text = inputs(batch=2)
+    recorder = Recorder([skip(0)])
+    out = UNET(z[:1], t, text, tap=recorder)
+    assert recorder.seen[skip(0)].shape[0] == len(out) == 2
 
 
 def test_architectures_survive_their_json() -> None:

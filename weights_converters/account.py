@@ -11,6 +11,7 @@ NETWORKS: dict[Name, str] = {
     "vae": "the autoencoder",
     "text": "the text tower",
     "motion": "the motion modules",
+    "control": "the sparse control network",
 }
 
 

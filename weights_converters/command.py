@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -110,19 +110,23 @@ def convert(options: Convert) -> str:
 def _check_out(options: Convert) -> Path:
     if options.base is None or options.out is None:
         raise InputError("convert needs both --base and --out")
-    out = options.out
-    if out.suffix != ".safetensors":
-        raise InputError(f"--out {out} must end with .safetensors")
     for flag, value, most in (("--frames", options.frames, MAX_FRAMES), ("--fps", options.fps, MAX_FPS)):
         if value is not None and not 1 <= value <= most:
             raise InputError(f"{flag} {value} is not allowed; it must be 1 to {most}")
-    check_place(out.parent)
     sources = (options.base, options.motion_module, options.vae, options.text)
-    if any(path and path.exists() and out.exists() and path.samefile(out) for path in sources):
+    check_target(options.out, [path for path in sources if path])
+    return options.out
+
+
+def check_target(out: Path, sources: Iterable[Path]) -> None:
+    """Raises InputError or ResourceError unless `out` is a name for a file of ours, and none of `sources`."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out} must end with .safetensors")
+    check_place(out.parent)
+    if any(path.exists() and out.exists() and path.samefile(out) for path in sources):
         raise InputError(f"--out {out} is also a source; choose another name")
     if out.exists() and "anyi2v" not in _metadata(out):
         raise InputError(f"--out {out} exists and is not an anyi2v checkpoint; move it away, or choose another name")
-    return out
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from anyi2v.checkpoints.header import is_control
 from anyi2v.checkpoints.lora_names import is_lora
 from anyi2v.errors import CheckpointError
 from weights_converters import animatediff, relatives
@@ -46,7 +47,7 @@ WORDS: dict[Kind, str] = {
     "motion_lora": "AnimateDiff motion LoRA",
     "domain_adapter": "AnimateDiff domain adapter, or LoRA of attention processors in the same layout",
     "lora": "LoRA",
-    "sparsectrl": "SparseCtrl encoder (not supported)",
+    "sparsectrl": "SparseCtrl encoder",
     "relative": "file of a related project",
     "embedding": "textual inversion embedding",
     "unknown": "unknown kind",
@@ -79,8 +80,9 @@ def detect(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Finding
         shapes: shapes of all tensors.
         metadata: metadata of a .safetensors file, which identifies our own files.
     """
-    if "anyi2v" in (metadata or {}):
-        return Finding("ours", f"format {(metadata or {}).get('format')}")
+    if metadata and "anyi2v" in metadata:
+        network = "sparse control network, " if is_control(metadata) else ""
+        return Finding("ours", f"{network}format {metadata.get('format')}")
     for kind, belongs, variant in _KINDS:
         if belongs(shapes):
             return Finding(kind, variant(shapes))
@@ -118,7 +120,7 @@ def _lora_naming(shapes: Shapes) -> str:
 
 
 def _sparsectrl_kind(shapes: Shapes) -> str:
-    return "rgb" if "controlnet_cond_embedding.weight" in shapes else "scribble"
+    return "rgb" if _any(r"(controlnet\.)?controlnet_cond_embedding\.weight")(shapes) else "scribble"
 
 
 def _single_file_family(shapes: Shapes) -> str:
@@ -145,7 +147,7 @@ _KINDS: tuple[tuple[Kind, Callable[[Shapes], bool], Callable[[Shapes], str]], ..
     ("motion_lora", _all(_LORA, r".*motion_modules\..*"), _plain),
     ("domain_adapter", _all(r"(?!unet\.|text_encoder\.).*\.processor\.to_\w+_lora\.(down|up)\.weight"), _plain),
     ("lora", is_lora, _lora_naming),
-    ("sparsectrl", _all(r"controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
+    ("sparsectrl", _all(r"(controlnet\.)?controlnet_cond_embedding\..*", r".*\.motion_modules\..*"), _sparsectrl_kind),
     ("relative", lambda shapes: relatives.name_of(shapes) is not None, lambda shapes: relatives.name_of(shapes) or ""),
     ("videocrafter", _any(r"model\.diffusion_model\..*\.temopral_conv\..*"), _videocrafter_version),
     ("ldm", _any(r"(model\.diffusion_model|cond_stage_model|first_stage_model)\..*"), _single_file_family),

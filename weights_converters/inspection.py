@@ -16,6 +16,7 @@ from anyi2v.errors import AnyI2VError
 from weights_converters import animatediff, base_settings, infer, parts
 from weights_converters.account import left_out
 from weights_converters.command import problems, shapes_of, targets_of
+from weights_converters.control_command import control_shapes
 from weights_converters.detect import detect
 from weights_converters.parts import FOLDERS, KINDS, Name, Part, read_part
 from weights_converters.sources import Source, open_source, parameters
@@ -116,7 +117,10 @@ def _network(name: Name, part: Part | str) -> list[str]:
     if not part.plan.report.renamed:
         return [f"  {name}: not in this file"]
     try:
-        wanted = targets_of(name, shapes_of(_config(part)), whole=name != "motion")
+        if name == "control":
+            wanted = control_shapes(parts.control_config(part, "inspected"))
+        else:
+            wanted = targets_of(name, shapes_of(_config(part)), whole=name != "motion")
     except AnyI2VError as error:
         return [f"  {name}: {error}"]
     kept = {key: shape for key, shape in part.plan.shapes.items() if shape is not None}

@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyi2v.backbone.config import MotionConfig, NormOver, TextConfig, UNetConfig, VAEConfig
+from anyi2v.backbone.sparse_config import SparseControlConfig
 from anyi2v.errors import AnyI2VError, CheckpointError, InputError
 from anyi2v.files import read_json
-from weights_converters import animatediff, base_settings, infer, lavie, ldm_layout, videocrafter
+from weights_converters import animatediff, base_settings, infer, lavie, ldm_layout, sparse_control, videocrafter
 from weights_converters import diffusers_configs as configs
 from weights_converters import diffusers_layout as layout
 from weights_converters.detect import Finding, Kind, read
 from weights_converters.keymap import Plan, Rule, make_plan
 from weights_converters.sources import Source, open_source
 
-Name = Literal["unet", "vae", "text", "motion"]
+Name = Literal["unet", "vae", "text", "motion", "control"]
 
 KINDS: dict[Name, tuple[Kind, ...]] = {
     "unet": ("unet", "ldm", "lavie_unet", "videocrafter"),
     "vae": ("vae", "vae_ldm", "ldm", "videocrafter"),
     "text": ("text", "ldm", "videocrafter"),
     "motion": ("motion_module", "motion_adapter", "animatediff_unet"),
+    "control": ("sparsectrl",),
 }
 """Kinds of files that can provide each network."""
 
@@ -82,6 +84,8 @@ def rules(name: Name, kind: Kind, source: Source) -> list[Rule]:
         return videocrafter.rules(source, name)
     if kind == "lavie_unet":
         return lavie.UNET
+    if kind == "sparsectrl":
+        return sparse_control.rules(source.shapes)
     if kind == "vae_ldm":
         return ldm_layout.vae_rules(source)
     if name == "motion":
@@ -233,6 +237,12 @@ def motion_modules(part: Part, unet: UNetConfig, rows: int, norm: NormOver) -> M
         modules = configs.motion_config(part.settings, size)
     infer.check_size(modules)
     return dataclasses.replace(modules, norm_over=norm)
+
+
+def control_config(part: Part, name: str) -> SparseControlConfig:
+    """The sparse control network of a part; raises CheckpointError, naming the file, if it cannot be told."""
+    with _named(part):
+        return sparse_control.config(part.source.shapes, part.plan.shapes, name)
 
 
 @contextlib.contextmanager

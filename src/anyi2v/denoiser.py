@@ -115,6 +115,11 @@ class Denoiser:
         """Return the network for independent images, with temporal layers off, for about `passes` calls."""
         return ImageDenoiser(self, passes)
 
+    def guidance(self, step: Step) -> float:
+        """The guidance scale of a step; 1 or less where no pass with the negative prompt is made."""
+        config = self.config
+        return config.guidance_scale if config.guidance_steps is None or step.index < config.guidance_steps else 1.0
+
     def culprit(self) -> str:
         """Repeat the last pass and describe its first layer whose output is not finite."""
         assert self._last is not None, "no pass has been made"
@@ -122,8 +127,7 @@ class Denoiser:
 
     def _predict(self, z: Tensor, step: Step, edit: Tap, negative_edit: Tap, *, tap: Tap) -> Tensor:
         """Compute the guided prediction, with `tap` applied after the edits."""
-        config, deep = self.config, self._deep_features(step)
-        scale = config.guidance_scale if config.guidance_steps is None or step.index < config.guidance_steps else 1.0
+        scale, deep = self.guidance(step), self._deep_features(step)
         predict = partial(self._pass, step=step, deep=deep)
         if scale <= 1:
             return predict("positive", z, self.positive, chain(edit, tap))

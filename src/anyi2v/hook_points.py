@@ -2,7 +2,8 @@
 
 A layer's output has the layer's path, such as `up_blocks.1.attentions.0`; a place inside of a layer has its path and
 one more word, such as `up_blocks.1.attentions.0.query`. `.cross.` marks attention to the text, `temporal` in the path
-attention over frames.
+attention over frames. `skips.N` is skip connection N, counted from the first convolution's, where it enters the up
+blocks: an edit there does not reach what the encoder computes from the same tensor.
 """
 
 from collections.abc import Iterable
@@ -11,11 +12,12 @@ from typing import Literal, get_args
 
 from anyi2v.errors import HookError, closest
 
-Kind = Literal["layer", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
-"""The output of a layer; a ResBlock's residual hidden state; of an attention what keys and values are projected from,
-the projections, the attention map before and after its softmax, and the output: after the output projection, as it is
-added to the layer's input."""
+Kind = Literal["layer", "skip", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
+"""The output of a layer; a skip connection; a ResBlock's residual hidden state; of an attention what keys and values
+are projected from, the projections, the attention map before and after its softmax, and the output: after the output
+projection, as it is added to the layer's input."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_MAPS: tuple[Kind, ...] = ("layer", "skip", "hidden")
 AttentionKind = Literal["spatial", "text", "temporal"]
 
 MAP, TOKENS, FRAMES_LAST = "b f c h w", "b f h w c", "b h w f c"
@@ -32,6 +34,8 @@ class Point:
     @property
     def kind(self) -> Kind:
         """What the tensor is."""
+        if self.name.startswith("skips."):
+            return "skip"
         last = self.name.rsplit(".", 1)[-1]
         for kind in KINDS:
             if kind == last:
@@ -40,8 +44,8 @@ class Point:
 
     @property
     def attention(self) -> AttentionKind | None:
-        """Which attention a place lies in; None for layers and residual hidden states."""
-        if self.kind in ("layer", "hidden"):
+        """Which attention a place lies in; None for layers, skip connections and residual hidden states."""
+        if self.kind in _MAPS:
             return None
         if ".cross." in self.name:
             return "text"
@@ -49,8 +53,8 @@ class Point:
 
     @property
     def layer(self) -> str:
-        """Path of the layer that a place lies in, or of the layer itself."""
-        name = self.name if self.kind == "layer" else self.name.rsplit(".", 1)[0]
+        """Path of the layer that a place lies in, or of the layer or skip connection itself."""
+        name = self.name if self.kind in ("layer", "skip") else self.name.rsplit(".", 1)[0]
         return name.removesuffix(".cross")
 
     @property
@@ -62,7 +66,7 @@ class Point:
     def axes(self) -> str:
         """Names of the axes: b batch, f frames, c channels, h w grid, l tokens of the text, n heads; q and k the grid's
         cells as queries and keys."""
-        if self.kind in ("layer", "hidden"):
+        if self.kind in _MAPS:
             return MAP
         if self.kind in ("logits", "probs"):
             return {"spatial": "b f n q k", "text": "b f n q l", "temporal": "b h w n f f"}[self.attention or "spatial"]
@@ -86,6 +90,11 @@ class Point:
     def is_map(self) -> bool:
         """Whether it holds a feature vector per frame and cell of the grid, without attention to anything else."""
         return self.axes in (MAP, TOKENS) and self.attention in (None, "spatial")
+
+
+def skip(number: int) -> str:
+    """The name of a skip connection; 0 is that of the first convolution."""
+    return f"skips.{number}"
 
 
 def place(layer: str, kind: Kind) -> str:

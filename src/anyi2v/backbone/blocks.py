@@ -10,6 +10,7 @@ from anyi2v.backbone.call import Call, repeat_clip
 from anyi2v.backbone.config import NormOver, UNetConfig
 from anyi2v.backbone.layers import Conv2d, Linear, group_norm_silu
 from anyi2v.backbone.slots import Design, Site, Slot
+from anyi2v.hook_points import skip
 from anyi2v.operators import plain
 
 
@@ -134,7 +135,8 @@ class UpBlock(Block):
     def forward(self, x: Tensor, skips: list[Tensor], call: Call) -> Tensor:
         """Run the level, popping its skip connections off the end of `skips`."""
         for j in range(len(self.resnets)):
-            x = self.layer(j, torch.cat([x, repeat_clip(skips.pop(), len(x))], dim=1), call)
+            entering = repeat_clip(skips.pop(), len(x))
+            x = self.layer(j, torch.cat([x, call.at_map(skip(len(skips)), entering)], dim=1), call)
         for upsample in self.upsamplers:
             x = call.run(upsample, f"{self.name}.upsamplers.0", x, skips[-1])
         return x

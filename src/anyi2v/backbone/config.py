@@ -14,6 +14,8 @@ from anyi2v.errors import CheckpointError, InputError
 
 NormOver = Literal["frame", "clip"]
 T = TypeVar("T")
+SPARSE_CONTROL: Literal["sparse_control"] = "sparse_control"
+"""Kind of a configuration that is no backbone's, see `anyi2v.backbone.sparse_config`."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class Checker:
         if request.comparator is not None:
             with self._problem(job, "comparator"):
                 unet = self._once(("unet", request.backbone), lambda: shadow(config))
-                comparator(request.comparator).check(request.method, unet, tracks, request.prompt)
+                frames = config.frames if request.frames is None else request.frames
+                comparator(request.comparator).check(request.method, unet, tracks, request.prompt, frames)
         if len(self.problems) > before:
             return None
         with self._problem(job, "name"):

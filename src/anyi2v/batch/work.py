@@ -135,7 +135,7 @@ def check_inputs(job: Inputs, unet: UNet) -> None:
     check_asked(config, unet, job.image, request.method, frames, fps, request.seed)
     check_settings(request.method, unet)
     if request.comparator is not None:
-        comparator(request.comparator).check(request.method, unet, job.tracks, request.prompt)
+        comparator(request.comparator).check(request.method, unet, job.tracks, request.prompt, frames)
 
 
 def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool, str]:

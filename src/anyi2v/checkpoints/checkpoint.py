@@ -20,6 +20,7 @@ from torch import Tensor
 
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.backbone.networks import Backbone, build, channels_last, state
+from anyi2v.backbone.sparse_config import SparseControlConfig
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.checkpoints.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
 from anyi2v.checkpoints.lora import Lora, bake, read_loras
@@ -73,7 +74,7 @@ def save_parts(backbone: Backbone, path: str | Path, base: str | Path, *, dtype:
 
 def write(
     tensors: Mapping[str, Tensor],
-    config: BackboneConfig,
+    config: BackboneConfig | SparseControlConfig,
     path: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -197,7 +198,7 @@ def load(
     owners = {key: path for key in headers[path].shapes}
     for other, header in headers.items():
         owners |= {key: other for key in header.shapes if key in wanted and key not in owners}
-    _check(path, {key: headers[owner].shapes[key] for key, owner in owners.items()}, wanted)
+    check_tensors(path, {key: headers[owner].shapes[key] for key, owner in owners.items()}, wanted)
     backbone.embeddings = read_embeddings(embeddings, backbone.config.text)
     deltas = read_loras(loras, keys=wanted, strict=lora_unmatched == "error")
     with contextlib.ExitStack() as stack:
@@ -248,7 +249,7 @@ def loras_applied(
             current[key].copy_(original)
 
 
-def _check(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raise CheckpointError unless both have the same keys with the same shapes."""
     missing = [key for key in wanted if key not in found]
     unexpected = [key for key in found if key not in wanted]

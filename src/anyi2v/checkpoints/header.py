@@ -6,21 +6,26 @@ File layout: 8 bytes (little-endian) with the length of the header, the header (
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from anyi2v.backbone.config import BackboneConfig
+from anyi2v.backbone.config import SPARSE_CONTROL, BackboneConfig
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import expanded
+
+T = TypeVar("T")
 
 FORMAT = "1"
 """Version of our checkpoint layout."""
 
 SHIPPED = {name: f"micro/{name}.safetensors" for name in ("micro", "micro-lavie", "micro-vc2")}
 """Backbones shipped with the package, by name, with paths relative to it."""
+
+SHIPPED_CONTROLS = {"micro-sparsectrl": "micro/micro-sparsectrl.safetensors"}
+"""Sparse control networks that come with the package, in the same way."""
 
 BASE: tuple[str, str] = ("base", "base_sha256")
 """Metadata keys of a file with only a part of a backbone: the name of the backbone with the rest, and the checksum of
@@ -42,12 +47,29 @@ def resolve(path_or_name: str | Path) -> Path:
 
     Raises InputError, listing the shipped names, if it is neither.
     """
-    shipped = SHIPPED.get(str(path_or_name))
+    return _resolved(path_or_name, SHIPPED, "backbone")
+
+
+def resolve_control(path_or_name: str | Path) -> Path:
+    """`resolve` for sparse control networks."""
+    return _resolved(path_or_name, SHIPPED_CONTROLS, "sparse control network")
+
+
+def sparse_control(path_or_name: str | Path) -> Path | None:
+    """The file of a shipped sparse control network's name, or the path if it is a file of one; None for others."""
+    if str(path_or_name) in SHIPPED_CONTROLS:
+        return resolve_control(path_or_name)
+    path = expanded(path_or_name)
+    known = path.suffix == ".safetensors" and os.path.isfile(path) and is_control(read_header(path).metadata)
+    return path if known else None
+
+
+def _resolved(path_or_name: str | Path, known: Mapping[str, str], what: str) -> Path:
+    shipped = known.get(str(path_or_name))
     path = expanded(path_or_name) if shipped is None else Path(str(files("anyi2v") / shipped))
     if not os.path.isfile(path):  # handles names that are too long
         raise InputError(
-            f"no backbone {str(path_or_name)!r}: there is no such file, and the shipped backbones are "
-            f"{', '.join(SHIPPED)}"
+            f"no {what} {str(path_or_name)!r}: there is no such file, and the shipped {what}s are {', '.join(known)}"
         )
     return path
 
@@ -87,7 +109,15 @@ def sources(path: Path) -> dict[Path, Header]:
 
 
 def parse_config(path: Path, header: Header) -> BackboneConfig:
-    """Parse the configuration in the header of `path`; raises CheckpointError if there is none that is readable."""
+    """Parse the configuration of a backbone; raises CheckpointError if there is none that is readable."""
+    return parsed(path, header, BackboneConfig.from_json, control=False)
+
+
+def parsed(path: Path, header: Header, from_json: Callable[[str], T], *, control: bool) -> T:
+    """Parse the configuration in the header of `path`, of a sparse control network (`control`) or of a backbone.
+
+    Raises CheckpointError if there is none that is readable, or if the file is of the other kind.
+    """
     text, version = header.metadata.get("anyi2v"), header.metadata.get("format")
     if text is None:
         raise CheckpointError(
@@ -96,12 +126,27 @@ def parse_config(path: Path, header: Header) -> BackboneConfig:
         )
     if version != FORMAT:
         raise CheckpointError(f"{path} has format {version!r}, but this version only reads {FORMAT!r}")
+    if is_control(header.metadata) != control:
+        raise CheckpointError(
+            f"{path} is a backbone, not a sparse control network"
+            if control
+            else f"{path} is a sparse control network, not a backbone; use it as animate --sparsectrl.control"
+        )
     try:
-        return BackboneConfig.from_json(text)
+        return from_json(text)
     except CheckpointError:
         raise
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its configuration cannot be read ({error})") from error
+
+
+def is_control(metadata: Mapping[str, str]) -> bool:
+    """Whether a file says in its metadata that it is a sparse control network."""
+    try:
+        config = json.loads(metadata.get("anyi2v", ""))
+    except ValueError:
+        return False
+    return isinstance(config, dict) and config.get("kind") == SPARSE_CONTROL
 
 
 def read_header(path: Path) -> Header:
@@ -138,6 +183,8 @@ def read_header(path: Path) -> Header:
 
 # the first row with a part of a key wins
 _GUESSES = (
+    (("condition_embedding.", "skip_outs."), "an anyi2v sparse control network"),
+    (("controlnet_cond_embedding.",), "a SparseCtrl or ControlNet encoder"),
     (("unet.conv_in.", "vae.encoder.", "text.token_embedding."), "an anyi2v checkpoint"),
     (("lora_down.", "lora_A.", "_lora.down.", ".lora.down."), "a LoRA"),
     ((".hada_w1_a",), "a LoHa"),

@@ -18,7 +18,7 @@ import tyro
 
 import anyi2v
 from anyi2v.backbone.config import BackboneConfig
-from anyi2v.checkpoints.header import read_config, resolve, sources
+from anyi2v.checkpoints.header import read_config, resolve, sources, sparse_control
 from anyi2v.cli.animate import Animate
 from anyi2v.cli.animate_defaults import animate_defaults, repeated
 from anyi2v.cli.batch import BatchCommand
@@ -69,10 +69,11 @@ class Inspect:
     $ anyi2v inspect out --layers 2.0 2.1 --steps 0 7 --frames 1 4 8
     $ anyi2v inspect micro
     $ anyi2v inspect animatediff.safetensors --points
+    $ anyi2v inspect sparsectrl-rgb.safetensors
     """
 
     what: Annotated[str, tyro.conf.Positional]
-    """Folder of a run, name of a shipped backbone, or converted .safetensors file."""
+    """Folder of a run, name of a shipped backbone or sparse control network, or converted .safetensors file."""
     points: bool = False
     """For a checkpoint: list every hook point of the UNet with its shape (batch 1, the backbone's default size). Points
     marked "on request" are computed only for taps that name them."""
@@ -116,6 +117,9 @@ class Inspect:
             print(f"page: {write_inspection(folder, backbone, image, result, recording)}")
 
     def _checkpoint(self) -> None:
+        if control := sparse_control(self.what):
+            self._control(control)
+            return
         config = read_config(self.what)
         print(json.dumps(json.loads(config.to_json()), indent=1))
         for path in list(sources(resolve(self.what)))[1:]:
@@ -126,6 +130,21 @@ class Inspect:
         if self.points:
             for name, point in _points(config).items():
                 print(f"{name}  {'x'.join(map(str, point.shape))}{'  on request' * point.costly}")
+
+    def _control(self, path: Path) -> None:
+        if self.points:
+            raise InputError(f"--points is for backbones, but {path} is a sparse control network (SparseCtrl)")
+        import torch
+
+        from anyi2v.backbone.sparse_control import SparseControlNetwork
+        from anyi2v.checkpoints.sparse_control import read_control_config
+
+        config = read_control_config(path)
+        print(f"sparse control network (SparseCtrl) for animate --sparsectrl.control, condition: {config.condition}")
+        print(json.dumps(json.loads(config.to_json()), indent=1))
+        with torch.device("meta"):
+            count = sum(p.numel() for p in SparseControlNetwork(config).parameters())
+        print(f"all   {count:>13,} parameters")
 
 
 def _parameters(config: BackboneConfig) -> dict[str, int]:

@@ -22,6 +22,7 @@ from anyi2v.comparators.settings import (
     MethodName,
     Settings,
     SGI2VSettings,
+    SparseCtrlSettings,
     TimeToMoveSettings,
     TrailBlazerSettings,
 )
@@ -114,6 +115,8 @@ class Animate(ConditionFlags):
     """Settings of --method sg-i2v."""
     time_to_move: TimeToMoveSettings = field(default_factory=TimeToMoveSettings)
     """Settings of --method time-to-move."""
+    sparsectrl: SparseCtrlSettings = field(default_factory=SparseCtrlSettings)
+    """Settings of --method sparsectrl."""
 
     def run(self) -> None:
         """Compute and write the runs; print where they are and how long they took."""

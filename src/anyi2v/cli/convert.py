@@ -16,6 +16,7 @@ class Convert:
     Examples:
     $ anyi2v convert --base v1-5-pruned-emaonly.safetensors --motion-module v3_sd15_mm.ckpt --out v3.safetensors
     $ anyi2v convert --base stable-diffusion-v1-5 --motion-module animatediff-motion-adapter-v1-5-3 --out v3.safetensors
+    $ anyi2v convert --sparse-control v3_sd15_sparsectrl_rgb.ckpt --out sparsectrl-rgb.safetensors
     $ anyi2v convert --inspect dreambooth.safetensors mm_sd_v15_v2.ckpt
     """
 
@@ -24,6 +25,9 @@ class Convert:
     LaVie's UNet (with --vae and --text of SD-1.4); or VideoCrafter2's single file."""
     motion_module: Path | None = None
     """AnimateDiff motion module, or folder of a MotionAdapter; without it an SD-1.x backbone only generates images."""
+    sparse_control: Path | None = None
+    """SparseCtrl encoder (rgb or scribble), converted to its own file for animate --sparsectrl.control; used without
+    --base."""
     vae: Path | None = None
     """File or folder of an autoencoder to use instead of the base's."""
     text: Path | None = None
@@ -65,12 +69,17 @@ class Convert:
     def run(self) -> None:
         """Convert or inspect; raises InputError unless exactly one of them is requested."""
         if bool(self.inspect) == bool(self.base or self.out):
-            raise InputError("convert needs --base and --out, or --inspect FILE...")
+            raise InputError("convert needs --base and --out, --sparse-control and --out, or --inspect FILE...")
         if self.inspect:
             from weights_converters.inspection import describe
 
             for path in self.inspect:
                 print(describe(path))
+            return
+        if self.sparse_control is not None:
+            from weights_converters.control_command import convert_control
+
+            print(convert_control(self))
             return
         from weights_converters.command import convert
 

@@ -1,4 +1,4 @@
-"""Other training-free ways to steer a video, as methods on the same hooks: `animate(..., method=FreeTraj())`.
+"""Other ways to steer a video, as methods on the same hooks: `animate(..., method=FreeTraj())`.
 
 The names below are imported when they are first used, so that the command line answers at once.
 """
@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anyi2v.comparators.freetraj import FreeTraj
     from anyi2v.comparators.sg_i2v import SGI2V
+    from anyi2v.comparators.sparsectrl import SparseCtrl
     from anyi2v.comparators.time_to_move import TimeToMove
     from anyi2v.comparators.trailblazer import TrailBlazer
 
 _HOMES = {
     "FreeTraj": "freetraj",
     "SGI2V": "sg_i2v",
+    "SparseCtrl": "sparsectrl",
     "TimeToMove": "time_to_move",
     "TrailBlazer": "trailblazer",
 }
 
-__all__ = ["SGI2V", "FreeTraj", "TimeToMove", "TrailBlazer"]
+__all__ = ["SGI2V", "FreeTraj", "SparseCtrl", "TimeToMove", "TrailBlazer"]
 
 
 def __getattr__(name: str) -> Any:

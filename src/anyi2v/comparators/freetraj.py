@@ -38,7 +38,7 @@ class FreeTraj(FreeTrajSettings):
     The condition image counts only with `injection`, whose features then go into frame 1 of the prompt's pass.
     """
 
-    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str) -> None:
+    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
         """Raises InputError for what cannot work, before any work."""
         check_tracks("freetraj", tracks)
         check_maps("freetraj", config, temporal=self.edit_temporal)
@@ -60,7 +60,7 @@ class FreeTraj(FreeTrajSettings):
 
     def start(self, job: Job, denoiser: Denoiser) -> "FreeTrajRun":
         """Prepares a job; raises what `check` does."""
-        self.check(job.config, job.backbone.unet, job.tracks, job.prompt)
+        self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return FreeTrajRun(self, job, denoiser)
 
 

@@ -38,6 +38,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sigma": (1e-3, 1000),
     "weak_step": _COUNT,
     "strong_step": _COUNT,
+    "scale": (0, 100),
 }
 """Smallest and largest allowed value; infinity itself is never allowed."""
 
@@ -204,7 +205,20 @@ class TimeToMoveSettings(Settings):
     paper's for Stable Video Diffusion."""
 
 
-ComparatorName = Literal["freetraj", "trailblazer", "sg-i2v", "time-to-move"]
+@dataclass(frozen=True)
+class SparseCtrlSettings(Settings):
+    """SparseCtrl (Guo et al. 2023, arXiv:2311.16933). Published code: guoyww/AnimateDiff at e92bd56."""
+
+    control: str | None = None
+    """File of a sparse control network that `anyi2v convert --sparse-control` wrote, or the name of a shipped one.
+    None: micro-sparsectrl, which is for the micro backbones."""
+    scale: float = 1.0
+    """Factor on what the network adds to the UNet. Source: published code."""
+    frames: tuple[int, ...] = (1,)
+    """Frames that the condition image is given for, from 1; negative ones count from the end, -1 is the last."""
+
+
+ComparatorName = Literal["freetraj", "trailblazer", "sg-i2v", "time-to-move", "sparsectrl"]
 MethodName = Literal["anyi2v", ComparatorName]
 """The methods that the command line knows."""
 
@@ -213,6 +227,7 @@ SETTINGS: dict[ComparatorName, type[Settings]] = {
     "trailblazer": TrailBlazerSettings,
     "sg-i2v": SGI2VSettings,
     "time-to-move": TimeToMoveSettings,
+    "sparsectrl": SparseCtrlSettings,
 }
 
 

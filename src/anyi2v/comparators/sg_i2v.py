@@ -41,7 +41,7 @@ class SGI2V(SGI2VSettings):
     On a text-to-video backbone frame 1 is what the prompt gives, and with `injection` has the condition's structure.
     """
 
-    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str) -> None:
+    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
         """Raises InputError or HookError for what cannot work, before any work."""
         check_tracks("sg-i2v", tracks)
         check_names(self.layers, points(unet), "sg-i2v: layers")
@@ -67,7 +67,7 @@ class SGI2V(SGI2VSettings):
         Raises:
             InputError: what `check` finds, or no frame with anything to align.
         """
-        self.check(job.config, job.backbone.unet, job.tracks, job.prompt)
+        self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return SGI2VRun(self, job, denoiser)
 
 

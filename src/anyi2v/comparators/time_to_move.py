@@ -32,7 +32,7 @@ class TimeToMove(TimeToMoveSettings):
     photos. With `injection` frame 1 also has the condition's features, in the steps that are left of those.
     """
 
-    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str) -> None:
+    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
         """Raises InputError for what cannot work, before any work."""
         check_tracks("time-to-move", tracks)
         weak, strong = clocks(self, config.steps)
@@ -48,7 +48,7 @@ class TimeToMove(TimeToMoveSettings):
 
     def start(self, job: Job, denoiser: Denoiser) -> "TimeToMoveRun":
         """Prepares a job: draws and encodes the animation. Raises what `check` does."""
-        self.check(job.config, job.backbone.unet, job.tracks, job.prompt)
+        self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return TimeToMoveRun(self, job, denoiser)
 
 

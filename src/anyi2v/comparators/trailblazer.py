@@ -37,7 +37,7 @@ class TrailBlazer(TrailBlazerSettings):
     features then go into frame 1 of the prompt's pass.
     """
 
-    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str) -> None:
+    def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
         """Raises InputError for what cannot work, before any work."""
         check_tracks("trailblazer", tracks)
         check_maps("trailblazer", config, temporal=self.temporal_steps != 0)
@@ -53,7 +53,7 @@ class TrailBlazer(TrailBlazerSettings):
 
     def start(self, job: Job, denoiser: Denoiser) -> "TrailBlazerRun | SeveralSubjects":
         """Prepares a job; raises what `check` does."""
-        self.check(job.config, job.backbone.unet, job.tracks, job.prompt)
+        self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         words = subject_words("trailblazer", self.subjects, job.tracks, job.prompt)
         if len(words) > 1:
             return SeveralSubjects(self, job, denoiser, words)

@@ -74,7 +74,7 @@ def predict(
 
     Raises InputError as `make_crops` does.
     """
-    method, maps = method if isinstance(method, Footprint) else Footprint(method)
+    method, maps, parameters = method if isinstance(method, Footprint) else Footprint(method)
     (frames, height, width), factor = video, config.vae.factor
     grid = (config.vae.latent_channels, height // factor, width // factor)
     optimises = method.optimise_steps > 0 and method.iterations > 0 and (tracks is None or bool(tracks.objects))
@@ -110,7 +110,8 @@ def predict(
         packs = device == "cpu" and operators == "fast" and not low_memory
         if packs and _inversion_passes(backbone, method) >= PACK_FROM:
             passes["inversion"] = _peak_of_inversion(backbone, grid)
-        return Prediction(sum(map(size_of, backbone.networks.values())), passes)
+        weights = sum(map(size_of, backbone.networks.values())) + parameters * dtype.itemsize
+        return Prediction(weights, passes)
 
 
 def _points_of(config: BackboneConfig, maps: Collection[tuple[Kind, AttentionKind]]) -> list[str]:

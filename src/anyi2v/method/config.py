@@ -277,8 +277,10 @@ def typed(name: str, value: Any, hint: Any) -> Any:
         ok, wish = isinstance(value, list | tuple) and len(value) == length, f"a list of {length} numbers"
         value = tuple(typed(name, item, float) for item in value) if ok else value
     elif typing.get_origin(hint) is tuple:
-        ok = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-        value, wish = tuple(value) if ok else value, "a list of layer names"
+        kind = typing.get_args(hint)[0]
+        ok = isinstance(value, list | tuple) and all(type(item) is kind for item in value)
+        wish = {str: "a list of layer names", int: "a list of whole numbers"}[kind]
+        value = tuple(value) if ok else value
     elif hint is float:
         ok = isinstance(value, int | float) and not isinstance(value, bool)
         value, wish = float(value) if ok else value, "a number"

@@ -13,3 +13,5 @@ class Footprint(NamedTuple):
     """The job's settings with `align`, `optimise_steps` and `iterations` as the method optimises."""
     maps: frozenset[tuple[Kind, AttentionKind]] = frozenset()
     """Attention maps that the denoising passes materialise and edit, by kind of point and of attention."""
+    parameters: int = 0
+    """Number of parameters of the method's own networks, which have the UNet's dtype."""

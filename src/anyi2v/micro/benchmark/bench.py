@@ -177,7 +177,7 @@ def check(job: Job) -> None:
     for variant in job.methods.values():
         check_job(backbone, case.image, variant.config, backbone.config.frames, backbone.config.fps)
         if (method := variant.method(case)) is not None:
-            method.check(variant.config, backbone.unet, case.tracks, case.prompt)
+            method.check(variant.config, backbone.unet, case.tracks, case.prompt, backbone.config.frames)
 
 
 def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None:

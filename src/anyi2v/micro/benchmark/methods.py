@@ -11,6 +11,7 @@ from anyi2v.comparators.settings import (
     FreeTrajSettings,
     Settings,
     SGI2VSettings,
+    SparseCtrlSettings,
     TimeToMoveSettings,
     TrailBlazerSettings,
     name_of,
@@ -25,9 +26,10 @@ TUNED: dict[ComparatorName, Settings] = {
     "trailblazer": TrailBlazerSettings(injection=True, temporal_steps=0, spatial_steps=2, strengthen=0.5),
     "sg-i2v": SGI2VSettings(injection=True, first_step=0, last_step=3, lr=0.08),
     "time-to-move": TimeToMoveSettings(injection=True, weak_step=2, strong_step=4),
+    "sparsectrl": SparseCtrlSettings(),
 }
 """Settings for the micro backbones with 8 denoising steps, chosen by `python -m benchmarks.tune_methods`; with
-injection, without which only Time-to-Move uses the condition image."""
+injection, without which only Time-to-Move and SparseCtrl use the condition image."""
 
 
 @dataclass(frozen=True)

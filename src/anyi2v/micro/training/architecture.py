@@ -1,8 +1,9 @@
-"""Architecture and initial weights of the micro backbones."""
+"""Architecture and initial weights of the micro backbones and their sparse control network."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from anyi2v.backbone.config import (
     BackboneConfig,
@@ -13,9 +14,12 @@ from anyi2v.backbone.config import (
     UNetConfig,
     VAEConfig,
 )
-from anyi2v.backbone.networks import Backbone, build, state
+from anyi2v.backbone.networks import Backbone, build, channels_last, state
+from anyi2v.backbone.sparse_config import SparseControlConfig
+from anyi2v.backbone.sparse_control import SparseControlNetwork
 from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import read_config
+from anyi2v.errors import InputError
 from anyi2v.micro.training.options import Args
 from anyi2v.micro.world.modalities import WORDS
 
@@ -71,9 +75,62 @@ def architecture(args: Args) -> BackboneConfig:
             return config
 
 
+@dataclass
+class Controlled(Backbone):
+    """A finished backbone and the sparse control network that is trained for it."""
+
+    control: SparseControlNetwork | None = None
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Those of the backbone, and "control"."""
+        return super().networks | {"control": sparse_control(self)}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Controlled":
+        """Moves the networks in place."""
+        super().to(device, dtype)
+        sparse_control(self).to(device, dtype)
+        return self
+
+
+def sparse_control(backbone: Backbone) -> SparseControlNetwork:
+    """The sparse control network beside a backbone in training."""
+    assert isinstance(backbone, Controlled) and backbone.control is not None
+    return backbone.control
+
+
+def controlled(backbone: Backbone) -> Controlled:
+    """A finished backbone with a sparse control network that begins as a copy of its way down.
+
+    The condition enters by the weights of the UNet's first convolution; those of the mask are zero.
+    """
+    config = backbone.config
+    motion = config.unet.temporal
+    if not isinstance(motion, MotionConfig):
+        raise InputError(f"backbone {config.name} has no motion modules, of which a sparse control network is a copy")
+    unet = replace(config.unet, temporal=replace(motion, attentions=1))
+    control = SparseControlNetwork(SparseControlConfig(name=f"{config.name}-sparsectrl", unet=unet))
+    theirs = backbone.unet.state_dict()
+    with torch.no_grad():
+        for key, tensor in control.state_dict().items():
+            if key in theirs:
+                tensor.copy_(theirs[key])
+        entry = control.condition_embedding.state_dict()
+        entry["weight"].zero_()[:, : config.unet.latent_channels].copy_(theirs["conv_in.weight"])
+        entry["bias"].zero_()
+        control.bias.copy_(theirs["conv_in.bias"])
+    channels_last(control)
+    return Controlled(config, backbone.unet, backbone.vae, backbone.text, control=control)
+
+
 def initial(args: Args) -> Backbone:
-    """Create the backbone before training, with random weights except those from `args.spatial` and `args.start`."""
+    """Create the backbone before training, with random weights except those from `args.spatial` and `args.start`.
+
+    With `args.control`, return the finished backbone `args.spatial` with a new sparse control network.
+    """
     torch.manual_seed(0)  # the same weights in every process
+    if args.control:
+        return controlled(load(args.spatial or "micro"))
     backbone = build(architecture(args))
     with torch.no_grad():
         for source in filter(None, (args.spatial, args.start)):

@@ -5,18 +5,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.networks import Backbone
+from anyi2v.backbone.sparse_control import adding
 from anyi2v.backbone.text import tokenize
 from anyi2v.backbone.unet import record
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.config import MethodConfig
-from anyi2v.micro.training.training_data import analytic_latents, clip_batch, image_batch, pair_batch
+from anyi2v.micro.training.architecture import sparse_control
+from anyi2v.micro.training.options import Args
+from anyi2v.micro.training.training_data import (
+    EMPTY_SHARE,
+    analytic_latents,
+    clip_batch,
+    image_batch,
+    known_clip_batch,
+    pair_batch,
+)
 from anyi2v.micro.world.world import Split
 from anyi2v.numerics.adain import patch_adain
+from anyi2v.taps import no_tap
 
 OFFSET_NOISE = 0.1
 """Standard deviation of the noise's mean per frame and channel; without it the mean colour leaks through the last noise
@@ -25,8 +36,9 @@ AGREEMENT = 0.02
 """Weight of the agreement between modalities, relative to a noise error of about 0.01."""
 AGREEMENT_TIMESTEPS = 100, 700
 """Range of timesteps at which features of condition images are compared."""
-Stage = Literal["images", "vae", "motion"]
+Stage = Literal["images", "vae", "motion", "control"]
 STAGES: tuple[Stage, ...] = ("images", "vae", "motion")
+"""Of a backbone, in their order; "control" is trained for a finished one."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,11 @@ def noise_loss(
     generator: torch.Generator,
     *,
     video: bool,
+    condition: Tensor | None = None,
 ) -> Tensor:
     """Compute the error of the noise prediction, weighted by 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
+
+    With a `condition`, the backbone's sparse control network is active.
 
     For videos, predictions at high noise are weighted up, by 1 / sqrt(SNR) below an SNR of one: there the frames agree
     on positions, although the noise error is smallest there.
@@ -76,7 +91,11 @@ def noise_loss(
     signal = signal_power(backbone.config.schedule, timesteps).to(device)
     z = noised(latents.to(device), noise, signal)
     text = backbone.text(tokenize(backbone.config.text, captions).to(device))
-    predicted = backbone.unet(z, timesteps.to(device), text, temporal=video)
+    tap = no_tap
+    if condition is not None:
+        control = sparse_control(backbone)
+        tap = adding(control(condition.to(device), timesteps.to(device), text, temporal=video))
+    predicted = backbone.unet(z, timesteps.to(device), text, temporal=video, tap=tap)
     snr = (signal / (1 - signal)).flatten()
     weight = 0.8 * snr.clamp(max=5) / snr + 0.2
     if video:
@@ -123,14 +142,40 @@ def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
     return error + AGREEMENT * agreement_loss(backbone, split, first, max(1, count // 2), generator)
 
 
-def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Loss of stage "motion"; 60 % of the timesteps are at high noise, which determines layout and motion."""
-    clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
-    generator = torch.Generator().manual_seed(abs(seed))
+def mostly_high(count: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Draw timesteps for videos, 60 % of them at high noise, which determines layout and motion."""
     high = torch.rand(count, generator=generator) < 0.6
     low, top = (torch.randint(a, b, (count,), generator=generator) for a, b in ((0, 1000), (400, 1000)))
-    timesteps = torch.where(high, top, low)
+    return torch.where(high, top, low)
+
+
+def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+    """Stage "motion"."""
+    clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
+    generator = torch.Generator().manual_seed(abs(seed))
+    timesteps = mostly_high(count, generator)
     return noise_loss(backbone, analytic_latents(clips), captions, timesteps, generator, video=True)
+
+
+def control_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+    """Stage "control": two batches of single frames to each of clips, which takes three times as long.
+
+    Single frames teach where things are, clips to carry it to the frames of which nothing is known.
+    """
+    split: Split = "train" if seed >= 0 else "validation"
+    generator = torch.Generator().manual_seed(abs(seed))
+    if seed % 3:
+        conditions, photos, captions = pair_batch(split, 4 * first, 4 * count)
+        empty = torch.rand(len(captions), generator=generator) < EMPTY_SHARE
+        captions = ["" if none else text for none, text in zip(empty, captions, strict=True)]
+        condition = analytic_latents(conditions)[:, None]
+        condition = torch.cat([condition, torch.ones_like(condition[:, :, :1])], dim=2)
+        latents, video = analytic_latents(photos)[:, None], False
+    else:
+        condition, clips, captions = known_clip_batch(split, first, count)
+        latents, video = analytic_latents(clips), True
+    timesteps = mostly_high(len(latents), generator)
+    return noise_loss(backbone, latents, captions, timesteps, generator, video=video, condition=condition)
 
 
 def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
@@ -158,8 +203,22 @@ def motion_parameters(backbone: Backbone) -> list[nn.Parameter]:
     return [p for name, p in backbone.unet.named_parameters() if "temporal" in name]
 
 
+def control_parameters(backbone: Backbone) -> list[nn.Parameter]:
+    """The sparse control network."""
+    return list(sparse_control(backbone).parameters())
+
+
 RECIPES: dict[Stage, Recipe] = {
     "images": Recipe(24, 1.6e-3, image_loss, image_parameters),
     "motion": Recipe(4, 1.6e-3, motion_loss, motion_parameters),
+    "control": Recipe(3, 1.5e-3, control_loss, control_parameters),
     "vae": Recipe(8, 4e-3, vae_loss, lambda backbone: list(backbone.vae.parameters())),
 }
+
+
+def stages(args: Args) -> tuple[Stage, ...]:
+    """What is trained."""
+    if args.control:
+        return ("control",)
+    minutes: dict[Stage, float] = {"images": args.images, "vae": args.vae, "motion": args.motion}
+    return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anyi2v.micro.training.objectives import STAGES, Stage
-
 Kind = Literal["motion_modules", "rotary", "factorised"]
 
 
@@ -21,6 +19,9 @@ class Args:
     """Minutes for the autoencoder."""
     motion: float = 45
     """Minutes for the motion stage."""
+    control: float = 0
+    """Minutes for a sparse control network (SparseCtrl) of the finished backbone --spatial, by default the shipped one;
+    nothing else is then trained."""
     processes: int = 2
     """Number of single-threaded training processes, whose gradients are averaged."""
     device: str = "cpu"
@@ -45,9 +46,3 @@ class Args:
     """Fixed number of steps per stage, instead of minutes (for tests and exact repetition)."""
     batch: float = 1.0
     """Factor on the batch sizes."""
-
-
-def stages(args: Args) -> tuple[Stage, ...]:
-    """Return the stages to train."""
-    minutes = {"images": args.images, "vae": args.vae, "motion": args.motion}
-    return tuple(s for s in STAGES if minutes[s] and (s == "motion" or args.spatial is None))

@@ -1,10 +1,11 @@
 """Training of the micro backbone on the synthetic world: `python -m anyi2v.micro.training.train --out runs/micro`.
 
 There are three stages. "images" trains UNet and text tower on single frames in all modalities, "vae" the autoencoder,
-and "motion" the temporal layers on clips with everything else frozen, as in AnimateDiff. Each stage plans its number of
-steps from the given minutes and its measured speed, writes a checkpoint every few minutes and resumes from it. Its data
-are a function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given more
-minutes than before continues as if so planned, with the corresponding learning rate.
+and "motion" the temporal layers on clips with everything else frozen, as in AnimateDiff. `--control 35` instead trains
+a sparse control network for a finished, frozen backbone, as in SparseCtrl. Each stage plans its number of steps from
+the given minutes and its measured speed, writes a checkpoint every few minutes and resumes from it. Its data are a
+function of the step, so that an interrupted run ends like an uninterrupted one. A stage that is given other minutes
+than before continues as if so planned, with the corresponding learning rate.
 """
 
 import json
@@ -24,12 +25,13 @@ from tqdm import tqdm
 
 from anyi2v.backbone.networks import Backbone
 from anyi2v.checkpoints.checkpoint import save, save_parts
+from anyi2v.checkpoints.sparse_control import save_control
 from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.images.media import write_image
-from anyi2v.micro.training.architecture import initial
-from anyi2v.micro.training.objectives import RECIPES, STAGES, Stage
-from anyi2v.micro.training.options import Args, stages
+from anyi2v.micro.training.architecture import initial, sparse_control
+from anyi2v.micro.training.objectives import RECIPES, STAGES, Stage, stages
+from anyi2v.micro.training.options import Args
 from anyi2v.micro.training.samples import sample_sheet
 
 
@@ -42,7 +44,8 @@ class Run:
         self.recipe = RECIPES[stage]
         self.lr = self.recipe.lr * (0.5 if args.start else 1)
         self.backbone = initial(args).to(args.device)
-        load_stages(self.backbone, args.out, before=stage)
+        if stage != "control":
+            load_stages(self.backbone, args.out, before=stage)
         for network in self.backbone.networks.values():
             network.requires_grad_(False)
         if args.compile:
@@ -53,7 +56,8 @@ class Run:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
         self.step, self.planned, self.seconds = 0, args.steps or 0, 0.0
-        self.minutes = {"images": args.images, "motion": args.motion, "vae": args.vae}[stage]
+        minutes = {"images": args.images, "motion": args.motion, "vae": args.vae, "control": args.control}
+        self.minutes = minutes[stage]
         self.batch = max(1, round(self.recipe.batch * args.batch))
         self._resume()
 
@@ -74,7 +78,7 @@ class Run:
                 a.copy_(average)
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.planned, self.seconds = saved["step"], saved["planned"], saved["seconds"]
-        if self.minutes > saved["minutes"]:  # the stage is extended
+        if self.minutes != saved["minutes"]:  # the stage is extended or shortened
             self.planned = round(self.planned * self.minutes / saved["minutes"])
 
     def save(self) -> None:
@@ -154,19 +158,30 @@ def load_stages(backbone: Backbone, out: Path, before: Stage | None) -> None:
     for stage in STAGES:
         if stage == before:
             return
-        if (out / f"{stage}.pt").exists():
-            average = torch.load(out / f"{stage}.pt", weights_only=True)["average"]
-            with torch.no_grad():
-                for p, a in zip(RECIPES[stage].parameters(backbone), average, strict=True):
-                    p.copy_(a)
+        load_average(backbone, out, stage)
+
+
+def load_average(backbone: Backbone, out: Path, stage: Stage) -> None:
+    """Puts a stage's averaged weights into the networks, if it has begun."""
+    if (out / f"{stage}.pt").exists():
+        average = torch.load(out / f"{stage}.pt", weights_only=True)["average"]
+        with torch.no_grad():
+            for p, a in zip(RECIPES[stage].parameters(backbone), average, strict=True):
+                p.copy_(a)
 
 
 def export(args: Args) -> Path:
     """Write the backbone (float16) with the averaged weights of all stages so far, named after its configuration.
 
-    With `args.spatial`, only the parts missing there are written.
+    With `args.spatial`, only the parts missing there are written; with `args.control`, the sparse control network.
     """
     backbone = initial(args)
+    if args.control:
+        control = sparse_control(backbone)
+        load_average(backbone, args.out, "control")
+        path = args.out / f"{control.config.name}.safetensors"
+        save_control(control, path, dtype=torch.float16)
+        return path
     path = args.out / f"{backbone.config.name}.safetensors"
     load_stages(backbone, args.out, before=None)
     if args.spatial is None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.backbone.sparse_control import masked
 from anyi2v.micro.world.modalities import caption, render
 from anyi2v.micro.world.world import (
     BACKGROUND_COLOURS,
@@ -71,6 +72,30 @@ def clip_batch(split: Split, first: int, count: int) -> tuple[Float[Tensor, "n f
         clips.append(render(scene, "photo"))
         captions.append("" if empty else caption(scene, "photo"))
     return torch.stack(clips), captions
+
+
+def known_clip_batch(
+    split: Split, first: int, count: int
+) -> tuple[Float[Tensor, "n f 5 h2 w2"], Float[Tensor, "n f 3 h w"], list[str]]:
+    """What is known of a frame or two in any modality, the clips as photos in other colours, and their captions.
+
+    Known is frame 1 in two clips of three, else any frame, and in half of those another one too.
+    """
+    conditions, clips, captions = [], [], []
+    for index in range(first, first + count):
+        generator = split_generator(split, index)
+        scene = sample_scene(generator)
+        modality: Modality = choice(generator, MODALITIES)
+        known = {0}
+        if uniform(generator, 0, 1) < 1 / 3:
+            known = set(torch.randint(scene.frames, (2,), generator=generator).tolist()[: choice(generator, (1, 2))])
+        images = {frame: analytic_latents(render(still(scene, frame), modality))[0] for frame in sorted(known)}
+        conditions.append(masked(images, scene.frames)[0])
+        background = choice(generator, tuple(BACKGROUND_COLOURS))
+        scene = recoloured(scene, other_colours(generator, scene, unseen_pair=False), background)
+        clips.append(render(scene, "photo"))
+        captions.append("" if uniform(generator, 0, 1) < EMPTY_SHARE else caption(scene, "photo"))
+    return torch.stack(conditions), torch.stack(clips), captions
 
 
 def analytic_latents(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 4 h2 w2"]:
