@@ -277,7 +277,7 @@ def test_what_cannot_run_is_said_before_any_file_of_a_job(session: tuple[Path, s
     for changes, words in (
         ({"prompt": " "}, "prompt is empty"),
         ({"prompt": "x" * 5000}, "longer than 4000 letters"),
-        ({"frames": 99}, "frames asked for"),
+        ({"frames": 99}, "frames requested"),
         ({"recipe": "<b>"}, "recipe '<b>' is not known"),
         ({"seed": None}, "seed is empty"),
     ):
