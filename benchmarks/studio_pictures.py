@@ -26,11 +26,12 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        page = browser.new_page(viewport=_size("wide"), color_scheme="light")
+        page.set_default_timeout(WAIT)
+        page.goto(address)
+        run(page)
         for theme in ("light", "dark"):
-            page = browser.new_page(viewport=_size("wide"))
-            page.set_default_timeout(WAIT)
-            page.goto(f"{address}?__theme={theme}")
-            run(page)
+            page.emulate_media(color_scheme=theme)
             for name in SIZES:
                 page.set_viewport_size(_size(name))
                 page.wait_for_timeout(1500)

@@ -299,7 +299,7 @@ def test_examples_can_be_used(tmp_path: Path, name: str) -> None:
 
 def test_a_reload_restores_what_is_still_usable(session: tuple[Path, str], engine: Engine) -> None:
     root, token = session
-    saved = json.dumps({"token": token, "document": json.loads(TRACKS), "form": {"prompt": "x"}})
+    saved = json.dumps({"token": token, "document": json.loads(TRACKS), "form": {"prompt": "x", "seed": [1]}})
     found, values = handlers.restored(root, saved, new_token())
     assert found == token and values["document"] == json.loads(TRACKS) and values["form"] == {"prompt": "x"}
     assert values["image"].shape == (3, 16, 16)

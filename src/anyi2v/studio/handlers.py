@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -225,8 +226,9 @@ def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
     found: dict[str, Any] = {}
     with contextlib.suppress(KeyError, ValueError):  # InputError is one
         found["document"] = checked(json.dumps(kept["document"]))[0]
-    form = kept.get("form")
-    found["form"] = form if isinstance(form, dict) else {}
+    form, plain = kept.get("form"), (str, int, float, bool, type(None))
+    items = form.items() if isinstance(form, dict) else ()
+    found["form"] = {key: value for key, value in items if isinstance(value, plain)}
     image = load_condition_of(session_folder(root, token))
     found["image"] = None if image is None else image[0]
     return token, found
@@ -241,3 +243,12 @@ def steps(engine: Engine, job: Inputs, out: Path, token: str, *, low_memory: boo
             yield said, update.done / update.total, None
         else:
             yield said, None, update.preview
+
+
+def problem(error: Exception) -> dict[str, str]:
+    """One line for the status; what nobody expected also goes to the terminal."""
+    line = " ".join(str(error).split())
+    if isinstance(error, AnyI2VError):
+        return {"status": line}
+    traceback.print_exception(error)
+    return {"status": f"unexpected {type(error).__name__}: {line[:300]}; see the terminal"}

@@ -89,6 +89,7 @@ def _image() -> Parts:
 def field(setting: Setting, value: Any) -> Any:
     """The component of a setting."""
     about: dict[str, Any] = {"label": setting.label, "info": setting.text, "min_width": 200}
+    about["elem_id"] = f"setting-{setting.name}"
     value = shown(setting, value)
     match setting.kind:
         case "truth":

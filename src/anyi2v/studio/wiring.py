@@ -1,7 +1,6 @@
 """What happens on the page: events of its components call `handlers`; errors become one line of its status."""
 
 import json
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
@@ -10,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.errors import InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.recipes import recipe
 from anyi2v.studio import handlers
@@ -118,7 +117,7 @@ class Wiring:
             try:
                 return self._changes(act({self.names[part]: value for part, value in data.items()}))
             except Exception as error:  # the page goes on whatever happens
-                return self._changes(_problem(error))
+                return self._changes(handlers.problem(error))
 
         return told
 
@@ -129,7 +128,7 @@ class Wiring:
                 for changes in act({self.names[part]: value for part, value in data.items()}):
                     yield self._changes(changes)
             except Exception as error:
-                yield self._changes({**_problem(error), "progress": {"share": 0}})
+                yield self._changes({**handlers.problem(error), "progress": {"share": 0}})
 
         return told
 
@@ -152,7 +151,7 @@ class Wiring:
         image, names = found["image"], run_names(self.root)
         scene = {"token": token} if image is None else handlers.scene(image, token)
         content = {"document": found["document"]} if image is not None and "document" in found else {}
-        form = {name: value for name, value in found["form"].items() if name in self.form and _plain(value)}
+        form = {name: value for name, value in found["form"].items() if name in self.form}
         return {
             "token": token,
             "editor": gr.HTML(scene=scene, incoming={"id": token, **content}),
@@ -220,7 +219,7 @@ class Wiring:
                 found = proposal(labels, float(event.x), float(event.y))
                 changes = {"editor": self._incoming(object=found, words="proposed: box, mask and point"), "status": ""}
             except Exception as error:
-                changes = _problem(error)
+                changes = handlers.problem(error)
                 changes["editor"] = self._incoming(words=changes["status"])
             return self._changes(changes)
 
@@ -280,8 +279,6 @@ class Wiring:
             "other": gr.Dropdown(names),
         }
 
-    # history
-
     def former(self, values: Values) -> Changes:
         """Shows one or two runs of the list."""
         found: Changes = {"differences": ""}
@@ -300,15 +297,3 @@ class Wiring:
         scene, incoming = handlers.scene(image, values["token"]), {"id": uuid.uuid4().hex, "document": document}
         words = f"loaded {values['former']}"
         return {"editor": gr.HTML(scene=scene, incoming=incoming), "status": words, **form}
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
-
-
-def _problem(error: Exception) -> Changes:
-    """One line for the status; what nobody expected also goes to the terminal."""
-    if isinstance(error, AnyI2VError):
-        return {"status": " ".join(str(error).split())}
-    traceback.print_exception(error)
-    return {"status": f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; see the terminal"}
