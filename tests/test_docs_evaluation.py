@@ -14,6 +14,7 @@ from anyi2v.evaluation.inputs import conventions
 from anyi2v.evaluation.likeness import LONGEST, PATCH, SIDE
 from anyi2v.evaluation.objmc import GRID
 from anyi2v.evaluation.packaged import LAYER
+from anyi2v.evaluation.page import WORST
 from anyi2v.evaluation.request import METRICS
 from anyi2v.evaluation.trackers import LucasKanade
 from anyi2v.evaluation.videos import SUFFIXES
@@ -57,4 +58,5 @@ def test_its_figures_are_ours() -> None:
     assert f"shorter side of {SIDE}, at most {LONGEST}" in ONE_LINE
     assert f"at least {LEAST_AREA:.0%} of the frame".replace("%", " %") in ONE_LINE
     assert f"grid of {GRID} x {GRID} points" in ONE_LINE
+    assert WORST == 3 and "frames of the worst three of each" in ONE_LINE
     assert all(f"`{suffix}`" in TEXT for suffix in SUFFIXES)

@@ -30,24 +30,30 @@ class EvalVideos(Request):
     """How trajectory finds objects: by points, or by the colours of micro's synthetic world, where each object of a
     track file is named like "red circle"."""
     out: Path = Path("eval.json")
-    """Output JSON file with all scores, overall and per video."""
+    """Output JSON file with all scores, overall and per video; a page with plots and the worst videos is written next to
+    it, with the suffix .html."""
 
     def run(self) -> None:
-        """Evaluate, write the file, print a table."""
+        """Evaluate, write the file and the page, print a table."""
         from anyi2v.errors import InputError
         from anyi2v.evaluation.evaluate import evaluate, write
+        from anyi2v.evaluation.page import check_page, write_page
         from anyi2v.evaluation.scores import table
         from anyi2v.files import check_place
         from anyi2v.reports.folder import check_file
 
         if self.out.suffix.lower() != ".json":
             raise InputError(f"cannot write {self.out}: the suffix must be .json")
+        page = self.out.with_suffix(".html")
         check_file(self.out, self.extractor, self.video_extractor, self.structure_network, self.clip)
+        check_page(page)
         check_place(self.out.parent)
         evaluation = evaluate(self, follower=self._follower(), progress=sys.stderr.isatty())
         write(self.out, self, evaluation)
         print(table(evaluation.scores))
         print(f"{self.out}: the same with all details")
+        write_page(page, self, evaluation)
+        print(f"{page}: the same with plots and the worst videos")
 
     def _follower(self) -> "Follower":
         from anyi2v.evaluation.following import BoxFollower

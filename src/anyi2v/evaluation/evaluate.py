@@ -2,11 +2,12 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor
 
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.evaluation.conventions import Convention
@@ -21,16 +22,17 @@ from anyi2v.evaluation.packaged import EFFICIENTNET, EfficientNet, packaged
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Own, Score
 from anyi2v.evaluation.trackers import Tracker
-from anyi2v.evaluation.videos import read_all
+from anyi2v.evaluation.videos import read_shown
 from anyi2v.files import atomic
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All scores of a request, and each video's own where a metric has one."""
+    """All scores of a request, each video's own where a metric has one, and the files that were measured."""
 
     scores: tuple[Score, ...]
     videos: Own
+    inputs: Inputs
 
 
 def evaluate(
@@ -48,7 +50,7 @@ def evaluate(
     """
     inputs, asked = check(request), conventions(request)
     scores: list[Score] = []
-    for names, path, extract in (
+    for names, path, function in (
         (("fid", "kid"), request.extractor, frame_features),
         (("fvd", "kvd"), request.video_extractor, video_features),
     ):
@@ -56,11 +58,13 @@ def evaluate(
         if wanted and path is not None:
             convention = asked[wanted[0]]
             named = {name: _name(name, convention, path) for name in wanted}
-            scores += _distances(request, inputs, named, convention, path, load_extractor(path), extract)
+            extract = partial(function, load_extractor(path), convention=convention)
+            scores += _distances(request, inputs, named, convention, path, extract, progress=progress)
     if "fd" in request.metrics:
         path, convention = packaged(*EFFICIENTNET), Convention("efficientnet-lite0")
         named = {"fid": "FD-EfficientNet-lite0"}
-        scores += _distances(request, inputs, named, convention, path, EfficientNet(path), frame_features)
+        extract = partial(frame_features, EfficientNet(path), convention=convention)
+        scores += _distances(request, inputs, named, convention, path, extract, progress=progress)
     own: Own = {name: {} for name in inputs.generated}
     parts = {
         "objmc": lambda: objmc(request, inputs, tracker, progress=progress),
@@ -74,7 +78,7 @@ def evaluate(
             scores += found
             for name, values in numbers.items():
                 own[name] |= values
-    return Evaluation(tuple(scores), own)
+    return Evaluation(tuple(scores), own, inputs)
 
 
 def _distances(
@@ -83,15 +87,16 @@ def _distances(
     named: dict[str, str],
     convention: Convention,
     path: Path,
-    extractor: nn.Module,
-    extract: Callable[..., Features],
+    extract: Callable[[Iterable[tuple[str, Tensor]]], Features],
+    *,
+    progress: bool,
 ) -> list[Score]:
     """Fréchet or kernel distances, with their titles, of one extractor, whose features serve all."""
     assert inputs.real is not None  # checked with the request
     names = _whole_batches(list(inputs.generated), convention)
     generated, real = (
-        extract(extractor, read_all({name: videos[name] for name in names}), convention)
-        for videos in (inputs.generated, inputs.real)
+        extract(read_shown({name: videos[name] for name in names}, f"features of {kind} videos", progress=progress))
+        for kind, videos in (("generated", inputs.generated), ("real", inputs.real))
     )
     details = {
         "extractor": path.name,

@@ -172,6 +172,8 @@ def _means(
                 size=f"{inputs.shape.width}x{inputs.shape.height}",
                 convention=convention,
                 details=dict(details),
+                better="lower" if key == "structure_distance" else "higher",
+                key=key,
             )
         )
     return scores

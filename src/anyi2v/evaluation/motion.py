@@ -1,12 +1,10 @@
 """Scores of motion: ObjMC in both modes, and how far followed boxes are from those of the tracks."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.evaluation.following import BoxFollower, Follower
 from anyi2v.evaluation.inputs import Inputs
@@ -14,7 +12,7 @@ from anyi2v.evaluation.objmc import Mode, follow, share
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Own, Score, ratio
 from anyi2v.evaluation.trackers import LucasKanade, Tracker
-from anyi2v.evaluation.videos import read_all, read_video
+from anyi2v.evaluation.videos import read_shown, read_video
 from anyi2v.tracks import Tracks
 
 TRAJECTORY = {
@@ -70,7 +68,7 @@ def trajectory(
     own: Own = {name: {} for name in inputs.generated}
     shares: dict[str, list[tuple[float, int]]] = {key: [] for key in TRAJECTORY}
     objects = 0
-    for name, video in _watched(inputs, "trajectory", progress):
+    for name, video in read_shown(inputs.generated, "trajectory", progress=progress):
         tracks = inputs.tracks[name].scaled(inputs.shape.width, inputs.shape.height)
         objects += len(tracks.objects)
         found = follower(video, tracks)
@@ -95,6 +93,8 @@ def trajectory(
                 size=size,
                 convention="followed boxes, target: tracks",
                 details={"follower": repr(follower), "objects": objects, "objects_without_a_number": lost},
+                better="higher" if key == "trajectory_iou" else "lower",
+                key=key,
             )
         )
     return scores, own
@@ -109,7 +109,7 @@ def objmc(
     size, objects = (shape.width, shape.height), 0
     shares: dict[Mode, list[tuple[float, int]]] = {mode: [] for mode in modes}
     own: Own = {name: {} for name in inputs.generated}
-    for name, video in _watched(inputs, "objmc", progress):
+    for name, video in read_shown(inputs.generated, "objmc", progress=progress):
         real = read_video(inputs.real[name]) if inputs.real is not None else None
         objects += len(inputs.tracks[name].objects)
         for mode in modes:
@@ -136,11 +136,7 @@ def objmc(
                 size=f"{inputs.shape.width}x{inputs.shape.height}",
                 convention=f"{mode}, target: {target}",
                 details=details | ({"objects_never_visible": lost} if mode == "strict" else {}),
+                key=f"objmc_{mode}",
             )
         )
     return scores, own
-
-
-def _watched(inputs: Inputs, metric: str, progress: bool) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
-    videos = read_all(inputs.generated)
-    yield from tqdm(videos, desc=metric, total=len(inputs.generated), unit="video", disable=not progress)

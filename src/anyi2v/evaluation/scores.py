@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,6 +30,9 @@ class Score:
     """Of the generated videos in pixels."""
     convention: str
     details: dict[str, Any] = field(default_factory=dict)
+    better: Literal["lower", "higher"] = "lower"
+    key: str = ""
+    """Of the same number of single videos; empty where only all videos together have one."""
 
 
 def ratio(shares: Sequence[tuple[float, int]], *, resamples: int, seed: int) -> tuple[float, float, float]:

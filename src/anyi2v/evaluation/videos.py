@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageSequence
 from torch import Tensor
+from tqdm import tqdm
 
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import OURS, expanded
@@ -213,6 +214,13 @@ def read_all(videos: Mapping[str, Path], like: Shape | None = None) -> Iterator[
         if shape_of(video) != like:
             raise InputError(f"{path} has {shape_of(video)}, but {first} {like}; all must agree")
         yield name, video
+
+
+def read_shown(
+    videos: Mapping[str, Path], title: str, *, progress: bool
+) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
+    """Like `read_all`, with a bar."""
+    yield from tqdm(read_all(videos), desc=title, total=len(videos), unit="video", disable=not progress)
 
 
 def shape_of(video: Float[Tensor, "f 3 h w"]) -> Shape:
