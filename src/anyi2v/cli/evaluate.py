@@ -30,8 +30,8 @@ class EvalVideos(Request):
     """How trajectory finds objects: by points, or by the colours of micro's synthetic world, where each object of a
     track file is named like "red circle"."""
     out: Path = Path("eval.json")
-    """Output JSON file with all scores, overall and per video; a page with plots and the worst videos is written next to
-    it, with the suffix .html."""
+    """Output JSON file with all scores, overall and per video; a page with plots and the worst videos is written next
+    to it, with the suffix .html."""
 
     def run(self) -> None:
         """Evaluate, write the file and the page, print a table."""
