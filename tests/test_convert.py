@@ -187,7 +187,7 @@ def test_version_1_and_3_without_positions_must_be_told_apart_by_the_user(base: 
     for version in ("v1", "v3"):
         convert(foreign.options(base, out, motion_module=motion, motion_version=version))
         assert read_config(out).unet == VERSIONS[version]
-    with pytest.raises(CheckpointError, match=r"v2 cannot be.*mid block.*missing"):
+    with pytest.raises(CheckpointError, match=r"v2 contradicts the file.*mid block.*missing"):
         convert(foreign.options(base, out, motion_module=motion, motion_version="v2"))
 
 

@@ -303,7 +303,7 @@ def test_a_reload_keeps_the_work_and_tabs_do_not_mix(page: Page, picture: Path, 
 def test_bad_uploads_and_names_do_no_harm(page: Page, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("<script>no image</script>")
     page.upload("#upload", tmp_path / "bad.png")
-    page.says("is not an image that can be read")
+    page.says("is not a readable image")
     Image.new("1", (16384, 8192)).save(tmp_path / "huge.png")
     page.upload("#upload", tmp_path / "huge.png")
     page.says("at most 67108864 in all are read")

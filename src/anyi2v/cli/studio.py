@@ -23,17 +23,17 @@ class Studio:
     backbone: str = "micro"
     """Name of a shipped backbone, or a converted .safetensors file."""
     out: Path = Path("studio")
-    """Folder for what the page keeps: sessions, jobs, and runs as `anyi2v animate` writes them."""
+    """Folder for sessions, jobs, and runs as `anyi2v animate` writes them."""
     port: int | None = None
-    """Of the page's address; None: the first free one from 7860."""
+    """Port of the page; None: the first free one from 7860."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
-    """Of the networks; auto: 16 bits where the device is faster in them, which is measured once."""
+    """Precision of the networks; auto: 16 bits if the device is faster with them, which is measured once."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
     low_memory: bool = False
-    """Take less memory and more time. Chosen by itself where a job would not fit otherwise."""
+    """Use less memory and more time. Chosen automatically if a job would not fit otherwise."""
     cache: Path | None = None
     """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: other tracks on the same image and
     prompt then need no inversion."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def load_template(path: Path) -> Template:
-    """Load a page's template, which may include files beside it and `base.css`.
+    """Load a page's template, which may include files next to it and `base.css`.
 
     Args:
         path: file of the template; everything that it is rendered with is escaped.
