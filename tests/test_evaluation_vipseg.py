@@ -120,6 +120,8 @@ def test_from_the_data_set_to_table_1(here: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     scores = {score["metric"]: score for score in json.loads(Path("vipseg/eval.json").read_text())["scores"]}
     assert {"ObjMC (draganything)", "box IoU", "FD-EfficientNet-lite0"} <= scores.keys()
+    page = Path("vipseg/eval.html").read_text()
+    assert all(metric in page for metric in scores) and all(name in page for name in SCENES)
     assert scores["FD-EfficientNet-lite0"]["value"] > 0
     assert scores["ObjMC (draganything)"]["details"]["target"] == "real videos, tracked"
     assert "| AnyI2V | no | 104.53 | 569.89 | 16.39 |" in said

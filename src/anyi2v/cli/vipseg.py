@@ -19,8 +19,9 @@ class EvalVIPSeg(VIPSegRequest):
     """
 
     def run(self) -> None:
-        """Prepares the jobs; if all their runs are there, measures them, writes eval.json, prints the tables."""
+        """Prepares the jobs; if all their runs are there, measures them, writes file and page, prints the tables."""
         from anyi2v.evaluation.evaluate import write
+        from anyi2v.evaluation.page import check_page, write_page
         from anyi2v.evaluation.scores import table
         from anyi2v.evaluation.vipseg_protocol import JOBS, RUNS, measure, missing, paper_table, prepare
 
@@ -30,7 +31,10 @@ class EvalVIPSeg(VIPSegRequest):
         if names := missing(self.out):
             print(f"{len(names)} runs are to be made: anyi2v batch {self.out / JOBS} --out {self.out / RUNS}")
             return
+        page = self.out / "eval.html"
+        check_page(page)
         request, evaluation = measure(self, progress=progress)
         write(self.out / "eval.json", request, evaluation)
         print(f"{table(evaluation.scores)}\n\n{paper_table(evaluation)}\n")
-        print(f"{self.out / 'eval.json'}: the same with all details")
+        write_page(page, request, evaluation)
+        print(f"{self.out / 'eval.json'}: the same with all details; {page}: with plots and the worst videos")
