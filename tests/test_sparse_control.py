@@ -24,6 +24,7 @@ from anyi2v.denoiser import Denoiser
 from anyi2v.errors import CheckpointError, InputError
 from anyi2v.execution.memory import predict
 from anyi2v.job import Job, Result
+from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.pipeline import animate
 from anyi2v.taps import Recorder
 from anyi2v.tracks import Track, Tracks
@@ -372,6 +373,14 @@ def test_what_cannot_work_is_refused_before_any_work(file: str, tmp_path: Path) 
             run(method)
     with pytest.raises(InputError, match="must be a list of whole numbers"):
         SparseCtrl.from_dict({"frames": ["1"]})
+
+
+def test_the_shipped_network_draws_the_condition_in_the_prompts_colours() -> None:
+    """By the world's own measure, on a case that training has not seen; nothing else knows the condition image."""
+    case, micro = make_case(2001, "depth"), load("micro")
+    result = animate(micro, case.image, case.prompt, case.tracks, seed=2001, frames=4, method=SparseCtrl())
+    (scores,) = case.scores(result.video[[0] * 8])
+    assert scores.first_frame_iou > 0.7 and scores.colour_right and scores.background_right > 0.9
 
 
 def test_a_published_unet_has_the_published_sparse_control_network() -> None:
