@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from anyi2v import cli
+from anyi2v.checkpoints.checkpoint import save
 from anyi2v.evaluation import packaged
 from anyi2v.evaluation.vipseg import things
 from anyi2v.images.media import load_image, to_bytes
@@ -21,16 +23,18 @@ from anyi2v.micro.benchmark.case import object_tracks
 from anyi2v.micro.world.modalities import render
 from anyi2v.micro.world.world import Scene, object_masks, sample_scene, split_generator
 from anyi2v.tracks import load_tracks
+from tests.networks import SHORT, tiny_backbone
 
 pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'anyi2v[eval]'")
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
 SCENES = {"0_first": 2, "12_second": 7}
-PROMPT = "a red circle on a navy background"
+PROMPT = "a red ball"
 FRAMES = 4
+"""Of the backbone."""
 CLASS = 61
 """Of all objects: things of class 61, whose id in the categories is 60."""
-JOB = {"method": {"inversion_stride": 100, "steps": 2, "inject_steps": 1, "optimise_steps": 1, "iterations": 1}}
+JOB = {"method": {"iterations": 1}}
 
 
 def scene_of(number: int) -> Scene:
@@ -65,6 +69,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "val.txt").write_text("\n".join([*SCENES, "short", "void"]) + "\n")
     categories = [{"id": 2, "name": "wall", "isthing": 0}, {"id": CLASS - 1, "name": "toy_shape", "isthing": 1}]
     (data / "panoVIPSeg_categories.json").write_text(json.dumps(categories))
+    backbone = tiny_backbone()
+    own = {key: value for key, value in SHORT.to_dict().items() if value != type(SHORT)().to_dict()[key]}
+    backbone.config = replace(backbone.config, width=64, height=64, method=own)
+    save(backbone, folder / "tiny.safetensors")
     (folder / "job.json").write_text(json.dumps(JOB))
     (folder / "prompts.json").write_text(json.dumps(dict.fromkeys([*SCENES, "short", "void"], PROMPT)))
     return folder
@@ -77,7 +85,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ARGS = ["--data", "VIPSeg", "--frames", str(FRAMES), "--conditions", "segmentation", "--resamples", "0"]
+ARGS = ["--data", "VIPSeg", "--backbone", "tiny.safetensors", "--conditions", "segmentation", "--resamples", "0"]
 
 
 def vipseg(*args: str) -> int:
