@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from anyi2v.micro.benchmark.colours import ColourFollower
 from anyi2v.micro.world.modalities import render
 from anyi2v.micro.world.world import Scene, sample_scene, split_generator
 from anyi2v.tracks import Track, Tracks, save_tracks
-from tests.test_evaluation_objmc import PATCH, square, translated
+from tests.test_evaluation_objmc import PATCH, square, texture, translated
 
 pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'anyi2v[eval]'")
 
@@ -51,6 +51,42 @@ def test_boxes_follow_a_textured_patch(steps: list[tuple[float, float]], seed: i
     assert found.seen.all()
     assert centre_errors(found, tracks).max() < 1
     assert found.boxes[0, 0].tolist() == list(box)
+
+
+@settings(max_examples=20)
+@given(width=st.integers(4, 150), height=st.integers(4, 150))
+@example(width=144, height=144)
+@example(width=150, height=1)
+def test_points_are_spread_over_the_whole_box(width: int, height: int) -> None:
+    asked: list[Tensor] = []
+
+    def still(video: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(points)
+        return points[:, None].repeat(1, len(video), 1), torch.ones(len(points), len(video), dtype=torch.bool)
+
+    box = (20.0, 30.0, 20.0 + width, 30.0 + height)
+    BoxFollower(tracker=still)(torch.zeros(2, 3, 200, 200), Tracks(200, 200, (Track("it", (box,)),)))
+    corner, size = torch.tensor(box[:2]), torch.tensor([width, height])
+    points = asked[0][((asked[0] >= corner) & (asked[0] < corner + size)).all(1)]
+    assert min(16, width * height) <= len(points) <= 4 * 12**2
+    # no part of the box that is wider than two spacings of the grid is without points
+    spacing = max((width * height) ** 0.5 / 12, 1) * 1.5
+    for axis in (0, 1):
+        at = torch.cat([corner[axis, None] - 1, points[:, axis].unique(), (corner + size)[axis, None]])
+        assert at.diff().max() <= 2 * spacing
+
+
+def test_a_large_object_is_followed_by_all_of_it() -> None:
+    side = 144  # pixels in steps of 144 would be its left edge alone
+    ground, patch = texture(200, 200, 1, detail=20), texture(side, side, 50, detail=24)
+    frames, boxes = [], []
+    for x in (20, 24, 28, 32):
+        frames.append(ground.clone())
+        frames[-1][:, 30 : 30 + side, x : x + side] = patch
+        boxes.append((float(x), 30.0, float(x + side), 30.0 + side))
+    tracks = Tracks(200, 200, (Track("it", tuple(boxes)),))
+    found = BoxFollower()(torch.stack(frames), tracks)
+    assert found.seen.all() and centre_errors(found, tracks).max() < 0.2
 
 
 def test_boxes_grow_with_their_object() -> None:

@@ -95,10 +95,14 @@ class BoxFollower:
         return moves
 
     def _starts(self, tracks: Tracks, number: int) -> Float[Tensor, "n 2"]:
-        """Points of a grid over the box that lie on the object, at least `least_points` of them."""
+        """Points of a square grid over the pixels of the object, about `grid**2` of them."""
         y, x = torch.from_numpy(object_mask(tracks.objects[number], tracks)).nonzero(as_tuple=True)
-        step = max(len(x) // self.grid**2, 1)
-        return torch.stack([x, y], dim=1)[::step].float()
+        pixels = torch.stack([x, y], dim=1)
+        spacing = max(round((len(pixels) / self.grid**2) ** 0.5), 1)
+        on_grid = ((pixels - pixels.amin(0)) % spacing == spacing // 2).all(1)
+        if on_grid.sum() < self.least_points:  # the object is thinner than the grid
+            return pixels[:: max(len(pixels) // self.grid**2, 1)].float()
+        return pixels[on_grid].float()
 
     def _around(self, box: Float[Tensor, " 4"], width: int, height: int) -> Float[Tensor, "n 2"]:
         """Points in a frame around the box, half as wide as the box."""
