@@ -161,21 +161,18 @@ def _settings(config: BackboneConfig) -> Parts:
 
 def _results() -> Parts:
     parts: Parts = {}
-    film: dict[str, Any] = {"autoplay": True, "loop": True, "height": HEIGHT, "buttons": ["download"]}
+    film: dict[str, Any] = {"autoplay": True, "loop": True, "height": HEIGHT, "buttons": ["download"], "min_width": 140}
     sheet: dict[str, Any] = {"preview": True, "height": HEIGHT, "object_fit": "contain"}
     with gr.Tabs(elem_id="results") as parts["tabs"]:
         with gr.Tab("Preview", id="preview"):
             parts["preview"] = gr.Image(
                 label="Latents of all frames", interactive=False, height=HEIGHT, buttons=[], elem_id="preview"
             )
-        with gr.Tab("Video", id="video"):
+        with gr.Tab("Video", id="video"), gr.Row():
             parts["video"] = gr.Video(label="Video", elem_id="video", **film)
-        with gr.Tab("Beside", id="beside"):
             parts["beside"] = gr.Video(label="Condition, tracks and video", **film)
         with gr.Tab("Pictures", id="pictures"):
             parts["pictures"] = gr.Gallery(label="Pictures of the run", elem_id="pictures", **sheet)
-        with gr.Tab("Features", id="features"):
-            parts["features"] = gr.Gallery(label="Features of the run, if they were drawn", **sheet)
         with gr.Tab("Command", id="command"):
             about = {"language": "shell", "lines": 3, "wrap_lines": True, "elem_id": "command", "interactive": False}
             parts["command"] = gr.Code(label="Makes the same bytes", **about)

@@ -84,7 +84,7 @@ class Wiring:
 
     def _connect_work(self, drawn: list[str]) -> None:
         parts, inputs = self.parts, ["token", "editor", *self.form]
-        shown = ["status", "progress", "preview", "tabs", "video", "beside", "pictures", "features", "command", "files"]
+        shown = ["status", "progress", "preview", "tabs", "video", "beside", "pictures", "command", "files"]
         armed = parts["run"].click(self._told(self.arm), {parts["token"]}, self._parts(["status"]), queue=False)
         armed.then(
             self._told_stepwise(self.run),
@@ -271,8 +271,7 @@ class Wiring:
             "tabs": gr.Tabs(selected="video"),
             "video": handlers.video_of(out),
             "beside": handlers.video_of(out, "side_by_side"),
-            "pictures": handlers.pictures_of(out),
-            "features": handlers.features_of(out),
+            "pictures": [*handlers.pictures_of(out), *handlers.features_of(out)],
             "command": command,
             "files": handlers.files_of(self.root, out.name),
             "former": gr.Dropdown(names, value=out.name),
