@@ -214,6 +214,8 @@ TRACED = [*STRUCTURE, "--structure-network", "patches.pt", "--metrics", "structu
         (CLIP, prompts([]), "prompts.json"),
         ([*CLIP, "--clip", "missing.pt"], None, "cannot read missing.pt"),
         ([*CLIP, "--clip-model", "nothing"], None, "open_clip has no model 'nothing'"),
+        ([*CLIP, "--clip-model", "ViT-B-16-SigLIP"], None, "open_clip's 'ViT-B-16-SigLIP' downloads its tokenizer"),
+        ([*CLIP, "--clip-model", "xlm-roberta-base-ViT-B-32"], None, "downloads its tokenizer"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(

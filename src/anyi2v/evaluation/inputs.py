@@ -119,12 +119,28 @@ def _check_needs(request: Request) -> None:
                 raise InputError(f"{metric} needs {flag}; give it, or name other --metrics")
     if {*FOLLOWING} & {*request.metrics}:
         check_opencv()
-    if "clip" in request.metrics and request.clip and not expanded(request.clip).is_file():
-        raise InputError(f"cannot read {request.clip}: there is no such file")
+    if "clip" in request.metrics and request.clip:
+        _check_clip(request.clip, request.clip_model)
     if "fd" in request.metrics:
         packaged(*EFFICIENTNET)
     if "structure" in request.metrics and request.structure_network is None:
         packaged(*DINO)
+
+
+def _check_clip(path: Path, model: str) -> None:
+    """Raises InputError for a missing file, an unknown model, or one of which a part would be downloaded."""
+    import open_clip
+
+    if not expanded(path).is_file():
+        raise InputError(f"cannot read {path}: there is no such file")
+    if model not in open_clip.list_models():
+        raise InputError(f"open_clip has no model {model!r}; name the one that {path} was made for in --clip-model")
+    text = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
+    if "hf_tokenizer_name" in text or "hf_model_name" in text or "siglip" in model.lower():
+        raise InputError(
+            f"open_clip's {model!r} downloads its tokenizer, and nothing is downloaded here; use a model with CLIP's "
+            "own tokenizer, such as ViT-B-32"
+        )
 
 
 def _common(videos: Mapping[str, Path]) -> Shape:
