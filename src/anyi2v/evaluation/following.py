@@ -95,7 +95,7 @@ class BoxFollower:
         return moves
 
     def _starts(self, tracks: Tracks, number: int) -> Float[Tensor, "n 2"]:
-        """Return grid points over the box that lie on the object, at least `least_points` of them."""
+        """Return about `grid` squared pixel positions of the object, evenly spaced in reading order."""
         y, x = torch.from_numpy(object_mask(tracks.objects[number], tracks)).nonzero(as_tuple=True)
         step = max(len(x) // self.grid**2, 1)
         return torch.stack([x, y], dim=1)[::step].float()

