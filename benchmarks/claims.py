@@ -196,8 +196,7 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
 
 
 def plot_sweeps(rows: Mapping[str, Rows], settings: Mapping[str, Any], path: Path) -> None:
-    """Plot trajectory error and first-frame IoU along each number, with intervals; the full method's value is
-    circled."""
+    """Plot trajectory error and first-frame IoU along each number, with intervals; circle the full method."""
     from matplotlib.figure import Figure
 
     methods = {name: Variant.from_dict(recorded).config for name, recorded in settings["methods"].items()}

@@ -53,8 +53,7 @@ def proposal(labels: Int[Tensor, "h w"], x: float, y: float) -> dict[str, object
 
 
 def mask_entry(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> dict[str, object]:
-    """Encode a mask from a file as run lengths, at most `MASK_SIDE` pixels a side, with its bounding box in the
-    frame."""
+    """Encode a mask from a file as run lengths of at most `MASK_SIDE` pixels a side, with its box in the frame."""
     longest = max(mask.shape)
     if longest > MASK_SIDE:
         rows, cols = (max(1, round(side * MASK_SIDE / longest)) for side in mask.shape)
