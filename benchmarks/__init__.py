@@ -1,5 +1,5 @@
-"""Measurements and comparisons that the product does not need: each module is a program, `python -m benchmarks.x`."""
+"""Measurements and comparisons outside the product: each module is a program, `python -m benchmarks.x`."""
 
 from anyi2v.execution.threads import wait_passively
 
-wait_passively()  # its modules are programs, which import torch after this
+wait_passively()  # the modules are programs that import torch after this

@@ -1,6 +1,6 @@
-"""What a batch gains over single commands, and its memory over many jobs: `python -m benchmarks.batch`.
+"""Throughput gain of a batch over single commands, and its memory over many jobs: `python -m benchmarks.batch`.
 
-Throughput: the same jobs of micro, one thread, as one `anyi2v batch` and as one `anyi2v animate` each, in turns.
+Throughput: the same jobs of micro on one thread, as one `anyi2v batch` and as one `anyi2v animate` each, alternating.
 Memory: the resident set of a batch of many short jobs with different seeds, settings and tracks, after each job.
 """
 
@@ -26,7 +26,7 @@ from anyi2v.tracks import save_tracks
 OUT = Path(__file__).parent / "results" / "batch"
 FLAGS = ("--threads", "1", "--dtype", "float32")
 SHORT = {"steps": 2, "inject_steps": 1, "optimise_steps": 1, "iterations": 1, "inversion_stride": 100}
-"""Settings of jobs whose memory is watched."""
+"""Settings of the jobs of the memory measurement."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Args:
     """Options of the benchmark."""
 
     jobs: int = 8
-    """Whose throughput is measured."""
+    """Number of jobs in the throughput measurement."""
     rounds: int = 2
-    """Of each way."""
+    """Number of repetitions of each variant."""
     many: int = 100
-    """Jobs over which memory is watched."""
+    """Number of jobs in the memory measurement."""
     out: Path = OUT
-    """Folder for figures, table and plot."""
+    """Output folder for figures, table and plot."""
 
 
 def prepare(folder: Path, jobs: int) -> list[dict[str, object]]:
-    """The lines of jobs on generated cases, whose files are written into the folder."""
+    """Write the files of generated cases to the folder; return the lines of their jobs."""
     lines = []
     for seed in range(1000, 1000 + jobs):
         case = make_case(seed, "edge")
@@ -55,21 +55,21 @@ def prepare(folder: Path, jobs: int) -> list[dict[str, object]]:
 
 
 def anyi2v(*flags: str) -> subprocess.Popen[str]:
-    """The command, begun."""
+    """Start the command."""
     code = "import sys; from anyi2v.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *flags, *FLAGS]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen[str]) -> None:
-    """Waits; raises RuntimeError if the command failed."""
+    """Wait for the process; raises RuntimeError if it failed."""
     _, said = process.communicate()
     if process.returncode:
         raise RuntimeError(said)
 
 
 def throughput(jobs: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of both ways."""
+    """Measure the seconds of both variants."""
     seconds: dict[str, list[float]] = {"one batch": [], "single commands": []}
     for _ in range(rounds):
         with TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def throughput(jobs: int, rounds: int) -> dict[str, list[float]]:
 
 
 def memory(jobs: int) -> list[float]:
-    """MiB of the resident set after each job."""
+    """Measure the resident set in MiB after each job."""
     found = []
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,7 +109,7 @@ def memory(jobs: int) -> list[float]:
 
 
 def main(args: Args) -> None:
-    """Measures, prints, writes."""
+    """Run the measurements, print and write the results."""
     seconds = throughput(args.jobs, args.rounds)
     ratios = [single / batch for batch, single in zip(*seconds.values(), strict=True)]
     mib = memory(args.many)

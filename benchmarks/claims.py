@@ -1,7 +1,7 @@
-"""The paper's claims as tables and plots: `python -m benchmarks.claims --ablations runs/table2 runs/figure8 ...`.
+"""Tables and plots of the paper's claims: `python -m benchmarks.claims --ablations runs/table2 runs/figure8 ...`.
 
-Reads what `anyi2v bench micro` has made (of each folder bench.json and scores.json): folders of ablations on the same
-cases, and one per kind of case. Nothing is run.
+Reads results of `anyi2v bench micro` (bench.json and scores.json of each folder): folders of ablations on the same
+cases, and one per kind of case. Runs no jobs.
 """
 
 import json
@@ -34,7 +34,7 @@ SWEEPS = {
     "iterations": ("iterations per step", "iterations"),
     "inversion": ("inversion passes", "inversion_stride"),
 }
-"""Groups along one number: its name and the setting that holds it."""
+"""Groups of ablations along one number: its label and the setting that holds it."""
 STILL = "no optimisation"
 
 
@@ -45,15 +45,15 @@ class Args:
     ablations: tuple[Path, ...] = ()
     """Made with --ablate, on the same cases with the same backbone and full method."""
     kinds: tuple[Path, ...] = ()
-    """One per kind of case."""
+    """One folder per kind of case."""
     backbones: tuple[Path, ...] = ()
-    """One per backbone, on the same cases."""
+    """One folder per backbone, on the same cases."""
     out: Path = Path("docs/claims")
-    """Folder for ablations.md, sweeps.png and ablations.json, for kinds.md, or for backbones.md."""
+    """Output folder for ablations.md, sweeps.png and ablations.json, for kinds.md, or for backbones.md."""
 
 
 def main(args: Args) -> None:
-    """Writes tables, plots and the figures behind them."""
+    """Write tables, plots and the figures behind them."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.kinds:
         _write(args.out / "kinds.md", comparison([folder(path) for path in args.kinds], "kind"))
@@ -77,17 +77,18 @@ def _write(path: Path, content: str) -> None:
 
 
 def folder(path: Path) -> tuple[dict[str, Any], Rows]:
-    """Settings and scores of a benchmark."""
+    """Read settings and scores of a benchmark."""
     return read_json(path / "bench.json"), read_json(path / "scores.json")["rows"]
 
 
 def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any], dict[str, Rows]]:
-    """Several benchmarks as one: the settings, and by variant the rows of the folder that it is from.
+    """Merge several benchmarks: the settings, and for each variant the rows of the folder it is from.
 
-    Processors round differently, so each variant is paired with the full method that was made beside it; in a folder
-    without one, with the first folder's. The full method's own row is the first folder's.
+    Processors round differently, so each variant is paired with the full method of its own folder, or of the first
+    folder if its own has none. The row of the full method itself is the first folder's.
 
-    Raises InputError if the folders cannot be compared, or the first has no full method.
+    Raises:
+        InputError: the folders cannot be compared, or the first has no full method.
     """
     reference = [row for row in found[0][1] if row["variant"] == FULL]
     if not reference:
@@ -108,17 +109,17 @@ def merged(found: Sequence[tuple[dict[str, Any], Rows]]) -> tuple[dict[str, Any]
 
 
 def estimates(rows: Rows, name: str) -> dict[str, Any]:
-    """Mean and interval of one variant by metric."""
+    """Mean and interval of one variant, by metric."""
     return {metric: estimate(values(rows, name, metric))._asdict() for metric in COLUMNS}
 
 
 def differences(rows: Rows, name: str) -> dict[str, Any]:
-    """Paired differences of one variant to the full method by metric."""
+    """Paired differences between one variant and the full method, by metric."""
     return {metric: paired(rows, name, metric)._asdict() for metric in COLUMNS}
 
 
 def ablation_tables(rows: Mapping[str, Rows], settings: Mapping[str, Any]) -> str:
-    """One table per group of ablations, each under the full method's row; `rows` are by variant, see `merged`."""
+    """Format one table per group of ablations, each below the full method's row; for `rows`, see `merged`."""
     config = MethodConfig.from_dict(settings["methods"][FULL])
     head = ["", *COLUMNS.values(), *(f"difference of {name.split(',')[0]}" for name in list(COLUMNS.values())[:2])]
     lines, apart = [], False
@@ -160,9 +161,11 @@ def _signed(gap: Estimate) -> str:
 
 
 def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kind", "backbone"]) -> str:
-    """One row per kind of case (or backbone) and object: the full method, and its error as a multiple of that on plain
-    cases (or of micro) and, if all folders have it, of that without optimisation. Settings that the first folder has
-    otherwise are named."""
+    """Format one row per kind of case (or backbone) and object.
+
+    A row shows the full method, and its error as a multiple of the error on plain cases (or of micro) and, if all
+    folders have it, of the error without optimisation. Settings that differ from the first folder's are listed.
+    """
     usual = MethodConfig.from_dict(found[0][0]["methods"][FULL]).to_dict()
     common = {"kind": "plain", "backbone": "micro"}[by]
     extra = [
@@ -193,7 +196,7 @@ def comparison(found: Sequence[tuple[Mapping[str, Any], Rows]], by: Literal["kin
 
 
 def plot_sweeps(rows: Mapping[str, Rows], settings: Mapping[str, Any], path: Path) -> None:
-    """Trajectory error and first-frame IoU along each number, with intervals; the full method's own is circled."""
+    """Plot trajectory error and first-frame IoU along each number, with intervals; circle the full method."""
     from matplotlib.figure import Figure
 
     methods = {name: Variant.from_dict(recorded).config for name, recorded in settings["methods"].items()}
@@ -219,7 +222,7 @@ def plot_sweeps(rows: Mapping[str, Rows], settings: Mapping[str, Any], path: Pat
 
 
 def _points(methods: Mapping[str, MethodConfig], members: Sequence[str], field: str) -> list[tuple[float, str]]:
-    """(value of the setting, variant); what has no number (no PCA, no inversion) is left out."""
+    """Return pairs of setting value and variant; variants without a number (no PCA, no inversion) are omitted."""
     found = []
     for name in members:
         value, config = getattr(methods[name], field), methods[name]

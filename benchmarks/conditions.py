@@ -1,4 +1,4 @@
-"""The picture of docs/conditions.md: `python -m benchmarks.conditions [docs/conditions.png]`. Needs the extra mesh."""
+"""Figure in docs/conditions.md: `python -m benchmarks.conditions [docs/conditions.png]`. Needs the extra mesh."""
 
 import sys
 import tempfile
@@ -19,11 +19,11 @@ from anyi2v.reports.plots import draw_tracks, overlay_boxes
 from anyi2v.tracks import save_tracks
 
 ABOVE = Camera(20, 50, 4.2)
-"""From where a ring is seen as one, with room around it."""
+"""View in which a ring is recognisable as one, with space around it."""
 
 
 def make_files(folder: Path) -> None:
-    """A mesh, a cloud of points on it, a wide picture with tracks, a mask of its right half."""
+    """Write a mesh, a point cloud sampled on it, a wide picture with tracks, and a mask of its right half."""
     ring = trimesh.creation.torus(0.7, 0.3, major_sections=240, minor_sections=120)
     ring.export(folder / "ring.glb")
     trimesh.PointCloud(ring.sample(4000, seed=0)).export(folder / "ring.ply")
@@ -35,7 +35,7 @@ def make_files(folder: Path) -> None:
 
 
 def pictures(folder: Path) -> dict[str, Tensor]:
-    """What is shown, by its title."""
+    """Return the pictures to show, by title."""
     photo, mesh = Layer(folder / "photo.png"), Layer(folder / "ring.glb")
     found = {"an image with a track": draw_tracks(*_fitted(folder, 384, 192, "crop"))}
     for mode in ("crop", "pad", "stretch"):
@@ -56,7 +56,7 @@ def _fitted(folder: Path, width: int, height: int, mode: str) -> tuple[Tensor, a
 
 
 def _animated(mesh: Layer) -> dict[str, Tensor]:
-    """The mesh's depth as the micro backbone gets it, and the last frame of its video."""
+    """Return the mesh's depth as passed to the micro backbone, and the last frame of its video."""
     image, _ = load_condition([mesh], 64, 64, look=Look("depth", Camera(20, 60, 6.5), "z"))
     rows, columns = torch.nonzero(image[0] > 0.1, as_tuple=True)
     x0, y0, x1, y1 = (float(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
@@ -70,7 +70,7 @@ def _animated(mesh: Layer) -> dict[str, Tensor]:
 
 
 def main(path: Path) -> None:
-    """Writes the picture."""
+    """Write the figure."""
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder))
         shown = pictures(Path(folder))

@@ -1,6 +1,7 @@
-"""Which cases of the difficult kinds err most: `python -m benchmarks.failures --leaving runs/leaving ...`.
+"""Which cases of the difficult kinds have the largest errors: `python -m benchmarks.failures --leaving runs/leaving
+...`.
 
-Reads finished folders of `anyi2v bench micro --kind`; nothing is run.
+Reads finished folders of `anyi2v bench micro --kind`; runs no jobs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,32 +23,34 @@ from anyi2v.micro.benchmark.statistics import estimate
 from anyi2v.micro.benchmark.variants import FULL
 
 ASTRAY = 8.0
-"""Pixels, an eighth of the frame: what is farther away is not the object that was asked for."""
+"""Distance in pixels, an eighth of the frame, beyond which a detection is not the requested object."""
 VISIBLE = {"whole": (0.95, torch.inf), "half or more": (0.5, 0.95), "less than half": (0.0, 0.5)}
-"""Shares of the object in frame 1, beginning with the least."""
+"""Visible fractions of the object in frame 1."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """Folders of finished benchmarks; that of `leaving` with its frames."""
+    """Folders of finished benchmarks; the one of `leaving` with its frames."""
 
     leaving: Path
-    """Of kind "leaving"."""
+    """Folder of kind "leaving"."""
     resize: Path
-    """Of kind "resize"."""
+    """Folder of kind "resize"."""
     three_objects: Path
-    """Of kind "three objects"."""
+    """Folder of kind "three objects"."""
     mesh: Path
-    """Of kind "mesh"."""
+    """Folder of kind "mesh"."""
     points: Path
-    """Of kind "points"."""
+    """Folder of kind "points"."""
     out: Path = Path("docs/claims/failures.md")
-    """The tables."""
+    """Output file for the tables."""
 
 
 def by_share(cases: Sequence[tuple[Case, Tensor]]) -> dict[str, Tensor]:
-    """Distances between object and target in px, of all frames of the videos (`f 3 h w`), by how much of the object
-    there is to be seen; NaN where none is found."""
+    """Group the distances between object and target by the visible fraction of the object.
+
+    Distances are in pixels, over all frames of the videos (`f 3 h w`); NaN where no object is found.
+    """
     found: dict[str, list[Tensor]] = {label: [] for label in VISIBLE}
     for case, video in cases:
         (target,) = case.targets
@@ -61,7 +64,7 @@ def by_share(cases: Sequence[tuple[Case, Tensor]]) -> dict[str, Tensor]:
 
 
 def leaving_table(distances: Mapping[str, Tensor], width: int) -> str:
-    """A row per share of the object; frames without object count half the width, as in the benchmark."""
+    """Format a row per visible fraction; frames without an object count as half the width, as in the benchmark."""
     lines = ["| of the object is seen | frames | error, px | object elsewhere |", "| --- | --- | --- | --- |"]
     for label, values in distances.items():
         error, astray = values.nan_to_num(width / 2).mean(), (values > ASTRAY).float().mean()
@@ -70,7 +73,7 @@ def leaving_table(distances: Mapping[str, Tensor], width: int) -> str:
 
 
 def resize_table(rows: Rows) -> str:
-    """Growing and shrinking objects."""
+    """Compare growing and shrinking objects."""
     lines = ["| | cases | trajectory error, px | error of the box's area |", "| --- | --- | --- | --- |"]
     split: dict[str, list[Mapping[str, Any]]] = {"grows": [], "shrinks": []}
     for row in rows:
@@ -83,7 +86,7 @@ def resize_table(rows: Rows) -> str:
 
 
 def three_table(rows: Rows) -> str:
-    """All objects, and those that are where they shall be."""
+    """Compare all objects with those that reach their targets."""
     errors = torch.tensor([row["trajectory_error"] for row in rows])
     lines = ["| | objects | trajectory error, px |", "| --- | --- | --- |"]
     for label, values in (("all", errors), (f"within {ASTRAY:.0f} px", errors[errors <= ASTRAY])):
@@ -92,7 +95,7 @@ def three_table(rows: Rows) -> str:
 
 
 def style_table(kinds: Mapping[str, Rows]) -> str:
-    """By what the drawings of meshes and point clouds show."""
+    """Group errors by how the drawings of meshes and point clouds are rendered."""
     lines = ["| drawing | cases | trajectory error, px | first-frame IoU |", "| --- | --- | --- | --- |"]
     for kind, rows in kinds.items():
         for style in sorted({row["modality"] for row in rows}):
@@ -103,7 +106,7 @@ def style_table(kinds: Mapping[str, Rows]) -> str:
 
 
 def main(args: Args) -> None:
-    """Writes and prints the tables."""
+    """Write and print the tables."""
     cases = []
     folders = (args.leaving, args.resize, args.three_objects, args.mesh, args.points)
     left, resized, three, mesh, points = (read_json(path / "scores.json")["rows"] for path in folders)

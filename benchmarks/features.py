@@ -1,9 +1,10 @@
-"""Which features follow an object? `python -m benchmarks.features --out docs/features` (Fig. 5 of the paper, counted).
+"""Which features follow an object? `python -m benchmarks.features --out docs/features` (Fig. 5 of the paper,
+quantified).
 
-Clips of the synthetic world are noised to a timestep and shown to the UNet. For queries, residual hidden states
-and attention maps of each layer: by the first principal components, how well does the similarity to the object's
-centre in frame 1 tell the object from the background, in frame 1 (entity) and in the later ones (consistency)?
-Given as area under the ROC curve: 1 tells them apart everywhere, 0.5 nowhere.
+Clips of the synthetic world are noised to a timestep and passed to the UNet. For queries, residual hidden states and
+attention maps of each layer, projected onto their first principal components: how well does the similarity to the
+object's centre in frame 1 separate the object from the background, in frame 1 (entity) and in later frames
+(consistency)? The measure is the area under the ROC curve: 1 is perfect separation, 0.5 is chance.
 """
 
 import json
@@ -44,21 +45,21 @@ class Args:
     """Options of the study."""
 
     cases: int = 50
-    """Clips of the test split."""
+    """Number of clips from the test split."""
     first_seed: int = 1000
-    """Of the first clip."""
+    """Seed of the first clip."""
     timesteps: tuple[int, ...] = (801, 601, 201)
     """Noise levels; the method optimises at the first two and injects features of the third."""
     components: int = 16
-    """Principal components that similarities are computed in."""
+    """Number of principal components in which similarities are computed."""
     backbone: str = "micro"
     """Name or file of a micro backbone."""
     out: Path = Path("runs/features")
-    """Folder for features.json, features.md and pca.png."""
+    """Output folder for features.json, features.md and pca.png."""
 
 
 def layers(backbone: Backbone) -> list[tuple[str, int, int]]:
-    """(kind, up block, layer) of all features that the UNet has."""
+    """Return (kind, up block, layer) of all features of the UNet."""
     known = points(backbone.unet)
     return [
         (kind, i, j) for kind, name in KINDS.items() for i in range(4) for j in range(4) if name.format(i, j) in known
@@ -67,7 +68,7 @@ def layers(backbone: Backbone) -> list[tuple[str, int, int]]:
 
 @torch.no_grad()
 def features(backbone: Backbone, case: Case, timestep: int) -> dict[tuple[str, int, int], Float[Tensor, "f h w c"]]:
-    """The features of a noised clip of the case's truth, temporal layers on."""
+    """Compute the features of a noised ground-truth clip of the case, with temporal layers on."""
     latent = backbone.vae.encode(2 * case.truth - 1)[None]
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(case.seed))
     z = add_noise(latent, noise, level(backbone.config.schedule, timestep))
@@ -78,7 +79,7 @@ def features(backbone: Backbone, case: Case, timestep: int) -> dict[tuple[str, i
 
 
 def _channels_last(kind: str, feature: Tensor) -> Float[Tensor, "f h w c"]:
-    """An attention map's channels are the probabilities of looking at each place, averaged over heads."""
+    """Move channels last; those of an attention map are its probabilities per key, averaged over heads."""
     if kind == "attention map":
         maps = feature[0].mean(1)
         return rearrange(maps, "f (h w) m -> f h w m", h=round(maps.shape[1] ** 0.5))
@@ -86,7 +87,7 @@ def _channels_last(kind: str, feature: Tensor) -> Float[Tensor, "f h w c"]:
 
 
 def area_under_curve(score: Float[Tensor, "f h w"], inside: Bool[Tensor, "f h w"]) -> float:
-    """Probability that a place inside scores higher than one outside (ties are rare enough to ignore)."""
+    """Return the probability that a cell inside scores higher than one outside (ties are rare and ignored)."""
     ranks = score.flatten().argsort().argsort().double() + 1
     count, others = int(inside.sum()), int((~inside).sum())
     if not count or not others:
@@ -97,7 +98,7 @@ def area_under_curve(score: Float[Tensor, "f h w"], inside: Bool[Tensor, "f h w"
 def separation(
     feature: Float[Tensor, "f h w c"], mask: Bool[Tensor, "f hh ww"], components: int
 ) -> tuple[float, float]:
-    """Area under the curve in frame 1 and in the later frames."""
+    """Return the area under the curve in frame 1 and in the later frames."""
     projected = reduced(feature, components)
     cells = F.adaptive_avg_pool2d(mask.float(), (feature.shape[1], feature.shape[2]))
     inside = cells > 0.5
@@ -107,12 +108,12 @@ def separation(
 
 
 def masks(case: Case) -> Bool[Tensor, "f h w"]:
-    """The object in every frame of the truth."""
+    """Return the object's mask in every ground-truth frame."""
     return object_masks(case.scene)[0]
 
 
 def main(args: Args) -> None:
-    """Measures, prints the table, writes the folder."""
+    """Run the measurements, print the table, write the folder."""
     backbone = load(args.backbone)
     found: dict[tuple[str, int, int, int], list[tuple[float, float]]] = {}
     for seed in tqdm(range(args.first_seed, args.first_seed + args.cases), desc="clips"):

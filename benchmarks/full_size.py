@@ -1,9 +1,9 @@
-"""The whole way at full size: `python -m benchmarks.full_size --scratch folder --out full_size.json`.
+"""The complete pipeline at full size: `python -m benchmarks.full_size --scratch folder --out full_size.json`.
 
-Makes random files in a published layout, converts them, loads the result in bfloat16 and animates 16 frames: 2 steps, 1
-iteration of optimisation, an inversion of 2 passes. Each stage runs in a process of its own, so its peak memory is its
-own; what it should be is computed beforehand. Needs 6 GB of disk in the scratch folder and, without an accelerator,
-some minutes.
+Creates random files in a published layout, converts them, loads the result in bfloat16 and animates 16 frames with 2
+steps, 1 iteration of optimisation and an inversion of 2 passes. Each stage runs in its own process, so that its peak
+memory can be measured and compared with a prediction. Needs 6 GB of disk in the scratch folder and, without an
+accelerator, several minutes.
 """
 
 import dataclasses
@@ -46,12 +46,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """Published files of one kind of backbone, and the video that is made with them."""
+    """Published files of one kind of backbone, and the size of the video made with them."""
 
     files: Mapping[str, tuple[str, str]]
-    """By file name: its manifest and the name of its wrapper ("": none, and safetensors)."""
+    """By file name: its manifest and the name of its wrapper ("" for none, in safetensors format)."""
     flags: Mapping[str, str]
-    """The converter's flags: which file is what."""
+    """Flags of the converter, with the file passed to each."""
     height: int
     width: int
 
@@ -73,7 +73,7 @@ FAMILIES: dict[FamilyName, Family] = {
         {"model.ckpt": ("video/videocrafter2_full", "state_dict")}, {"base": "model.ckpt"}, 320, 512
     ),
 }
-"""Sizes: AnimateDiff's a quarter of its own, for it was measured first; the others' own."""
+"""AnimateDiff's size is a quarter of its native size because it was measured first; the others are native."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,22 @@ class Args:
     """Options of the benchmark."""
 
     scratch: Path
-    """Folder for files of 6 GB; they stay there, so that a second run need not make them."""
+    """Folder for 6 GB of files, which are kept for a second run."""
     family: FamilyName = "animatediff"
-    """Whose files."""
+    """Family of published files."""
     out: Path | None = None
-    """JSON file for all figures."""
+    """Output JSON file for all figures."""
     stages: tuple[str, ...] = ("make", "convert", "animate")
-    """Which to run; later ones need the files of the former."""
+    """Stages to run; later ones need the files of earlier ones."""
 
 
 def manifest(name: str) -> Shapes:
-    """Keys and shapes of a published file."""
+    """Return the keys and shapes of a published file."""
     return {key: tuple(shape) for key, shape in json.loads((MANIFESTS / f"{name}.json").read_text()).items()}
 
 
 def random_tensor(key: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Contents that keep the size of signals: norms 1, biases 0, variance 1 / inputs; position ids are counted."""
+    """Create contents that preserve signal scale: norms 1, biases 0, variance 1 / inputs; position ids count up."""
     if key.endswith("position_ids"):
         return torch.arange(shape[-1]).reshape(shape)
     if key.endswith(".pe") or key.endswith("bias"):
@@ -108,7 +108,7 @@ def random_tensor(key: str, shape: tuple[int, ...], generator: torch.Generator) 
 
 
 def make(scratch: Path, family: Family) -> dict[str, Any]:
-    """Writes the family's files."""
+    """Write the family's files."""
     scratch.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for file, (name, wrapper) in family.files.items():
@@ -121,7 +121,7 @@ def make(scratch: Path, family: Family) -> dict[str, Any]:
 
 
 def convert(scratch: Path, family: Family) -> dict[str, Any]:
-    """From the family's files to one file of ours."""
+    """Convert the family's files to one file of ours."""
     from weights_converters.command import convert
 
     given: dict[str, Any] = {flag: scratch / file for flag, file in family.flags.items()}
@@ -130,7 +130,7 @@ def convert(scratch: Path, family: Family) -> dict[str, Any]:
 
 
 def animate(scratch: Path, family: Family) -> dict[str, Any]:
-    """Loads in bfloat16 and makes a video; raises NumericsError if it is not finite."""
+    """Load in bfloat16 and make a video; raises NumericsError if it is not finite."""
     from anyi2v.checkpoints.checkpoint import load
     from anyi2v.pipeline import animate
     from anyi2v.tracks import Track, Tracks
@@ -151,9 +151,9 @@ def animate(scratch: Path, family: Family) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes; mapped files count as far as they were read."""
+    """Return this process's peak resident memory in bytes; mapped files count only as far as they were read."""
     status = Path("/proc/self/status")
-    if status.exists():  # not ru_maxrss, which a process inherits from the one that started it
+    if status.exists():  # not ru_maxrss, which a process inherits from its parent
         lines = [line.split() for line in status.read_text().splitlines()]
         return next(int(words[1]) * 1024 for words in lines if words[:1] == ["VmHWM:"])
     import resource
@@ -165,7 +165,7 @@ STAGES: dict[str, Callable[[Path, Family], dict[str, Any]]] = {"make": make, "co
 
 
 def imported() -> int:
-    """Peak memory of a process that has imported what the stages need."""
+    """Return the peak memory of a process that has imported what the stages need."""
     import open_clip  # noqa: F401
 
     import anyi2v.pipeline  # noqa: F401
@@ -175,7 +175,7 @@ def imported() -> int:
 
 
 def measured(name: str, scratch: Path, family: Family) -> dict[str, Any]:
-    """One stage in this process: what it says, seconds, and the peak memory; the imports do not count as its time."""
+    """Run one stage in this process; return its figures, seconds and peak memory. Imports are not timed."""
     imported()
     start = time.perf_counter()
     figures = STAGES[name](scratch, family)
@@ -183,17 +183,17 @@ def measured(name: str, scratch: Path, family: Family) -> dict[str, Any]:
 
 
 def predicted(name: str, scratch: Path, family: Family, imports: int) -> int | None:
-    """Peak memory of a stage in bytes, from the sizes alone; None for making the files.
+    """Predict the peak memory of a stage in bytes from sizes alone; None for creating the files.
 
     Args:
         name: the stage.
-        scratch: holds the converted file, if the stage is "animate".
-        family: what is converted and made.
+        scratch: folder with the converted file, if the stage is "animate".
+        family: the converted files and the video.
         imports: memory of the imported libraries.
     """
     if name == "convert":
         largest = max(math.prod(shape) for file, _ in family.files.values() for shape in manifest(file).values())
-        # the windows of all files, each overrun by a tensor of float16; the rest goes by pieces of some MiB
+        # the windows of all files, each exceeded by one float16 tensor; the rest is read in pieces of a few MiB
         return imports + len(family.files) * (WINDOW + 2 * largest)
     if name == "animate":
         config = read_config(scratch / "full.safetensors")
@@ -203,7 +203,7 @@ def predicted(name: str, scratch: Path, family: Family, imports: int) -> int | N
 
 
 def main(args: Args) -> None:
-    """Runs the stages one after another, each in a new process; prints and writes the figures."""
+    """Run the stages in turn, each in a new process; print and write the figures."""
     family = FAMILIES[args.family]
     spawn = multiprocessing.get_context("spawn")
     rows: dict[str, Any] = {}
@@ -229,7 +229,7 @@ def main(args: Args) -> None:
 
 
 def table_row(name: str, row: Mapping[str, Any]) -> str:
-    """Seconds, peak and predicted peak of a stage in one line."""
+    """Format seconds, peak and predicted peak of a stage as one line."""
     wish = row["predicted_peak"]
     should = "" if wish is None else f", predicted {wish / 2**30:.2f} GiB ({row['peak'] / wish - 1:+.0%})"
     return f"{name:8} {row['seconds']:7.1f} s, peak {row['peak'] / 2**30:.2f} GiB{should}"

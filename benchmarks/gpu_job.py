@@ -1,8 +1,8 @@
-"""The whole method at full size on a GPU: `python -m benchmarks.gpu_job --out folder`.
+"""The complete method at full size on a GPU: `python -m benchmarks.gpu_job --out folder`.
 
 AnimateDiff's architecture with random weights in bfloat16, one object, 16 frames of 512 x 512 pixels, recipe
-`official`; the time does not depend on the values. Jobs from start to video, after one in which the kernels are
-compiled; a job in low-memory mode; then each part of a job by itself, kernel by kernel.
+`official`; the time does not depend on the values. Measures complete jobs after a warm-up job that compiles the
+kernels, a job in low-memory mode, and each part of a job separately, by kind of kernel.
 """
 
 import math
@@ -33,7 +33,7 @@ KINDS = (
     ("eigenvectors", re.compile(r"sytrd|stedc|laed|syr2k|ormtr|larft|syevd")),
     ("products", re.compile(r"nvjet|gemm|cutlass|_xmma_|conv")),
 )
-"""Kinds of kernels by their names, the first that fits; all others are "rest"."""
+"""Kinds of kernels by name patterns, of which the first match counts; all other kernels are "rest"."""
 COLUMNS = ("products", "attention", "eigenvectors", "rest")
 
 
@@ -42,19 +42,19 @@ class Args:
     """Options of the benchmark."""
 
     out: Path | None = None
-    """Folder for the figures."""
+    """Output folder for the figures."""
     recipe: Literal["official", "paper"] = "official"
-    """Of the method."""
+    """Recipe of the method."""
     size: int = 512
     """Width and height in pixels."""
     frames: int = 16
-    """Of the video."""
+    """Number of frames of the video."""
     repeats: int = 3
-    """Of the job."""
+    """Number of repetitions of the job."""
 
 
 def backbone(args: Args) -> Backbone:
-    """Random weights that keep the size of signals: of variance 1 / inputs."""
+    """Create a backbone with random weights of variance 1 / inputs, which preserve signal scale."""
     config = BackboneConfig(name="animatediff", height=args.size, width=args.size, frames=args.frames)
     with torch.device("cuda"):
         made = build(config)
@@ -66,7 +66,7 @@ def backbone(args: Args) -> Backbone:
 
 
 def job(made: Backbone, config: MethodConfig, low_memory: bool) -> dict[str, Any]:
-    """Seconds of a job and of its stages; the largest memory of tensors, and with the allocator's gaps, in bytes."""
+    """Measure a job: seconds overall and per stage, and peak memory in bytes, allocated and reserved."""
     c = made.config
     image = torch.rand(3, c.height, c.width, generator=torch.Generator().manual_seed(0))
     tracks = Tracks(c.width, c.height, (boxes(0, (c.width, c.height)),))
@@ -85,7 +85,7 @@ def job(made: Backbone, config: MethodConfig, low_memory: bool) -> dict[str, Any
 
 
 def kernels(work: Callable[[], object], repeats: int = 3) -> dict[str, float]:
-    """Seconds of each kind of kernel in one call, and of the call itself, started from Python."""
+    """Measure the seconds of each kind of kernel in one call, and of the call itself from Python."""
     work()
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -102,12 +102,12 @@ def kernels(work: Callable[[], object], repeats: int = 3) -> dict[str, float]:
 
 
 def kind_of(kernel: str) -> str:
-    """What a kernel of that name computes."""
+    """Return the kind of a kernel by its name."""
     return next((kind for kind, pattern in KINDS if pattern.search(kernel)), "rest")
 
 
 def matmul_peak() -> float:
-    """FLOP/s of a large product in bfloat16, the best of some."""
+    """Measure the FLOP/s of a large bfloat16 matrix multiplication, the best of several runs."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times = []
@@ -121,7 +121,7 @@ def matmul_peak() -> float:
 
 
 def main(args: Args) -> None:
-    """Measures, prints, writes."""
+    """Run the measurements, print and write the results."""
     made, config = backbone(args), getattr(MethodConfig, args.recipe)()
     for low_memory in (False, True):
         video = (args.frames, args.size, args.size)
@@ -143,7 +143,7 @@ def main(args: Args) -> None:
 def report(
     first: dict[str, Any], jobs: list[dict[str, Any]], frugal: dict[str, Any], rows: list[dict[str, Any]], peak: float
 ) -> str:
-    """Two tables: the job by stages, and the kernels of its parts."""
+    """Format two tables: the job by stages, and the kernels of its parts."""
     head = ["stage", "s, median", "range", "low-memory, s", "first job, s"]
     lines = []
     for name in (*jobs[0]["stages"], "together"):

@@ -1,8 +1,8 @@
-"""Are semantic masks right, and what do they do? `python -m benchmarks.masks accuracy ...` and `... effect ...`.
+"""Accuracy and effect of semantic masks: `python -m benchmarks.masks accuracy ...` and `... effect ...`.
 
-`accuracy` repeats the optimisation with dynamic masks on cases with ground truth, and compares the similarities and the
-masks of each optimised step, before its first update, with the object's true place. `effect` reads finished folders of
-`anyi2v bench micro` and pairs the variants with other masks with the full method, case by case; nothing is run.
+`accuracy` repeats the optimisation with dynamic masks on cases with ground truth, and compares the similarities and
+masks of each optimised step, before its first update, with the object's true position. `effect` reads finished folders
+of `anyi2v bench micro` and pairs the variants with other masks with the full method, case by case; it runs no jobs.
 """
 
 import json
@@ -47,37 +47,38 @@ COLUMNS = ("AUC of M_1", "AUC of later M_j", "IoU of M_1", "IoU of later M_j")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How well similarities and masks tell the object from the rest of its box, step by step."""
+    """Measure how well similarities and masks separate the object from the rest of its box, step by step."""
 
     cases: int = 20
-    """Of the plain kind."""
+    """Number of cases, of kind plain."""
     seed: int = 1000
-    """Of the first case."""
+    """Seed of the first case."""
     backbone: str = "micro"
     """Name or file of a micro backbone."""
     out: Path = Path("docs/claims/mask_accuracy")
-    """Name of the .md and the .json file, without suffix."""
+    """Path of the output .md and .json files, without suffix."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What masks do to the trajectory error."""
+    """Measure the effect of masks on the trajectory error."""
 
     folders: tuple[Path, ...]
-    """Finished benchmarks. The first is of plain cases with the variants of "table 2"; those of kinds "user mask" and
-    "loose mask" with the same seeds have the same cases with a mask given; others stand for themselves."""
+    """Folders of finished benchmarks. The first has plain cases with the variants of "table 2"; those of kinds "user
+    mask" and "loose mask" with the same seeds have the same cases with a given mask; others are reported on their
+    own."""
     out: Path = Path("docs/claims/masks.md")
-    """The tables."""
+    """Output file for the tables."""
 
 
 class Maps:
-    """The taps that keep the aligned features of each optimised step's first pass."""
+    """Taps that record the aligned features in the first pass of each optimised step."""
 
     def __init__(self, config: MethodConfig):
         self.names, self.steps = config.align, dict[int, dict[str, Tensor]]()
 
     def __call__(self, at: Pass) -> Tap:
-        """The tap for a pass of the job."""
+        """Return the tap for a pass of the job."""
         if at.stage != "optimisation" or at.iteration != 0 or at.step is None:
             return no_tap
         return partial(self._keep, self.steps.setdefault(at.step, {}))
@@ -89,7 +90,7 @@ class Maps:
 
 
 def measure_case(backbone: Backbone, case: Case, config: MethodConfig) -> dict[int, tuple[float, float, float, float]]:
-    """`COLUMNS` of a case with one object, by optimised step."""
+    """Compute `COLUMNS` for a case with one object, by optimised step."""
     maps = Maps(config)
     result = animate(backbone, case.image, case.prompt, case.tracks, config=config, seed=case.seed, taps=maps)
     crops, objective = job_crops(result.tracks, config, backbone.config.vae.factor), FeatureAlignment(config)
@@ -109,19 +110,19 @@ def measure_case(backbone: Backbone, case: Case, config: MethodConfig) -> dict[i
 
 
 def separated(score: Float[Tensor, "f h w"], inside: Bool[Tensor, "f h w"], within: Bool[Tensor, "f h w"]) -> float:
-    """Area under the curve among the cells of each frame's box, mean over the frames."""
+    """Return the area under the curve among the cells of each frame's box, averaged over frames."""
     pairs = zip(score, inside, within, strict=True)
     return torch.tensor([area_under_curve(s[box], mask[box]) for s, mask, box in pairs]).nanmean().item()
 
 
 def overlap(mask: Bool[Tensor, "f h w"], wanted: Bool[Tensor, "f h w"]) -> float:
-    """Intersection over union, mean over the frames."""
+    """Return the intersection over union, averaged over frames."""
     shared, either = ((a & b).flatten(1).sum(1) for a, b in ((mask, wanted), (mask | wanted, mask | wanted)))
     return (shared / either.clamp(min=1)).mean().item()
 
 
 def measure_accuracy(args: Accuracy) -> None:
-    """Measures, prints the table, writes it."""
+    """Run the measurement, print and write the table."""
     backbone = worker_backbone(args.backbone, fast_dtype())
     config = replace(recipe("paper", read_config(args.backbone).method), mask="dynamic")
     turns, found = conditions("plain"), dict[int, list[tuple[float, ...]]]()
@@ -147,17 +148,17 @@ _AT_FIRST = "before the first update of each optimised step; 95 % bootstrap inte
 
 
 class Row(NamedTuple):
-    """What one kind of mask does."""
+    """Effect of one kind of mask."""
 
     name: str
     errors: Float[Tensor, " n"]
-    """Trajectory errors of the cases, px."""
+    """Trajectory errors of the cases in px."""
     gap: Estimate
     """Difference to whole boxes on the same cases."""
 
 
 def measure_effect(args: Effect) -> None:
-    """Prints and writes the tables."""
+    """Print and write the tables."""
     (_, settings, rows), *more = [(path, *folder(path)) for path in args.folders]
     table = effects(rows, settings)
     for _, other, found in more:
@@ -178,14 +179,14 @@ _PAIRED = (
     "frame 1 and carried along with the box."
 )
 _GIVEN = {"user mask": "true mask of frame 1, given", "loose mask": "true mask and 2 px around it, given"}
-"""Kinds whose cases are the plain ones, with a mask in the track file."""
+"""Kinds whose cases are the plain ones with a mask in the track file."""
 _WHOLE = "whole boxes (the default)"
 FAR = 2.0
-"""Pixels; what errs by more has gone wrong."""
+"""Error in pixels above which a case counts as failed."""
 
 
 def effects(rows: Rows, settings: Mapping[str, Any]) -> list[Row]:
-    """The full method and all variants with masks; raises InputError if the full method has masks itself."""
+    """Compare the full method with all variants with masks; raises InputError if the full method has masks itself."""
     methods = settings["methods"]
     if methods[FULL]["mask"] != "none":
         raise InputError(f"the full method has mask={methods[FULL]['mask']!r}; masks are compared with whole boxes")
@@ -196,9 +197,10 @@ def effects(rows: Rows, settings: Mapping[str, Any]) -> list[Row]:
 
 
 def paired_across(rows: Rows, name: str, reference: Rows, other: str) -> tuple[Float[Tensor, " n"], Estimate]:
-    """The errors of `name` on the cases that both have, and the difference to `other` of the reference there.
+    """Return the errors of `name` on the common cases, and the difference to `other` of the reference.
 
-    Raises InputError if there are none.
+    Raises:
+        InputError: there are no common cases.
     """
     shared = {(row["seed"], row["modality"]) for row in rows} & {(row["seed"], row["modality"]) for row in reference}
     if not shared:

@@ -1,13 +1,13 @@
-"""The whole method on a medium network, in units of one diffusers forward: `python -m benchmarks.medium_job`.
+"""The complete method on a medium network, in units of one diffusers forward: `python -m benchmarks.medium_job`.
 
-One unit U is the CPU time of one forward of diffusers' UNetMotionModel with the same configuration (batch 2, 16
+One unit U is the CPU time of one forward pass of diffusers' UNetMotionModel with the same configuration (batch 2, 16
 frames), measured in the same process. The published code needs 67 U: inversion 10, optimisation 27, guided steps 30.
-Random weights, one thread; the time does not depend on their values. The FLOPs of each part, in those of the same
-forward, say what it would take at diffusers' speed: what is below that is our network's.
+Random weights, one thread; the time does not depend on their values. The FLOPs of each part, relative to those of the
+same forward pass, give the time at diffusers' speed; anything below is due to our network.
 
-Each repetition has a process of its own, in which the unit comes first. After the job it mostly takes a tenth less: the
-job leaves the C library's allocator in a state in which memory is seldom asked for anew. The job in such units is shown
-too. Memory is measured in one more process, in which nothing else runs.
+Each repetition runs in its own process and measures the unit first. After the job the unit is usually a tenth smaller,
+because the C library's allocator then rarely requests new memory; the job in these units is shown too. Memory is
+measured in another process that runs nothing else.
 """
 
 import statistics
@@ -32,7 +32,7 @@ from anyi2v.tracks import Track, Tracks
 FRAMES, SIZE, TOKENS = 16, 16, 77
 PUBLISHED = {"inversion": 10, "optimisation": 27, "guided steps": 30}
 STAGES: dict[str, str] = dict(zip(("inversion", "optimisation", "denoising"), PUBLISHED, strict=True))
-"""The names here of a job's stages."""
+"""Our names of a job's stages."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Args:
     """Options of the benchmark."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of our network; diffusers' is always float32."""
+    """Data type of our network; diffusers' is always float32."""
     recipe: Literal["official", "paper"] = "official"
-    """Of the method."""
+    """Recipe of the method."""
     repeats: int = 4
-    """Of the whole job; the table shows medians of the quotients, and their range."""
+    """Number of repetitions of the whole job; the table shows medians and ranges of the ratios."""
     out: Path | None = None
-    """JSON file for all figures; the table and a plot are written beside it."""
+    """Output JSON file for all figures; the table and a plot are written next to it."""
 
 
 class Costs:
-    """What the stages of a job cost by a clock; a `Progress`."""
+    """Cost of a job's stages, measured by a clock; a `Progress`."""
 
     def __init__(self, clock: Callable[[], float]):
         self.clock, self.last = clock, 0.0
         self.spent = dict.fromkeys(PUBLISHED, 0.0)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Adds what was spent since the unit before."""
+        """Add the cost since the previous call."""
         now = self.clock()
         if done:
             self.spent[STAGES[stage]] += now - self.last
@@ -65,7 +65,7 @@ class Costs:
 
 
 def peer() -> Callable[[], Any]:
-    """One forward of diffusers' network of the same configuration."""
+    """Create a function that runs one forward pass of diffusers' network with the same configuration."""
     c = MEDIUM.unet
     kinds = ["CrossAttnDownBlockMotion"] * 3 + ["DownBlockMotion"]
     network = UNetMotionModel(
@@ -92,7 +92,7 @@ def peer() -> Callable[[], Any]:
 
 
 def job(backbone: Backbone, config: MethodConfig, clock: Callable[[], float]) -> dict[str, float]:
-    """CPU seconds, or FLOPs, of the three parts of one job."""
+    """Return the CPU seconds, or FLOPs, of the three parts of one job."""
     pixels = SIZE * MEDIUM.vae.factor
     image = torch.rand(3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     boxes = ((16.0, 16.0, 64.0, 64.0), (64.0, 48.0, 112.0, 96.0))
@@ -102,7 +102,7 @@ def job(backbone: Backbone, config: MethodConfig, clock: Callable[[], float]) ->
 
 
 def main(args: Args) -> None:
-    """Measures, prints the parts in U, writes the file."""
+    """Run the measurements, print the parts in U, write the file."""
     memory, runs = in_a_process(memory_of, args.dtype, args.recipe), []
     for i in range(args.repeats):
         runs.append(run := in_a_process(measured, args.dtype, args.recipe))
@@ -139,12 +139,12 @@ def main(args: Args) -> None:
 
 
 def in_units(values: list[float]) -> list[str]:
-    """Median and range of some quotients."""
+    """Format the median and the range of ratios."""
     return [f"{statistics.median(values):.1f} U", f"{min(values):.1f} to {max(values):.1f} U"]
 
 
 def plot(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """A bar for each way to do the job, of its parts in U."""
+    """Plot one bar per implementation of the job, divided into its parts in U."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.5 * len(bars) + 1.2), dpi=100, layout="constrained")
@@ -162,13 +162,13 @@ def plot(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
 
 
 def in_a_process(work: Callable[..., Any], dtype: str, recipe: str) -> Any:
-    """What `work` returns in a process of its own, with one thread."""
+    """Return the result of `work` from its own process with one thread."""
     with get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as fresh:
         return fresh.apply(work, (dtype, recipe))
 
 
 def measured(dtype: str, recipe: str) -> dict[str, Any]:
-    """Seconds of the unit, of the parts of one job, and of the unit after it."""
+    """Measure the seconds of the unit, of the parts of one job, and of the unit after it."""
     torch.manual_seed(0)
     forward = peer()
     unit = unit_seconds(forward)
@@ -177,7 +177,7 @@ def measured(dtype: str, recipe: str) -> dict[str, Any]:
 
 
 def memory_of(dtype: str, recipe: str) -> int:
-    """Bytes that one job takes above the imports."""
+    """Return the bytes that one job needs in addition to the imports."""
     torch.manual_seed(0)
     imports = peak_rss()
     job(prepare("medium", getattr(torch, dtype)), getattr(MethodConfig, recipe)(), time.process_time)
@@ -185,7 +185,7 @@ def memory_of(dtype: str, recipe: str) -> int:
 
 
 def unit_seconds(forward: Callable[[], Any]) -> float:
-    """CPU time of one forward of the peer, the median of nine."""
+    """Return the CPU time of one forward pass of the peer, the median of nine."""
     forward()
     found = []
     for _ in range(9):
@@ -196,7 +196,7 @@ def unit_seconds(forward: Callable[[], Any]) -> float:
 
 
 def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Return this process's peak resident memory in bytes."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
-"""Where the time of the medium job goes: `python -m benchmarks.medium_profile`. See `benchmarks.medium_job`.
+"""Time breakdown of the medium job: `python -m benchmarks.medium_profile`. See `benchmarks.medium_job`.
 
-Of a shorter job every part is profiled; what its products and its attention take is put beside what the FLOPs would
-take at the machine's measured matmul peak. All in U, scaled to the whole job.
+Profiles every part of a shorter job; the time of its matrix multiplications and attention is compared with the time of
+their FLOPs at the machine's measured matmul peak. All values are in U, scaled to the whole job.
 """
 
 import json
@@ -35,9 +35,9 @@ PRODUCTS = (
     "aten::addmm",
     "aten::mm",
 )
-"""Operators of linear layers and convolutions; those of attention are `aten::bmm` and fused."""
+"""Operators of linear layers and convolutions; those of attention are `aten::bmm` and fused ones."""
 ATTENTION = ("attention", "_InPartsBackward", "ScaledDotProductFlashAttentionForCpuBackward0")
-"""Ranges of the profile, with all that happens inside."""
+"""Ranges in the profile, including everything inside them."""
 SHORT = {"inversion_timestep": 64, "steps": 5, "optimise_steps": 1, "iterations": 2, "inject_steps": 1}
 """A shorter job with all kinds of passes."""
 
@@ -47,14 +47,14 @@ class Args:
     """Options of the benchmark."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of our network; diffusers' is always float32."""
+    """Data type of our network; diffusers' is always float32."""
     out: Path | None = None
-    """JSON file for all figures."""
+    """Output JSON file for all figures."""
 
 
 @contextmanager
 def attention_marked() -> Iterator[None]:
-    """Within the block the profile has a range around each attention."""
+    """Inside the block, mark each attention as a range in the profile."""
     plain = choice.attention
 
     def marked(*args: Any) -> Any:
@@ -69,7 +69,7 @@ def attention_marked() -> Iterator[None]:
 
 
 class Profile:
-    """A clock of `job` that counts the seconds spent in operators of one kind."""
+    """A clock for `job` that counts the seconds spent in operators of one kind."""
 
     def __init__(self, kind: Literal["products", "attention"]):
         self.kind, self.total = kind, 0.0
@@ -83,7 +83,7 @@ class Profile:
         self.running.__exit__(*error)
 
     def __call__(self) -> float:
-        """Seconds so far; a new profile begins."""
+        """Return the seconds so far and start a new profile."""
         self.__exit__(None, None, None)
         rows = self.running.key_averages()
         if self.kind == "products":
@@ -95,13 +95,13 @@ class Profile:
 
 
 def job_seconds(backbone: Backbone, config: MethodConfig, kind: Literal["products", "attention"]) -> dict[str, float]:
-    """Seconds in operators of one kind, by part of the job."""
+    """Return the seconds in operators of one kind, by part of the job."""
     with Profile(kind) as clock:
         return job(backbone, config, clock)
 
 
 def main(args: Args) -> None:
-    """Measures, prints the table, writes the file."""
+    """Run the measurements, print the table, write the file."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     unit = unit_seconds(peer())  # first, see `benchmarks.medium_job`

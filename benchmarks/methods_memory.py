@@ -1,7 +1,7 @@
 """Peak memory of each method on one case of the micro backbone: `python -m benchmarks.methods_memory`.
 
-Every method runs in a process of its own, with one thread, in float32; counted is what the job adds to the resident
-memory of a process that has loaded the backbone and run one plain denoising step, which loads the libraries' kernels.
+Every method runs in its own process, with one thread, in float32. The measure is the resident memory that the job adds
+to a process that has loaded the backbone and run one plain denoising step, which loads the libraries' kernels.
 """
 
 from dataclasses import dataclass, replace
@@ -28,11 +28,11 @@ class Args:
     seed: int = 1000
     """Seed of the case, of kind plain."""
     out: Path = Path(__file__).parent / "results" / "methods"
-    """Folder for figures and table."""
+    """Output folder for figures and table."""
 
 
 def measured(variant: Variant, seed: int) -> float:
-    """MiB that a job adds to the process."""
+    """Return the MiB that a job adds to the process."""
     torch.set_num_threads(1)
     backbone, case = anyi2v.load("micro"), make_case(seed, "edge")
     warm = MethodConfig(steps=1, inject_steps=0, optimise_steps=0, inversion="noise")
@@ -45,7 +45,7 @@ def measured(variant: Variant, seed: int) -> float:
 
 
 def main(args: Args) -> None:
-    """Measures one method after the other, prints, writes."""
+    """Measure each method in turn, print and write the results."""
     config = recipe("paper", anyi2v.load("micro").config.method)
     plain = Variant(replace(config, inject_steps=0, optimise_steps=0))
     variants = {"no method": plain, FULL: Variant(config), **leaderboard(config, ["all"], "plain")}

@@ -1,9 +1,9 @@
-"""What each implementation of an operator gains of a job that users run: `python -m benchmarks.operators_gain`.
+"""Time saved by each operator implementation in a typical job: `python -m benchmarks.operators_gain`.
 
-CPU seconds of one thread, with all implementations and without one of them, each beside the other, so that a machine
-that becomes slower or faster counts little. The gain is the share of the time without the implementation that it saves.
-"job": micro animates a generated case, 8 frames; "medium": the short job of `benchmarks.medium_profile` on the network
-of `benchmarks.medium_job`, recipe "official".
+CPU seconds of one thread with all implementations and without one of them, measured alternately so that changes in the
+machine's speed have little effect. The gain is the fraction of the time without the implementation that it saves.
+"job": micro animates a generated case of 8 frames; "medium": the short job of `benchmarks.medium_profile` on the
+network of `benchmarks.medium_job`, recipe "official".
 """
 
 import statistics
@@ -44,10 +44,10 @@ WITHOUT: Mapping[str, tuple[Any, str, Any]] = {
     "attention: in parts": (attention, "_narrow", _never),
     "execution: packed weights": (denoiser, "packed", lambda network: network),
 }
-"""What stands in the place of each implementation while it is left out."""
+"""Replacement for each implementation while it is left out."""
 NAMES = (*WITHOUT, "reference")
 Round = dict[str, dict[str, dict[str, float]]]
-"""By what is left out, and "with" or "without" it: CPU seconds of the parts of a job."""
+"""CPU seconds of the parts of a job, by implementation left out, and "with" or "without" it."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class Args:
     """Options of the benchmark."""
 
     network: Literal["micro", "medium"] = "micro"
-    """Whose job."""
+    """Network of the job."""
     rounds: int = 3
-    """Of each way."""
+    """Number of repetitions of each variant."""
     out: Path = OUT
-    """Folder for figures and table."""
+    """Output folder for figures and table."""
 
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """Within the block the implementation is not used; "reference": none is."""
+    """Disable an implementation inside the block; "reference" disables all."""
     if name in WITHOUT:
         with patch.object(*WITHOUT[name]):
             yield
@@ -73,7 +73,7 @@ def without(name: str) -> Iterator[None]:
 
 
 def micro_job() -> Callable[[str], dict[str, float]]:
-    """CPU seconds of micro's job."""
+    """Create a function that returns the CPU seconds of micro's job."""
     backbone, case = anyi2v.load("micro"), make_case(1003, "photo")
 
     def run(name: str) -> dict[str, float]:
@@ -86,7 +86,7 @@ def micro_job() -> Callable[[str], dict[str, float]]:
 
 
 def medium_job() -> Callable[[str], dict[str, float]]:
-    """CPU seconds of the parts of the medium network's job."""
+    """Create a function that returns the CPU seconds of the parts of the medium network's job."""
     backbone, config = prepare("medium", torch.float32), replace(MethodConfig.official(), **SHORT)
 
     def run(name: str) -> dict[str, float]:
@@ -98,7 +98,7 @@ def medium_job() -> Callable[[str], dict[str, float]]:
 
 
 def main(args: Args) -> None:
-    """Measures in turns, writes after every round."""
+    """Measure the variants alternately; write the results after every round."""
     torch.set_num_threads(1)
     run = {"micro": micro_job, "medium": medium_job}[args.network]()
     run("all")
@@ -118,7 +118,7 @@ def main(args: Args) -> None:
 
 
 def report(rounds: list[Round]) -> str:
-    """A row per implementation: of each part of the job the median gain, and the range for the whole job."""
+    """Format a row per implementation: the median gain of each part of the job, and the range for the whole job."""
     parts = [*rounds[0]["reference"]["with"]]
     rows = []
     for name in NAMES:

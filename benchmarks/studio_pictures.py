@@ -1,4 +1,4 @@
-"""`python -m benchmarks.studio_pictures`: the pictures of docs/studio.md, after a run on micro."""
+"""Figures in docs/studio.md, after a run on micro: `python -m benchmarks.studio_pictures`."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from anyi2v.studio.server import served
 
 OUT = Path("docs/studio")
 WAIT = 600_000
-"""Milliseconds."""
+"""Timeout of a run, in milliseconds."""
 SIZES: dict[str, tuple[int, int]] = {"wide": (1280, 800), "narrow": (390, 844)}
 
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def run(page: Page) -> None:
-    """An example, and what comes of it."""
+    """Load an example and run it."""
     page.wait_for_selector(".ed-stage")
     page.get_by_label("Example").click()
     page.get_by_role("option", name="Edge map").click()
@@ -53,7 +53,7 @@ def run(page: Page) -> None:
 
 
 def save(page: Page, path: Path, *, full: bool) -> None:
-    """The page as a PNG of 256 colours."""
+    """Save the page as a PNG of 256 colours."""
     with atomic(path) as temporary:
         page.screenshot(path=temporary, full_page=full)
         Image.open(temporary).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(temporary)

@@ -1,4 +1,4 @@
-"""The curves of a training record: `python -m benchmarks.training --run benchmarks/results/training`."""
+"""Curves of a training record: `python -m benchmarks.training --run benchmarks/results/training`."""
 
 import json
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from anyi2v.micro.training.objectives import STAGES
 
 @dataclass(frozen=True)
 class Args:
-    """Options of the picture."""
+    """Options of the figure."""
 
     run: Path = Path("benchmarks/results/training")
     """Folder with the trainer's record.jsonl."""
     out: Path = Path("docs/training.png")
-    """The picture."""
+    """Output file for the figure."""
 
 
 def continued(entries: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one stage's entries with `key`; where the stage began anew, its steps go on counting."""
+    """Return steps and values of one stage's entries with `key`; steps continue where the stage was restarted."""
     done, before, steps = 0, 0, []
     for entry in entries:
         done += before if entry["step"] <= before else 0
@@ -32,13 +32,13 @@ def continued(entries: list[dict[str, Any]], key: str) -> tuple[list[float], lis
 
 
 def minutes(entries: list[dict[str, Any]]) -> float:
-    """Time that one stage took, over all of its runs: each run's clock begins at zero."""
+    """Return the time of one stage over all its runs; the clock starts at zero in each run."""
     clock = [entry["seconds"] for entry in entries if "seconds" in entry]
     return sum(now for now, then in pairwise([*clock, 0.0]) if then < now) / 60
 
 
 def main(args: Args) -> None:
-    """Draws training and validation loss of each stage."""
+    """Plot the training and validation loss of each stage."""
     from matplotlib.figure import Figure
 
     entries = [json.loads(line) for line in (args.run / "record.jsonl").read_text().splitlines()]

@@ -1,8 +1,8 @@
 """A small search of each method's settings on the micro backbone: `python -m benchmarks.tune_methods`.
 
-Every method has the same number of trials, on cases that are in no leaderboard, all with injection. The output holds
-all trials and, for each method, the one with the lowest trajectory error; the settings in use are in
-`anyi2v.micro.benchmark.methods`. Can be interrupted and resumed.
+Every method has the same number of trials, on cases that are in no leaderboard. The output contains all trials and, for
+each method, the one with the lowest trajectory error; the settings in use are in `anyi2v.micro.benchmark.methods`. Can
+be interrupted and resumed.
 """
 
 import json
@@ -29,7 +29,7 @@ from anyi2v.micro.benchmark.variants import FULL
 
 
 def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
-    """Every combination of the axes' values."""
+    """Return every combination of the axes' values."""
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
 
@@ -47,27 +47,27 @@ MEASURES = ("trajectory_error", "first_frame_iou", "colour_right", "background_r
 
 @dataclass(frozen=True)
 class Args:
-    """The cases of the search."""
+    """Options of the search."""
 
     cases: int = 6
-    """Of kind plain."""
+    """Number of cases, of kind plain."""
     seed: int = 3000
-    """Of the first case."""
+    """Seed of the first case."""
     backbone: str = "micro"
     """Name of a shipped backbone trained on the synthetic world, or a file of one."""
     dtype: Dtype = "auto"
-    """As for `anyi2v animate`."""
+    """Precision, as for `anyi2v animate`."""
     workers: WorkerCount = None
-    """Processes of one thread that run trials in parallel, for which the extra "cluster" is needed; auto: one per core.
-    None: no workers."""
+    """Number of single-threaded processes that run trials in parallel, which needs the extra "cluster"; auto: one per
+    core. None: no workers."""
     scratch: Path = Path("runs/tuning")
     """Folder for the frames."""
     out: Path = Path("benchmarks/results/methods/tuning.json")
-    """All trials, and the best of each method."""
+    """Output file with all trials and the best of each method."""
 
 
 def trials(backbone: str) -> dict[str, dict[str, Variant]]:
-    """The trials of each method, AnyI2V first, by their names: "sg-i2v lr=0.08"."""
+    """Return the trials of each method, AnyI2V first, by names such as "sg-i2v lr=0.08"."""
     config = recipe("paper", read_config(backbone).method)
     found = {FULL: {_label(FULL, changes): Variant(replace(config, **changes)) for changes in ANYI2V}}
     for name, tried in TRIALS.items():
@@ -81,7 +81,7 @@ def _label(name: str, changes: Mapping[str, Any]) -> str:
 
 
 def summary(rows: Rows, tried: Mapping[str, Mapping[str, Variant]]) -> dict[str, Any]:
-    """By method: the best trial, and all with their measures; the best has the least mean trajectory error."""
+    """Return all trials of each method with their measures, and the best: the lowest mean trajectory error."""
     found = {}
     for name, variants in tried.items():
         figures = {
@@ -94,7 +94,7 @@ def summary(rows: Rows, tried: Mapping[str, Mapping[str, Variant]]) -> dict[str,
 
 
 def main(args: Args) -> None:
-    """Runs the trials that are missing, writes the file, prints a line per trial."""
+    """Run the missing trials, write the file, print a line per trial."""
     dtype, tried = network_dtype(args.dtype, "cpu"), trials(args.backbone)
     variants = {label: variant for some in tried.values() for label, variant in some.items()}
     bench.prepare(args.scratch, args.backbone, dtype, variants, cases=args.cases, seed=args.seed, kind="plain")

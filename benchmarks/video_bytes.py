@@ -1,10 +1,10 @@
-"""Whether the videos are the same, byte for byte, as when their digests were recorded.
+"""Check that videos are byte for byte the same as when their digests were recorded.
 
     python -m benchmarks.video_bytes             # compares; exit code 1 if a video differs
     python -m benchmarks.video_bytes --record    # writes benchmarks/results/video_bytes.json
 
-For changes of the code that must not change a result. One thread, float32, the shipped backbones and a tiny random one,
-recipes "paper" and "official". Bytes depend on processor and PyTorch, so both are recorded, and other ones refused.
+For code changes that must not affect results. One thread, float32, the shipped backbones and a tiny random one, recipes
+"paper" and "official". Bytes depend on the processor and on PyTorch: both are recorded, and others are refused.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Args:
 
 
 def jobs() -> Iterator[tuple[str, anyi2v.Backbone, MethodConfig]]:
-    """Name, backbone and settings of each video."""
+    """Yield the name, backbone and settings of each video."""
     for name in ("paper", "official"):
         tiny = {key: value for key, value in SHORT.to_dict().items() if value != getattr(MethodConfig(), key)}
         yield f"tiny, {name}", tiny_backbone(), recipe(name, tiny)
@@ -48,7 +48,7 @@ def jobs() -> Iterator[tuple[str, anyi2v.Backbone, MethodConfig]]:
 
 
 def digest(backbone: anyi2v.Backbone, config: MethodConfig) -> str:
-    """SHA-256 of the video's float32 values."""
+    """Return the SHA-256 of the video's float32 values."""
     case = make_case(1003, "photo")
     image, prompt = case.image, case.prompt
     if backbone.config.name == "tiny":
@@ -58,7 +58,7 @@ def digest(backbone: anyi2v.Backbone, config: MethodConfig) -> str:
 
 
 def main(args: Args) -> int:
-    """Makes the videos; compares or writes."""
+    """Make the videos, then compare or write their digests."""
     torch.set_num_threads(1)
     here = {"processor": processor("cpu"), "torch": torch.__version__}
     former = json.loads(RECORDED.read_text()) if not args.record else None

@@ -1,4 +1,4 @@
-"""The conversion of a sparse control network: from the published file to one of ours, tensor by tensor."""
+"""Conversion of a sparse control network from the published file to ours, one tensor at a time."""
 
 import json
 import math
@@ -22,12 +22,12 @@ TAKEN = ("sparse_control", "out", "name", "dtype")
 
 
 def convert_control(options: Convert) -> str:
-    """Converts `options.sparse_control` and returns what was done, in words.
+    """Convert `options.sparse_control` and return a summary.
 
     Raises:
-        InputError: a path is not usable, or an option that is none of a sparse control network's.
-        CheckpointError: the source is damaged, of another kind, or its tensors are not those of the network.
-        ResourceError: the disk is too full, or the place cannot be written.
+        InputError: a path is unusable, or an option does not apply to sparse control networks.
+        CheckpointError: the source is damaged, of another kind, or its tensors do not match the network.
+        ResourceError: the disk is too full, or the output cannot be written.
     """
     options = with_home(options)
     path, out = options.sparse_control, options.out
@@ -55,6 +55,6 @@ def convert_control(options: Convert) -> str:
 
 
 def control_shapes(config: SparseControlConfig) -> Shapes:
-    """The tensors of a sparse control network."""
+    """Return keys and shapes of the tensors of a sparse control network."""
     with torch.device("meta"):
         return {key: tuple(x.shape) for key, x in SparseControlNetwork(config).state_dict().items()}

@@ -1,7 +1,7 @@
-"""SparseCtrl's encoders as published: v3_sd15_sparsectrl_rgb.ckpt and v3_sd15_sparsectrl_scribble.ckpt.
+"""Published SparseCtrl encoders: v3_sd15_sparsectrl_rgb.ckpt and v3_sd15_sparsectrl_scribble.ckpt.
 
-Reference: guoyww/AnimateDiff at e92bd56, models/sparse_controlnet.py, and scripts/animate.py, whose loader looks below
-the key `controlnet`, drops the position tables, and is strict then.
+Reference: guoyww/AnimateDiff at e92bd56, models/sparse_controlnet.py, and scripts/animate.py, whose loader takes the
+entries below the key `controlnet`, drops the position tables, and then loads strictly.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ _EMBEDDING = "controlnet_cond_embedding"
 
 
 def rules(shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
-    """From the keys of a file, with or without `controlnet.` before them, to ours."""
+    """Return the rules that rename a file's keys, with or without the prefix `controlnet.`, to ours."""
     blocks = (f"blocks.{i}" for i in range(2 * len(_widths(shapes)) - 2))
-    # the activations between them count in ours
+    # our indices also count the activations between them
     stack = [(name, str(2 * i)) for i, name in enumerate(("conv_in", *blocks, "conv_out"))]
     return [
         Rule(pattern=rf"(?:controlnet\.)?{rule.pattern}", target=rule.target, why=rule.why)
@@ -44,9 +44,10 @@ def rules(shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
 def config(
     shapes: Mapping[str, tuple[int, ...]], planned: Mapping[str, tuple[int, ...] | None], name: str
 ) -> SparseControlConfig:
-    """The architecture, from the shapes of a file, under its names and `planned` under ours.
+    """Infer the architecture from a file's shapes, by its own names, and from `planned`, the same by our names.
 
-    Raises CheckpointError if it cannot be told.
+    Raises:
+        CheckpointError: the architecture cannot be inferred.
     """
     stems = [shape for key, shape in shapes.items() if key.removeprefix("controlnet.") == "conv_in.weight"]
     unet = infer.unet({**planned, "conv_in.weight": stems[0] if stems else None})
@@ -59,7 +60,7 @@ def config(
 
 
 def _widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """Channels of the convolutions for scribbles: of the first, and of those with stride 2; empty for rgb."""
+    """Return the channels of the scribble convolutions: the first, and those with stride 2; empty for rgb."""
     found = {
         int(match[1] or -1): shape[0]
         for key, shape in shapes.items()

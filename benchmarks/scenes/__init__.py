@@ -1,1 +1,1 @@
-"""A world of rendered objects on procedural grounds, and what is needed to train and judge an image model on it."""
+"""A world of rendered objects on procedural grounds, with training and evaluation of an image model on it."""

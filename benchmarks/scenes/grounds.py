@@ -1,4 +1,4 @@
-"""Procedural grounds: `ground(generator, size) -> [3 size size]`, about in [0, 1], a little different each time."""
+"""Procedural grounds: `ground(generator, size) -> [3 size size]`, approximately in [0, 1], randomly varied."""
 
 import math
 from collections.abc import Callable
@@ -12,29 +12,29 @@ Picture = Float[Tensor, "3 h w"]
 
 
 def uniform(generator: Generator, low: float, high: float) -> float:
-    """A random number between two."""
+    """Draw a random number between two bounds."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def noise(generator: Generator, size: int, cells: int) -> Float[Tensor, "h w"]:
-    """Smooth noise with a deviation of about 1, that changes over `1 / cells` of the picture."""
+    """Smooth noise with a standard deviation of about 1 that varies over `1 / cells` of the picture."""
     coarse = torch.randn(1, 1, cells + 1, cells + 1, generator=generator)
     return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)[0, 0]
 
 
 def colour(generator: Generator, red: float, green: float, blue: float, spread: float = 0.05) -> Float[Tensor, "3 1 1"]:
-    """A colour near the given one."""
+    """Draw a colour near the given one."""
     return torch.tensor([red, green, blue])[:, None, None] + spread * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
 
 
 def axes(size: int) -> tuple[Float[Tensor, "1 w"], Float[Tensor, "h 1"]]:
-    """Coordinates x and y of the pixels' centres, as shares of the side."""
+    """Return the coordinates x and y of the pixel centres, as fractions of the side."""
     line = (torch.arange(size) + 0.5) / size
     return line[None, :], line[:, None]
 
 
 def over_horizon(generator: Generator, size: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """How far above the horizon and below it each pixel is, 0 on the other side, up to 1 at the picture's edge."""
+    """Return each pixel's height above and depth below the horizon, up to 1 at the picture's edge, else 0."""
     _, y = axes(size)
     horizon = uniform(generator, low, high)
     above, below = ((horizon - y) / horizon).clamp(0, 1), ((y - horizon) / (1 - horizon)).clamp(0, 1)
@@ -42,7 +42,7 @@ def over_horizon(generator: Generator, size: int, low: float, high: float) -> tu
 
 
 def meadow(generator: Generator, size: int) -> Picture:
-    """Grass under a blue sky with clouds."""
+    """Draw grass under a blue sky with clouds."""
     above, below = over_horizon(generator, size, 0.3, 0.5)
     sky = torch.lerp(colour(generator, 0.86, 0.93, 0.98, 0.02), colour(generator, 0.45, 0.7, 0.95), above)
     sky = torch.lerp(sky, torch.ones(3, 1, 1), (0.5 * noise(generator, size, 5) - 0.2).clamp(0, 1))
@@ -51,7 +51,7 @@ def meadow(generator: Generator, size: int) -> Picture:
 
 
 def sea(generator: Generator, size: int) -> Picture:
-    """Waves, closer to each other at the horizon, under an evening sky."""
+    """Draw waves, denser towards the horizon, under an evening sky."""
     x, _ = axes(size)
     above, below = over_horizon(generator, size, 0.25, 0.42)
     sky = torch.lerp(colour(generator, 0.97, 0.88, 0.76, 0.03), colour(generator, 0.55, 0.75, 0.93), above.sqrt())
@@ -62,7 +62,7 @@ def sea(generator: Generator, size: int) -> Picture:
 
 
 def sand(generator: Generator, size: int) -> Picture:
-    """Ripples of sand."""
+    """Draw ripples of sand."""
     x, y = axes(size)
     turn = uniform(generator, -0.5, 0.5)
     along = y * math.cos(turn) + x * math.sin(turn) + 0.02 * noise(generator, size, 4)
@@ -71,7 +71,7 @@ def sand(generator: Generator, size: int) -> Picture:
 
 
 def tiles(generator: Generator, size: int) -> Picture:
-    """A floor of light and dark tiles, darker towards one side."""
+    """Draw a floor of light and dark tiles, darker towards one side."""
     x, y = axes(size)
     side = uniform(generator, 0.13, 0.2)
     cell = ((x / side + uniform(generator, 0, 1)).floor() + (y / side + uniform(generator, 0, 1)).floor()) % 2
@@ -85,4 +85,4 @@ GROUNDS: dict[str, Callable[[Generator, int], Picture]] = {
     "sand": sand,
     "tiles": tiles,
 }
-"""By the word of the caption."""
+"""Grounds by their word in the caption."""

@@ -1,4 +1,4 @@
-"""Is it the object, with its outline? Samples against the best aligned render of each object."""
+"""Is it the right object, with its outline? Compares samples with the best aligned render of each object."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,29 +10,29 @@ from torch import Tensor
 from benchmarks.scenes.world import SCALES, Placement, paint
 
 STEPS = 16
-"""Scales that are tried, from a little below the least to a little above the largest."""
+"""Number of scales tried, from slightly below the smallest to slightly above the largest."""
 
 
 class Templates(NamedTuple):
-    """An object at the centre of the picture, at all scales and angles that are tried."""
+    """An object at the centre of the picture, at all scales and angles tried."""
 
     painted: Float[Tensor, "t 4 h w"]
     spectra: Tensor
-    """Of the masks, on twice the size: positions do not wrap around."""
+    """Spectra of the masks at twice the size, so that positions do not wrap around."""
     areas: Float[Tensor, " t"]
 
 
 class Fit(NamedTuple):
-    """The best aligned render of an object, for each of some masks."""
+    """Best aligned render of an object for each of several masks."""
 
     iou: Float[Tensor, " n"]
-    """Of the mask and the object's true mask."""
+    """Intersection over union of the mask and the object's true mask."""
     painted: Float[Tensor, "n 4 h w"]
-    """The object there, colours premultiplied."""
+    """The aligned object, with premultiplied colours."""
 
 
 def templates(sprite: Float[Tensor, "4 s s"], size: int, angles: Sequence[float]) -> Templates:
-    """All renders of an object that masks are compared with."""
+    """Return all renders of an object that masks are compared with."""
     low, high = SCALES
     scales = torch.linspace(0.85 * low, 1.1 * high, STEPS).tolist()
     painted = torch.stack([paint(sprite, Placement(0.5, 0.5, s, a), size) for s in scales for a in angles])
@@ -41,7 +41,7 @@ def templates(sprite: Float[Tensor, "4 s s"], size: int, angles: Sequence[float]
 
 
 def align(masks: Bool[Tensor, "n h w"], tried: Templates) -> Fit:
-    """The render with the largest intersection over union with each mask, over all positions to a pixel."""
+    """Find the render with the largest intersection over union with each mask, over all pixel positions."""
     size = masks.shape[-1]
     ious, found = [], []
     for mask in masks.float():
@@ -65,9 +65,9 @@ def _shifted(painted: Float[Tensor, "4 h w"], down: int, right: int) -> Float[Te
 
 
 def distance(images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], fit: Fit) -> Float[Tensor, " n"]:
-    """From images to aligned renders in [0, 1]: mean over the union of both masks.
+    """Distance between images and aligned renders in [0, 1]: mean over the union of both masks.
 
-    A pixel of both counts the Euclidean distance of its colours, at most 1, a pixel of only one counts 1.
+    A pixel in both masks counts the Euclidean distance between its colours, at most 1; a pixel in only one counts 1.
     """
     theirs = fit.painted[:, 3] > 0.5
     colours = fit.painted[:, :3] / fit.painted[:, 3:].clamp(min=0.5)
@@ -77,21 +77,21 @@ def distance(images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], fit
 
 
 class Judgement(NamedTuple):
-    """Of each picture."""
+    """Judgement of each picture."""
 
     iou: Float[Tensor, " n"]
-    """With the outline of the object that was asked for."""
+    """Intersection over union with the requested object's outline."""
     nearest: Int[Tensor, " n"]
     """Object whose aligned render is nearest."""
     masks: Bool[Tensor, "n h w"]
     fit: Fit
-    """To the object that was asked for."""
+    """Alignment with the requested object."""
 
 
 def judge(
     images: Float[Tensor, "n 3 h w"], masks: Bool[Tensor, "n h w"], asked: Int[Tensor, " n"], tried: Sequence[Templates]
 ) -> Judgement:
-    """Compares pictures with every object."""
+    """Compare pictures with every object."""
     fits = [align(masks, one) for one in tried]
     distances = torch.stack([distance(images, masks, fit) for fit in fits])
     rows = list(enumerate(asked.tolist()))

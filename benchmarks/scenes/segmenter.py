@@ -1,7 +1,7 @@
-"""Tells objects from ground in a picture; it has never seen the objects that a gate is judged by.
+"""Segmentation of objects and ground in a picture, trained without the objects that a gate is judged by.
 
-A small network, trained in minutes on other objects of the package on the same grounds. What it knows is which
-pixels are no ground, so it cannot add the outline that a sample lacks.
+A small network, trained in minutes on other objects of the package on the same grounds. It only learns which pixels are
+not ground, so it cannot add an outline that a sample lacks.
 """
 
 from pathlib import Path
@@ -24,11 +24,11 @@ OTHER_OBJECTS = (
 """Code points: animals, plants, food, vehicles, instruments, tools."""
 PICTURES, BATCH, EPOCHS, LR = 2000, 16, 3, 3e-3
 FIRST = 5_000_000
-"""Number of the first picture: none that a model is trained on."""
+"""Number of the first picture; no model is trained on these."""
 
 
 class Segmenter(nn.Module):
-    """A UNet of three levels below half the resolution."""
+    """A UNet with three levels below half the resolution."""
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 64)):
         super().__init__()
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.out = nn.Conv2d(a, 4, 1)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n h w"]:
-        """Logits of being object, of images in [0, 1] whose sides are multiples of 8."""
+        """Return object logits for images in [0, 1] whose sides are multiples of 8."""
         fine = self.fine(F.pixel_unshuffle(images - 0.5, 2))
         middle = self.middle(F.avg_pool2d(fine, 2))
         coarse = self.coarse(F.avg_pool2d(middle, 2))
@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def masks(self, images: Float[Tensor, "n 3 h w"]) -> Bool[Tensor, "n h w"]:
-        """Where images in [0, 1] show an object."""
+        """Return the object masks of images in [0, 1]."""
         return torch.cat([self(part) > 0 for part in images.split(BATCH)])
 
 
@@ -58,7 +58,7 @@ def _convs(before: int, after: int) -> nn.Sequential:
 
 
 def load_segmenter(package: Path, scratch: Path, size: int) -> Segmenter:
-    """The segmenter for pictures of `size` pixels, trained once and kept in the scratch folder."""
+    """Return the segmenter for pictures of `size` pixels, trained once and cached in the scratch folder."""
     path = scratch / f"segmenter-{size}.pt"
     torch.manual_seed(0)
     network = Segmenter().to(memory_format=torch.channels_last)
@@ -71,7 +71,7 @@ def load_segmenter(package: Path, scratch: Path, size: int) -> Segmenter:
 
 
 def train(network: Segmenter, pictures: Pictures) -> None:
-    """Minimises the cross entropy between the network's mask and the true alpha; mirrored pictures count too."""
+    """Minimise the cross entropy between the predicted mask and the true alpha, with random mirroring."""
     generator = Generator().manual_seed(0)
     steps = EPOCHS * (len(pictures.images) // BATCH)
     optimiser = torch.optim.AdamW(network.parameters(), lr=LR)

@@ -1,4 +1,4 @@
-"""Trains an image UNet and its text tower on latents of rendered pictures, for a time; goes on where it stopped."""
+"""Time-limited, resumable training of an image UNet and its text tower on latents of rendered pictures."""
 
 import json
 import time
@@ -26,14 +26,14 @@ from benchmarks.scenes.world import WORDS, Pictures, caption
 SCHEDULE = ScheduleConfig()
 TEXT = TextConfig(width=64, layers=2, heads=4, mlp_ratio=2.0, length=12, vocab_size=len(WORDS), words=WORDS)
 EMPTY_SHARE = 0.1
-"""Of the captions that are left empty, for classifier-free guidance."""
+"""Fraction of captions left empty, for classifier-free guidance."""
 OBJECT_WEIGHT = 3.0
-"""Added to the weight of the loss, which is 1, in the cells of the object and around it."""
+"""Additional loss weight, on top of 1, in the cells of the object and around it."""
 LR = 1e-3
 OUTLINES = 150, 700
-"""Timesteps at which it is decided where things end; half of the batch lies there."""
+"""Timesteps that determine outlines; half of each batch is drawn from this range."""
 AVERAGE = 0.998
-"""Decay of the average of the weights."""
+"""Decay of the moving average of the weights."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Setup:
     """An image model: its latents and its UNet."""
 
     size: int
-    """Side of the pictures, in pixels."""
+    """Side of the pictures in pixels."""
     factor: int
     """Pixels per latent cell along each axis."""
     latent_channels: int
@@ -53,7 +53,7 @@ class Setup:
 
     @property
     def unet(self) -> UNetConfig:
-        """Without temporal layers."""
+        """Configuration of the UNet, without temporal layers."""
         return UNetConfig(
             channels=self.channels,
             attention=self.attention,
@@ -67,10 +67,10 @@ class Setup:
 
 
 class Model(nn.Module):
-    """UNet and text tower; weights lie in channels-last order, in which a CPU's convolutions are 1.3 times as fast.
+    """UNet and text tower; weights are channels-last, which makes CPU convolutions 1.3 times as fast.
 
     The UNet predicts v = signal * noise - sqrt(1 - signal^2) * latents (Salimans & Ho 2022, appendix D). To predict the
-    noise it would first have to learn to return its input, to a thousandth, before samples show anything at all.
+    noise it would first have to learn to reproduce its input to within a thousandth before samples show anything.
     """
 
     def __init__(self, setup: Setup):
@@ -81,22 +81,22 @@ class Model(nn.Module):
     def forward(
         self, z: Float[Tensor, "n c h w"], timesteps: Int[Tensor, " n"] | int, tokens: Int[Tensor, "n l"]
     ) -> Float[Tensor, "n c h w"]:
-        """The prediction of v."""
+        """Return the prediction of v."""
         return self.unet(z[:, None], timesteps, self.text(tokens), temporal=False)[:, 0]
 
 
 class Examples(NamedTuple):
-    """What is trained on."""
+    """Training data."""
 
     codec: PatchPCA
     latents: Float[Tensor, "n c h w"]
     weights: Float[Tensor, "n 1 h w"]
-    """Of the loss; the mean of each picture is one."""
+    """Weights of the loss; their mean is one in each picture."""
     tokens: Int[Tensor, "n l"]
 
 
 def examples(pictures: Pictures, names: Sequence[str], setup: Setup) -> Examples:
-    """Latents, weights and captions of pictures."""
+    """Compute latents, weights and captions of pictures."""
     codec = fit(_floats(pictures.images[:1000]), setup.factor, setup.latent_channels, setup.whitening)
     latents = torch.cat([codec.encode(_floats(part)) for part in pictures.images.split(500)])
     near = torch.cat([_near(part, setup.factor) for part in pictures.alpha.split(500)])
@@ -115,7 +115,7 @@ def _near(alpha: Tensor, factor: int) -> Tensor:
 
 
 class Training:
-    """A model, the average of its weights, and how long it has been trained; kept in `folder`."""
+    """A model, the average of its weights, and its training time so far; stored in `folder`."""
 
     def __init__(self, setup: Setup, minutes: float, folder: Path):
         torch.manual_seed(0)
@@ -130,11 +130,11 @@ class Training:
 
     @property
     def file(self) -> Path:
-        """The checkpoint."""
+        """Path of the checkpoint."""
         return self.folder / "model.pt"
 
     def load(self) -> None:
-        """Goes on from the checkpoint."""
+        """Resume from the checkpoint."""
         saved = torch.load(self.file, weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])
@@ -142,20 +142,20 @@ class Training:
         self.step, self.seconds = saved["step"], saved["seconds"]
 
     def save(self) -> None:
-        """Writes the checkpoint."""
+        """Write the checkpoint."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")}
         with atomic(self.file) as temporary:
             torch.save(parts | {"step": self.step, "seconds": self.seconds}, temporary)
 
     def log(self, **entry: Any) -> None:
-        """Appends a line to the record."""
+        """Append a line to the record."""
         with (self.folder / "record.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def loss(self, data: Examples, generator: Generator, *, validation: bool = False) -> Tensor:
-        """Weighted error of the prediction of v on a random batch; the first 256 examples are kept for validation.
+        """Return the weighted error of v on a random batch; the first 256 examples are held out for validation.
 
-        Over the noise levels the weight is min-SNR-5 for v (Hang et al. 2023), with SNR + 1 instead of SNR.
+        Over noise levels the weight is min-SNR-5 for v (Hang et al. 2023), with SNR + 1 instead of SNR.
         """
         held, count, size = 256, len(data.latents), self.setup.batch
         low, high = (0, held) if validation else (held, count)
@@ -176,7 +176,7 @@ class Training:
         return ((snr.clamp(max=5) + 1) / (snr + 1) * data.weights[which] * error).mean()
 
     def train_step(self, data: Examples) -> float:
-        """One update; its batch and noise depend on the step alone."""
+        """Make one update; its batch and noise depend only on the step."""
         loss = self.loss(data, Generator().manual_seed(self.step))
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -192,9 +192,9 @@ class Training:
         return loss.item()
 
     def run(self, data: Examples, every: float = 120.0) -> None:
-        """Trains until the process has spent `minutes` on it: on one core, whatever else runs on the machine.
+        """Train until the process has used `minutes` of CPU time, independent of the machine's load.
 
-        Each `every` seconds it writes a checkpoint and a line of the record.
+        Writes a checkpoint and a line of the record every `every` seconds.
         """
         losses, kept = [], self.seconds
         while self.seconds < 60 * self.minutes:
@@ -220,7 +220,7 @@ class Training:
 def sample(
     model: Model, codec: PatchPCA, captions: Sequence[str], setup: Setup, *, seed: int, scale: float, steps: int
 ) -> Float[Tensor, "n 3 h w"]:
-    """Pictures in [0, 1] of captions, by DDIM with classifier-free guidance."""
+    """Sample pictures in [0, 1] from captions by DDIM with classifier-free guidance."""
     generator = Generator().manual_seed(seed)
     side = setup.size // setup.factor
     z = noise_like(torch.empty(len(captions), setup.latent_channels, side, side), generator)

@@ -1,6 +1,6 @@
 """Named objects (Fluent 3D emoji) on procedural grounds: pictures, alpha masks and captions.
 
-The objects are read from the unpacked npm package `@lobehub/fluent-emoji-3d` (MIT), which is not part of the project.
+The objects are read from the unpacked npm package `@lobehub/fluent-emoji-3d` (MIT), which is not part of this project.
 """
 
 import math
@@ -33,15 +33,15 @@ OBJECTS = {
     "guitar": "1f3b8",
     "cactus": "1f335",
 }
-"""Names of the files in the package, which are code points, by the word for the object."""
+"""File names in the package, which are code points, by the word for the object."""
 SCALES = 0.4, 0.65
-"""Range of the longest side of an object, as a share of the picture's side."""
+"""Range of an object's longest side, as a fraction of the picture's side."""
 WORDS = ("<pad>", "<bos>", "<eos>", "a", "an", "on", *OBJECTS, *GROUNDS)
-"""The vocabulary of the captions."""
+"""Vocabulary of the captions."""
 
 
 class Placement(NamedTuple):
-    """Where an object is: its centre and longest side as shares of the picture's side, its rotation in degrees."""
+    """Position of an object: centre and longest side as fractions of the picture's side, rotation in degrees."""
 
     x: float
     y: float
@@ -50,27 +50,28 @@ class Placement(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Rendered pictures and the truth about them."""
+    """Rendered pictures with ground truth."""
 
     images: UInt8[Tensor, "n 3 h w"]
     alpha: UInt8[Tensor, "n h w"]
     objects: Int[Tensor, " n"]
-    """Index into the names that were asked for."""
+    """Index into the requested names."""
     grounds: Int[Tensor, " n"]
     """Index into `GROUNDS`."""
 
 
 def caption(name: str, ground: str) -> str:
-    """What a picture shows, in the words of `WORDS`."""
+    """Return a caption of a picture, in the words of `WORDS`."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name} on {ground}"
 
 
 def load_sprites(package: Path, names: Sequence[str]) -> list[Float[Tensor, "4 s s"]]:
-    """The objects as square RGBA sprites in [0, 1], colours premultiplied, cropped to what is visible.
+    """Load the objects as square RGBA sprites in [0, 1] with premultiplied colours, cropped to the visible part.
 
     Names are those of `OBJECTS`, or code points.
 
-    Raises InputError if the unpacked package has no such file.
+    Raises:
+        InputError: the unpacked package has no such file.
     """
     found = []
     for name in names:
@@ -89,7 +90,7 @@ def load_sprites(package: Path, names: Sequence[str]) -> list[Float[Tensor, "4 s
 
 
 def paint(sprite: Float[Tensor, "4 s s"], at: Placement, size: int) -> Float[Tensor, "4 h w"]:
-    """The premultiplied sprite on an empty picture of `size` pixels, drawn at twice the size and averaged."""
+    """Draw the premultiplied sprite on an empty picture of `size` pixels, at twice the size, then average."""
     side = 2 * round(at.scale * size)
     small = F.interpolate(sprite[None], size=(side, side), mode="bilinear", antialias=True)
     cos, sin = (f(math.radians(at.angle)) / at.scale for f in (math.cos, math.sin))
@@ -100,7 +101,7 @@ def paint(sprite: Float[Tensor, "4 s s"], at: Placement, size: int) -> Float[Ten
 
 
 def random_placement(generator: Generator, angle: float) -> Placement:
-    """Wholly inside the picture, up to rounded corners; rotated by at most `angle` degrees."""
+    """Draw a placement inside the picture, up to rounded corners, rotated by at most `angle` degrees."""
     scale = uniform(generator, *SCALES)
     turn = uniform(generator, -angle, angle)
     margin = scale / 2
@@ -109,7 +110,7 @@ def random_placement(generator: Generator, angle: float) -> Placement:
 
 
 def render(package: Path, names: Sequence[str], first: int, count: int, size: int, angle: float) -> Pictures:
-    """Pictures number `first` to `first + count - 1`: each is a function of its number and the arguments."""
+    """Render pictures `first` to `first + count - 1`; each depends only on its number and the arguments."""
     sprites = load_sprites(package, names)
     images, alpha, labels = [], [], []
     for number in tqdm(range(first, first + count), desc="render", mininterval=10):

@@ -1,9 +1,9 @@
-"""Hook points as data: what the tensor at a name is. The only place that knows how names are built.
+"""Hook points as data: the tensor behind each name. The only module that knows how names are formed.
 
-A layer's output has the layer's path, such as `up_blocks.1.attentions.0`; a place inside of a layer has its path and
-one more word, such as `up_blocks.1.attentions.0.query`. `.cross.` marks attention to the text, `temporal` in the path
-attention over frames. `skips.N` is skip connection N, counted from the first convolution's, where it enters the up
-blocks: an edit there does not reach what the encoder computes from the same tensor.
+The output of a layer has the layer's path as its name, such as `up_blocks.1.attentions.0`; a tensor inside a layer
+appends one word, such as `up_blocks.1.attentions.0.query`. `.cross.` marks text cross-attention, and `temporal` in the
+path marks temporal attention. `skips.N` is skip connection N, counted from the first convolution's, where it enters the
+up blocks: an edit there does not affect what the encoder computes from the same tensor.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from typing import Literal, get_args
 from anyi2v.errors import HookError, closest
 
 Kind = Literal["layer", "skip", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
-"""The output of a layer; a skip connection; a ResBlock's residual hidden state; of an attention what keys and values
-are projected from, the projections, the attention map before and after its softmax, and the output: after the output
-projection, as it is added to the layer's input."""
+"""Kinds of tensors: the output of a layer; a skip connection; the residual hidden state of a ResBlock; and of an
+attention layer the input of keys and values, the projections, the attention map before and after its softmax, and the
+output after the output projection, before it is added to the layer's input."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _MAPS: tuple[Kind, ...] = ("layer", "skip", "hidden")
 AttentionKind = Literal["spatial", "text", "temporal"]
@@ -25,15 +25,15 @@ MAP, TOKENS, FRAMES_LAST = "b f c h w", "b f h w c", "b h w f c"
 
 @dataclass(frozen=True)
 class Point:
-    """A named tensor of the UNet, as a tap sees it."""
+    """A named tensor of the UNet, as a tap receives it."""
 
     name: str
     shape: tuple[int, ...] = ()
-    """Of the tensor for a batch of one, where it is known; see `anyi2v.points`."""
+    """Shape of the tensor for a batch of one, if known; see `anyi2v.points`."""
 
     @property
     def kind(self) -> Kind:
-        """What the tensor is."""
+        """Kind of the tensor."""
         if self.name.startswith("skips."):
             return "skip"
         last = self.name.rsplit(".", 1)[-1]
@@ -44,7 +44,7 @@ class Point:
 
     @property
     def attention(self) -> AttentionKind | None:
-        """Which attention a place lies in; None for layers, skip connections and residual hidden states."""
+        """Kind of attention that the tensor belongs to; None for layers, skips and residual hidden states."""
         if self.kind in _MAPS:
             return None
         if ".cross." in self.name:
@@ -53,7 +53,7 @@ class Point:
 
     @property
     def layer(self) -> str:
-        """Path of the layer that a place lies in, or of the layer or skip connection itself."""
+        """Path of the layer that contains the tensor; for a layer output or skip connection, its own name."""
         name = self.name if self.kind in ("layer", "skip") else self.name.rsplit(".", 1)[0]
         return name.removesuffix(".cross")
 
@@ -64,8 +64,7 @@ class Point:
 
     @property
     def axes(self) -> str:
-        """Names of the axes: b batch, f frames, c channels, h w grid, l tokens of the text, n heads; q and k the grid's
-        cells as queries and keys."""
+        """Names of the axes: b batch, f frames, c channels, h w grid, l text tokens, n heads, q k cells."""
         if self.kind in _MAPS:
             return MAP
         if self.kind in ("logits", "probs"):
@@ -78,38 +77,38 @@ class Point:
 
     @property
     def costly(self) -> bool:
-        """Whether it is computed only for taps that ask for it: attention maps, which fast kernels never hold."""
+        """Whether only taps that request it receive it: attention maps, which fused kernels never materialise."""
         return self.kind in ("logits", "probs")
 
     @property
     def per_frame(self) -> bool:
-        """Whether axis 1 is the frames."""
+        """Whether axis 1 is the frame axis."""
         return self.axes.startswith("b f")
 
     @property
     def is_map(self) -> bool:
-        """Whether it holds a feature vector per frame and cell of the grid, without attention to anything else."""
+        """Whether it holds one feature vector per frame and grid cell, excluding text and temporal attention."""
         return self.axes in (MAP, TOKENS) and self.attention in (None, "spatial")
 
 
 def skip(number: int) -> str:
-    """The name of a skip connection; 0 is that of the first convolution."""
+    """Return the name of a skip connection; 0 is that of the first convolution."""
     return f"skips.{number}"
 
 
 def place(layer: str, kind: Kind) -> str:
-    """The name of a place inside of a layer."""
+    """Return the name of a tensor inside a layer."""
     return f"{layer}.{kind}"
 
 
 def spatial_layer(layer: str, part: Literal["attentions", "resnets"]) -> str:
-    """Path of the spatial transformer or ResBlock of an up block that the paper counts as `layer`, such as "1.0"."""
+    """Return the path of the spatial transformer or ResBlock that the paper numbers `layer`, such as "1.0"."""
     block, number = layer.split(".")
     return f"up_blocks.{block}.{part}.{number}"
 
 
 def paper_layer(name: str) -> str:
-    """The paper's count of the spatial layer in an up block that a point lies in, as "1.0"; empty elsewhere."""
+    """Return the paper's number of the spatial up-block layer that a point lies in, such as "1.0", or ""."""
     path = name.split(".")
     if len(path) < 4 or path[0] != "up_blocks" or path[2] not in ("attentions", "resnets"):
         return ""
@@ -117,9 +116,9 @@ def paper_layer(name: str) -> str:
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    """Raises HookError for the first of `names` that is not in `known`, with the three closest names.
+    """Raise HookError for the first of `names` missing from `known`, with the three closest names.
 
-    `where` is the setting that holds them, for the message.
+    `where` is the setting that holds the names, used in the message.
     """
     known = set(known)
     for name in names:

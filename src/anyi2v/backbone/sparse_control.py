@@ -1,4 +1,4 @@
-"""The sparse control network: what is added to a UNet so that a few frames of the video are as given.
+"""Sparse control network: residuals for a UNet that make a few frames of the video follow a given condition.
 
 References: SparseCtrl (Guo et al. 2023, arXiv:2311.16933), sections 3.2 and 3.3; guoyww/AnimateDiff at e92bd56,
 models/sparse_controlnet.py.
@@ -24,19 +24,19 @@ from anyi2v.operators import using
 from anyi2v.taps import At, Tap, no_tap
 
 MID = "mid_block.resnets.1"
-"""The hook point of the mid block's output."""
+"""Hook point of the mid block's output."""
 
 
 class SparseControlNetwork(nn.Module):
-    """Residuals for the skip connections and the mid block of a UNet, from what is known of a few frames.
+    """Compute residuals for the skip connections and the mid block of a UNet from conditions of a few frames.
 
-    A copy of the UNet's way down with motion modules of its own, which carry what is known to the other frames. The
-    noisy latents do not enter ("noised sample inputs eliminated", section 3.2): of the first convolution only the bias
-    is left. So residuals depend on timestep, text and condition alone.
+    A copy of the UNet's encoder with its own motion modules, which propagate the conditions to the other frames. The
+    noisy latents are not an input ("noised sample inputs eliminated", section 3.2): only the bias of the first
+    convolution is left. The residuals therefore depend only on timestep, text and condition.
     """
 
     operators: OperatorKind = "fast"
-    """How it computes: by the fastest implementations, or by the formulas alone."""
+    """Implementation of the operators: the fastest available, or the plain formulas."""
 
     def __init__(self, config: SparseControlConfig):
         super().__init__()
@@ -59,11 +59,11 @@ class SparseControlNetwork(nn.Module):
         self.mid_out = nn.Conv2d(channels[-1], channels[-1], 1)
         for out in (*self.skip_outs, self.mid_out):
             for parameter in out.parameters():
-                nn.init.zeros_(parameter)  # before training the UNet is what it is without control
+                nn.init.zeros_(parameter)  # before training, the residuals are zero and leave the UNet unchanged
 
     @property
     def points(self) -> tuple[str, ...]:
-        """The hook points of the UNet that there are residuals for."""
+        """Hook points of the UNet that receive residuals."""
         return (*(skip(i) for i in range(len(self.skip_outs))), MID)
 
     def forward(
@@ -75,16 +75,17 @@ class SparseControlNetwork(nn.Module):
         temporal: bool = True,
         window: int | None = None,
     ) -> dict[str, Float[Tensor, "#b f e h2 w2"]]:
-        """The residuals by the hook point of the UNet that each is added to; see `adding`.
+        """Return the residuals by the hook point of the UNet to which each is added; see `adding`.
 
         Args:
-            condition: what is known, with the mask as the last channel; see `masked`.
+            condition: conditions of the given frames, with the mask as the last channel; see `masked`.
             timesteps: training timesteps, one for all or one per batch entry.
             text: states of the text tower.
             temporal: False skips the motion modules.
-            window: as for `UNet.forward`.
+            window: as in `UNet.forward`.
 
-        Raises InputError for more frames than the motion modules have positions for.
+        Raises:
+            InputError: more frames than the motion modules have positions for.
         """
         frames = condition.shape[1]
         at_once = frames if window is None else min(frames, window)
@@ -107,10 +108,10 @@ class SparseControlNetwork(nn.Module):
 
 
 class ScribbleEmbedding(nn.Sequential):
-    """Pixels to the grid of the latents by convolutions, every second one with stride 2.
+    """Map pixels to the latent grid by convolutions, every second one with stride 2.
 
     Reference: ControlNet (Zhang et al. 2023, arXiv:2302.05543), section 3.3; guoyww/AnimateDiff,
-    SparseControlNetConditioningEmbedding, whose `conv_in`, `blocks` and `conv_out` stand here in a row.
+    SparseControlNetConditioningEmbedding, whose `conv_in`, `blocks` and `conv_out` are consecutive entries here.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], channels: int):
@@ -122,7 +123,7 @@ class ScribbleEmbedding(nn.Sequential):
 
 
 def _embedding(config: SparseControlConfig) -> nn.Module:
-    """What brings the condition, with its mask, to the width of the first level."""
+    """Create the module that maps the condition and its mask to the channels of the first level."""
     channels = config.unet.channels[0]
     if config.condition == "rgb":
         return nn.Conv2d(config.unet.latent_channels + 1, channels, 3, padding=1)
@@ -130,9 +131,9 @@ def _embedding(config: SparseControlConfig) -> nn.Module:
 
 
 def masked(known: Mapping[int, Float[Tensor, "c h w"]], frames: int) -> Float[Tensor, "1 f c1 h w"]:
-    """What is known of frames, by their index from 0, and the mask as one more channel: 1 there, 0 elsewhere.
+    """Stack the conditions of the given frames (0-based) and append the mask as a channel: 1 there, 0 elsewhere.
 
-    Frames of which nothing is known are zero (section 3.3). There must be at least one that is.
+    Frames without a condition are zero (section 3.3). At least one frame must have one.
     """
     first = next(iter(known.values()))
     condition = first.new_zeros(1, frames, len(first) + 1, *first.shape[1:])
@@ -142,5 +143,5 @@ def masked(known: Mapping[int, Float[Tensor, "c h w"]], frames: int) -> Float[Te
 
 
 def adding(residuals: Mapping[str, Tensor], scale: float = 1.0) -> Tap:
-    """The edit of a pass of the UNet that adds the residuals, times `scale`."""
+    """Return a tap that adds the residuals, multiplied by `scale`, in a pass of the UNet."""
     return At(residuals, lambda name, x: x + scale * residuals[name].to(x.dtype))

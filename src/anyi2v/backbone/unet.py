@@ -1,4 +1,4 @@
-"""The UNet of SD-1.x with temporal slots and hook points. It knows no backbone's name."""
+"""The UNet of SD-1.x with temporal slots and hook points, independent of any particular backbone."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -25,18 +25,18 @@ from anyi2v.taps import Recorder, Stop, StopAt, Tap, chain, handled, no_tap
 
 
 class UNet(nn.Module):
-    """Predicts the noise of video latents.
+    """UNet that predicts the noise in video latents.
 
-    Parameters of the spatial part have diffusers' names, temporal layers stand at `*.temporals.j` and the
-    other slots of `Design`.
+    Parameters of the spatial part have diffusers' names; temporal layers are at `*.temporals.j` and in the other slots
+    of `Design`.
 
     Args:
         config: the architecture.
-        design: fills the temporal slots; by default what `config.temporal` describes.
+        design: fills the temporal slots; by default the one that `config.temporal` describes.
     """
 
     operators: OperatorKind = "fast"
-    """How it computes: by the fastest implementations, or by the formulas alone."""
+    """Implementation of the operators: the fastest available, or the plain formulas."""
 
     def __init__(self, config: UNetConfig, design: Design | None = None):
         super().__init__()
@@ -60,12 +60,12 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters; the forward pass computes in it."""
+        """Data type of the parameters, in which the forward pass computes."""
         return self.conv_in.weight.dtype
 
     @property
     def deep_point(self) -> str:
-        """Where what the levels below the finest have computed enters the last up block: a hook point."""
+        """Hook point at which features of the levels below the finest enter the last up block."""
         return f"up_blocks.{len(self.up_blocks) - 2}.upsamplers.0"
 
     @property
@@ -86,32 +86,33 @@ class UNet(nn.Module):
         checkpoint: bool = False,
         deep: Float[Tensor, "b f e h w"] | None = None,
     ) -> Float[Tensor, "b f c h w"]:
-        """The noise prediction for `z`, in the dtype of `z`.
+        """Return the noise prediction for `z`, in the dtype of `z`.
 
         Args:
-            z: noisy latents of `f` frames; any height and width, unless the configuration asks for even grids. One clip
-                serves several texts: what comes before the first of them is then computed once, and its hook points
-                show a batch of one.
+            z: noisy latents of `f` frames; any height and width, unless the configuration requires even grids. One clip
+                can serve several texts: everything before the first text cross-attention is then computed once, and
+                hook points there see a batch of one.
             timesteps: training timesteps, one for all or one per batch entry.
-            text: states of the text tower, one for each prediction.
-            fps: frames per second of the video; needed where the configuration has an `fps_embedding`, else ignored.
-            temporal: False skips every temporal layer (each frame is an image of its own); a
-                collection of names (see `temporal_names`) leaves only those on.
-            window: temporal layers see at most so many frames at once, in windows that overlap by half; their hook
-                points are then offered once per window.
-            tap: sees and may replace every hook point; see `anyi2v.taps`.
-            checkpoint: recompute layers in the backward pass; the gradient is the same.
-            deep: what hook point `deep_point` saw at another timestep; the levels below the finest are then left out
+            text: states of the text tower, one per prediction.
+            fps: frames per second of the video; required if the configuration has an `fps_embedding`, otherwise
+                ignored.
+            temporal: False skips every temporal layer, so that each frame is an independent image; a collection of
+                names (see `temporal_names`) enables only those.
+            window: number of frames that temporal layers see at once, in windows that overlap by half; their hook
+                points are then called once per window.
+            tap: receives and may replace the tensor at every hook point; see `anyi2v.taps`.
+            checkpoint: recompute layers in the backward pass to save memory; gradients are unchanged.
+            deep: tensor at hook point `deep_point` from another timestep; the levels below the finest are then skipped
                 (DeepCache, Ma et al. 2024, section 3.2).
 
         Raises:
-            InputError: more frames than the temporal layers have positions for, no `fps` though it is needed, or
-                a grid that cannot be halved as often as it must.
-            HookError: a name in `temporal` is not a temporal layer, or one that the tap handles is no hook point.
+            InputError: more frames than the temporal layers have positions for, a missing `fps`, or a grid that cannot
+                be halved often enough.
+            HookError: a name in `temporal` is not a temporal layer, or the tap handles a name that is not a hook point.
         """
         self._check(z, temporal, window)
         names = handled(tap)
-        if names and has_values(z) and not transformed():  # a pass on the meta device would count, or fail, in these
+        if names and has_values(z) and not transformed():  # `points` makes a meta pass, which must not recurse
             check_names(names, points(self), "tap")
         with using(self.operators):
             timesteps = torch.as_tensor(timesteps, device=z.device).view(-1)
@@ -127,10 +128,10 @@ class UNet(nn.Module):
             return predict(self, z, call, deep)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compiles the passes that nothing watches or changes: the inversion's, those after the injection, training.
+        """Compile passes without taps or checkpointing: inversion, denoising after the injection, training.
 
-        Other passes run as before. The first pass of each shape takes minutes. Arguments are those of `torch.compile`.
-        Hooks of modules must be registered before: a compiled pass does not look for new ones.
+        Other passes run uncompiled. The first pass of each shape takes minutes. Arguments are those of `torch.compile`.
+        Register module hooks before compiling: a compiled pass does not check for new ones.
         """
         # not bound to this network: a deep copy of it must compute with its own weights
         self._compiled = torch.compile(UNet._predict, *args, **options)
@@ -147,7 +148,7 @@ class UNet(nn.Module):
             x = self.mid_block(skips[-1], call)
             up_blocks = self.up_blocks
         else:
-            skips += self.down_blocks[0](x, call)[: self.config.layers]  # not what goes down
+            skips += self.down_blocks[0](x, call)[: self.config.layers]  # without the downsampled output
             x, up_blocks = deep.to(self.dtype).flatten(0, 1), self.up_blocks[-1:]
         for block in up_blocks:
             x = block(x, skips, call)
@@ -173,7 +174,7 @@ class UNet(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the timestep (or of the frame rate) through two linear layers."""
+    """Sinusoidal embedding of the timestep (or the frame rate) followed by two linear layers."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -181,7 +182,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = Linear(4 * channels, 4 * channels)
 
     def forward(self, timesteps: Int[Tensor, " b"] | Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        """Frequencies fall geometrically from 1 to 1/10000, in float32."""
+        """Embed values with frequencies that fall geometrically from 1 to 1/10000, computed in float32."""
         half = self.linear_1.in_features // 2
         index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
         waves = sinusoid(timesteps.float(), torch.exp(index * (-math.log(10000.0) / half)))
@@ -199,12 +200,15 @@ def record(
     stop: StopAt = "point",
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Runs the UNet only as far as the last of `names` and returns those tensors, alive for autograd.
+    """Run the UNet up to the last of `names` and return these tensors, still attached to the autograd graph.
 
-    `edit` acts before the reading. `stop="layer"` ends at the next layer output instead of exactly there,
-    which a compiled UNet needs. `options` are what `UNet.forward` takes besides: `fps`, `temporal`, `window` and
-    `checkpoint`. Raises HookError for an unknown name, and for one that the pass does not reach: its temporal layer is
-    off, or `edit` has raised Stop before.
+    `edit` is applied before recording. `stop="layer"` ends at the next layer output instead of exactly at the point,
+    which a compiled UNet requires. `options` are further arguments of `UNet.forward`: `fps`, `temporal`, `window` and
+    `checkpoint`.
+
+    Raises:
+        HookError: a name is unknown, or the pass does not reach it because its temporal layer is off or `edit` raised
+            Stop.
     """
     recorder = Recorder(names, stop=stop)
     try:
@@ -219,15 +223,15 @@ def record(
 
 
 def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, tokens: int = 77) -> dict[str, Point]:
-    """Every hook point by name, in the order of the pass, with the shape that its tap sees for a batch of one.
+    """Return every hook point by name, in execution order, with the shape that its tap sees for a batch of one.
 
-    Costly ones (`Point.costly`) among them. Computed without arithmetic, by one pass of an equal network on the meta
-    device. Its kernels in Python take a third of a second, so the answer is kept for all networks of the architecture.
+    Includes costly ones (`Point.costly`). Shapes come from one pass of an identical network on the meta device, without
+    arithmetic. It takes about a third of a second, so the result is cached for all networks of the architecture.
 
     Args:
         unet: the network.
-        frames, height, width: of the latents.
-        tokens: of the text.
+        frames, height, width: size of the latents.
+        tokens: length of the text.
     """
     return dict(_points(unet.config, unet.design, frames, height, width, tokens))
 
@@ -244,7 +248,7 @@ def _points(config: UNetConfig, design: Design, frames: int, height: int, width:
 
 
 class _Lister:
-    """A tap that notes every point, asking for the costly ones too."""
+    """A tap that records every point, including costly ones."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""Sparse control networks and their files: one .safetensors each, with its configuration in the metadata."""
+"""Files of sparse control networks: one .safetensors each, with the configuration in its metadata."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +20,12 @@ def save_control(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a file that `load_control` reads; arguments are those of `checkpoint.save`."""
+    """Write a file that `load_control` reads; the arguments are those of `checkpoint.save`."""
     write(network.state_dict(), network.config, path, dtype=dtype, metadata=metadata)
 
 
 def read_control_config(path_or_name: str | Path) -> SparseControlConfig:
-    """The configuration in a file of a sparse control network; raises as `load_control` does."""
+    """Read the configuration from a sparse control network's file; raises the errors of `load_control`."""
     path = resolve_control(path_or_name)
     return parsed(path, read_header(path), SparseControlConfig.from_json, control=True)
 
@@ -34,16 +34,16 @@ def read_control_config(path_or_name: str | Path) -> SparseControlConfig:
 def load_control(
     path_or_name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SparseControlNetwork:
-    """A sparse control network from its file, for inference: `eval()` and without gradients of the parameters.
+    """Load a sparse control network for inference: in `eval()` mode, without gradients for its parameters.
 
     Args:
-        path_or_name: a file that `save_control` or `anyi2v convert` wrote, or the name of a shipped network.
-        device: where the network shall be.
-        dtype: of its parameters.
+        path_or_name: file written by `save_control` or `anyi2v convert`, or the name of a shipped network.
+        device: device of the network.
+        dtype: data type of its parameters.
 
     Raises:
         InputError: neither a file nor a shipped name.
-        CheckpointError: not the file of a sparse control network, damaged, or its tensors are not those of its
+        CheckpointError: the file is damaged, is not a sparse control network, or its tensors do not match its
             configuration.
     """
     path = resolve_control(path_or_name)
@@ -52,7 +52,7 @@ def load_control(
         network = SparseControlNetwork(parsed(path, header, SparseControlConfig.from_json, control=True))
     check_tensors(path, header.shapes, {key: tuple(x.shape) for key, x in network.state_dict().items()})
     with safe_open(path, framework="pt", device=str(device)) as file:
-        # copied, to lie aligned as all of torch's memory
+        # copied to have the alignment of torch's own memory
         tensors = {key: file.get_tensor(key).to(dtype, copy=True) for key in network.state_dict()}
     network.load_state_dict(tensors, assign=True)
     channels_last(network)

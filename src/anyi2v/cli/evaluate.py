@@ -1,4 +1,4 @@
-"""The commands `anyi2v eval ...`, metrics over folders of videos; import torch only when they run."""
+"""The commands `anyi2v eval ...`: metrics over folders of videos. Imports torch only when they run."""
 
 import sys
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class EvalVideos(Request):
     """
 
     follower: Literal["lucas-kanade", "micro"] = "lucas-kanade"
-    """How trajectory finds objects: by points, or by the colours of micro's synthetic world, where each object of a
-    track file is named like "red circle"."""
+    """How trajectory follows objects: by tracked points, or by the colours of micro's synthetic world, where objects in
+    the track file have names like "red circle"."""
     out: Path = Path("eval.json")
     """Output JSON file with all scores, overall and per video. A page with plots and the worst videos is written next
     to it, with the suffix .html."""
@@ -76,7 +76,7 @@ class EvalVBench:
     """Folder to copy to."""
 
     def run(self) -> None:
-        """Copies the videos; prints how many."""
+        """Copy the videos and print how many."""
         from anyi2v.evaluation.vbench import export, plan
 
         names = plan(self.runs, self.out)

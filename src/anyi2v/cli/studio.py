@@ -1,4 +1,4 @@
-"""`anyi2v studio`: a page to draw on. Free of torch and gradio until it runs."""
+"""`anyi2v studio`: a browser page to draw tracks and run jobs. Imports torch and gradio only when it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from anyi2v.latency.options import within
 class Studio:
     """Draw tracks on an image in the browser, run jobs, compare them.
 
-    The page is served on this machine only, to this machine only, and asks no other one for anything. What it runs is
-    what `anyi2v animate` runs: each run comes with the command that makes the same bytes. Needs the extra "studio".
+    The page can be opened only from this machine and sends no requests to any other. It runs the same code as `anyi2v
+    animate`: each run shows the command that reproduces it byte for byte. Needs the extra "studio".
 
     Examples:
     $ anyi2v studio
@@ -23,23 +23,23 @@ class Studio:
     backbone: str = "micro"
     """Name of a shipped backbone, or a converted .safetensors file."""
     out: Path = Path("studio")
-    """Folder for sessions, jobs, and runs as `anyi2v animate` writes them."""
+    """Folder for sessions, jobs, and runs in the format of `anyi2v animate`."""
     port: int | None = None
     """Port of the page; None: the first free one from 7860."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, mps."""
+    """Device to compute on: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
-    """Precision of the networks; auto: 16 bits if the device is faster with them, which is measured once."""
+    """Precision of the networks; auto: 16 bits if a quick test finds it faster on the device."""
     threads: int | None = None
     """CPU threads; None: PyTorch's choice."""
     low_memory: bool = False
     """Use less memory and more time. Chosen automatically if a job would not fit otherwise."""
     cache: Path | None = None
-    """Folder where inverted images are kept, in anyi2v-inversions, 4 GiB of them: other tracks on the same image and
-    prompt then need no inversion."""
+    """Folder that stores features of inverted images, in anyi2v-inversions, up to 4 GiB; jobs with other tracks on the
+    same image and prompt then skip the inversion."""
 
     def run(self) -> None:
-        """Serves the page until it is interrupted."""
+        """Serve the page until interrupted."""
         if self.port is not None:
             within("--port", self.port, 1, 65535)
         read_config(self.backbone)

@@ -1,4 +1,4 @@
-"""The commands `anyi2v tracks ...`, which draw, check and convert track files; import torch only when they run."""
+"""The commands `anyi2v tracks ...`: draw, check and convert track files. Imports torch only when they run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ def _pixels(path: Path) -> "np.ndarray":
 
 @dataclass(frozen=True)
 class TracksFromVideo:
-    """Follow boxes through a video and write them as tracks, to move something else as the objects there move.
+    """Follow boxes through a video and write them as tracks, to transfer the motion of its objects.
 
     Examples:
     $ anyi2v tracks from-video walk.mp4 --boxes "cow=40,200,200,330" "bird=470,40,530,80" --out tracks.json
@@ -146,16 +146,16 @@ class TracksFromVideo:
     """
 
     video: Annotated[Path, tyro.conf.Positional]
-    """mp4, GIF, npz, or a folder of frames."""
+    """Video: mp4, GIF, npz, or a folder of frames."""
     boxes: tuple[str, ...]
-    """Each NAME=x0,y0,x1,y1: an object's box in the first frame, in pixels of the video."""
+    """Objects' boxes in the first frame as NAME=x0,y0,x1,y1, in pixels of the video."""
     out: Path = Path("tracks.json")
-    """Track file to write."""
+    """Output track file."""
     frames: int | None = None
-    """Resample to this many frames; None: those of the video."""
+    """Resample to this many frames; None: keep the video's frames."""
 
     def run(self) -> None:
-        """Writes the file; prints how many points were followed, and what was lost."""
+        """Write the file; print the share of points followed throughout, and objects that were lost."""
         from anyi2v.errors import InputError
         from anyi2v.evaluation.opencv import check_opencv
         from anyi2v.evaluation.transfer import boxes_of, lost, tracks_from_video

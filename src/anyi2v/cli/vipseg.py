@@ -1,4 +1,4 @@
-"""`anyi2v eval vipseg`: the paper's evaluation, from VIPSeg's folder to its Table 1. Free of torch until it runs."""
+"""`anyi2v eval vipseg`: the paper's evaluation on VIPSeg, up to its Table 1. Imports torch only when it runs."""
 
 import sys
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from anyi2v.evaluation.vipseg_request import VIPSegRequest
 
 @dataclass(frozen=True)
 class EvalVIPSeg(VIPSegRequest):
-    """Evaluate as in the paper: conditions and tracks from VIPSeg's videos, jobs for a batch, and its Table 1.
+    """Evaluate as in the paper: make conditions, tracks and batch jobs from VIPSeg's videos, then print its Table 1.
 
-    Run it, then the batch that it names, then it again. What is there is not made again.
+    Run this command, then the batch that it prints, then this command again. Existing results are kept.
 
     Examples:
     $ anyi2v eval vipseg --data VIPSeg --backbone v3.safetensors --out vipseg
@@ -19,7 +19,7 @@ class EvalVIPSeg(VIPSegRequest):
     """
 
     def run(self) -> None:
-        """Prepares the jobs; if all their runs are there, measures them, writes file and page, prints the tables."""
+        """Prepare the jobs; once all runs exist, measure them, write the file and the page, and print the tables."""
         from anyi2v.evaluation.evaluate import write
         from anyi2v.evaluation.page import check_page, write_page
         from anyi2v.evaluation.scores import table

@@ -1,6 +1,6 @@
-"""Other ways to steer a video, as methods on the same hooks: `animate(..., method=FreeTraj())`.
+"""Other motion-control methods on the same hook points: `animate(..., method=FreeTraj())`.
 
-The names below are imported when they are first used, so that the command line answers at once.
+The classes are imported on first use to keep the command line's startup fast.
 """
 
 from importlib import import_module

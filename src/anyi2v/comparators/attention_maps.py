@@ -1,4 +1,4 @@
-"""Editing attention maps at the points of a UNet: which there are, and on which grids."""
+"""Attention maps of a UNet that a comparator edits: their hook points and grids."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from anyi2v.method.config import MethodConfig
 
 
 class MapPoint(NamedTuple):
-    """A point that holds an attention map."""
+    """A hook point of an attention map."""
 
     kind: Kind
     attention: AttentionKind
@@ -21,12 +21,13 @@ class MapPoint(NamedTuple):
 def map_points(
     unet: UNet, kinds: Iterable[tuple[Kind, AttentionKind]], *, frames: int, height: int, width: int, tokens: int
 ) -> dict[str, MapPoint]:
-    """The attention maps of these kinds by their names, with the grid of their cells.
+    """Return the attention maps of the given kinds by name, with the grid of their query cells.
 
     Args:
         unet: the network.
-        kinds: of points ("logits", "probs") and of attention.
-        frames, height, width, tokens: of the latents and of the text.
+        kinds: pairs of the point's kind ("logits" or "probs") and the kind of attention.
+        frames, height, width: size of the latents.
+        tokens: length of the text.
     """
     known, kinds = points(unet, frames=frames, height=height, width=width, tokens=tokens), set(kinds)
     found = {}
@@ -39,12 +40,15 @@ def map_points(
 
 
 def check_maps(method: str, config: MethodConfig, *, temporal: bool) -> None:
-    """Raises InputError for settings under which edits would not reach every map.
+    """Check that edits reach every attention map.
 
     Args:
-        method: its name.
-        config: of the job.
-        temporal: whether maps over frames are edited.
+        method: name of the method, used in error messages.
+        config: configuration of the job.
+        temporal: whether temporal attention is edited.
+
+    Raises:
+        InputError: `deep_every` or `window` excludes some maps from the edits.
     """
     if config.deep_every > 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Boxes of tracks on the grid of a layer, and Gaussians in them."""
+"""Boxes of tracks on the grid of a layer, and Gaussians inside them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from anyi2v.errors import InputError
 from anyi2v.tracks import Box, Track, Tracks
 
 Grid = tuple[int, int]
-"""Rows and columns."""
+"""Number of rows and columns."""
 
 
 class Cells(NamedTuple):
-    """A half-open box of cells, which may leave the grid."""
+    """A half-open box of grid cells; it may extend beyond the grid."""
 
     top: int
     left: int
@@ -24,18 +24,18 @@ class Cells(NamedTuple):
 
     @property
     def size(self) -> Grid:
-        """Rows and columns."""
+        """Number of rows and columns."""
         return self.bottom - self.top, self.right - self.left
 
 
 def fractions(track: Track, tracks: Tracks) -> list[Box]:
-    """Boxes (x0, y0, x1, y1) in fractions of the frame, one per frame of the track."""
+    """Return the boxes (x0, y0, x1, y1) as fractions of the frame, one per frame of the track."""
     size = (tracks.width, tracks.height) * 2
     return [tuple(value / side for value, side in zip(box, size, strict=True)) for box in track.boxes]  # type: ignore[misc]
 
 
 def inside(boxes: Sequence[Cells], grid: Grid, *, wrap: bool = False) -> Bool[Tensor, "f h w"]:
-    """Which cells lie in each frame's box; what leaves the grid is cut, or with `wrap` comes in on the other side."""
+    """Mark the cells inside each frame's box; parts beyond the grid are clipped, or wrapped around with `wrap`."""
     out = torch.zeros(len(boxes), *grid, dtype=torch.bool)
     for frame, box in zip(out, boxes, strict=True):
         rows, columns = (_indices(start, stop, n, wrap) for start, stop, n in _axes(box, grid))
@@ -46,7 +46,10 @@ def inside(boxes: Sequence[Cells], grid: Grid, *, wrap: bool = False) -> Bool[Te
 def place(
     patches: Sequence[Float[Tensor, "*c y x"]], boxes: Sequence[Cells], onto: Float[Tensor, "*c f h w"], *, wrap: bool
 ) -> Float[Tensor, "*c f h w"]:
-    """`onto` with each frame's patch, of its box's size, in its box; cut or wrapped as by `inside`."""
+    """Return a copy of `onto` with each frame's patch pasted into its box, clipped or wrapped as in `inside`.
+
+    Each patch has the size of its box.
+    """
     out, grid = onto.clone(), (onto.shape[-2], onto.shape[-1])
     for f, (patch, box) in enumerate(zip(patches, boxes, strict=True)):
         rows, columns = (_indices(start, stop, n, wrap) for start, stop, n in _axes(box, grid))
@@ -55,7 +58,7 @@ def place(
 
 
 def gaussian(size: Grid) -> Float[Tensor, "y x"]:
-    """FreeTraj's and TrailBlazer's Gaussian in a box of cells: its peak 1 in the middle, sigma a third of the box."""
+    """Gaussian of FreeTraj and TrailBlazer in a box of cells: peak 1 in the middle, sigma a third of the box."""
     rows, columns = (_bell(n) for n in size)
     return (rows[:, None] * columns).float()
 
@@ -71,7 +74,7 @@ def _axes(box: Cells, grid: Grid) -> tuple[tuple[int, int, int], tuple[int, int,
 
 
 def _indices(start: int, stop: int, size: int, wrap: bool) -> tuple[Tensor, Tensor]:
-    """Places within the box and on the grid, along one axis."""
+    """Return matching indices into the box and into the grid along one axis."""
     places = torch.arange(stop - start)
     cells = places + start
     seen = (cells < size) & (cells >= (-size if wrap else 0))
@@ -79,6 +82,6 @@ def _indices(start: int, stop: int, size: int, wrap: bool) -> tuple[Tensor, Tens
 
 
 def check_tracks(method: str, tracks: Tracks) -> None:
-    """Raises InputError for tracks without objects."""
+    """Raise InputError for tracks without objects."""
     if not tracks.objects:
         raise InputError(f"method {method} moves objects along tracks, but there are none; give tracks")

@@ -1,7 +1,7 @@
-"""FreeTraj (Qiu et al. 2024, arXiv:2406.16863): noise that moves with the boxes, and edited attention.
+"""FreeTraj (Qiu et al. 2024, arXiv:2406.16863): initial noise that moves with the boxes, and edited attention.
 
-Reference: arthur-qiu/FreeTraj at 1e0f64b. With several objects, of which the published code knows one, cells are on the
-same side if they lie in the same boxes, and later objects' noise lies in front.
+Reference: arthur-qiu/FreeTraj at 1e0f64b, which supports a single object. With several, two cells count as on the same
+side if they lie in exactly the same boxes, and noise of later objects is pasted over that of earlier ones.
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,14 @@ from anyi2v.tracks import Box, Tracks
 
 
 class FreeTraj(FreeTrajSettings):
-    """The method with its settings: boxes in noise and attention of a text-to-video model.
+    """FreeTraj with its settings: boxes in the noise and attention of a text-to-video model.
 
-    The condition image counts only with `injection`, whose features then go into frame 1 of the prompt's pass.
+    The condition image has an effect only with `injection`, which adds its features to frame 1 in the pass with the
+    prompt.
     """
 
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
-        """Raises InputError for what cannot work, before any work."""
+        """Raise InputError for inputs that cannot work, before any computation."""
         check_tracks("freetraj", tracks)
         check_maps("freetraj", config, temporal=self.edit_temporal)
         if self.edit_cross:
@@ -59,13 +60,13 @@ class FreeTraj(FreeTrajSettings):
         return Footprint(replace(config, optimise_steps=0), maps)
 
     def start(self, job: Job, denoiser: Denoiser) -> "FreeTrajRun":
-        """Prepares a job; raises what `check` does."""
+        """Prepare a job. Raises the errors of `check`."""
         self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return FreeTrajRun(self, job, denoiser)
 
 
 class FreeTrajRun(Injected):
-    """One job under FreeTraj."""
+    """A job with FreeTraj."""
 
     def __init__(self, method: FreeTraj, job: Job, denoiser: Denoiser):
         super().__init__(job, denoiser, inject=method.injection)
@@ -79,7 +80,7 @@ class FreeTrajRun(Injected):
             self.tokens = [subject_tokens(config, job.prompt, subject, known) for subject in words]
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
-        """Low frequencies of noise that the boxes carry along, high ones of independent noise."""
+        """Combine low frequencies of noise that moves with the boxes with high frequencies of independent noise."""
         if not self.method.noise:
             return noise
         generator, grid = stream(self.job.seed, "method"), (noise.shape[-2], noise.shape[-1])
@@ -93,11 +94,11 @@ class FreeTrajRun(Injected):
         return mix(pasted, high, lpf).transpose(0, 1)[None]
 
     def tap(self, step: Step) -> Tap:
-        """The injection, and the edits in the first steps."""
+        """The injection, and the edits during the first steps."""
         return chain(self.injection(step), self.negative_tap(step))
 
     def negative_tap(self, step: Step) -> Tap:
-        """The edits, which the pass with the negative prompt has too."""
+        """The edits, which also apply to the pass with the negative prompt."""
         return self._edit if step.index < self.edit_steps else no_tap
 
     @cached_property
@@ -128,12 +129,12 @@ class FreeTrajRun(Injected):
 
 
 def box_cells(boxes: Sequence[Box], grid: Grid, *, size: Literal["first", "own"] = "first") -> list[Cells]:
-    """Boxes in fractions as cells of a grid: corners and sizes rounded towards 0, at least one cell.
+    """Convert fractional boxes to grid cells: corners and sizes are rounded towards 0, with at least one cell.
 
     Args:
-        boxes: x0, y0, x1, y1 of every frame.
+        boxes: x0, y0, x1, y1 of each frame.
         grid: rows and columns.
-        size: all boxes have the first one's, or each its own.
+        size: "first" gives all boxes the size of the first, "own" keeps each box's own size.
     """
     made = []
     for box in boxes:
@@ -145,16 +146,16 @@ def box_cells(boxes: Sequence[Box], grid: Grid, *, size: Literal["first", "own"]
 
 
 def isolate(logits: Float[Tensor, "b f n q k"], sides: Bool[Tensor, "o f q"], factor: float) -> Tensor:
-    """Spatial self-attention: logits times `factor` unless query and key lie in the same boxes of their frame.
+    """Scale spatial self-attention logits by `factor` unless query and key lie in the same boxes of their frame.
 
-    `sides` says for each object which cells lie in its box.
+    `sides` marks the cells inside each object's box.
     """
     same = (sides[..., :, None] == sides[..., None, :]).all(0)
     return torch.where(same[:, None], logits, logits * factor)
 
 
 def isolate_frames(logits: Float[Tensor, "b h w n f f"], sides: Bool[Tensor, "o f h w"], factor: float) -> Tensor:
-    """Attention over frames at a cell: logits times `factor` unless it lies in the same boxes in both frames."""
+    """Scale temporal attention logits by `factor` unless the cell lies in the same boxes in both frames."""
     at = sides.permute(0, 2, 3, 1)
     same = (at[..., :, None] == at[..., None, :]).all(0)
     return torch.where(same[:, :, None], logits, logits * factor)
@@ -163,9 +164,10 @@ def isolate_frames(logits: Float[Tensor, "b h w n f f"], sides: Bool[Tensor, "o 
 def mask_words(
     logits: Float[Tensor, "b f n q l"], sides: Bool[Tensor, "o f q"], tokens: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Attention to the text: objects' words are masked everywhere, and all others inside of any box.
+    """Mask text cross-attention logits: objects' words everywhere, all other words inside any box.
 
-    A masked logit is the smallest number, not minus infinity: inside, where all are masked, the softmax is even.
+    Masked logits are the smallest finite number, not minus infinity: inside a box, where all are masked, the softmax is
+    uniform.
     """
     subject = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     subject[[position for positions in tokens for position in positions]] = True
@@ -176,7 +178,7 @@ def mask_words(
 def add_subjects(
     probs: Float[Tensor, "b f n q l"], bumps: Float[Tensor, "o f q"], tokens: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Each object's tokens gain its bump; rows are not normalised again, as published."""
+    """Add each object's bump to the attention of its tokens; rows are not renormalised, as published."""
     out = probs.clone()
     for positions, added in zip(tokens, bumps.to(probs), strict=True):
         out[..., list(positions)] += added[:, None, :, None]
@@ -186,7 +188,7 @@ def add_subjects(
 def bump(
     boxes: Sequence[Box], cells: Sequence[Cells], grid: Grid, tokens: int, settings: FreeTrajSettings
 ) -> Float[Tensor, "f h w"]:
-    """c G in each frame's box: c = strength / (share of the first box in the frame) / number of tokens."""
+    """Return c G in each frame's box: c = strength / (first box's share of the frame) / number of tokens."""
     x0, y0, x1, y1 = boxes[0]
     c = settings.strength / ((y1 - y0) * (x1 - x0)) / tokens
     patches = [gaussian(box.size) for box in cells]

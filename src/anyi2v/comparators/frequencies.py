@@ -1,4 +1,4 @@
-"""Mixing the low frequencies of one tensor with the high ones of another, as FreeTraj and SG-I2V do."""
+"""Combining low frequencies of one tensor with high frequencies of another, as in FreeTraj and SG-I2V."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from torch import Tensor
 def low_pass(sizes: Sequence[int], cutoffs: Sequence[float], order: int = 4) -> Float[Tensor, "*sizes"]:
     """Butterworth filter in shifted frequency order: 1 / (1 + (sum_i ((2 k_i / n_i - 1) / d_i)^2)^order).
 
-    On odd sizes the middle, zero frequency is half a step off 0, as in both published codes.
+    For odd sizes the zero frequency is half a step off centre, as in the published code of both methods.
 
     Args:
         sizes: n_i of the axes.
-        cutoffs: d_i, the frequency along axis i, in units of the highest, at which half of it passes.
-        order: 4 in both published codes.
+        cutoffs: d_i, the frequency along axis i, relative to the highest, at which the filter passes one half.
+        order: 4 in the published code of both methods.
     """
     ratio = torch.zeros(())
     for size, cutoff in zip(sizes, cutoffs, strict=True):
@@ -25,7 +25,7 @@ def low_pass(sizes: Sequence[int], cutoffs: Sequence[float], order: int = 4) -> 
 
 
 def mix(low: Float[Tensor, "*n"], high: Float[Tensor, "*n"], lpf: Float[Tensor, "*sizes"]) -> Float[Tensor, "*n"]:
-    """IFFT(lpf FFT(low) + (1 - lpf) FFT(high)) over the last axes, as many as `lpf` has; in float32."""
+    """Return IFFT(lpf FFT(low) + (1 - lpf) FFT(high)) over the last `lpf.ndim` axes, in float32."""
     axes = tuple(range(-lpf.dim(), 0))
     weight = lpf.to(low.device)
 

@@ -1,4 +1,4 @@
-"""What the runs of all comparators share: AnyI2V's injection, where it is asked for."""
+"""Base class of the comparators' runs: optional injection as in AnyI2V."""
 
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step
@@ -8,7 +8,7 @@ from anyi2v.taps import Tap, no_tap
 
 
 class Injected(Run):
-    """A run that may inject the condition image's features in the first `inject_steps`."""
+    """A run that can inject features of the condition image during the first `inject_steps`."""
 
     def __init__(self, job: Job, denoiser: Denoiser, *, inject: bool):
         self.job, self.denoiser, self._injection = job, denoiser, no_tap
@@ -17,7 +17,7 @@ class Injected(Run):
             self._injection = injection(self.features, job.config)
 
     def injection(self, step: Step) -> Tap:
-        """The injection of a step; `no_tap` if there is none."""
+        """Return the injection tap of a step, or `no_tap` if nothing is injected."""
         return self._injection if step.index < self.job.config.inject_steps else no_tap
 
     def tap(self, step: Step) -> Tap:

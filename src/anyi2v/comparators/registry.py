@@ -1,4 +1,4 @@
-"""The comparators by their settings, which the command line and the records of runs know by name."""
+"""Maps settings of comparators to methods; the command line and run records identify them by name."""
 
 from typing import get_args
 
@@ -13,7 +13,7 @@ Comparator = FreeTraj | TrailBlazer | SGI2V | TimeToMove | SparseCtrl
 
 
 def comparator(settings: Settings) -> Comparator:
-    """The method with these settings."""
+    """Return the method with these settings."""
     kind = SETTINGS[name_of(settings)]
     methods: tuple[type[Comparator], ...] = get_args(Comparator)
     (method,) = (method for method in methods if kind in method.__bases__)

@@ -1,7 +1,7 @@
-"""SG-I2V (Namekata et al. 2024, arXiv:2411.04989): latents optimised so that boxes look like frame 1's.
+"""SG-I2V (Namekata et al. 2024, arXiv:2411.04989): latents are optimised until box contents match frame 1's.
 
-Reference: Kmcode1/SG-I2V at 52977a2, whose backbone is Stable Video Diffusion. What is aligned is the output of
-self-attention, before its output projection, as it would be with frame 1's keys and values.
+Reference: Kmcode1/SG-I2V at 52977a2, whose backbone is Stable Video Diffusion. The aligned features are the
+self-attention outputs before the output projection, computed with frame 1's keys and values.
 """
 
 import math
@@ -36,13 +36,14 @@ PROJECTIONS: tuple[Kind, ...] = ("query", "key", "value")
 
 
 class SGI2V(SGI2VSettings):
-    """The method with its settings, of which an image-to-video model's first frame is the condition in the paper.
+    """SG-I2V with its settings. In the paper, the condition is the first frame of an image-to-video model.
 
-    On a text-to-video backbone frame 1 is what the prompt gives, and with `injection` has the condition's structure.
+    With a text-to-video backbone, the prompt determines frame 1; with `injection` it also has the condition's
+    structure.
     """
 
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
-        """Raises InputError or HookError for what cannot work, before any work."""
+        """Raise InputError or HookError for inputs that cannot work, before any computation."""
         check_tracks("sg-i2v", tracks)
         check_names(self.layers, points(unet), "sg-i2v: layers")
         for layer in self.layers:
@@ -56,23 +57,23 @@ class SGI2V(SGI2VSettings):
             raise InputError(f"sg-i2v: first_step={first} comes after last_step={last}; give a later last_step")
 
     def footprint(self, config: MethodConfig) -> Footprint:
-        """Return the settings under which AnyI2V would optimise as many steps on the same layers."""
+        """Return settings with which AnyI2V optimises the same number of steps on the same layers."""
         first, last = optimised_steps(self, config.steps)
         align = tuple(point_at(layer, part) for layer in self.layers for part in PROJECTIONS)
         return Footprint(replace(config, align=align, optimise_steps=last - first + 1, iterations=self.iterations))
 
     def start(self, job: Job, denoiser: Denoiser) -> "SGI2VRun":
-        """Prepares a job.
+        """Prepare a job.
 
         Raises:
-            InputError: what `check` finds, or no frame with anything to align.
+            InputError: `check` fails, or no frame has anything to align.
         """
         self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return SGI2VRun(self, job, denoiser)
 
 
 class SGI2VRun(Injected):
-    """One job under SG-I2V."""
+    """A job with SG-I2V."""
 
     def __init__(self, method: SGI2V, job: Job, denoiser: Denoiser):
         super().__init__(job, denoiser, inject=method.injection)
@@ -90,7 +91,7 @@ class SGI2VRun(Injected):
         self._report = job.stages.counter("optimisation", count * method.iterations)
 
     def guide(self, z: Float[Tensor, "1 f c h w"], step: Step) -> Float[Tensor, "1 f c h w"]:
-        """Optimises the latents, and gives them back their high frequencies."""
+        """Optimise the latents, then restore their original high frequencies."""
         if not self.first_step_optimised <= step.index <= self.last_step:
             return z
         with self.job.stages.stage("optimisation"):
@@ -108,7 +109,7 @@ class SGI2VRun(Injected):
         for iteration in range(method.iterations):
             start = z.detach().requires_grad_()
             loss = self._loss(start, step, iteration)
-            if loss is None:  # no box is in the frame after frame 1
+            if loss is None:  # no box is visible after frame 1
                 break
             (z.grad,) = torch.autograd.grad(loss, start)
             optimiser.step()
@@ -128,19 +129,19 @@ class SGI2VRun(Injected):
 
 
 def optimised_steps(settings: SGI2VSettings, steps: int) -> tuple[int, int]:
-    """First and last denoising step before which latents are optimised."""
+    """Return the first and last denoising steps before which latents are optimised."""
     first = round(5 * steps / 50) if settings.first_step is None else settings.first_step
     last = max(first, round(20 * steps / 50)) if settings.last_step is None else settings.last_step
     return first, last
 
 
 def adamw(z: Tensor, settings: SGI2VSettings) -> torch.optim.Optimizer:
-    """The optimiser of one denoising step; its weight decay shrinks the latents."""
+    """Create the optimiser of one denoising step; its weight decay shrinks the latents."""
     return torch.optim.AdamW([z], lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def box_cells(tracks: Tracks, grid: Sequence[int]) -> list[list[Cells]]:
-    """Per object and frame the cells of its box: corners rounded down, at least one row and column."""
+    """Return the cells of each object's box per frame: corners rounded down, at least one row and column."""
     across, down = grid[1] / tracks.width, grid[0] / tracks.height
     made = []
     for track in tracks.objects:
@@ -156,14 +157,14 @@ def box_cells(tracks: Tracks, grid: Sequence[int]) -> list[list[Cells]]:
 def with_first_keys(
     seen: Mapping[str, Float[Tensor, "1 _ h w c"]], layer: str, config: UNetConfig
 ) -> Float[Tensor, "f h w c"]:
-    """softmax(Q_f K_1^T / sqrt(d)) V_1 with frame 1's keys and values, through which no gradient flows."""
+    """Return softmax(Q_f K_1^T / sqrt(d)) V_1 with frame 1's keys and values, detached."""
     query, key, value = (seen[point_at(layer, part)] for part in PROJECTIONS)
     key, value = (x[:, :1].detach().flatten(1, 3) for x in (key, value))
     return attention(query.flatten(1, 3), key, value, config.heads_of(query.shape[-1])).view_as(query)[0]
 
 
 def resized(features: Sequence[Float[Tensor, "f _ _ _"]], grid: Sequence[int]) -> Float[Tensor, "f h w c"]:
-    """The maps side by side in their channels, bilinearly resized to the grid of the latents; float32."""
+    """Concatenate the maps along channels after bilinear resizing to the latent grid; float32."""
     maps = [x.permute(0, 3, 1, 2).float() for x in features]
     size = [*grid]
     resized = [x if [*x.shape[2:]] == size else F.interpolate(x, size, mode="bilinear") for x in maps]
@@ -173,10 +174,10 @@ def resized(features: Sequence[Float[Tensor, "f _ _ _"]], grid: Sequence[int]) -
 def loss(
     features: Float[Tensor, "f h w c"], boxes: Sequence[Sequence[Cells]], settings: SGI2VSettings
 ) -> Float[Tensor, ""] | None:
-    """Sum of G mean_c (target - source)^2 over sum of G, over all objects and frames from the second on.
+    """Sum of G mean_c (target - source)^2 divided by the sum of G, over all objects and all frames after the first.
 
-    The target is frame 1's crop of the same features, detached, resized to the box's cells. None if no box lies in the
-    frame.
+    The target is frame 1's crop of the same features, detached and resized to the box's cells. Returns None if no box
+    lies in the frame.
     """
     errors, weights = [], []
     x, grid = features.permute(0, 3, 1, 2), features.shape[1:3]
@@ -190,7 +191,7 @@ def loss(
             )
             here = _bilinear(target, box.size)[:, rows, columns]
             there = source[:, spans[0][0] : spans[0][1], spans[1][0] : spans[1][1]]
-            # a cell that frame 1 shows in part only would be compared with the edge of the frame
+            # a cell only partly visible in frame 1 would be compared with the padded edge
             seen = _bilinear(known, box.size)[0, rows, columns] > 1 - 1e-6
             g = weight(box.size, settings.sigma).to(x.device)[rows, columns] * seen
             errors.append((g * (here - there).square().mean(0)).sum())
@@ -201,7 +202,7 @@ def loss(
 
 
 def weight(size: tuple[int, int], sigma: float) -> Float[Tensor, "y x"]:
-    """Gaussian of a box at the centres of its cells, sigma in halves of the box, its maximum scaled to 1."""
+    """Gaussian of a box at the cell centres, with sigma relative to half the box size and its maximum scaled to 1."""
     rows, columns = (
         torch.exp(-((torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) / (sigma * n / 2)).square() / 2) for n in size
     )
@@ -212,7 +213,7 @@ def weight(size: tuple[int, int], sigma: float) -> Float[Tensor, "y x"]:
 def merged(
     new: Float[Tensor, "1 f c h w"], old: Float[Tensor, "1 f c h w"], settings: SGI2VSettings
 ) -> Float[Tensor, "1 f c h w"]:
-    """The low frequencies of the optimised latents with the high ones of the former."""
+    """Combine low frequencies of the optimised latents with high frequencies of the original ones."""
     if settings.merge:
         new = mix(new, old, low_pass(new.shape[-2:], (settings.d_s, settings.d_s)))
     return new.half().float() if settings.half else new
@@ -221,8 +222,10 @@ def merged(
 def _first_crop(
     first: Float[Tensor, "c h w"], box: Cells, grid: Sequence[int], *, stretch: bool
 ) -> tuple[Tensor, Tensor]:
-    """Frame 1's crop `c y x` and where it is known `1 y x`; cells beyond the frame repeat its edge, unless what is seen
-    of the box is to be stretched."""
+    """Return frame 1's crop `c y x` and a mask `1 y x` of its known cells.
+
+    Cells beyond the frame repeat its edge, unless the visible part is to be stretched.
+    """
     if stretch:
         spans = _visible(box, grid)
         (top, bottom), (left, right) = spans or ((0, 0), (0, 0))
@@ -236,7 +239,7 @@ def _first_crop(
 
 
 def _visible(box: Cells, grid: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Rows and columns of a box that lie on the grid; None if there are none."""
+    """Return the rows and columns of a box that lie on the grid, or None if there are none."""
     rows = max(box.top, 0), min(box.bottom, grid[0])
     columns = max(box.left, 0), min(box.right, grid[1])
     return (rows, columns) if rows[0] < rows[1] and columns[0] < columns[1] else None

@@ -1,4 +1,4 @@
-"""SparseCtrl (Guo et al. 2023, arXiv:2311.16933): a trained encoder adds to the UNet what is known of a few frames.
+"""SparseCtrl (Guo et al. 2023, arXiv:2311.16933): a trained encoder adds residuals for a few given frames to the UNet.
 
 Reference: guoyww/AnimateDiff at e92bd56, pipelines/pipeline_animation.py and models/unet.py.
 """
@@ -28,10 +28,10 @@ from anyi2v.tracks import Tracks
 
 
 class SparseCtrl(SparseCtrlSettings):
-    """The method with its settings; it controls what frames show, not how objects move, so tracks have no effect."""
+    """SparseCtrl with its settings. It controls the content of frames, not motion, so tracks have no effect."""
 
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
-        """Raises InputError for what cannot work, and CheckpointError for an unusable file, before any work."""
+        """Raise InputError for inputs that cannot work, or CheckpointError for an unusable file, before any work."""
         known_frames(self, frames)
         control = read_control_config(self.control or DEFAULT)
         try:
@@ -41,20 +41,21 @@ class SparseCtrl(SparseCtrlSettings):
             raise InputError(f"sparsectrl: {error}{hint}") from error
 
     def footprint(self, config: MethodConfig) -> Footprint:
-        """Return the size of the control network, whose passes need less than the UNet's; nothing is optimised."""
+        """Return the size of the control network, whose passes need less memory than the UNet's; nothing is
+        optimised."""
         with torch.device("meta"):
             network = SparseControlNetwork(read_control_config(self.control or DEFAULT))
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return Footprint(replace(config, optimise_steps=0), parameters=parameters)
 
     def start(self, job: Job, denoiser: Denoiser) -> "SparseCtrlRun":
-        """Prepares a job: loads the network and encodes the condition. Raises what `check` does."""
+        """Prepare a job: load the network and encode the condition. Raises the errors of `check`."""
         self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return SparseCtrlRun(self, job, denoiser)
 
 
 class SparseCtrlRun(Injected):
-    """One job under SparseCtrl."""
+    """A job with SparseCtrl."""
 
     def __init__(self, method: SparseCtrl, job: Job, denoiser: Denoiser):
         super().__init__(job, denoiser, inject=method.injection)
@@ -68,24 +69,25 @@ class SparseCtrlRun(Injected):
         self.condition = masked(dict.fromkeys(known_frames(method, job.frames), image), job.frames)
 
     def tap(self, step: Step) -> Tap:
-        """The injection, and the residuals."""
+        """The injection and the residuals."""
         return chain(self.injection(step), self._adding(step, self.denoiser.positive))
 
     def negative_tap(self, step: Step) -> Tap:
-        """The residuals for the negative prompt, where there is a pass with it."""
+        """The residuals for the negative prompt, if guidance makes a pass with it."""
         negative = self.denoiser.negative
         return no_tap if negative is None or self.denoiser.guidance(step) <= 1 else self._adding(step, negative)
 
     @torch.no_grad()
     def _adding(self, step: Step, text: Float[Tensor, "1 l d"]) -> Tap:
-        """Computed once per step, as the latents have no influence on them."""
+        """Compute the residuals once per step; they do not depend on the latents."""
         return adding(self.control(self.condition, step.t, text, window=self.job.config.window), self.scale)
 
 
 def known_frames(settings: SparseCtrlSettings, count: int) -> list[int]:
-    """The frames that the condition is given for, from 0, of a video of `count` frames.
+    """Return the 0-based frames with a condition in a video of `count` frames.
 
-    Raises InputError naming the first one that the video does not have.
+    Raises:
+        InputError: a frame is not in the video; the message names the first one.
     """
     if not settings.frames:
         raise InputError("sparsectrl: frames is empty; name at least one frame that the condition is given for")

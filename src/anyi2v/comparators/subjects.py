@@ -1,4 +1,4 @@
-"""Which tokens of the prompt an object is."""
+"""Tokens of the prompt that describe each object."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,10 @@ from anyi2v.tracks import Tracks
 
 
 def subject_words(method: str, subjects: Sequence[str], tracks: Tracks, prompt: str) -> list[str]:
-    """The words of each object: `subjects` in the order of the tracks, or the objects' names.
+    """Return the words of each object: `subjects` in the order of the tracks, or the objects' names.
 
-    Raises InputError for another number of subjects than objects, and for words that are not in the prompt.
+    Raises:
+        InputError: the numbers of subjects and objects differ, or words are not in the prompt.
     """
     names = [track.name for track in tracks.objects]
     if subjects and len(subjects) != len(names):
@@ -31,7 +32,7 @@ def subject_words(method: str, subjects: Sequence[str], tracks: Tracks, prompt: 
 
 
 def subject_tokens(config: TextConfig, prompt: str, words: str, embeddings: Mapping[str, Tensor]) -> list[int]:
-    """Positions of the words' first place in the prompt, where the begin token is 0."""
+    """Return the token positions of the first occurrence of `words` in the prompt; the begin token is at 0."""
     span = _span(words, prompt)
     assert span is not None, "the words are not in the prompt"
     first, behind = (count_tokens(config, prompt[:end], embeddings) + 1 for end in span)
@@ -41,16 +42,16 @@ def subject_tokens(config: TextConfig, prompt: str, words: str, embeddings: Mapp
 def trailing_tokens(
     config: TextConfig, prompt: str, count: int, embeddings: Mapping[str, Tensor], *, count_words: bool
 ) -> list[int]:
-    """Positions of the end token and of the padding behind it, `count` in all, as far as there are so many.
+    """Return the positions of the end token and the padding after it, `count` in all, or up to the end of the text.
 
-    With `count_words` they begin behind as many tokens as there are words, split at blanks, before a ";".
+    With `count_words`, they start at a position given by the number of whitespace-separated words before a ";".
     """
     before = len(prompt.split(";")[0].split(" ")) if count_words else count_tokens(config, prompt, embeddings)
     return list(range(before + 1, min(before + 1 + count, config.length)))
 
 
 def _span(words: str, prompt: str) -> tuple[int, int] | None:
-    """Where whole words stand in the prompt, in any case."""
+    """Find whole words in the prompt, ignoring case."""
     parts = [re.escape(part) for part in words.split()]
     pattern = r"\s+".join(parts)
     match = re.search(rf"(?<!\w){pattern}(?!\w)", prompt, re.IGNORECASE) if parts else None

@@ -1,7 +1,7 @@
-"""Time-to-Move (Singer et al. 2025, arXiv:2511.08633): sampling that begins at a crude animation, with two clocks.
+"""Time-to-Move (Singer et al. 2025, arXiv:2511.08633): sampling from a crude animation, with two noise levels.
 
-The condition image is cut along the boxes and dragged (section 3.1), the animation is noised to t_weak, and until
-t_strong the boxes are held at it (section 3.3). Reference: time-to-move/TTM.
+Objects are cut from the condition image and dragged along the boxes (section 3.1), and the animation is noised to
+t_weak. Until t_strong, the boxes are reset to the noised animation (section 3.3). Reference: time-to-move/TTM.
 """
 
 from dataclasses import replace
@@ -26,14 +26,14 @@ from anyi2v.tracks import Box, Track, Tracks
 
 
 class TimeToMove(TimeToMoveSettings):
-    """The method with its settings, whose image-to-video models know the first frame in the paper.
+    """Time-to-Move with its settings. In the paper, image-to-video models are given the first frame.
 
-    A text-to-video backbone knows it only by the animation, so the video's colours are the condition's: meant for
-    photos. With `injection` frame 1 also has the condition's features, in the steps that are left of those.
+    A text-to-video backbone sees it only through the animation, so the video takes the condition's colours: use photos.
+    With `injection`, frame 1 also gets the condition's features in the injection steps that remain.
     """
 
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
-        """Raises InputError for what cannot work, before any work."""
+        """Raise InputError for inputs that cannot work, before any computation."""
         check_tracks("time-to-move", tracks)
         weak, strong = clocks(self, config.steps)
         if not weak <= strong < config.steps:
@@ -47,13 +47,13 @@ class TimeToMove(TimeToMoveSettings):
         return Footprint(replace(config, optimise_steps=0))
 
     def start(self, job: Job, denoiser: Denoiser) -> "TimeToMoveRun":
-        """Prepares a job: draws and encodes the animation. Raises what `check` does."""
+        """Prepare a job: draw and encode the animation. Raises the errors of `check`."""
         self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         return TimeToMoveRun(self, job, denoiser)
 
 
 class TimeToMoveRun(Injected):
-    """One job under Time-to-Move."""
+    """A job with Time-to-Move."""
 
     def __init__(self, method: TimeToMove, job: Job, denoiser: Denoiser):
         super().__init__(job, denoiser, inject=method.injection)
@@ -69,19 +69,19 @@ class TimeToMoveRun(Injected):
         self.noise = torch.empty(0)
 
     def initial_latents(self, noise: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "1 f c h w"]:
-        """The animation at the level of t_weak."""
+        """Return the animation at the noise level of t_weak."""
         self.noise = noise.to(self.animation.device)
         return add_noise(self.animation, self.noise, self.job.steps[self.first_step].at)
 
     def guide(self, z: Float[Tensor, "1 f c h w"], step: Step) -> Float[Tensor, "1 f c h w"]:
-        """Between the two clocks: x <- (1 - M) x + M x^w, with the animation x^w at this step's level."""
+        """Between t_weak and t_strong: x <- (1 - M) x + M x^w, with the animation x^w at this step's noise level."""
         if not self.first_step < step.index <= self.strong_step:
             return z
         return torch.where(self.held, add_noise(self.animation, self.noise, step.at), z)
 
 
 def clocks(settings: TimeToMoveSettings, steps: int) -> tuple[int, int]:
-    """The denoising steps at which what is outside, and inside, of the boxes begins to be denoised freely."""
+    """Return the denoising steps from which the outside and the inside of the boxes are denoised freely."""
     weak, strong = (min(round(count * steps / 50), steps - 1) for count in (14, 25))
     weak = weak if settings.weak_step is None else settings.weak_step
     strong = max(strong, weak) if settings.strong_step is None else settings.strong_step
@@ -91,15 +91,16 @@ def clocks(settings: TimeToMoveSettings, steps: int) -> tuple[int, int]:
 def cut_and_drag(
     image: Float[Tensor, "3 h w"], tracks: Tracks
 ) -> tuple[Float[Tensor, "f 3 h w"], Bool[Tensor, "f h w"]]:
-    """Each object as it is in frame 1, dragged and scaled with its box; what it uncovers is filled from around.
+    """Drag and scale each object of frame 1 with its box; uncovered regions are filled from their surroundings.
 
-    An object is its mask, or without one its whole first box. Later objects lie in front.
+    The object is its mask, or without a mask its whole first box. Later objects are drawn over earlier ones.
 
     Args:
         image: frame 1.
         tracks: in pixels of the image, one box per frame.
 
-    Returns the frames, and where dragged objects lie in them.
+    Returns:
+        The frames, and a mask of the dragged objects in each.
     """
     height, width = image.shape[1:]
     objects = [_object(track, (height, width)) for track in tracks.objects]
@@ -117,14 +118,14 @@ def cut_and_drag(
 
 
 def filled(image: Float[Tensor, "c h w"], holes: Bool[Tensor, "h w"]) -> Float[Tensor, "c h w"]:
-    """Holes take the value of the nearest pixel outside, along rows and columns; without any outside, the image."""
+    """Fill holes with the nearest pixel outside along rows and columns; if everything is a hole, return the image."""
     known, image = ~holes, image.clone()
     while known.any() and not known.all():
         before, values = known, image
         for axis in (0, 1):
             for shift in (1, -1):
                 there, moved = before.roll(shift, axis), values.roll(shift, axis + 1)
-                edge = 0 if shift == 1 else -1  # what rolled in from the other side
+                edge = 0 if shift == 1 else -1  # pixels wrapped around by `roll`
                 there.select(axis, edge).fill_(False)
                 new = there & ~known
                 image, known = torch.where(new, moved, image), known | new
@@ -132,7 +133,7 @@ def filled(image: Float[Tensor, "c h w"], holes: Bool[Tensor, "h w"]) -> Float[T
 
 
 def _object(track: Track, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
-    """The pixels of frame 1 that are the object."""
+    """Mark the pixels of the object in frame 1."""
     x0, y0, x1, y1 = track.boxes[0]
     y, x = torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5
     pixels = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
@@ -143,7 +144,7 @@ def _object(track: Track, size: tuple[int, int]) -> Bool[Tensor, "h w"]:
 
 
 def _sources(first: Box, box: Box, size: tuple[int, int]) -> Float[Tensor, "1 h w 2"]:
-    """For each pixel where in frame 1 it comes from, as `grid_sample` counts: -1 to 1 across the image."""
+    """Return the source position in frame 1 of each pixel, in `grid_sample` coordinates from -1 to 1."""
     (a0, b0, a1, b1), (x0, y0, x1, y1) = first, box
     x, y = _axis((a0, a1), (x0, x1), size[1]), _axis((b0, b1), (y0, y1), size[0])
     return torch.stack([x.expand(size), y[:, None].expand(size)], -1)[None]

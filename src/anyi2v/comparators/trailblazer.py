@@ -1,7 +1,7 @@
-"""TrailBlazer (Ma et al. 2024, arXiv:2401.00896): attention to the words and over frames, edited by boxes.
+"""TrailBlazer (Ma et al. 2024, arXiv:2401.00896): text and temporal attention edited by boxes.
 
-Reference: hohonu-vicml/TrailBlazer at de2696e, whose backbone is ZeroScope. Its scheduler and the prompts that it
-appends are not part of the method here. Each box is cut at the frame, where the published code raises errors.
+Reference: hohonu-vicml/TrailBlazer at de2696e, whose backbone is ZeroScope. Its scheduler and the text that it appends
+to prompts are not part of the method here. Boxes are clipped to the frame, where the published code raises errors.
 """
 
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ from anyi2v.tracks import Box, Tracks
 
 
 class TrailBlazer(TrailBlazerSettings):
-    """The method with its settings: boxes in the attention of a text-to-video model.
+    """TrailBlazer with its settings: boxes in the attention of a text-to-video model.
 
-    One object is edited in the job's own passes. Several are sampled alone first, each with its words as the prompt and
-    by DDIM, and their boxes are blended into the job's latents. The condition image counts only with `injection`, whose
-    features then go into frame 1 of the prompt's pass.
+    With one object, the job's own passes are edited. With several, each object is first sampled alone by DDIM, with its
+    words as the prompt, and its boxes are blended into the job's latents. The condition image has an effect only with
+    `injection`, which adds its features to frame 1 in the pass with the prompt.
     """
 
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
-        """Raises InputError for what cannot work, before any work."""
+        """Raise InputError for inputs that cannot work, before any computation."""
         check_tracks("trailblazer", tracks)
         check_maps("trailblazer", config, temporal=self.temporal_steps != 0)
         subject_words("trailblazer", self.subjects, tracks, prompt)
@@ -52,7 +52,7 @@ class TrailBlazer(TrailBlazerSettings):
         return Footprint(replace(config, optimise_steps=0), frozenset(kind for kind, on in edits.items() if on))
 
     def start(self, job: Job, denoiser: Denoiser) -> "TrailBlazerRun | SeveralSubjects":
-        """Prepares a job; raises what `check` does."""
+        """Prepare a job. Raises the errors of `check`."""
         self.check(job.config, job.backbone.unet, job.tracks, job.prompt, job.frames)
         words = subject_words("trailblazer", self.subjects, job.tracks, job.prompt)
         if len(words) > 1:
@@ -62,7 +62,7 @@ class TrailBlazer(TrailBlazerSettings):
 
 
 class TrailBlazerRun(Injected):
-    """One job with one object."""
+    """A job with one object."""
 
     def __init__(self, method: TrailBlazer, job: Job, denoiser: Denoiser, edits: "BoxEdits"):
         super().__init__(job, denoiser, inject=method.injection)
@@ -73,19 +73,19 @@ class TrailBlazerRun(Injected):
         return chain(self.injection(step), self.edits.tap(step))
 
     def negative_tap(self, step: Step) -> Tap:
-        """Edits over frames, with the quirk `temporal_pass` "negative"."""
+        """The temporal edits, if the setting `temporal_pass` is "negative"."""
         return self.edits.negative_tap(step)
 
 
 class BoxEdits:
-    """The edits that draw one object into its boxes.
+    """Attention edits that draw one object into its boxes.
 
     Args:
         method: the settings.
-        job: whose network, size and number of steps.
-        boxes: in fractions of the frame, one per frame.
-        prompt: of the pass that is edited.
-        words: the object's, in the prompt.
+        job: provides the network, the size and the number of steps.
+        boxes: as fractions of the frame, one per frame.
+        prompt: prompt of the edited pass.
+        words: words of the prompt that describe the object.
     """
 
     def __init__(self, method: TrailBlazer, job: Job, boxes: Sequence[Box], prompt: str, words: str):
@@ -130,9 +130,9 @@ class BoxEdits:
 
 
 def box_cells(boxes: Sequence[Box], grid: Grid, settings: TrailBlazerSettings) -> list[Cells]:
-    """Boxes in fractions as cells of a grid: int((x0 + margin) w) to int((x1 - margin) w), rows likewise.
+    """Convert fractional boxes to grid cells: int((x0 + margin) w) to int((x1 - margin) w), rows likewise.
 
-    A box thinner than a cell takes one, unless `thin_boxes` says "nothing".
+    A box thinner than a cell occupies one cell, unless `thin_boxes` is "nothing".
     """
     made, margin = [], settings.margin
     for x0, y0, x1, y1 in boxes:
@@ -153,7 +153,7 @@ def edit_words(
 ) -> Float[Tensor, "b f n q l"]:
     """Spatial edit: A (1 where g is not 0, else c_w) + c_s g for the edited tokens, with g = max(A) G in the box.
 
-    The maximum is over the whole map. Rows are not normalised again.
+    The maximum is taken over the whole map. Rows are not renormalised.
     """
     g = _patches(cells, grid, probs.max(), settings).to(probs.device)
     weaken = _rounded(torch.tensor(settings.weaken), settings).to(probs)
@@ -169,8 +169,8 @@ def edit_frames(
 ) -> Float[Tensor, "b h w n f f"]:
     """Temporal edit of query frame i and key frame j: T (1 where p is not 0, else c_w) + c_s p.
 
-    p = (1 - d) g + d (g - max g) with d = |i - j| / F, inside B_i, then inside B_j, which covers the first where both
-    meet: near frames attract each other, far ones repel.
+    p = (1 - d) g + d (g - max g) with d = |i - j| / F inside B_i, then inside B_j, which takes precedence where they
+    overlap: nearby frames attract each other, distant frames repel.
     """
     frames, top = len(cells), probs.max()
     g, there = _patches(cells, grid, top, settings).to(probs.device), inside(cells, grid).to(probs.device)
@@ -195,7 +195,7 @@ def blend(
     boxes: Sequence[Sequence[Cells]],
     a: float,
 ) -> Float[Tensor, "1 f c h w"]:
-    """a z + (1 - a) times each subject's latents inside its boxes; later subjects cover earlier ones."""
+    """Blend each subject's latents into its boxes: a z + (1 - a) subject; later subjects cover earlier ones."""
     out = z
     for subject, cells in zip(subjects, boxes, strict=True):
         there = inside(cells, (z.shape[-2], z.shape[-1])).to(z.device)[:, None]
@@ -204,7 +204,7 @@ def blend(
 
 
 def subject_cells(boxes: Sequence[Box], grid: Grid, settings: TrailBlazerSettings) -> list[Cells]:
-    """The cells of the latents in which a subject is blended; see `subject_cells` of the settings."""
+    """Return the cells in which a subject's latents are blended; see the setting `subject_cells`."""
     if settings.subject_cells == "box":
         return box_cells(boxes, grid, settings)
     square = box_cells(boxes, (grid[1], grid[1]), settings)
@@ -212,7 +212,7 @@ def subject_cells(boxes: Sequence[Box], grid: Grid, settings: TrailBlazerSetting
 
 
 class SeveralSubjects(Injected):
-    """One job with several objects: each is sampled alone, in step with the job, and blended into its latents."""
+    """A job with several objects: each is sampled alone, in lockstep with the job, and blended into its latents."""
 
     def __init__(self, method: TrailBlazer, job: Job, denoiser: Denoiser, words: Sequence[str]):
         super().__init__(job, denoiser, inject=method.injection)
@@ -237,7 +237,7 @@ class SeveralSubjects(Injected):
         self.before: Step | None = None
 
     def guide(self, z: Float[Tensor, "1 f c h w"], step: Step) -> Float[Tensor, "1 f c h w"]:
-        """Blends the subjects' latents of the step before, from their own alone (a = 0) on to the job's."""
+        """Blend the subjects' latents after the previous step into `z`; the job's own weight grows from a = 0."""
         if self.before is None:
             self.latents = [z] * len(self.boxes)
         elif self.before.index < self.integration_steps:
@@ -261,7 +261,7 @@ def _patches(cells: Sequence[Cells], grid: Grid, top: Tensor, settings: TrailBla
 
 
 def _patch(box: Cells, top: Tensor, settings: TrailBlazerSettings) -> Float[Tensor, "y x"]:
-    """g = max(A) G of one box."""
+    """Return g = max(A) G for one box."""
     return _rounded(_rounded(gaussian(box.size), settings) * top.float().cpu(), settings)
 
 

@@ -1,1 +1,1 @@
-"""Metrics over folders of videos of any origin: trajectories, Fréchet and kernel distances. docs/evaluation.md."""
+"""Metrics over folders of videos of any origin: motion, Fréchet and kernel distances. See docs/evaluation.md."""

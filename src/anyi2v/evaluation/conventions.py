@@ -1,4 +1,4 @@
-"""What published numbers called FID and FVD give to which network: conventions that are not interchangeable."""
+"""Preprocessing conventions of published FID and FVD numbers; they are not interchangeable."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,29 +13,29 @@ from anyi2v.errors import InputError
 
 @dataclass(frozen=True)
 class Convention:
-    """How frames become the input of an extractor, and which of them."""
+    """Which frames become the input of a feature extractor, and how."""
 
     name: str
     size: int | None = None
-    """Side of the square that frames are resized to, bilinearly without antialiasing; None: as they are."""
+    """Side of the square to which frames are resized, bilinearly without antialiasing; None: keep the size."""
     crop: bool = False
-    """Resize the shorter side, and cut out the middle; else both sides, whatever the aspect."""
+    """Resize the shorter side and take a centre crop; otherwise resize both sides, ignoring the aspect ratio."""
     low: float = 0.0
-    """Value of black."""
+    """Value of black in the network's input."""
     high: float = 1.0
-    """Value of white."""
+    """Value of white in the network's input."""
     eight_bit: bool = True
-    """Round frames to 8 bit first, as files of pictures have them."""
+    """Round frames to 8 bits first, as in image files."""
     as_bytes: bool = False
-    """Give uint8 in 0 to 255 instead."""
+    """Pass uint8 values from 0 to 255 instead."""
     options: dict[str, bool] = field(default_factory=dict)
     """Keyword arguments of the extractor."""
     least_frames: int = 1
-    """Of a video."""
+    """Minimum number of frames in a video."""
     frames: int | None = None
-    """Take this many from the beginning; None: all."""
+    """Number of frames to take from the beginning; None: all."""
     multiple: int = 1
-    """The last videos, in order of their names, are left out until their number is a multiple of this."""
+    """The number of videos is reduced to a multiple of this by dropping the last ones by name."""
 
 
 FRAME_CONVENTIONS = {
@@ -43,17 +43,17 @@ FRAME_CONVENTIONS = {
     for convention in (
         # pytorch-fid 0.3.0, which DragAnything uses: Inception (2015-12-05, TF port), pool3 of 2048
         Convention("pytorch-fid", size=299),
-        # inception-2015-12-05.pt of StyleGAN3 resizes by itself, as TensorFlow 1 did
+        # StyleGAN3's inception-2015-12-05.pt resizes internally, like TensorFlow 1
         Convention("stylegan", as_bytes=True, options={"return_features": True}),
         Convention("as-is", eight_bit=False),
     )
 }
-"""Of distances between sets of frames."""
+"""Conventions for distances between sets of frames, by name."""
 
 VIDEO_CONVENTIONS = {
     convention.name: convention
     for convention in (
-        # google-research/frechet_video_distance, which DragAnything uses, there with GIFs: 400 logits
+        # google-research/frechet_video_distance, used by DragAnything, there with GIFs: 400 logits
         Convention("google", size=224, low=-1, multiple=16),
         # StyleGAN-V's i3d_torchscript.pt
         Convention(
@@ -66,16 +66,16 @@ VIDEO_CONVENTIONS = {
         ),
         # VideoGPT's i3d_pretrained_400.pt
         Convention("videogpt", size=224, crop=True, low=-1, least_frames=10),
-        # cd-fvd 0.1.1 with I3D: VideoGPT's file, other pixels
+        # cd-fvd 0.1.1 with I3D: VideoGPT's file, different preprocessing
         Convention("cd-fvd", size=224, low=-1, least_frames=16, frames=16),
         Convention("as-is", eight_bit=False),
     )
 }
-"""Of distances between sets of videos."""
+"""Conventions for distances between sets of videos, by name."""
 
 
 def find(name: str, conventions: dict[str, Convention]) -> Convention:
-    """The convention of that name; raises InputError listing all."""
+    """Return the convention with the given name; raises InputError listing all."""
     if name not in conventions:
         raise InputError(f"there is no convention {name!r}; it must be one of {', '.join(conventions)}")
     return conventions[name]
@@ -84,9 +84,10 @@ def find(name: str, conventions: dict[str, Convention]) -> Convention:
 def prepare(
     video: Float[Tensor, "f 3 h w"], convention: Convention
 ) -> Float[Tensor, "g 3 y x"] | UInt8[Tensor, "g 3 y x"]:
-    """Frames of a video in [0, 1], as the convention gives them to its network.
+    """Convert the frames of a video in [0, 1] to the network's input under a convention.
 
-    Raises InputError if there are fewer than it needs.
+    Raises:
+        InputError: the video has fewer frames than the convention requires.
     """
     if len(video) < convention.least_frames:
         raise InputError(
@@ -106,7 +107,7 @@ def prepare(
 def _resized(frames: Float[Tensor, "f 3 h w"], size: int, crop: bool) -> Float[Tensor, "f 3 s s"]:
     height, width = frames.shape[2:]
     shape = (size, size)
-    if crop:  # the longer side rounded upwards
+    if crop:  # the longer side is rounded up
         shape = (size, math.ceil(width * size / height)) if height < width else (math.ceil(height * size / width), size)
     frames = F.interpolate(frames, size=shape, mode="bilinear")
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2

@@ -1,7 +1,7 @@
-"""Distances between two sets of features, in float64, with bootstrap intervals over videos.
+"""Distances between two sets of features in float64, with bootstrap intervals over videos.
 
-Fréchet distance (Heusel et al. 2017; of videos Unterthiner et al. 2018) and kernel distance, the squared maximum mean
-discrepancy with a cubic kernel (Bińkowski et al. 2018). Which network and which pixels: `conventions`.
+Fréchet distance (Heusel et al. 2017; for videos Unterthiner et al. 2018) and kernel distance, the squared maximum mean
+discrepancy with a cubic kernel (Bińkowski et al. 2018). See `conventions` for networks and preprocessing.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ from anyi2v.errors import InputError
 from anyi2v.evaluation.features import Features
 
 SUBSETS, SUBSET_SIZE = 100, 1000
-"""Of the kernel distance: means over this many random subsets, of at most this many rows of each set."""
+"""The kernel distance is the mean over this many random subsets with at most this many rows of each set."""
 
 LEAST_VIDEOS = 3
-"""Of an interval."""
+"""Minimum number of videos for an interval."""
 
 Weights = Float[Tensor, " n"]
 Resampled = tuple[Float[Tensor, " v"], Float[Tensor, " w"]]
@@ -26,7 +26,7 @@ Resampled = tuple[Float[Tensor, " v"], Float[Tensor, " w"]]
 
 
 class Distance(NamedTuple):
-    """A distance and the 95 % interval of how far it would differ with other videos of the same kind."""
+    """A distance and its 95 % interval, which describes the variation over other videos of the same kind."""
 
     value: float
     low: float
@@ -41,9 +41,9 @@ class Moments(NamedTuple):
 
 
 def moments(features: Features, weights: Weights | None = None) -> Moments:
-    """Of the rows, each counted `weights` times; the covariance is divided by their number - 1.
+    """Compute the moments of rows counted `weights` times; the covariance is divided by their number - 1.
 
-    Of more rows than features, only the covariance is held in memory.
+    With more rows than features, only the covariance is held in memory.
     """
     counts = torch.ones(len(features), dtype=torch.float64) if weights is None else weights.double()
     total = counts.sum()
@@ -62,18 +62,19 @@ def moments(features: Features, weights: Weights | None = None) -> Moments:
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); exact for covariances of any rank.
+    """Return |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)); exact for covariances of any rank.
 
-    The eigenvalues of S_a S_b are the squared singular values of F_a F_b^T, so the square root's trace is their sum.
+    The eigenvalues of S_a S_b are the squared singular values of F_a F_b^T, so their sum is the trace of the square
+    root.
     """
     root = torch.linalg.svdvals(a.factor @ b.factor.T).sum()
     between = (a.mean - b.mean).square().sum()
     distance = between + a.factor.square().sum() + b.factor.square().sum() - 2 * root
-    return max(distance.item(), 0.0)  # rounding may leave less
+    return max(distance.item(), 0.0)  # rounding may make it negative
 
 
 def frechet_distance(a: Features, b: Features, *, resamples: int, paired: bool, seed: int = 0) -> Distance:
-    """Fréchet distance of two sets, and its interval: see `interval`."""
+    """Return the Fréchet distance between two sets with its interval; see `interval`."""
     check_videos(a, b)
 
     def again(drawn: Resampled, generator: torch.Generator) -> float:
@@ -85,7 +86,7 @@ def frechet_distance(a: Features, b: Features, *, resamples: int, paired: bool, 
 
 
 def cubic_kernel(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """(x . y / d + 1)^3."""
+    """Return (x . y / d + 1)^3."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -95,9 +96,9 @@ def kernel(
     u: Float[Tensor, " n"] | None = None,
     v: Float[Tensor, " m"] | None = None,
 ) -> float:
-    """Unbiased squared maximum mean discrepancy; of a set and itself it is below 0 by about 2 k(x, x) / n.
+    """Return the unbiased squared maximum mean discrepancy; between a set and itself it is about -2 k(x, x) / n.
 
-    Rows are counted `u` and `v` times; pairs of a row with itself do not count within a set.
+    Rows are counted `u` and `v` times; within a set, pairs of a row with itself are excluded.
     """
     u = torch.ones(len(x), dtype=torch.float64) if u is None else u
     v = torch.ones(len(y), dtype=torch.float64) if v is None else v
@@ -111,10 +112,10 @@ def kernel(
 
 
 def kernel_distance(a: Features, b: Features, *, resamples: int, paired: bool, seed: int = 0) -> Distance:
-    """Mean of the kernel distance over `SUBSETS` random subsets, and its interval: see `interval`.
+    """Return the mean kernel distance over `SUBSETS` random subsets with its interval; see `interval`.
 
-    Sets that one subset holds wholly need no others. Draws of the interval see one subset each, so that above
-    `SUBSET_SIZE` rows it is wider rather than narrower than it has to be.
+    Sets that fit in one subset are used whole, once. Each draw of the interval uses one subset, so with more than
+    `SUBSET_SIZE` rows the interval is too wide rather than too narrow.
     """
     check_videos(a, b)
     size = min(len(a), len(b), SUBSET_SIZE)
@@ -147,20 +148,20 @@ def interval(
     paired: bool,
     seed: int,
 ) -> tuple[float, float]:
-    """Value -+ 1.96 standard deviations of the distance over resampled videos.
+    """Return the value -+ 1.96 standard deviations of the distance over resampled videos.
 
-    NaN without `resamples`, and of fewer than `LEAST_VIDEOS`, which say nothing of how videos differ.
-
-    A normal interval around the value, not percentiles: drawing with replacement repeats rows, which lowers a
-    covariance's rank and shifts every resampled Fréchet distance upwards. The bias of few videos is not in it.
+    NaN without `resamples`, and for fewer than `LEAST_VIDEOS` videos, which say nothing about how videos vary. This is
+    a normal interval around the value instead of percentiles: drawing with replacement repeats rows, which lowers the
+    rank of a covariance and shifts every resampled Fréchet distance upwards. The bias from a small number of videos is
+    not included.
 
     Args:
-        value: of all videos.
+        value: distance between all videos.
         sets: the features.
-        again: the distance of a resampling.
+        again: computes the distance for a resampling.
         resamples: number of draws of whole videos, with replacement.
-        paired: videos of one number belong together: both sets are drawn alike.
-        seed: of the draws.
+        paired: videos with the same number belong together; both sets are drawn identically.
+        seed: seed of the draws.
     """
     if not resamples or min(x.videos for x in sets) < LEAST_VIDEOS:
         return float("nan"), float("nan")
@@ -180,12 +181,12 @@ def _draws(
 
 
 def _counts(videos: int, generator: torch.Generator) -> Float[Tensor, " v"]:
-    """How often each is drawn."""
+    """Draw videos with replacement and count each."""
     return torch.randint(videos, (videos,), generator=generator).bincount(minlength=videos).double()
 
 
 def check_videos(*sets: Features) -> None:
-    """Raises InputError for a set of a single video."""
+    """Raise InputError for a set of a single video."""
     for features in sets:
         if features.videos < 2:
             raise InputError(f"a distance between sets of videos needs two or more in each; here is {features.videos}")

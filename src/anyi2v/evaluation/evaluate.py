@@ -1,4 +1,4 @@
-"""An evaluation as a whole: from folders to scores and a JSON file."""
+"""A complete evaluation: from folders to scores and a JSON file."""
 
 import json
 import warnings
@@ -28,7 +28,7 @@ from anyi2v.files import atomic
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All scores of a request, each video's own where a metric has one, and the files that were measured."""
+    """All scores of a request, the values of single videos where a metric has them, and the measured files."""
 
     scores: tuple[Score, ...]
     videos: Own
@@ -38,15 +38,17 @@ class Evaluation:
 def evaluate(
     request: Request, *, tracker: Tracker | None = None, follower: Follower | None = None, progress: bool = False
 ) -> Evaluation:
-    """Measures what is asked for.
+    """Compute the requested metrics.
 
     Args:
         request: folders and metrics.
-        tracker: of objmc; by default pyramidal Lucas-Kanade.
-        follower: of trajectory; by default `BoxFollower` with Lucas-Kanade.
-        progress: show bars.
+        tracker: point tracker for objmc; by default pyramidal Lucas-Kanade.
+        follower: box follower for trajectory; by default `BoxFollower` with Lucas-Kanade.
+        progress: show progress bars.
 
-    Raises InputError on one line for whatever cannot be measured, most of it before any work: see `inputs.check`.
+    Raises:
+        InputError: something cannot be measured, in one line; most cases are detected before any work, see
+            `inputs.check`.
     """
     inputs, asked = check(request), conventions(request)
     scores: list[Score] = []
@@ -91,7 +93,7 @@ def _distances(
     *,
     progress: bool,
 ) -> list[Score]:
-    """Fréchet or kernel distances, with their titles, of one extractor, whose features serve all."""
+    """Compute several distances, given with their titles, from one extraction of features."""
     assert inputs.real is not None  # checked with the request
     names = _whole_batches(list(inputs.generated), convention)
     generated, real = (
@@ -128,7 +130,7 @@ def _distances(
 
 
 def _name(metric: str, convention: Convention, path: Path) -> str:
-    """FID, KID, FVD or KVD in a published convention; with pixels as they are, only what it is."""
+    """Return FID, KID, FVD or KVD for a published convention, otherwise a generic description."""
     if convention.name != "as-is":
         return metric.upper()
     kind = "Fréchet distance" if metric in ("fid", "fvd") else "kernel distance"
@@ -136,7 +138,7 @@ def _name(metric: str, convention: Convention, path: Path) -> str:
 
 
 def _whole_batches(names: list[str], convention: Convention) -> list[str]:
-    """The names without the last ones that a convention leaves out; warns about them."""
+    """Drop the last names that a convention excludes, with a warning."""
     kept = len(names) - len(names) % convention.multiple
     if kept < 2:
         raise InputError(
@@ -153,7 +155,7 @@ def _whole_batches(names: list[str], convention: Convention) -> list[str]:
 
 
 def write(path: Path, request: Request, evaluation: Evaluation) -> None:
-    """Writes everything to a JSON file, whole or not at all; numbers that there are not are null."""
+    """Write all results to a JSON file atomically; missing numbers are null."""
     asked = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
     asked = {key: value for key, value in asked.items() if key in Request.__dataclass_fields__}
     scores = [asdict(score) for score in evaluation.scores]

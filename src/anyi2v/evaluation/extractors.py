@@ -1,4 +1,4 @@
-"""Feature extractors from local TorchScript files, and the features that they give for a folder of videos."""
+"""Feature extractors from local TorchScript files, and their features of a folder of videos."""
 
 import hashlib
 import warnings
@@ -16,33 +16,34 @@ from anyi2v.evaluation.features import Features
 from anyi2v.files import expanded
 
 BATCH = 16
-"""Frames that an extractor of frames gets at a time."""
+"""Number of frames per call of a frame extractor."""
 
 
 def load_extractor(path: str | Path) -> nn.Module:
-    """A network from a TorchScript file (`torch.jit.save`), on the CPU, in evaluation mode.
+    """Load a network from a TorchScript file (`torch.jit.save`) on the CPU, in evaluation mode.
 
-    Such a file holds a program; load only those of a source that you trust.
+    TorchScript files contain programs: load only files that you trust.
 
-    Raises InputError naming the file if it is none.
+    Raises:
+        InputError: the file is not a TorchScript file; the message names it.
     """
     path = expanded(path)
     try:
-        with path.open("rb"):  # a missing file in the system's words
+        with path.open("rb"):  # a missing file keeps the system's message
             pass
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PyTorch advises the authors of such files against them
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's advice to authors of such files
             return torch.jit.load(path, map_location="cpu").eval()
     except OSError as error:
         raise InputError(f"cannot read extractor {path}: {error.strerror or error}") from error
-    except Exception as error:  # of any class, with pages of text
+    except Exception as error:  # TorchScript raises errors of any class, with long messages
         raise InputError(
             f"{path} is no TorchScript file; write one with torch.jit.trace(network, example).save(path)"
         ) from error
 
 
 def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,9 +52,11 @@ def checksum(path: str | Path) -> str:
 def frame_features(
     extractor: nn.Module, videos: Iterable[tuple[str, Float[Tensor, "f 3 h w"]]], convention: Convention
 ) -> Features:
-    """Features of every frame of all videos; the extractor maps `[n 3 h w]` to `[n d]`.
+    """Compute the features of every frame of all videos; the extractor maps `[n 3 h w]` to `[n d]`.
 
-    Raises InputError naming the video: of too few frames, or where the extractor fails or gives something else.
+    Raises:
+        InputError: a video has too few frames, or the extractor fails or returns something else; the message names the
+            video.
     """
     found = Features()
     for name, video in videos:
@@ -69,7 +72,7 @@ def frame_features(
 def video_features(
     extractor: nn.Module, videos: Iterable[tuple[str, Float[Tensor, "f 3 h w"]]], convention: Convention
 ) -> Features:
-    """Features of all videos; the extractor maps `[1 3 f h w]` to `[1 d]`. Raises as `frame_features`."""
+    """Compute the features of all videos; the extractor maps `[1 3 f h w]` to `[1 d]`. Raises as `frame_features`."""
     found = Features()
     for name, video in videos:
         try:
@@ -82,7 +85,7 @@ def video_features(
 def _call(extractor: nn.Module, x: Tensor, options: dict[str, bool]) -> Float[Tensor, "n d"]:
     try:
         output: Any = extractor(x, **options)
-    except Exception as error:  # whatever the user's network raises
+    except Exception as error:  # the user's network may raise anything
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"the extractor refuses {x.dtype} {list(x.shape)}{f' with {options}' if options else ''}: {said[-1]:.200}"

@@ -1,4 +1,4 @@
-"""Features of many videos, kept on disk: memory does not grow with their number."""
+"""Features of many videos, stored on disk so that memory does not grow with their number."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,27 +11,28 @@ from torch import Tensor
 from anyi2v.errors import InputError, ResourceError
 
 CHUNK = 1024
-"""Rows in memory at a time."""
+"""Number of rows in memory at a time."""
 
 
 class Features:
-    """Rows `[n d]` of one extractor, appended video by video to a temporary file without a name.
+    """Rows `[n d]` of one extractor, appended video by video to an anonymous temporary file.
 
-    Held exactly as the extractor gives them, read back in float64.
+    Stored exactly as the extractor returns them, read back in float64.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed with this object)
         self._dtype = np.dtype(np.float32)
         self.width = 0
-        """Number of features, d."""
+        """Number of features per row, d."""
         self._rows: list[int] = []
 
     def append(self, rows: Float[Tensor, "m d"]) -> None:
-        """Adds the features of one video: one row, or one per frame.
+        """Append the features of one video: one row, or one per frame.
 
-        Raises InputError for NaN and infinite features and for another number of them than before, ResourceError if
-        the disk is full.
+        Raises:
+            InputError: features are NaN or infinite, or their number per row differs from earlier videos.
+            ResourceError: the disk is full.
         """
         if not rows.isfinite().all():
             raise InputError("the extractor gives NaN or infinite features")
@@ -52,21 +53,21 @@ class Features:
 
     @property
     def videos(self) -> int:
-        """How many videos the rows are of."""
+        """Number of videos that the rows belong to."""
         return len(self._rows)
 
     @property
     def owners(self) -> Int[Tensor, " n"]:
-        """Of each row, the number of its video, from 0."""
+        """Index of each row's video, from 0."""
         return torch.arange(self.videos).repeat_interleave(torch.tensor(self._rows, dtype=torch.long))
 
     def take(self, rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
-        """The rows of these numbers."""
+        """Return the rows with the given indices."""
         held = np.memmap(self._file, self._dtype, "r", shape=(len(self), self.width))
         return torch.from_numpy(held[rows.numpy()].astype(np.float64))
 
     def chunks(self) -> Iterator[tuple[int, Float[Tensor, "m d"]]]:
-        """All rows, at most `CHUNK` at a time, each with the number of its first."""
+        """Yield all rows, at most `CHUNK` at a time, each chunk with the index of its first row."""
         row = self.width * self._dtype.itemsize
         for start in range(0, len(self), CHUNK):
             self._file.seek(start * row)

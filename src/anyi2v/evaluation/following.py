@@ -1,4 +1,4 @@
-"""Followers find boxes in a video: from the first box of every object, by the points in it."""
+"""Followers locate boxes in a video, starting from each object's first box, by tracking points inside it."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,13 +13,13 @@ from anyi2v.tracks import Tracks
 
 
 class Followed(NamedTuple):
-    """The boxes of all objects, found in every frame of a video."""
+    """Boxes of all objects in every frame of a video."""
 
     boxes: Float[Tensor, "o f 4"]
-    """x0, y0, x1, y1 in pixels; where the object is not seen, the last box that was."""
+    """x0, y0, x1, y1 in pixels; where an object is not visible, its last visible box."""
     seen: Bool[Tensor, "o f"]
     points: Float[Tensor, "o f"]
-    """Share of an object's points that are not lost."""
+    """Fraction of an object's points that are not lost."""
 
 
 @runtime_checkable
@@ -27,35 +27,35 @@ class Follower(Protocol):
     """Follows the objects of tracks through a video."""
 
     def __call__(self, video: Float[Tensor, "f 3 h w"], tracks: Tracks) -> Followed:
-        """Where each object is in each frame, beginning with its first box.
+        """Locate each object in each frame, starting with its first box.
 
         Args:
             video: in [0, 1].
-            tracks: in pixels of the video; of each object only its name, its first box and its mask are looked at.
+            tracks: in pixels of the video; only the name, first box and mask of each object are used.
         """
         ...
 
 
 @dataclass(frozen=True)
 class BoxFollower:
-    """Moves and scales each first box as the median of its points moves, as in MedianFlow (Kalal et al. 2010).
+    """Moves and scales each first box by the median motion of its points, as in MedianFlow (Kalal et al. 2010).
 
-    Unlike there, all points are followed from frame 1, so that errors do not add up by choosing new ones, and points
-    that move as the surroundings of the box do are not the object's, unless nearly all do.
+    Unlike MedianFlow, it tracks all points from frame 1, so that errors from choosing new points do not accumulate, and
+    ignores points that move like the surroundings of the box, unless nearly all do.
     """
 
     tracker: Tracker = field(default_factory=LucasKanade)
     grid: int = 12
-    """Points per side of the box, in its object's mask."""
+    """Number of points per side of the box; only those inside the object's mask are used."""
     least_points: int = 4
-    """With fewer points than these, and than a tenth of all, an object is not seen."""
+    """An object counts as lost with fewer visible points than this, or than a tenth of all."""
     background: float = 0.75
-    """Points whose path differs by less than this many pixels from that of the surroundings belong to them."""
+    """Points whose path differs from that of the surroundings by less than this many pixels belong to them."""
     least_share: float = 0.15
-    """Of the points must move differently from the surroundings; otherwise all count."""
+    """Minimum fraction of points that must move differently from the surroundings; otherwise all points are used."""
 
     def __call__(self, video: Float[Tensor, "f 3 h w"], tracks: Tracks) -> Followed:
-        """See `Follower`; raises InputError as the tracker does, and for a box that holds no pixel's middle."""
+        """See `Follower`; raises the tracker's InputErrors, and InputError for a box that contains no pixel centre."""
         found = [self._follow(video, tracks, number) for number in range(len(tracks.objects))]
         if not found:
             frames = len(video)
@@ -78,10 +78,10 @@ class BoxFollower:
         return self._moved(box, own[moves], shown[moves])
 
     def _inner(self, box: Tensor, paths: Tensor, visible: Tensor, far: Tensor, moves: Tensor) -> Bool[Tensor, " n"]:
-        """Those of the points that go where the box takes them.
+        """Select the points that move with the box.
 
-        At the border of an object, a tracker's windows show both object and surroundings, and points move by something
-        in between.
+        At the border of an object, a tracker's window covers both the object and its surroundings, and points move at
+        an intermediate speed.
         """
         for _ in range(3):
             boxes, _, _ = self._moved(box, paths[moves], visible[moves])
@@ -95,7 +95,7 @@ class BoxFollower:
         return moves
 
     def _starts(self, tracks: Tracks, number: int) -> Float[Tensor, "n 2"]:
-        """Points of a square grid over the pixels of the object, about `grid**2` of them."""
+        """Return points of a square grid over the pixels of the object, about `grid**2` of them."""
         y, x = torch.from_numpy(object_mask(tracks.objects[number], tracks)).nonzero(as_tuple=True)
         pixels = torch.stack([x, y], dim=1)
         spacing = max(round((len(pixels) / self.grid**2) ** 0.5), 1)
@@ -105,7 +105,7 @@ class BoxFollower:
         return pixels[on_grid].float()
 
     def _around(self, box: Float[Tensor, " 4"], width: int, height: int) -> Float[Tensor, "n 2"]:
-        """Points in a frame around the box, half as wide as the box."""
+        """Return points in a margin around the box, half as wide as the box."""
         x0, y0, x1, y1 = box.tolist()
         margin = (x1 - x0) / 2, (y1 - y0) / 2
         xs = torch.linspace(x0 - margin[0], x1 + margin[0], self.grid)
@@ -118,7 +118,7 @@ class BoxFollower:
     def _moved(
         self, box: Float[Tensor, " 4"], paths: Float[Tensor, "n f 2"], visible: Bool[Tensor, "n f"]
     ) -> tuple[Float[Tensor, "f 4"], Bool[Tensor, " f"], Float[Tensor, " f"]]:
-        """The box in each frame, whether it is seen there, and by which share of the points."""
+        """Return the box in each frame, whether it is visible there, and the fraction of visible points."""
         least = max(self.least_points, len(paths) // 10)
         centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
         boxes, seen = [box], [torch.tensor(True)]
@@ -132,14 +132,14 @@ class BoxFollower:
             lengths = torch.pdist(before)
             far = lengths > 0.25 * lengths.max()
             scale = (torch.pdist(after)[far] / lengths[far]).median() if far.any() else torch.tensor(1.0)
-            # points count from the middle of the first pixel, boxes from its corner
+            # points are measured from the centre of the first pixel, boxes from its corner
             middle = (after + scale * (centre - 0.5 - before)).median(0).values + 0.5
             boxes.append(torch.cat([middle - scale * half, middle + scale * half]))
         return torch.stack(boxes), torch.stack(seen), visible.float().mean(0)
 
 
 def _median_shift(paths: Float[Tensor, "n f 2"], visible: Bool[Tensor, "n f"]) -> Float[Tensor, "f 2"]:
-    """How far points have moved since frame 1, the median of those that are visible; 0 where none is."""
+    """Return the median displacement since frame 1 of the visible points; 0 where none is visible."""
     if not len(paths):
         return torch.zeros(paths.shape[1], 2)
     shifts = (paths - paths[:, :1]).masked_fill(~visible[..., None], torch.nan)

@@ -1,4 +1,4 @@
-"""The files of an evaluation, and everything about it that can be refused before any work."""
+"""Input files of an evaluation, and all checks that can be made before any work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ FOLLOWING: tuple[Metric, ...] = ("objmc", "trajectory")
 """Metrics that follow the objects of track files."""
 
 SAME_ASPECT = 0.01
-"""Relative difference of the aspect ratios of generated and real videos that rounding of sizes explains."""
+"""Relative difference between the aspect ratios of generated and real videos attributed to rounding."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a request, by the names of the videos, and what all videos have in common."""
+    """Files of a request by video name, and the shape that all videos share."""
 
     generated: dict[str, Path]
     shape: Shape
@@ -37,10 +37,11 @@ class Inputs:
 
 
 def check(request: Request) -> Inputs:
-    """Finds and reads all videos and tracks once, to refuse before any work what cannot be measured.
+    """Find and read all videos and tracks once, to reject before any work what cannot be measured.
 
-    Raises InputError on one line: a metric without what it needs, names without partner, too few videos, videos that
-    cannot be read or have not the frames and size of the others, tracks that cannot be read.
+    Raises:
+        InputError: a metric lacks an input, a name has no partner, there are too few videos, a video cannot be read or
+            differs from the others in frames or size, or tracks cannot be read.
     """
     _check_needs(request)
     generated = find_videos(request.generated)
@@ -83,7 +84,7 @@ def check(request: Request) -> Inputs:
 
 
 def conventions(request: Request) -> dict[str, Convention]:
-    """Of each metric but objmc; raises InputError for an unknown one, or none where it is needed."""
+    """Return the convention of each feature-based metric; raises InputError if unknown, or missing where required."""
     found = {}
     for names, value, flag, known in (
         (("fid", "kid"), request.frame_convention, "--frame-convention", FRAME_CONVENTIONS),

@@ -1,4 +1,4 @@
-"""Scores of likeness: of a video's first frame to its condition's structure, of its frames to its prompt."""
+"""Similarity of a video's first frame to its condition's structure, and of its frames to its prompt."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ from anyi2v.files import expanded
 from anyi2v.images.media import load_image
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels."""
+"""Mean and standard deviation of ImageNet's pixels."""
 SIDE, LONGEST = 224, 480
-"""Pixels of the shorter and, at most, of the longer side of what a network of structure gets, as in Splice."""
+"""Shorter side, and maximum longer side, in pixels of the structure network's input, as in Splice."""
 PATCH = {"packaged": 14, "file": 16}
-"""Sides are multiples of this: of DINOv2's patches, and of the patches of DINO's ViTs of 8 and 16 px."""
+"""Image sides are multiples of this: DINOv2's patch size, and one for DINO's ViTs with patches of 8 or 16 px."""
 
 
 def self_similarity(keys: Float[Tensor, "t d"]) -> Float[Tensor, "t t"]:
-    """Cosine similarities of all pairs of tokens, the structure of Splice (Tumanyan et al. 2022, eq. 2)."""
+    """Cosine similarities between all pairs of tokens, the structure of Splice (Tumanyan et al. 2022, eq. 2)."""
     lengths = keys.norm(dim=1, keepdim=True)
     return keys @ keys.T / (lengths @ lengths.T).clamp(min=1e-8)
 
@@ -39,12 +39,12 @@ def structure_distance(a: Float[Tensor, "t d"], b: Float[Tensor, "t d"]) -> floa
 
 
 def structure_cosine(a: Float[Tensor, "t d"], b: Float[Tensor, "t d"]) -> float:
-    """Cosine between the two matrices of self-similarity as vectors; 1 for equal structures."""
+    """Cosine between the two self-similarity matrices as vectors; 1 for equal structures."""
     return F.cosine_similarity(self_similarity(a).flatten(), self_similarity(b).flatten(), dim=0).item()
 
 
 def structure_input(image: Float[Tensor, "3 h w"], patch: int) -> Float[Tensor, "1 3 y x"]:
-    """An image in [0, 1], resized (bilinear, antialiased) and normalised for a network of structure."""
+    """Resize an image in [0, 1] (bilinear, antialiased) and normalise it for a structure network."""
     height, width = image.shape[1:]
     scale = min(SIDE / min(height, width), LONGEST / max(height, width))
     size = [max(round(side * scale / patch), 1) * patch for side in (height, width)]
@@ -54,7 +54,7 @@ def structure_input(image: Float[Tensor, "3 h w"], patch: int) -> Float[Tensor, 
 
 
 class _Encoder(NamedTuple):
-    """A network of structure."""
+    """A structure network."""
 
     name: str
     network: Callable[[Tensor], Any]
@@ -63,11 +63,11 @@ class _Encoder(NamedTuple):
 
     @torch.no_grad()
     def keys(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "t d"]:
-        """Its keys; raises InputError if it fails or gives something else than `[1 t d]`."""
+        """Return its keys; raises InputError if it fails or returns something other than `[1 t d]`."""
         pixels = structure_input(image, self.patch)
         try:
             found = self.network(pixels)
-        except Exception as error:  # whatever the user's network raises
+        except Exception as error:  # the user's network may raise anything
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"{self.name} refuses {list(pixels.shape)}: {said[-1]:.200}") from error
         if not isinstance(found, Tensor) or found.ndim != 3 or len(found) != 1 or not found.numel():
@@ -86,7 +86,7 @@ def _encoder(request: Request) -> _Encoder:
 
 
 def structure(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[list[Score], Own]:
-    """Distance and cosine of the structures of each video's first frame and its condition image."""
+    """Compare the structures of each video's first frame and its condition image by distance and cosine."""
     encoder = _encoder(request)
     own: Own = {}
     for name, path in tqdm(inputs.generated.items(), desc="structure", unit="video", disable=not progress):
@@ -103,7 +103,7 @@ def structure(request: Request, inputs: Inputs, *, progress: bool = False) -> tu
 
 
 def clip(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[list[Score], Own]:
-    """Cosine of each frame's and the prompt's CLIP embeddings, and of those of consecutive frames."""
+    """Compute the cosines between CLIP embeddings of frames and prompt, and of consecutive frames."""
     assert request.clip is not None  # checked with the request
     tower = _Clip(request)
     own: Own = {}
@@ -120,7 +120,7 @@ def clip(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[l
 
 
 class _Clip:
-    """Both towers of an open_clip model with weights from a file."""
+    """Image and text towers of an open_clip model with weights from a file."""
 
     def __init__(self, request: Request):
         import open_clip
@@ -129,7 +129,7 @@ class _Clip:
         name, path = request.clip_model, expanded(request.clip).resolve()
         try:
             model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=str(path))
-        except Exception as error:  # of any class
+        except Exception as error:  # open_clip raises errors of any class
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"cannot read {path} as open_clip's {name}: {said[0]:.200}") from error
         self.model: Any = model.eval()
@@ -138,7 +138,7 @@ class _Clip:
 
     @torch.no_grad()
     def images(self, video: Float[Tensor, "f 3 h w"]) -> Float[Tensor, "f d"]:
-        """Normalised embeddings of all frames, prepared as the model wants them."""
+        """Return normalised embeddings of all frames, preprocessed as the model requires."""
         from torchvision.transforms.functional import to_pil_image
 
         parts = torch.stack([self.prepare(to_pil_image(frame)) for frame in video]).split(16)
@@ -146,14 +146,14 @@ class _Clip:
 
     @torch.no_grad()
     def text(self, prompt: str) -> Float[Tensor, " d"]:
-        """The normalised embedding of a prompt."""
+        """Return the normalised embedding of a prompt."""
         return self.model.encode_text(self.tokenizer([prompt]), normalize=True)[0].float()
 
 
 def _means(
     request: Request, inputs: Inputs, own: Own, titles: Mapping[str, str], convention: str, details: dict[str, str]
 ) -> list[Score]:
-    """The mean over the videos of each of their numbers."""
+    """Average each number over the videos."""
     scores = []
     for key, title in titles.items():
         shares = [(values[key], 1) for values in own.values()]

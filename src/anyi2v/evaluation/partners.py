@@ -1,4 +1,4 @@
-"""What belongs to videos by their names: track files, condition images, prompts."""
+"""Files matched to videos by name: track files, condition images, prompts."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,19 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def find_tracks(folder: str | Path) -> dict[str, Path]:
-    """Track files in a folder by name without suffix; if it holds folders of runs, the records of these alone.
+    """Find track files in a folder, by name without suffix; if it contains run folders, only their records.
 
-    Raises InputError if there is no such folder, nothing in it, or two of one name.
+    Raises:
+        InputError: the folder is missing or has no track files, or two have the same name.
     """
     return _find(folder, RECORD, TRACK_SUFFIXES, "track file")
 
 
 def find_images(folder: str | Path) -> dict[str, Path]:
-    """Images in a folder by name without suffix; if it holds folders of runs, the condition images of these alone.
+    """Find images in a folder, by name without suffix; if it contains run folders, only their condition images.
 
-    Raises InputError as `find_tracks`.
+    Raises:
+        InputError: see `find_tracks`.
     """
     return _find(folder, CONDITION, IMAGE_SUFFIXES, "image")
 
@@ -47,9 +49,10 @@ def _find(folder: str | Path, of_runs: str, suffixes: tuple[str, ...], what: str
 
 
 def find_prompts(source: str | Path) -> dict[str, str]:
-    """Prompts by the names of videos: from a JSON object of a file, or from the records of runs in a folder.
+    """Return prompts by video name, from a JSON file with an object or from the records of runs in a folder.
 
-    Raises InputError naming the file if it cannot be read or has something else than prompts.
+    Raises:
+        InputError: the source cannot be read or contains something other than prompts; the message names the file.
     """
     source = expanded(source)
     if not source.is_dir():

@@ -1,4 +1,4 @@
-"""A number of an evaluation with all that it depends on, its interval, and the table of all."""
+"""Scores of an evaluation with everything they depend on, their intervals, and a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,36 +9,36 @@ import torch
 from anyi2v.evaluation.distances import LEAST_VIDEOS
 
 Own = dict[str, dict[str, float]]
-"""Numbers of single videos, by the video's name and the number's."""
+"""Numbers of single videos, by video name and metric key."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number with all that it depends on."""
+    """A number with everything it depends on."""
 
     metric: str
-    """By its published name only where the convention is a published one."""
+    """Name of the metric; the published name only for published conventions."""
     value: float
     low: float
-    """End of the 95 % interval; NaN without one."""
+    """Lower end of the 95 % interval; NaN without one."""
     high: float
     unit: str
     videos: int
     frames: int
-    """Of each video, as the metric has seen them."""
+    """Number of frames of each video, as passed to the metric."""
     size: str
-    """Of the generated videos in pixels."""
+    """Size of the generated videos in pixels."""
     convention: str
     details: dict[str, Any] = field(default_factory=dict)
     better: Literal["lower", "higher"] = "lower"
     key: str = ""
-    """Of the same number of single videos; empty where only all videos together have one."""
+    """Key of the corresponding number of single videos; empty if there is only one for all videos."""
 
 
 def ratio(shares: Sequence[tuple[float, int]], *, resamples: int, seed: int) -> tuple[float, float, float]:
-    """Sum over count of all videos, with its percentile interval over resampled videos; NaN where there is none.
+    """Return sum over count of all videos, with its percentile interval over resampled videos; NaN if undefined.
 
-    There is no interval without `resamples`, nor of fewer than `LEAST_VIDEOS`.
+    There is no interval without `resamples`, nor for fewer than `LEAST_VIDEOS` videos.
     """
     totals, counts = torch.tensor(shares, dtype=torch.float64).T
     value = (totals.sum() / counts.sum()).item()
@@ -54,7 +54,7 @@ def ratio(shares: Sequence[tuple[float, int]], *, resamples: int, seed: int) -> 
 
 
 def table(scores: Sequence[Score]) -> str:
-    """All scores in Markdown."""
+    """Format all scores as a Markdown table."""
     lines = [
         "| metric | value | 95 % interval | unit | videos | frames | size | convention |",
         "|---|---|---|---|---|---|---|---|",

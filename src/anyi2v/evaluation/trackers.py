@@ -1,4 +1,4 @@
-"""Trackers follow points through a video. Any callable of `Tracker`'s form serves; shipped is Lucas-Kanade's."""
+"""Trackers follow points through a video: the protocol `Tracker`, and Lucas-Kanade."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,40 +15,40 @@ from anyi2v.images.media import to_bytes
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Follows points through a video."""
+    """Protocol of point trackers; any callable with this signature can be used."""
 
     def __call__(
         self, video: Float[Tensor, "f 3 h w"], points: Float[Tensor, "n 2"]
     ) -> tuple[Float[Tensor, "n f 2"], Bool[Tensor, "n f"]]:
-        """Where points (x, y) of frame 1 are in each frame, and whether they are visible there.
+        """Locate points (x, y) of frame 1 in each frame.
 
         Args:
             video: in [0, 1].
-            points: in pixels; the middle of the first pixel is (0, 0).
+            points: in pixels; the centre of the first pixel is (0, 0).
 
         Returns:
-            Positions in the same unit, the points themselves in frame 1; and visibility.
+            Positions in the same unit, with the given points in frame 1, and whether each is visible.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LucasKanade:
-    """Pyramidal Lucas-Kanade (Bouguet 2001) from frame to frame, checked as in Kalal et al. 2010.
+    """Pyramidal Lucas-Kanade (Bouguet 2001) from frame to frame, with the checks of Kalal et al. 2010.
 
-    A point is lost if tracking back does not return to where it came from, if its surroundings before and after a step
-    do not look alike, or if it leaves the frame: from there on it is not visible, and stays where it was last seen.
-    Needs the extra `eval`.
+    A point is lost if tracking backwards does not return to its origin, if its surroundings before and after a step do
+    not look alike, or if it leaves the frame. From then on it is invisible and keeps its last visible position. Needs
+    the extra `eval`.
     """
 
     window: int = 21
-    """Side in pixels of the square that is compared; odd."""
+    """Side of the compared square in pixels; odd."""
     levels: int = 3
-    """Of the pyramid, above the full resolution: the largest step is about `window / 2 * 2**levels` pixels."""
+    """Pyramid levels above the full resolution: the largest step is about `window / 2 * 2**levels` pixels."""
     most_return_error: float = 1.0
-    """Distance in pixels at full resolution between a point and where tracking back leads to."""
+    """Maximum distance, in pixels at full resolution, between a point and the result of tracking it back."""
     least_correlation: float = 0.5
-    """Normalised correlation of the windows around a point before and after a step."""
+    """Minimum normalised correlation of the windows around a point before and after a step."""
 
     def __call__(
         self, video: Float[Tensor, "f 3 h w"], points: Float[Tensor, "n 2"]
@@ -74,7 +74,7 @@ class LucasKanade:
     def _step(
         self, before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"], at: Float[np.ndarray, "n 1 2"]
     ) -> tuple[Float[np.ndarray, "n 1 2"], Bool[np.ndarray, " n"]]:
-        """Where points are in the next frame, and whether OpenCV has found them."""
+        """Track points to the next frame; also return whether OpenCV found them."""
         import cv2
 
         if not len(at):
@@ -91,7 +91,7 @@ class LucasKanade:
         at: Float[np.ndarray, "n 1 2"],
         there: Float[np.ndarray, "n 1 2"],
     ) -> Float[np.ndarray, " n"]:
-        """Of the windows around the points, in [-1, 1]; 0 where a window is flat."""
+        """Correlate the windows around the points, in [-1, 1]; 0 where a window is flat."""
         import cv2
 
         found = np.zeros(len(at))
@@ -108,7 +108,7 @@ class LucasKanade:
 
 
 def _grey(video: Float[Tensor, "f 3 h w"]) -> UInt8[np.ndarray, "f h w"]:
-    """Luma of ITU-R BT.601 in 8 bit, as OpenCV takes it."""
+    """Convert to 8-bit luma (ITU-R BT.601), OpenCV's input."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     grey = (video.float() * weights).sum(1, keepdim=True)
     return np.ascontiguousarray(to_bytes(grey.expand(-1, 3, -1, -1))[..., 0])

@@ -1,4 +1,4 @@
-"""Motion transfer: tracks of objects in a video, from their boxes in its first frame."""
+"""Motion transfer: tracks of objects in a video from their boxes in its first frame."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,10 @@ from anyi2v.tracks import Track, Tracks
 
 
 def boxes_of(texts: Sequence[str]) -> tuple[Track, ...]:
-    """Objects from texts like "cow=40,200,200,330": a name, and x0, y0, x1, y1 in pixels.
+    """Parse objects from texts such as "cow=40,200,200,330": a name, and x0, y0, x1, y1 in pixels.
 
-    Raises InputError naming the text that is none.
+    Raises:
+        InputError: a text has another form; the message names it.
     """
     found = []
     for text in texts:
@@ -30,16 +31,17 @@ def boxes_of(texts: Sequence[str]) -> tuple[Track, ...]:
 def tracks_from_video(
     video: Float[Tensor, "f 3 h w"], first: Tracks, follower: Follower | None = None
 ) -> tuple[Tracks, Followed]:
-    """Tracks with a box for each frame of a video, and how they were found.
+    """Return tracks with a box for each frame of a video, and details of the following.
 
-    Where an object is lost, its last box that was seen stands still.
+    A lost object keeps its last visible box.
 
     Args:
         video: in [0, 1].
         first: objects of frame 1, in pixels of the video.
         follower: by default `BoxFollower` with Lucas-Kanade.
 
-    Raises InputError as the follower does, and for a video of one frame.
+    Raises:
+        InputError: the video has one frame, or the follower fails.
     """
     if len(video) < 2:
         raise InputError("the video has a single frame, so nothing moves in it")
@@ -52,7 +54,7 @@ def tracks_from_video(
 
 
 def lost(tracks: Tracks, found: Followed) -> list[str]:
-    """A line for every object that is lost, wholly or in most of its points."""
+    """Return a line for every object that is lost, entirely or in most of its points."""
     lines = []
     for track, seen, points in zip(tracks.objects, found.seen, found.points, strict=True):
         if not seen.all():

@@ -1,4 +1,4 @@
-"""Runs in the naming scheme of VBench (Huang et al. 2024): `PROMPT-INDEX.mp4`, in a folder that its programs read."""
+"""Export of runs under VBench's file names (Huang et al. 2024): `PROMPT-INDEX.mp4` in one folder."""
 
 import shutil
 from collections import defaultdict
@@ -11,16 +11,17 @@ from anyi2v.reports.folder import RECORD
 
 VIDEO = "video.mp4"
 LONGEST_NAME = 255
-"""Bytes of a file's name, as most file systems allow."""
+"""Maximum length of a file name in bytes on most file systems."""
 
 
 def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
-    """The video of every run in a folder, and the file that it is copied to.
+    """Map the video of every run in a folder to the file it is copied to.
 
-    Runs of one prompt are counted from 0, in the order of their seeds, then of their names; VBench wants 0 to 4.
+    Runs with the same prompt are numbered from 0, ordered by seed, then by name; VBench expects 0 to 4.
 
-    Raises InputError if there are no runs, for one without `VIDEO`, for a prompt that cannot be a file's name, and if a
-    file is there already; ResourceError if `out` cannot be written.
+    Raises:
+        InputError: there are no runs, a run has no `VIDEO`, a prompt cannot be a file name, or a file already exists.
+        ResourceError: `out` cannot be written.
     """
     runs, out = expanded(runs), expanded(out)
     if not runs.is_dir():
@@ -48,14 +49,14 @@ def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
 
 
 def export(names: dict[Path, Path]) -> None:
-    """Copies the videos of a plan, each whole or not at all; raises ResourceError if a file cannot be written."""
+    """Copy the videos of a plan, each atomically; raises ResourceError if a file cannot be written."""
     for source, target in names.items():
         with atomic(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
 def _identity(record: Path) -> tuple[str, int]:
-    """Prompt and seed of a run."""
+    """Return the prompt and the seed of a run."""
     data: dict[str, Any] = read_json(record)
     prompt, seed = data.get("prompt"), data.get("seed")
     if not isinstance(prompt, str) or type(seed) is not int:

@@ -1,4 +1,4 @@
-"""Videos from files, one at a time: mp4, GIF, npz, folders of frames, folders of runs; paired by name."""
+"""Reading videos one at a time: mp4, GIF, npz, folders of frames, folders of runs; paired by name."""
 
 import re
 import warnings
@@ -24,14 +24,14 @@ from anyi2v.reports.folder import RECORD
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".npz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 RUN_VIDEOS = ("video.mp4", "video.gif")
-"""Of a run's folder, the first that is there: a GIF has 256 colours."""
+"""Video files of a run, of which the first that exists is read: a GIF has only 256 colours."""
 
 MOST_FRAMES = 4096
-"""Of one video; small files may claim to hold many more."""
+"""Maximum number of frames of a video; small files may claim to contain many more."""
 
 
 class Shape(NamedTuple):
-    """Frames and size of a video."""
+    """Number of frames and size of a video."""
 
     frames: int
     width: int
@@ -42,12 +42,13 @@ class Shape(NamedTuple):
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
-    """All videos in a folder by name, sorted: the file's name without suffix, or the folder's.
+    """Find all videos in a folder, sorted by name: the file's name without suffix, or the folder's name.
 
-    A folder in it must hold frames as images, or be a run of ours. Files of other kinds, hidden ones and folders
-    without any file (`inspection` of a run) are not looked at.
+    Subfolders must contain frames as images, or be runs. Other file types, hidden files and subfolders without any
+    files (a run's `inspection`) are ignored.
 
-    Raises InputError if there is no such folder, no video in it, two of one name, or a folder that holds neither.
+    Raises:
+        InputError: the folder is missing or has no video, two videos have the same name, or a subfolder is neither.
     """
     folder = expanded(folder)
     if not folder.is_dir():
@@ -76,7 +77,7 @@ def find_videos(folder: str | Path) -> dict[str, Path]:
 
 
 def _inside(folder: Path) -> Path:
-    """The video of a run's folder, or the folder itself if it holds frames."""
+    """Return the video in a run's folder, or the folder itself if it contains frames."""
     if (folder / RECORD).is_file():
         for name in RUN_VIDEOS:
             if (folder / name).is_file():
@@ -88,19 +89,20 @@ def _inside(folder: Path) -> Path:
 
 
 def _frames_in(folder: Path) -> list[Path]:
-    """Frames in order: by the last number in the name, then by the name."""
+    """Return the frames in order of the last number in their names, then of the names."""
     frames = [path for path in folder.iterdir() if path.suffix.lower() in FRAME_SUFFIXES and path.name[0] != "."]
     return sorted(frames, key=lambda path: (int((re.findall(r"\d+", path.stem) or ["0"])[-1]), path.name))
 
 
 def read_video(path: str | Path) -> Float[Tensor, "f 3 h w"]:
-    """A video in [0, 1] from a file or a folder of frames, named by its suffix.
+    """Read a video in [0, 1] from a file, whose suffix determines the format, or from a folder of frames.
 
-    .npz: array `video` `[f 3 h w]`, as `write_video` makes it. .gif: a frame that is shown for a multiple of the
-    shortest time is repeated, as `write_video` merges equal frames. Others by ffmpeg.
+    .npz: array `video` `[f 3 h w]`, as written by `write_video`. .gif: a frame shown for a multiple of the shortest
+    time is repeated, because `write_video` merges equal frames. Other formats are read by ffmpeg.
 
-    Raises InputError naming file and frame: missing or broken file, no or more than `MOST_FRAMES` frames, frames of
-    different sizes, NaN or infinite values, values outside of [0, 1].
+    Raises:
+        InputError: the file is missing or damaged, it has no frames or more than `MOST_FRAMES`, frames differ in size,
+            or values are NaN, infinite or outside [0, 1]; the message names the file and the frame.
     """
     path = expanded(path)
     read: Callable[[Path], Tensor]
@@ -110,7 +112,7 @@ def read_video(path: str | Path) -> Float[Tensor, "f 3 h w"]:
         read = {".npz": _read_npz, ".gif": _read_gif}.get(path.suffix.lower(), _read_ffmpeg)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders' words about what then is an error, or none
+            warnings.simplefilter("ignore")  # decoders warn about what is either an error below or harmless
             video = read(path)
     except AnyI2VError:
         raise
@@ -148,7 +150,7 @@ def _read_npz(path: Path) -> Float[Tensor, "f 3 h w"]:
     if not finite.all():
         raise InputError(f"{path}: frame {int((~finite).nonzero()[0]) + 1} has NaN or infinite values")
     low, high = video.aminmax()
-    if low < -1e-3 or high > 1 + 1e-3:  # samplers' videos may leave the range by rounding
+    if low < -1e-3 or high > 1 + 1e-3:  # rounding may push samplers' videos out of range
         raise InputError(f"{path}: values are {low:g} to {high:g}; they must lie in [0, 1]")
     return video.clamp(0, 1)
 
@@ -166,7 +168,7 @@ def _read_gif(path: Path) -> Float[Tensor, "f 3 h w"]:
 
 
 def _read_ffmpeg(path: Path) -> Float[Tensor, "f 3 h w"]:
-    with path.open("rb"):  # a missing file in the system's words
+    with path.open("rb"):  # a missing file keeps the system's message
         pass
     if path.suffix.lower() == ".mp4" and not whole_mp4(path):
         raise InputError(f"cannot read video {path}: it is no whole mp4; a part of the file is missing")
@@ -190,7 +192,7 @@ def _check_count(frames: int, path: Path) -> None:
 
 
 def check_names(generated: Mapping[str, object], other: Mapping[str, object], folder: str | Path) -> None:
-    """Raises InputError naming the first of either side without a partner of its name in the other."""
+    """Raise InputError naming the first entry of either side without a partner of the same name."""
     for name in sorted(generated.keys() ^ other.keys()):
         here, there = ("the generated videos", folder) if name in generated else (folder, "the generated videos")
         raise InputError(
@@ -200,11 +202,11 @@ def check_names(generated: Mapping[str, object], other: Mapping[str, object], fo
 
 
 def read_all(videos: Mapping[str, Path], like: Shape | None = None) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
-    """Name and video, one after the other; raises InputError where one has other frames or size than the first.
+    """Yield names and videos in turn; raises InputError if a video's frames or size differ from the first's.
 
     Args:
         videos: files by name.
-        like: what all of them must be; None: as the first.
+        like: required shape of all videos; None: the shape of the first.
     """
     first: str | Path = "others"
     for name, path in videos.items():
@@ -219,10 +221,10 @@ def read_all(videos: Mapping[str, Path], like: Shape | None = None) -> Iterator[
 def read_shown(
     videos: Mapping[str, Path], title: str, *, progress: bool
 ) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
-    """Like `read_all`, with a bar."""
+    """Like `read_all`, with a progress bar."""
     yield from tqdm(read_all(videos), desc=title, total=len(videos), unit="video", disable=not progress)
 
 
 def shape_of(video: Float[Tensor, "f 3 h w"]) -> Shape:
-    """Frames, width, height."""
+    """Return the number of frames, the width and the height."""
     return Shape(video.shape[0], video.shape[3], video.shape[2])

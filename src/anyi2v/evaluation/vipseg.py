@@ -1,8 +1,8 @@
-"""The layout of VIPSeg (Miao et al. 2022): lists of videos, their frames, and their panoptic masks.
+"""File layout of VIPSeg (Miao et al. 2022): lists of videos, frames, and panoptic masks.
 
-`imgs/VIDEO/FRAME.jpg`, `panomasks/VIDEO/FRAME.png`, a list of videos such as `val.txt`, and, for the names of classes,
-`panoVIPSeg_categories.json`. Values of masks: 0 is void; below 125 they are a class of stuff; from 125 on a thing of
-class `value // 100`, number `value % 100`. A class is one more than its id in the categories.
+`imgs/VIDEO/FRAME.jpg`, `panomasks/VIDEO/FRAME.png`, lists of videos such as `val.txt`, and, for class names,
+`panoVIPSeg_categories.json`. Mask values: 0 is void; values below 125 are classes of stuff; values from 125 are things
+of class `value // 100` with the number `value % 100`. Class numbers are one more than the ids in the categories file.
 """
 
 import json
@@ -26,13 +26,13 @@ class Clip:
 
     name: str
     frames: tuple[Path, ...]
-    """In the order of their numbers."""
+    """Frames in order of their numbers."""
     mask: Path
-    """Of the first frame."""
+    """Panoptic mask of the first frame."""
 
 
 def read_split(data: Path, split: str) -> list[str]:
-    """Names of the videos in a list; raises InputError if there is no such list, or nothing in it."""
+    """Return the names of the videos in a list; raises InputError if the list is missing or empty."""
     path = data / f"{split}.txt"
     try:
         names = path.read_text(encoding="utf-8").split()
@@ -46,7 +46,7 @@ def read_split(data: Path, split: str) -> list[str]:
 
 
 def find_clip(data: Path, name: str) -> Clip:
-    """Frames and first mask of a video; raises InputError naming what is missing."""
+    """Find the frames and the first mask of a video; raises InputError naming what is missing."""
     frames = _numbered(data / "imgs" / name, FRAME_SUFFIXES)
     masks = {path.stem: path for path in _numbered(data / "panomasks" / name, (".png",))}
     if frames[0].stem not in masks:
@@ -67,7 +67,7 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def read_panoptic(path: Path) -> Int[np.ndarray, "h w"]:
-    """The values of a panoptic mask; raises InputError naming the file if it is none."""
+    """Read the values of a panoptic mask; raises InputError naming the file if it is not one."""
     try:
         with Image.open(path) as image:
             values = np.asarray(image)
@@ -79,7 +79,7 @@ def read_panoptic(path: Path) -> Int[np.ndarray, "h w"]:
 
 
 def category_names(data: Path) -> dict[int, str]:
-    """Names of classes by their numbers in masks; none without `panoVIPSeg_categories.json`."""
+    """Return class names by their numbers in masks; empty without `panoVIPSeg_categories.json`."""
     path = data / "panoVIPSeg_categories.json"
     if not path.is_file():
         return {}
@@ -90,7 +90,7 @@ def category_names(data: Path) -> dict[int, str]:
 
 
 def things(values: Int[np.ndarray, "h w"], names: dict[int, str]) -> dict[str, Bool[np.ndarray, "h w"]]:
-    """Masks of the things in a panoptic mask, the largest first, by names like "person 1"."""
+    """Return the masks of the things in a panoptic mask, the largest first, by names such as "person 1"."""
     ids, areas = np.unique(values[values >= FIRST_THING], return_counts=True)
     order = sorted(zip(ids.tolist(), areas.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
     counts: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""The paper's evaluation on VIPSeg: first frames become conditions, their things are tracked, and jobs made of both.
+"""The paper's evaluation on VIPSeg: first frames become conditions, their things are tracked, both become jobs.
 
-All that is made are files, and what is there is not made again: conditions, tracks and real frames by `prepare`, runs
-by `anyi2v batch` from `jobs.jsonl`, and once all of them are there, scores by `measure`.
+All results are files, and existing ones are kept: `prepare` writes conditions, tracks and real frames, `anyi2v batch`
+makes the runs from `jobs.jsonl`, and `measure` computes the scores once all runs exist.
 """
 
 import colorsys
@@ -33,10 +33,10 @@ from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
 from anyi2v.tracks.masks import bounding_box
 
 SETTINGS, JOBS, RUNS, REAL, TRACKS, CONDITIONS = "vipseg.json", "jobs.jsonl", "runs", "real", "tracks", "conditions"
-"""In the folder: what everything in it was made with, the jobs, and folders of what is in them."""
+"""Names in the output folder: the settings it was prepared with, the jobs, and the subfolders."""
 
 LEAST_AREA = 0.01
-"""Of the frame: smaller things are not followed."""
+"""Minimum area of a followed thing, as a fraction of the frame."""
 
 PAPER = (
     ("ImageConductor", "yes", "132.23", "646.50", "21.14"),
@@ -53,12 +53,14 @@ PAPER = (
 
 
 def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]:
-    """Writes conditions, tracks and real frames of all videos that have none yet, and the file of jobs.
+    """Write the missing conditions, tracks and real frames of all videos, and the file of jobs.
 
-    Returns why videos are left out, by their names: too few frames, or no thing that can be followed to the last frame.
+    Returns:
+        Reasons by name of the videos left out: too few frames, or no thing that can be followed to the last frame.
 
-    Raises InputError for a folder that is not VIPSeg's, files that cannot be read, videos without prompt, and a folder
-    that was prepared with other settings.
+    Raises:
+        InputError: the folder is not VIPSeg's, a file cannot be read, a video has no prompt, or `out` was prepared with
+            other settings.
     """
     out, data = expanded(request.out), expanded(request.data)
     check_opencv()
@@ -99,7 +101,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
 
 
 def _further(request: VIPSegRequest) -> dict[str, object]:
-    """Keys that every job gets besides its own."""
+    """Return the keys added to every job."""
     further = read_json(request.job) if request.job else {}
     if taken := sorted(further.keys() & _job(request, "", "", 0).keys()):
         raise InputError(f"{request.job} has the key {taken[0]!r}, which every job has of its own")
@@ -107,7 +109,7 @@ def _further(request: VIPSegRequest) -> dict[str, object]:
 
 
 def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[int, int]) -> None:
-    """Refuses a folder that was prepared with other settings; notes those of a new one."""
+    """Reject a folder prepared with other settings; record the settings of a new one."""
     wanted = {
         "data": str(expanded(request.data).resolve()),
         "frames": frames,
@@ -132,7 +134,7 @@ def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[
 def _write_inputs(
     request: VIPSegRequest, clip: Clip, frames: int, size: tuple[int, int], classes: dict[int, str]
 ) -> bool:
-    """Writes real frames, condition and, last, tracks of a video; False if nothing in it can be followed."""
+    """Write the real frames, the condition and, last, the tracks of a video; False if nothing can be followed."""
     out = expanded(request.out)
     video, fit = _fitted(clip.frames[:frames], *size)
     values = read_panoptic(clip.mask)
@@ -162,7 +164,7 @@ def _fitted(paths: tuple[Path, ...], width: int, height: int) -> tuple[Float[Ten
 
 
 def _first_boxes(values: Int[np.ndarray, "h w"], fit: Fit, classes: dict[int, str], most: int) -> Tracks:
-    """The largest things of the first frame with their masks, in pixels of the fitted frame."""
+    """Return the largest things of the first frame with their masks, in pixels of the fitted frame."""
     found: list[Track] = []
     for name, mask in things(values, classes).items():
         fitted = fit.mask(mask)
@@ -179,14 +181,14 @@ def _condition(kind: Kind, clip: Clip, values: Int[np.ndarray, "h w"], size: tup
 
 
 def _coloured(values: Int[np.ndarray, "h w"]) -> Float[Tensor, "3 h w"]:
-    """A picture of a panoptic mask: void is black, every other value has a colour of its own."""
+    """Colour a panoptic mask: void is black, every other value has its own colour."""
     ids, places = np.unique(values, return_inverse=True)
     colours = [colorsys.hsv_to_rgb(value * 0.618 % 1, 0.75, 0.95) if value else (0, 0, 0) for value in ids.tolist()]
     return torch.tensor(colours).float()[torch.from_numpy(places.reshape(values.shape))].movedim(-1, 0)
 
 
 def _sentence(names: list[str]) -> str:
-    """Like "a video of person, horse"."""
+    """Return a prompt such as "a video of person, horse"."""
     return f"a video of {', '.join(dict.fromkeys(names))}"
 
 
@@ -204,14 +206,14 @@ def _job(request: VIPSegRequest, name: str, prompt: str, frames: int) -> dict[st
 
 
 def missing(out: str | Path) -> list[str]:
-    """Names of the jobs without a run."""
+    """Return the names of jobs without a run."""
     out = expanded(out)
     names = [json.loads(line)["name"] for line in (out / JOBS).read_text(encoding="utf-8").splitlines()]
     return [name for name in names if not (out / RUNS / name / RECORD).is_file()]
 
 
 def measure(request: VIPSegRequest, *, progress: bool = False) -> tuple[Request, Evaluation]:
-    """Scores of the runs against the real videos; raises InputError as `anyi2v.evaluation.evaluate` does."""
+    """Score the runs against the real videos; raises InputError as `anyi2v.evaluation.evaluate` does."""
     out = expanded(request.out)
     networks: dict[Metric, Path | None] = {"fid": request.extractor, "fvd": request.video_extractor}
     metrics: list[Metric] = ["objmc", "trajectory", "fd", *(name for name, path in networks.items() if path)]
@@ -231,7 +233,7 @@ def measure(request: VIPSegRequest, *, progress: bool = False) -> tuple[Request,
 
 
 def paper_table(evaluation: Evaluation) -> str:
-    """Table 1 of the paper in Markdown, with a row for these runs; a number that was not measured is a dash."""
+    """Return Table 1 of the paper in Markdown with a row for these runs; a dash marks a missing number."""
     found = {score.metric: f"{score.value:.2f}" for score in evaluation.scores}
     row = ("these runs", "no", *(found.get(name, "-") for name in ("FID", "FVD", "ObjMC (draganything)")))
     lines = ["| method | trained | FID | FVD | ObjMC |", "|---|---|---|---|---|"]

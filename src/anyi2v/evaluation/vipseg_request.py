@@ -1,4 +1,4 @@
-"""What an evaluation on VIPSeg is asked for. Free of torch: the command line is made from it."""
+"""Settings of an evaluation on VIPSeg, from which the command line is generated. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,37 +9,37 @@ Kind = Literal["edges", "hed", "segmentation", "photo"]
 
 @dataclass(frozen=True)
 class VIPSegRequest:
-    """Which videos of VIPSeg are animated from which conditions, and what they are measured by."""
+    """Which videos of VIPSeg are animated from which conditions, and how they are measured."""
 
     data: Path
     """VIPSeg's folder, with imgs, panomasks and lists of videos such as val.txt."""
     out: Path = Path("vipseg")
-    """Folder for conditions, tracks, real frames, jobs.jsonl, and the runs that anyi2v batch makes of it."""
+    """Output folder for conditions, tracks, real frames, jobs.jsonl, and the runs of anyi2v batch."""
     split: str = "val"
     """List of videos: val for val.txt."""
     videos: int | None = None
-    """Only the first so many of the list; None: all."""
+    """Use only this many videos from the start of the list; None: all."""
     backbone: str = "micro"
-    """Decides size and frames: name of a shipped backbone, or a converted .safetensors file."""
+    """Name of a shipped backbone, or a converted .safetensors file; determines size and frames."""
     frames: int | None = None
-    """Of each video, from its beginning; None: the backbone's."""
+    """Number of frames of each video, from its beginning; None: the backbone's."""
     conditions: tuple[Kind, ...] = ("edges", "hed", "segmentation")
-    """What first frames are turned into, one of these for each video, drawn by --seed."""
+    """Kinds of conditions made from first frames; one per video, drawn by --seed."""
     objects: int = 3
-    """Things of a video that are followed: the largest."""
+    """Number of things followed per video: the largest."""
     prompts: Path | None = None
-    """JSON file with an object of prompts by video; None: the names of the things that are followed."""
+    """JSON file with an object that maps videos to prompts; None: the names of the followed things."""
     job: Path | None = None
-    """JSON file with an object of further keys for every job, such as {"comparator": "freetraj"}."""
+    """JSON file with an object of additional keys for every job, such as {"comparator": "freetraj"}."""
     extractor: Path | None = None
     """TorchScript file of FID's network; None: no FID."""
     frame_convention: str = "pytorch-fid"
-    """What that network gets."""
+    """Preprocessing for that network."""
     video_extractor: Path | None = None
     """TorchScript file of FVD's network; None: no FVD."""
     video_convention: str = "google"
-    """What that network gets."""
+    """Preprocessing for that network."""
     resamples: int = 100
-    """Bootstrap draws behind each interval; 0: no intervals."""
+    """Number of bootstrap draws per interval; 0: no intervals."""
     seed: int = 0
-    """Of the jobs, the kinds of conditions, and the draws."""
+    """Seed of the jobs, of the choice of conditions, and of the draws."""

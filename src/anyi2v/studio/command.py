@@ -1,4 +1,4 @@
-"""A request as a line for the shell, and as a line of a file of jobs: both make the same bytes as the page did."""
+"""A request as a shell command and as a line of a jobs file; both reproduce the page's run byte for byte."""
 
 import shlex
 import sys
@@ -14,7 +14,7 @@ from anyi2v.method.recipes import recipe
 
 
 def changed(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
-    """The settings of `method` that are not those of `base`, as plain data."""
+    """Return the settings of `method` that differ from `base`, as plain data."""
     usual = base.to_dict()
     return {key: value for key, value in method.to_dict().items() if value != usual[key]}
 
@@ -22,13 +22,13 @@ def changed(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
 def animate_arguments(
     request: Request, config: BackboneConfig, recipe_name: str = "paper", machine: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """The arguments of `anyi2v` for the job of a request with an image.
+    """Return the arguments of `anyi2v` for the job of a request with an image.
 
     Args:
         request: the job.
-        config: of its backbone.
-        recipe_name: the preset that settings are compared with; those that differ become flags.
-        machine: device, dtype, threads and low_memory, as `anyi2v.batch.work.Machine.asked` has them.
+        config: configuration of its backbone.
+        recipe_name: the preset to compare with; settings that differ become flags.
+        machine: device, dtype, threads and low_memory, in the format of `anyi2v.batch.work.Machine.asked`.
     """
     source = request.source
     found = ["animate", "--image", str(source.image), "--width", str(source.width), "--height", str(source.height)]
@@ -53,7 +53,7 @@ def animate_arguments(
 
 
 def _text(flag: str, value: str) -> list[str]:
-    """A flag with a text, in one word where the text would be taken for a flag."""
+    """Return a flag with its text, joined by "=" if the text could be mistaken for a flag."""
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
@@ -67,12 +67,12 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command as one line for the shell; newlines of a prompt stay inside of their quotes."""
+    """Return the command as one line for the shell; newlines in a prompt stay inside its quotes."""
     return shlex.join(["anyi2v", *arguments]) if sys.platform != "win32" else " ".join(["anyi2v", *arguments])
 
 
 def job_line(request: Request, config: BackboneConfig, folder: Path, recipe_name: str = "paper") -> dict[str, Any]:
-    """The same job for `anyi2v batch`, in a file in `folder`, where image and tracks lie."""
+    """Return the same job as a line of an `anyi2v batch` file in `folder`, which contains the image and tracks."""
     source = request.source
     assert source.image is not None
     found: dict[str, Any] = {
@@ -91,5 +91,5 @@ def job_line(request: Request, config: BackboneConfig, folder: Path, recipe_name
     found["backbone"] = request.backbone if request.backbone in SHIPPED else str(Path(request.backbone).absolute())
     found |= {name: value for name in ("frames", "fps") if (value := getattr(request, name)) is not None}
     own = recipe(recipe_name, config.method)
-    # a list would be taken for a sweep, but for settings that are lists themselves
+    # a list would be read as a sweep, except for settings whose values are lists
     return found | {f"method.{name}": value for name, value in changed(request.method, own).items()}

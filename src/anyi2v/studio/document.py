@@ -1,4 +1,4 @@
-"""The track document of the page: our track JSON with key frames, exactly as the commands read it. Free of torch."""
+"""The page's track document: our track JSON with key frames, exactly as the commands read it. Imports no torch."""
 
 import json
 from pathlib import Path
@@ -14,21 +14,21 @@ from anyi2v.tracks.masks import encode
 from anyi2v.tracks.read import content_of, recognise
 
 MAX_TEXT = 1 << 23
-"""Characters of a document from the page."""
+"""Maximum number of characters in a document from the page."""
 EXACT = 1e-6
-"""Pixels that a box may be off the line between two key frames without a key frame of its own."""
+"""Maximum deviation in pixels of a box from the line between two key frames without its own key frame."""
 
 
 def empty(width: int, height: int, frames: int) -> dict[str, Any]:
-    """A document without objects."""
+    """Return a document without objects."""
     return {"width": width, "height": height, "frames": frames, "objects": []}
 
 
 def checked(text: Any) -> tuple[dict[str, Any], Tracks]:
-    """A document from the page as data, and its tracks.
+    """Parse a document from the page; return its data and its tracks.
 
-    Raises InputError for anything that the commands would not read either, and for files named in it: what comes from
-    a page opens no file.
+    Raises:
+        InputError: the commands would reject it too, or it names files: data from a page must not open files.
     """
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise InputError(f"the tracks are no text of at most {MAX_TEXT} characters")
@@ -42,14 +42,14 @@ def checked(text: Any) -> tuple[dict[str, Any], Tracks]:
 
 
 def written(document: dict[str, Any]) -> str:
-    """The document as the text of a track file."""
+    """Return the document as the text of a track file."""
     return json.dumps(document, indent=1) + "\n"
 
 
 def document_of(tracks: Tracks, frames: int) -> dict[str, Any]:
-    """Tracks as a document: key frames are where a box does not lie on the line between its neighbours.
+    """Convert tracks to a document with key frames where a box is not on the line between its neighbours.
 
-    `between` gives back the boxes of `tracks.resample(frames)`, to `EXACT` pixels.
+    `between` reproduces the boxes of `tracks.resample(frames)` to within `EXACT` pixels.
     """
     objects: list[dict[str, Any]] = []
     for track in tracks.resample(frames).objects:
@@ -66,7 +66,7 @@ def document_of(tracks: Tracks, frames: int) -> dict[str, Any]:
 
 
 def _keys(boxes: tuple[Box, ...]) -> list[int]:
-    """Indices of boxes between which all others lie on straight lines, as few as one pass finds."""
+    """Return indices of boxes between which all others lie on straight lines, as few as one pass finds."""
     keys, last = [0], len(boxes) - 1
     if all(box == boxes[0] for box in boxes):
         return keys
@@ -85,12 +85,13 @@ def _straight(boxes: tuple[Box, ...]) -> bool:
 
 
 def imported(path: Path, fit: Fit, frames: int) -> tuple[str, dict[str, Any]]:
-    """The kind of a track file, and what is in it as a document over the fitted image.
+    """Read a track file; return its format and its content as a document over the fitted image.
 
-    A document that the page exported comes back as it was. Of other files, tracks over the source of `fit` are brought
-    to the fitted image, and resampled to `frames` frames.
+    A document exported by the page is returned unchanged. For other files, tracks over the source of `fit` are mapped
+    to the fitted image and resampled to `frames` frames.
 
-    Raises InputError naming what is wrong, and for masks that lie in other files.
+    Raises:
+        InputError: the file is invalid, or its masks are in other files.
     """
     try:
         content = content_of(path)
@@ -108,15 +109,16 @@ def imported(path: Path, fit: Fit, frames: int) -> tuple[str, dict[str, Any]]:
 
 
 def _is_document(content: Any, frames: int) -> bool:
-    """Whether our JSON has key frames only, and as many frames as the page."""
+    """Whether our JSON has only key frames, and as many frames as the page."""
     items = content.get("objects")
     return content.get("frames") == frames and isinstance(items, list) and all("keyframes" in item for item in items)
 
 
 def framed(document: dict[str, Any], frames: int) -> dict[str, Any]:
-    """The document in another number of frames: key frames keep their share of the time, and stay apart.
+    """Change the number of frames: key frames keep their relative time and stay distinct.
 
-    Raises InputError if there are fewer frames than key frames of an object, or too many.
+    Raises:
+        InputError: there are fewer frames than key frames of an object, or too many frames.
     """
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError(f"frames is {frames}; it must be 1 to {MAX_FRAMES}")

@@ -1,4 +1,4 @@
-"""Where the page's jobs are computed: one backbone, one job at a time, watched and stopped from outside."""
+"""Computation of the page's jobs: one backbone, one job at a time, with progress and cancellation."""
 
 import queue
 import threading
@@ -33,30 +33,30 @@ from anyi2v.segments import segments
 from anyi2v.taps import no_taps
 
 EVERY = 0.3
-"""Seconds between two pictures of the latents."""
+"""Minimum number of seconds between two previews of the latents."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """How far a job is."""
+    """Progress of a job."""
 
     stage: str
     done: int
     total: int
     preview: UInt8[np.ndarray, "h w 3"] | None = None
-    """All frames beside each other, a pixel per latent cell; None: no new picture."""
+    """All frames side by side, one pixel per latent cell; None: no new preview."""
 
 
 class Cancelled(AnyI2VError):
-    """The user has stopped the job."""
+    """The user cancelled the job."""
 
 
 class Engine:
-    """The backbone, loaded when it is first needed, and what is computed with it.
+    """The backbone, loaded on first use, and computations with it.
 
     Args:
-        backbone: name of a shipped one, or a file.
-        machine: where.
+        backbone: name of a shipped backbone, or a file.
+        machine: device and precision to compute with.
     """
 
     def __init__(self, backbone: str, machine: Machine):
@@ -74,7 +74,7 @@ class Engine:
 
     @cached_property
     def preview(self) -> Preview:
-        """Makes pictures of latents."""
+        """Decoder of latents into previews."""
         return fit_preview(self.backbone.vae)
 
     @cached_property
@@ -83,23 +83,23 @@ class Engine:
         return shadow(self.config)
 
     def arm(self, token: str) -> None:
-        """The next job of this session may run."""
+        """Allow the next job of this session to run."""
         self.stops[token] = threading.Event()
 
     def stop(self, token: str) -> None:
-        """The job of this session ends at its next pass, or does not begin."""
+        """End the job of this session at its next pass, or prevent it from starting."""
         self.stops.setdefault(token, threading.Event()).set()
 
     @property
     def loaded(self) -> int:
-        """Bytes of the networks, if they are on the device already."""
+        """Size of the networks in bytes if they are already on the device, otherwise 0."""
         return sum(map(size_of, self.backbone.networks.values())) if "backbone" in vars(self) else 0
 
     @torch.no_grad()
     def seconds(self, job: Inputs) -> float:
-        """About how long a job takes: one pass of the UNet is timed, and all passes are counted.
+        """Estimate the duration of a job: time one pass of the UNet, then multiply by the number of passes.
 
-        A pass with gradients counts as three, one of a single frame as two frames of others.
+        A pass with gradients counts as three; a pass over a single frame counts as two frames of a normal pass.
         """
         method, c, backbone = job.request.method, self.config, self.backbone
         frames = c.frames if job.request.frames is None else job.request.frames
@@ -117,7 +117,7 @@ class Engine:
         return single * (sampling + 3 * updates + 2 * inversion / frames)
 
     def segments(self, image: Float[Tensor, "3 h w"], prompt: str, clusters: int) -> Int[Tensor, "h w"]:
-        """The segments of an image, of which the last ones are kept; see `anyi2v.segments`."""
+        """Segment an image, with the most recent result cached; see `anyi2v.segments`."""
         key = (image_checksum(image), prompt, clusters)
         with self.lock:
             if self.labels is None or self.labels[0] != key:
@@ -126,16 +126,18 @@ class Engine:
             return self.labels[1]
 
     def run(self, job: Inputs, out: Path, token: str, *, low_memory: bool, inspect: bool = False) -> Iterator[Update]:
-        """Computes a job and writes its run, telling how far it is; ends when the run is there.
+        """Run a job and write its run, yielding progress; returns when the run is on disk.
 
         Args:
-            job: what to compute.
-            out: folder of the run, which is not there yet.
-            token: of the session, for `stop`.
-            low_memory: as for `anyi2v.batch.work.compute`.
+            job: the job.
+            out: folder of the run, which does not exist yet.
+            token: the session's token, used by `stop`.
+            low_memory: as in `anyi2v.batch.work.compute`.
             inspect: also draw features, similarities and masks into the run's folder.
 
-        Raises Cancelled when the session's job was stopped, and what `anyi2v.animate` raises.
+        Raises:
+            Cancelled: the session's job was cancelled.
+            AnyI2VError: see `anyi2v.animate`.
         """
         stop = self.stops.setdefault(token, threading.Event())
         updates: queue.SimpleQueue[Update | BaseException | None] = queue.SimpleQueue()
@@ -148,12 +150,12 @@ class Engine:
                     raise update
                 yield update
         finally:
-            stop.set()  # the page may be gone
+            stop.set()  # the page may have been closed
             thread.join()
 
 
 class _Work:
-    """One job in a thread of its own."""
+    """A job in its own thread."""
 
     def __init__(
         self,
@@ -167,13 +169,13 @@ class _Work:
         self.shown = 0.0
 
     def run(self, low_memory: bool, inspect: bool) -> None:
-        """Puts updates into the queue, at last None or what was raised."""
+        """Put updates into the queue, followed by None or the exception raised."""
         try:
             with self.engine.lock:
-                torch.set_num_threads(self.engine.threads)  # which threads do not inherit
+                torch.set_num_threads(self.engine.threads)  # threads do not inherit this setting
                 self._compute(low_memory, inspect)
             self.updates.put(None)
-        except BaseException as error:  # whatever it is, the other thread tells
+        except BaseException as error:  # reported by the other thread
             self.updates.put(error)
 
     def _compute(self, low_memory: bool, inspect: bool) -> None:
@@ -201,13 +203,13 @@ class _Work:
             write_inspection(self.out, backbone, job.image, result, recording)
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Tells how far a stage is; raises Cancelled if the job shall end."""
+        """Report the progress of a stage; raises Cancelled if the job must end."""
         if self.stop.is_set():
             raise Cancelled("cancelled; nothing was written")
         self.updates.put(Update(stage, done, total))
 
     def observe(self, z: Float[Tensor, "1 f c h w"]) -> None:
-        """Shows the latents, unless they were shown a moment ago."""
+        """Show the latents, unless a preview was shown a moment ago."""
         now = time.monotonic()
         if now - self.shown >= EVERY:
             self.shown = now
@@ -215,7 +217,7 @@ class _Work:
 
 
 def strip(frames: Float[Tensor, "f 3 h w"]) -> UInt8[np.ndarray, "hh ww 3"]:
-    """Small frames in rows of eight, each pixel enlarged so that the picture has some hundred of them."""
+    """Arrange small frames in rows of eight, each pixel enlarged so that the picture is a few hundred pixels wide."""
     columns = min(len(frames), 8)
     rest = -len(frames) % columns
     padded = torch.cat([frames, frames.new_zeros(rest, *frames.shape[1:])])

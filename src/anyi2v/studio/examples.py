@@ -1,4 +1,4 @@
-"""Example jobs of the synthetic world, which the shipped backbone can animate."""
+"""Example jobs of the synthetic world on which the micro backbones are trained."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ EXAMPLES: dict[str, tuple[Modality, int]] = {
     "Photo": ("photo", 1126),
     "Sketch": ("sketch", 1141),
 }
-"""Condition and number of the case; the first three are those of `anyi2v demo`."""
+"""Condition and seed of each case; the first three are those of `anyi2v demo`."""
 
 
 class Example(NamedTuple):
@@ -29,7 +29,7 @@ class Example(NamedTuple):
 
 
 def example(name: str) -> Example:
-    """The example of a name in `EXAMPLES`; raises InputError for another one."""
+    """Return the example with a name in `EXAMPLES`; raises InputError for any other name."""
     if name not in EXAMPLES:
         raise InputError("there is no such example; choose one of the list")
     modality, seed = EXAMPLES[name]

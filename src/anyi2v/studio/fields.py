@@ -1,6 +1,6 @@
-"""The settings of a dataclass as fields of a form: names, types and texts come from the class, as flags do.
+"""Settings of a dataclass as form fields; names, types and help texts come from the class, as for flags.
 
-A form has numbers, texts, choices and check boxes; tuples are written with commas between their items.
+Forms have numbers, texts, choices and check boxes; tuples are written with commas between items.
 """
 
 import ast
@@ -28,20 +28,20 @@ class Setting:
     kind: Kind
     hint: Any
     text: str
-    """What it is, as the class says."""
+    """Help text: the docstring of the dataclass field."""
     choices: tuple[str, ...] = ()
-    """Of a choice."""
+    """Options of a choice."""
     optional: bool = False
-    """Whether it may be left empty, which stands for None."""
+    """Whether it may be left empty, which means None."""
 
     @property
     def label(self) -> str:
-        """Its name in words."""
+        """Name with spaces instead of underscores."""
         return self.name.replace("_", " ")
 
 
 def settings_of(kind: type[Any]) -> list[Setting]:
-    """The fields of a dataclass in its order, inherited ones first, each with the text below it in the source."""
+    """Return the fields of a dataclass in order, inherited ones first, each with its docstring in the source."""
     hints = typing.get_type_hints(kind)
     texts: dict[str, str] = {}
     for cls in reversed(kind.__mro__):
@@ -70,14 +70,14 @@ def _setting(name: str, hint: Any, text: str) -> Setting:
 
 
 def shown(setting: Setting, value: Any) -> Any:
-    """A value as the form shows it; `parsed` is the inverse."""
+    """Convert a value to its form in the page; the inverse of `parsed`."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "" if value is None and setting.kind in ("choice", "text") else value
 
 
 def parsed(setting: Setting, value: Any) -> Any:
-    """What the form shows as a value of the setting; raises InputError naming the setting."""
+    """Parse a form value into a value of the setting; raises InputError naming the setting."""
     if value is None or (value == "" and setting.optional):
         if setting.optional:
             return None
@@ -100,7 +100,7 @@ def _number(name: str, text: str) -> float:
 
 
 def parsed_all(kind: type[Any], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of a dataclass that a form gives, whose keys begin with `prefix`; raises InputError."""
+    """Parse the settings of a dataclass from form values whose keys start with `prefix`; raises InputError."""
     return {
         setting.name: parsed(setting, values[prefix + setting.name])
         for setting in settings_of(kind)

@@ -1,4 +1,4 @@
-"""The form of the page as a request: the same that `anyi2v animate` and `anyi2v batch` make from flags and lines."""
+"""The page's form as a request, the same as `anyi2v animate` and `anyi2v batch` build from flags and lines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from anyi2v.method.recipes import RECIPES, recipe
 from anyi2v.studio.fields import parsed_all, settings_of, shown
 
 METHOD = "method."
-"""Before the names of the method's settings in a form."""
+"""Prefix of the method's settings in a form."""
 MAX_PROMPT = 4000
-"""Letters; the text tower takes far fewer."""
+"""Maximum number of characters; the text tower accepts far fewer."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the condition image is, apart from its files."""
+    """The condition image's geometry, independent of its files."""
 
     width: int
     height: int
 
 
 def usual_form(config: BackboneConfig, recipe_name: str = "paper") -> dict[str, Any]:
-    """What the form shows at first: a recipe's settings with the backbone's own on top, and its frames."""
+    """Return the form's initial values: a recipe's settings, overridden by the backbone's own, and its frames."""
     return {
         "prompt": "",
         "negative_prompt": "",
@@ -42,16 +42,17 @@ def usual_form(config: BackboneConfig, recipe_name: str = "paper") -> dict[str, 
 
 
 def method_form(method: MethodConfig) -> dict[str, Any]:
-    """The settings of a method as the form shows them."""
+    """Return the settings of a method as form values."""
     return {
         METHOD + setting.name: shown(setting, getattr(method, setting.name)) for setting in settings_of(MethodConfig)
     }
 
 
 def request_of(form: Mapping[str, Any], config: BackboneConfig, backbone: str, folder: Path, shape: Shape) -> Request:
-    """The job that a form asks for, whose image and tracks lie in `folder`.
+    """Return the job described by a form, with image and tracks in `folder`.
 
-    Raises InputError naming the field that is not usable.
+    Raises:
+        InputError: a field is invalid; the message names it.
     """
     prompt, negative = (_text(key, form[key]) for key in ("prompt", "negative_prompt"))
     if not prompt.strip():
@@ -68,7 +69,7 @@ def request_of(form: Mapping[str, Any], config: BackboneConfig, backbone: str, f
         method=MethodConfig(**parsed_all(MethodConfig, form, METHOD)),
         sampler=typed("sampler", form["sampler"], SamplerName),
         seed=_whole("seed", form["seed"]),
-        # the command's default is the backbone's, whose numbers then need no flag
+        # the backbone's value is the command's default and needs no flag
         frames=None if frames == config.frames else frames,
         fps=None if fps == config.fps else fps,
     )
@@ -90,7 +91,7 @@ def _whole(key: str, value: Any) -> int:
 
 
 def form_of_record(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The form that makes the run of a run.json again; raises InputError for a record that cannot be read."""
+    """Return the form that reproduces the run of a run.json; raises InputError if the record cannot be read."""
     try:
         plain = {key: data[key] for key in ("prompt", "negative_prompt", "seed", "frames", "fps")}
         method = MethodConfig.from_dict(data["method"])

@@ -1,4 +1,4 @@
-"""What the page does, as functions of plain values; `wiring` connects them to its components."""
+"""Actions of the page as functions of plain values; `wiring` connects them to components."""
 
 import base64
 import contextlib
@@ -48,19 +48,19 @@ from anyi2v.tracks.contents import doubtful
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that can run."""
+    """A job that is ready to run."""
 
     job: Inputs
     document: dict[str, Any]
     low_memory: bool
     needs: str
-    """Memory, in words."""
+    """Required memory, in words."""
     notes: list[str]
-    """What is allowed, but hardly meant."""
+    """Warnings about inputs that are allowed but probably not intended."""
 
 
 def scene(image: Float[Tensor, "3 h w"], token: str) -> dict[str, Any]:
-    """What the editor draws on: the image as a data URL, its size, and the session's token."""
+    """Return the editor's background: the image as a data URL, its size, and the session's token."""
     file = io.BytesIO()
     Image.fromarray(to_bytes(image)).save(file, format="PNG")
     height, width = image.shape[1:]
@@ -69,9 +69,10 @@ def scene(image: Float[Tensor, "3 h w"], token: str) -> dict[str, Any]:
 
 
 def use_image(engine: Engine, folder: Path, source: ConditionSource) -> tuple[Float[Tensor, "3 h w"], str]:
-    """Makes the condition image of a session; returns it, and what became of the file in words.
+    """Create the condition image of a session; return it and a description of how the file was fitted.
 
-    Raises InputError naming the file that cannot be used.
+    Raises:
+        InputError: a file cannot be used; the message names it.
     """
     image, fit = load_condition(**source.condition(engine.config))
     save_condition(folder, image, fit)
@@ -79,7 +80,7 @@ def use_image(engine: Engine, folder: Path, source: ConditionSource) -> tuple[Fl
 
 
 def use_example(engine: Engine, folder: Path, name: str) -> tuple[Float[Tensor, "3 h w"], str, dict[str, Any]]:
-    """Makes an example the image of a session; returns it, its prompt, and its tracks as a document."""
+    """Use an example's image in a session; return the image, the prompt, and the tracks as a document."""
     chosen = example(name)
     write_image(folder / "example.png", chosen.image)
     image, _ = use_image(engine, folder, ConditionSource(image=folder / "example.png"))
@@ -88,7 +89,7 @@ def use_example(engine: Engine, folder: Path, name: str) -> tuple[Float[Tensor, 
 
 
 def condition_of(folder: Path) -> tuple[Float[Tensor, "3 h w"], Fit]:
-    """The image of a session; raises InputError if it has none yet."""
+    """Return the image of a session; raises InputError if it has none yet."""
     kept = load_condition_of(folder)
     if kept is None:
         raise InputError("there is no image yet; upload one, or choose an example")
@@ -96,9 +97,10 @@ def condition_of(folder: Path) -> tuple[Float[Tensor, "3 h w"], Fit]:
 
 
 def prepare(engine: Engine, folder: Path, form: Mapping[str, Any], tracks: str) -> Prepared:
-    """Checks everything about a job before any work, and predicts its memory.
+    """Check everything about a job before any work, and predict its memory.
 
-    Raises what `anyi2v animate` would refuse, naming what is wrong.
+    Raises:
+        InputError: `anyi2v animate` would reject the job; the message says why.
     """
     image, _ = condition_of(folder)
     document, _ = checked(tracks)
@@ -107,7 +109,7 @@ def prepare(engine: Engine, folder: Path, form: Mapping[str, Any], tracks: str) 
     shape = Shape(image.shape[2], image.shape[1])
     request = request_of(form, engine.config, engine.name, folder, shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are among the notes
+        warnings.simplefilter("ignore")  # warnings are shown as notes
         job = read_inputs(request)
         check_inputs(job, engine.shadow)
         tokenize(engine.config.text, [request.prompt, request.negative_prompt], {})
@@ -117,7 +119,7 @@ def prepare(engine: Engine, folder: Path, form: Mapping[str, Any], tracks: str) 
 
 
 def start(engine: Engine, root: Path, prepared: Prepared, recipe: str) -> tuple[Inputs, Path]:
-    """Writes the files of a job into a new folder; returns the job with them as its inputs, and its run's folder."""
+    """Write the files of a job to a new folder; return the job that reads them, and the run's folder."""
     request = prepared.job.request
     folder = new_job(root, request.prompt, request.seed)
     source = replace(request.source, image=folder / CONDITION)
@@ -127,7 +129,7 @@ def start(engine: Engine, root: Path, prepared: Prepared, recipe: str) -> tuple[
 
 
 def command_of(engine: Engine, request: Request, recipe: str, *, low_memory: bool) -> str:
-    """The line for the shell that makes the bytes of a job again, in folder `again`."""
+    """Return the shell command that reproduces a job byte for byte in folder `again`."""
     asked: dict[str, Any] = {
         "device": engine.machine.device,
         "dtype": str(engine.machine.dtype).removeprefix("torch."),
@@ -139,12 +141,12 @@ def command_of(engine: Engine, request: Request, recipe: str, *, low_memory: boo
 
 
 def video_of(run: Path, name: str = "video") -> str | None:
-    """The mp4 of a run, or the GIF where it could not write one."""
+    """Return the mp4 of a run, or the GIF if the mp4 could not be written."""
     return next((str(path) for suffix in (".mp4", ".gif") if (path := run / (name + suffix)).is_file()), None)
 
 
 def pictures_of(run: Path) -> list[tuple[str, str]]:
-    """Pictures of a run with what they show."""
+    """Return the pictures of a run with captions."""
     titles = {
         "masks.png": "masks over time",
         "loss.png": "loss of the optimisation",
@@ -155,7 +157,7 @@ def pictures_of(run: Path) -> list[tuple[str, str]]:
 
 
 def features_of(run: Path) -> list[tuple[str, str]]:
-    """Pictures of an inspected run with their titles."""
+    """Return the pictures of an inspected run with their titles."""
     if not (run / GALLERY).is_file():
         return []
     inside = (run / GALLERY).parent
@@ -168,14 +170,14 @@ def features_of(run: Path) -> list[tuple[str, str]]:
 
 
 def files_of(root: Path, name: str) -> list[str]:
-    """The files of a job and of its run that are worth keeping, as far as they are there."""
+    """Return the useful files of a job and its run that exist."""
     wanted = [root / "jobs" / name / file for file in (CONDITION, TRACKS, JOBS)]
     wanted += [root / "runs" / name / file for file in ("report.html", RECORD, "video.mp4", "video.gif")]
     return [str(path) for path in wanted if path.is_file()]
 
 
 def export(folder: Path, tracks: str) -> list[str]:
-    """Writes the tracks in both formats that can be written; returns the files."""
+    """Write the tracks in both supported output formats; return the files."""
     document, found = checked(tracks)
     own, anyi2v = folder / "export" / TRACKS, folder / "export" / "anyi2v.json"
     with atomic(own) as temporary:
@@ -185,9 +187,10 @@ def export(folder: Path, tracks: str) -> list[str]:
 
 
 def load_run(root: Path, folder: Path, name: str) -> tuple[Float[Tensor, "3 h w"], dict[str, Any], dict[str, Any]]:
-    """Makes the image of a run that of a session; returns it, the form, and the tracks as a document.
+    """Use the image of a run in a session; return the image, the form, and the tracks as a document.
 
-    Raises InputError for a run that is not in the list or cannot be read.
+    Raises:
+        InputError: the run is not in the list or cannot be read.
     """
     run = run_folder(root, name)
     data = read_json(run / RECORD)
@@ -200,7 +203,7 @@ def load_run(root: Path, folder: Path, name: str) -> tuple[Float[Tensor, "3 h w"
 
 
 def compared(root: Path, one: str, other: str) -> str:
-    """How the inputs of two runs differ, in words."""
+    """Describe how the inputs of two runs differ."""
     first, second = (read_json(run_folder(root, name) / RECORD) for name in (one, other))
     keys = ("backbone", "prompt", "negative_prompt", "seed", "frames", "fps", "width", "height", "method", "parts")
     found = differences(first, {key: second[key] for key in (*keys, "checksums") if key in second})
@@ -208,12 +211,12 @@ def compared(root: Path, one: str, other: str) -> str:
 
 
 def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
-    """What a reloaded tab had: its token and values, of which only those that are still usable are kept.
+    """Restore a reloaded tab: its token, and its saved values as far as they are still valid.
 
     Args:
         root: the studio's folder.
-        saved: what the tab kept, as JSON text; untrusted.
-        token: for a tab without one.
+        saved: state saved by the tab, as JSON text; untrusted.
+        token: used if the tab has none.
     """
     try:
         kept = json.loads(saved) if saved else {}
@@ -224,7 +227,7 @@ def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError, AnyI2VError):
         kept = {}
     found: dict[str, Any] = {}
-    with contextlib.suppress(KeyError, ValueError):  # InputError is one
+    with contextlib.suppress(KeyError, ValueError):  # InputError is a ValueError
         found["document"] = checked(json.dumps(kept["document"]))[0]
     form, plain = kept.get("form"), (str, int, float, bool, type(None))
     items = form.items() if isinstance(form, dict) else ()
@@ -235,7 +238,7 @@ def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:
 
 
 def steps(engine: Engine, job: Inputs, out: Path, token: str, *, low_memory: bool, inspect: bool) -> Iterator[Any]:
-    """`Engine.run`, and for each update what the page says about it, and the stage's share that is done."""
+    """Run `Engine.run`; for each update, yield a status text and the finished fraction of the stage."""
     said = ""
     for update in engine.run(job, out, token, low_memory=low_memory, inspect=inspect):
         if update.total:
@@ -246,7 +249,7 @@ def steps(engine: Engine, job: Inputs, out: Path, token: str, *, low_memory: boo
 
 
 def problem(error: Exception) -> dict[str, str]:
-    """One line for the status; what nobody expected also goes to the terminal."""
+    """Return one line for the status; unexpected errors are also printed to the terminal."""
     line = " ".join(str(error).split())
     if isinstance(error, AnyI2VError):
         return {"status": line}

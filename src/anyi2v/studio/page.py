@@ -1,4 +1,4 @@
-"""The page: which components there are, and where. `wiring` says what they do."""
+"""Layout of the page and its components. Their behaviour is in `wiring`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from anyi2v.studio.form import METHOD, usual_form
 
 HERE = Path(__file__).parent
 SOURCE = "source."
-"""Before the names of the settings of the condition image."""
+"""Prefix of the condition image's settings in the form."""
 SCRIPTS = ("keyframes.js", "mask.js", "drawing.js", "editor.js")
-"""Of the editor, one function body in this order."""
+"""Scripts of the editor, concatenated in this order into one function body."""
 UPLOADS = ("width", "height", "image", "layer")
-"""Settings of the condition image that are no fields: files, and the size, which is the backbone's."""
+"""Settings of the condition image without a form field: files, and the size, which is the backbone's."""
 BAR = """
 progress { display: block; width: 100%; height: 8px; appearance: none; border: 0; overflow: hidden; }
 progress::-webkit-progress-bar { background: var(--border-color-primary); }
@@ -28,13 +28,13 @@ progress::-webkit-progress-value { background: var(--color-accent); }
 progress::-moz-progress-bar { background: var(--color-accent); }
 """
 HEIGHT = 260
-"""Pixels of what came of a run."""
+"""Height of a run's results, in pixels."""
 Parts = dict[str, Any]
-"""Components by name; those of settings as in the form."""
+"""Components by name; those of settings are named as in the form."""
 
 
 def build(config: BackboneConfig) -> tuple[Any, Parts]:
-    """The page for a backbone, without anything happening yet: its blocks, and its components."""
+    """Build the page for a backbone without event handlers; return its blocks and its components."""
     with gr.Blocks(title="anyi2v studio", analytics_enabled=False, fill_width=True) as blocks:
         parts: Parts = {"token": gr.State(""), "saved": gr.Textbox(visible=False)}
         with gr.Row(elem_id="columns"):
@@ -87,7 +87,7 @@ def _image() -> Parts:
 
 
 def field(setting: Setting, value: Any) -> Any:
-    """The component of a setting."""
+    """Create the component of a setting."""
     about: dict[str, Any] = {"label": setting.label, "info": setting.text, "min_width": 200}
     about["elem_id"] = f"setting-{setting.name}"
     value = shown(setting, value)
@@ -197,5 +197,5 @@ def _history() -> Parts:
 
 
 def of_settings(parts: Mapping[str, Any], prefix: str = METHOD) -> Parts:
-    """The components of the settings whose names begin with `prefix`."""
+    """Return the components of settings whose names start with `prefix`."""
     return {name: part for name, part in parts.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Objects proposed for a click: the part of a segment that is connected to it."""
+"""Object proposals for a click: the connected part of the segment at that point."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -8,11 +8,11 @@ from anyi2v.errors import InputError
 from anyi2v.tracks.masks import bounding_box, cropped, encode, middle
 
 MASK_SIDE = 512
-"""Pixels of a mask's longer side in a document, at most."""
+"""Maximum length of a mask's longer side in a document, in pixels."""
 
 
 def connected(labels: Int[np.ndarray, "h w"], x: int, y: int) -> Bool[np.ndarray, "h w"]:
-    """Which pixels have the label of pixel (x, y) and are reached from it over edges of such pixels."""
+    """Return the pixels with the label of pixel (x, y) that are 4-connected to it."""
     same = labels == labels[y, x]
     found = np.zeros_like(same)
     found[y, x] = True
@@ -29,14 +29,15 @@ def connected(labels: Int[np.ndarray, "h w"], x: int, y: int) -> Bool[np.ndarray
 
 
 def proposal(labels: Int[Tensor, "h w"], x: float, y: float) -> dict[str, object]:
-    """The object under a point, as an entry of a track document that stands still: box, mask and salient point.
+    """Return the object at a point as a static entry of a track document: box, mask and salient point.
 
     Args:
-        labels: a segment's number for each pixel.
-        x: in pixels of the image.
-        y: the same.
+        labels: segment number of each pixel.
+        x: horizontal position, in pixels of the image.
+        y: vertical position, in pixels of the image.
 
-    Raises InputError for a point outside of the image.
+    Raises:
+        InputError: the point is outside the image.
     """
     height, width = labels.shape
     if not (0 <= x < width and 0 <= y < height):
@@ -52,7 +53,7 @@ def proposal(labels: Int[Tensor, "h w"], x: float, y: float) -> dict[str, object
 
 
 def mask_entry(mask: Bool[np.ndarray, "h w"], width: int, height: int) -> dict[str, object]:
-    """A mask from a file as run lengths of at most `MASK_SIDE` pixels a side, and the box around it in the frame."""
+    """Encode a mask from a file as run lengths of at most `MASK_SIDE` pixels a side, with its box in the frame."""
     longest = max(mask.shape)
     if longest > MASK_SIDE:
         rows, cols = (max(1, round(side * MASK_SIDE / longest)) for side in mask.shape)

@@ -1,4 +1,4 @@
-"""Serving the page: on this machine only, without anything that asks another one."""
+"""Server of the page: local connections only, and no requests to other machines."""
 
 import os
 import tempfile
@@ -15,31 +15,33 @@ from anyi2v.files import check_place, expanded
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent
 MAX_UPLOAD = 64 << 20
-"""Bytes of a file."""
+"""Maximum size of an uploaded file, in bytes."""
 CLOSED: dict[str, Any] = {
     **{"server_name": HOST, "share": False, "pwa": False, "mcp_server": False, "enable_monitoring": False},
     **{"ssr_mode": False, "footer_links": [], "quiet": True, "prevent_thread_lock": True, "max_file_size": MAX_UPLOAD},
 }
-"""How the page is served: to this machine only, and nothing but the page."""
+"""Launch options that serve the page to this machine only, without any further services."""
 
 
 def check_gradio() -> None:
-    """Raises InputError naming the extra unless gradio is installed."""
+    """Raise InputError naming the extra unless gradio is installed."""
     if find_spec("gradio") is None:
         raise InputError("the studio needs gradio: pip install 'anyi2v[studio]'")
 
 
 @contextmanager
 def served(backbone: str, machine: Machine, root: Path, port: int | None = None) -> Iterator[tuple[Any, str]]:
-    """Serves the studio inside of the `with` block: yields its blocks and its address.
+    """Serve the studio inside the `with` block; yields its blocks and its address.
 
     Args:
-        backbone: name of a shipped one, or a file.
-        machine: where jobs are computed.
+        backbone: name of a shipped backbone, or a file.
+        machine: device and precision of jobs.
         root: folder for sessions, jobs and runs.
-        port: None: the first free one from 7860.
+        port: port of the page; None: the first free one from 7860.
 
-    Raises InputError if gradio is missing or the port is taken, ResourceError if the folder cannot be written.
+    Raises:
+        InputError: gradio is missing or the port is taken.
+        ResourceError: the folder cannot be written.
     """
     check_gradio()
     root = expanded(root).absolute()
@@ -70,7 +72,7 @@ def served(backbone: str, machine: Machine, root: Path, port: int | None = None)
 
 
 def theme(gr: Any) -> Any:
-    """Fonts of the system, so that none is fetched, and colours of enough contrast in light and dark."""
+    """Theme with system fonts, so that none is downloaded, and sufficient contrast in light and dark mode."""
     fonts = ["system-ui", "sans-serif"]
     return gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"], spacing_size="sm"

@@ -1,4 +1,4 @@
-"""What happens on the page: events of its components call `handlers`; errors become one line of its status."""
+"""Event handling of the page: components' events call `handlers`; errors become one line in the status."""
 
 import json
 import uuid
@@ -24,7 +24,7 @@ from anyi2v.studio.workspace import new_token, run_folder, run_names, session_fo
 from anyi2v.tracks.masks import read_mask
 
 FORM = ("prompt", "negative_prompt", "seed", "frames", "fps", "sampler", "recipe")
-"""Fields of the form beside the method's settings."""
+"""Fields of the form other than the method's settings."""
 RESTORE = "() => [sessionStorage.getItem('anyi2v-studio') || '']"
 KEEP = """(value) => {
   try {
@@ -34,22 +34,22 @@ KEEP = """(value) => {
   } catch {}
   return [];
 }"""
-"""Keeps a field in the storage of the tab."""
+"""Script that saves a field in the tab's session storage."""
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
-"""Of components, by their names."""
+"""Updates of components, by name."""
 Act = Callable[[Values], Changes]
 WORK: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "work"}
-"""Events that compute wait for each other."""
+"""Event options: computations run one at a time."""
 
 
 class Wiring:
-    """The events of a page.
+    """Event handlers of a page.
 
     Args:
-        blocks: of `anyi2v.studio.page.build`.
-        parts: the same.
-        engine: computes.
+        blocks: blocks returned by `anyi2v.studio.page.build`.
+        parts: components returned by the same function.
+        engine: runs the computations.
         root: the studio's folder.
     """
 
@@ -59,7 +59,7 @@ class Wiring:
         self.names = {part: name for name, part in parts.items()}
 
     def connect(self) -> None:
-        """Connects all of them."""
+        """Connect all events."""
         parts, on = self.parts, self._on
         with self.blocks:
             everything = ["token", "editor", *self.form, "former", "other", "status"]
@@ -108,7 +108,7 @@ class Wiring:
     def _on(
         self, event: Callable[..., Any], act: Callable[[Values], Changes], read: list[str], write: list[str], **how: Any
     ) -> None:
-        """`act` gets the values of components and returns changes of others, both by name."""
+        """Connect an event to `act`, which maps values of components to updates of others, both by name."""
         event(self._told(act), set(self._parts(read)), self._parts(write), show_progress="hidden", **how)
 
     def _told(self, act: Act) -> Callable[[Any], Any]:
@@ -116,7 +116,7 @@ class Wiring:
         def told(data: Any) -> Any:
             try:
                 return self._changes(act({self.names[part]: value for part, value in data.items()}))
-            except Exception as error:  # the page goes on whatever happens
+            except Exception as error:  # the page must survive any error
                 return self._changes(handlers.problem(error))
 
         return told
@@ -136,7 +136,7 @@ class Wiring:
         return {self.parts[name]: value for name, value in changes.items()}
 
     def _incoming(self, **content: Any) -> Any:
-        """An update of the editor: something that it puts in."""
+        """Return an update that passes content to the editor."""
         return gr.HTML(incoming={"id": uuid.uuid4().hex, **content})
 
     def _folder(self, values: Values) -> Path:
@@ -145,7 +145,7 @@ class Wiring:
     # the image and the tracks
 
     def restore(self, values: Values) -> Changes:
-        """What a tab had before it was loaded again, or a new session."""
+        """Restore the state of a reloaded tab, or start a new session."""
         token, found = handlers.restored(self.root, values["saved"], new_token())
         session_folder(self.root, token).mkdir(parents=True, exist_ok=True)
         image, names = found["image"], run_names(self.root)
@@ -162,7 +162,7 @@ class Wiring:
         }
 
     def image(self, values: Values) -> Changes:
-        """Makes the condition image of files."""
+        """Create the condition image from files."""
         if not values["image"]:
             raise InputError("there is no image yet; upload one, or choose an example")
         layers = ()
@@ -176,31 +176,31 @@ class Wiring:
         return {"editor": gr.HTML(scene=handlers.scene(image, values["token"])), "status": words}
 
     def example(self, values: Values) -> Changes:
-        """Takes an example's image, prompt and tracks."""
-        if values["example"] not in EXAMPLES:  # the first entry says what the list is
+        """Load an example's image, prompt and tracks."""
+        if values["example"] not in EXAMPLES:  # the first entry is the list's title
             return {}
         image, prompt, document = handlers.use_example(self.engine, self._folder(values), values["example"])
         scene, incoming = handlers.scene(image, values["token"]), {"id": uuid.uuid4().hex, "document": document}
         return {"editor": gr.HTML(scene=scene, incoming=incoming), "prompt": prompt, "status": "example loaded"}
 
     def imported(self, values: Values) -> Changes:
-        """Takes the tracks of a file."""
+        """Load tracks from a file."""
         _, fit = handlers.condition_of(self._folder(values))
         kind, document = imported(Path(values["import"]), fit, int(values["frames"]))
         return {"editor": self._incoming(document=document), "status": f"imported: {kind}"}
 
     def mask(self, values: Values) -> Changes:
-        """Takes a mask from a file for the object that is selected."""
+        """Load a mask from a file for the selected object."""
         image, _ = handlers.condition_of(self._folder(values))
         entry = mask_entry(read_mask(values["mask"]), image.shape[2], image.shape[1])
         return {"editor": self._incoming(**entry), "status": "mask loaded; it counts inside of the first box"}
 
     def export(self, values: Values) -> Changes:
-        """Writes track files."""
+        """Write track files."""
         return {"exported": handlers.export(self._folder(values), values["editor"]), "status": "exported"}
 
     def frames(self, values: Values) -> Changes:
-        """Brings the tracks to another number of frames."""
+        """Change the number of frames of the tracks."""
         if not values["editor"] or not values["frames"]:
             return {}
         document, _ = checked(values["editor"])
@@ -208,7 +208,7 @@ class Wiring:
         return {} if moved is document else {"editor": self._incoming(document=moved)}
 
     def recipe(self, values: Values) -> Changes:
-        """Fills in the settings of a recipe."""
+        """Fill in the settings of a recipe."""
         return dict(method_form(recipe(values["recipe"], self.engine.config.method)))
 
     def _picked(self) -> Callable[..., Any]:
@@ -228,12 +228,12 @@ class Wiring:
     # jobs
 
     def arm(self, values: Values) -> Changes:
-        """The next job may run."""
+        """Allow the next job to run."""
         self.engine.arm(values["token"])
         return {"status": "waiting for other jobs ..."}
 
     def cancel(self, values: Values) -> Changes:
-        """Stops the session's job."""
+        """Cancel the session's job."""
         self.engine.stop(values["token"])
         return {"status": "cancelling ..."}
 
@@ -242,14 +242,14 @@ class Wiring:
         return handlers.prepare(self.engine, self._folder(values), form, values["editor"])
 
     def estimate(self, values: Values) -> Changes:
-        """Says what a job would need."""
+        """Show what a job would need."""
         prepared = self._prepared(values)
         seconds = self.engine.seconds(prepared.job)
         lines = [f"memory: {prepared.needs}; about {max(1, round(seconds))} s", *prepared.notes]
         return {"status": "\n".join(lines)}
 
     def run(self, values: Values) -> Iterator[Changes]:
-        """Computes a job, showing how far it is, and then what came of it."""
+        """Run a job, showing its progress and then its results."""
         prepared = self._prepared(values)
         job, out = handlers.start(self.engine, self.root, prepared, values["recipe"])
         lines = "\n".join([f"memory: {prepared.needs}", *prepared.notes])
@@ -279,7 +279,7 @@ class Wiring:
         }
 
     def former(self, values: Values) -> Changes:
-        """Shows one or two runs of the list."""
+        """Show one or two runs of the list."""
         found: Changes = {"differences": ""}
         for key, name in (("video_a", "former"), ("video_b", "other")):
             if values[name]:
@@ -289,7 +289,7 @@ class Wiring:
         return found
 
     def load(self, values: Values) -> Changes:
-        """Takes image, tracks and settings of a run of the list."""
+        """Load image, tracks and settings of a run in the list."""
         if not values["former"]:
             raise InputError("choose a run of the list first")
         image, form, document = handlers.load_run(self.root, self._folder(values), values["former"])

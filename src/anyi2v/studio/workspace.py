@@ -1,8 +1,8 @@
-"""The folder of the studio: what each tab of a browser works on, and all runs. No path comes from a request.
+"""The studio's folder: the working files of each browser tab, and all runs. No path comes from a request.
 
 sessions/<token>/   condition.png and fit.json: the image a tab works on
-jobs/0001-.../      condition.png, tracks.json, jobs.jsonl: what a run was made from
-runs/0001-.../      runs, as `anyi2v animate` writes them
+jobs/0001-.../      condition.png, tracks.json, jobs.jsonl: the inputs of a run
+runs/0001-.../      runs, in the format of `anyi2v animate`
 """
 
 import dataclasses
@@ -26,26 +26,26 @@ TRACKS, JOBS, FIT = "tracks.json", "jobs.jsonl", "fit.json"
 
 
 def new_token() -> str:
-    """A name for a session that nobody guesses."""
+    """Create an unguessable session token."""
     return secrets.token_hex(16)
 
 
 def session_folder(root: Path, token: str) -> Path:
-    """The folder of a session; raises InputError for a token that is none of ours."""
+    """Return the folder of a session; raises InputError for a malformed token."""
     if not TOKEN.fullmatch(token):
         raise InputError("this session is not known here; reload the page")
     return root / "sessions" / token
 
 
 def save_condition(folder: Path, image: Float[Tensor, "3 h w"], fit: Fit) -> None:
-    """Keeps a session's condition image, and where its pixels came from."""
+    """Save a session's condition image and the mapping to its source."""
     write_image(folder / CONDITION, image)
     with atomic(folder / FIT) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(fit)), encoding="utf-8")
 
 
 def load_condition_of(folder: Path) -> tuple[Float[Tensor, "3 h w"], Fit] | None:
-    """What `save_condition` kept; None if there is nothing."""
+    """Load the result of `save_condition`; None if there is none."""
     if not (folder / FIT).is_file():
         return None
     data = read_json(folder / FIT)
@@ -54,7 +54,7 @@ def load_condition_of(folder: Path) -> tuple[Float[Tensor, "3 h w"], Fit] | None
 
 
 def new_job(root: Path, prompt: str, seed: int) -> Path:
-    """A new folder below jobs/, numbered after those that are there; its name is also the run's."""
+    """Create a folder in jobs/, numbered after the existing ones; the run gets the same name."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "prompt"
     jobs = root / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def new_job(root: Path, prompt: str, seed: int) -> Path:
 
 
 def write_job(folder: Path, condition: Float[Tensor, "3 h w"], tracks: str, line: dict[str, Any]) -> None:
-    """Writes what a run is made from into the folder of its job; `anyi2v batch` reads jobs.jsonl."""
+    """Write the inputs of a run to its job's folder; `anyi2v batch` reads jobs.jsonl."""
     write_image(folder / CONDITION, condition)
     for name, text in ((TRACKS, tracks), (JOBS, json.dumps(line) + "\n")):
         with atomic(folder / name) as temporary:
@@ -79,14 +79,14 @@ def write_job(folder: Path, condition: Float[Tensor, "3 h w"], tracks: str, line
 
 
 def run_names(root: Path) -> list[str]:
-    """All finished runs, the newest first."""
+    """Return the names of all finished runs, the newest first."""
     runs = root / "runs"
     found = [path.name for path in runs.iterdir() if (path / RECORD).is_file()] if runs.is_dir() else []
     return sorted(found, reverse=True)
 
 
 def run_folder(root: Path, name: str) -> Path:
-    """The folder of a run in the list; raises InputError for any other name."""
+    """Return the folder of a run in the list; raises InputError for any other name."""
     if name not in run_names(root):
         raise InputError("there is no such run; choose one of the list")
     return root / "runs" / name
