@@ -1,5 +1,4 @@
-"""Which cases of the difficult kinds have the largest errors: `python -m benchmarks.failures --leaving runs/leaving
-...`.
+"""Which cases of the difficult kinds have the largest errors: `python -m benchmarks.failures --leaving DIR ...`.
 
 Reads finished folders of `anyi2v bench micro --kind`; runs no jobs.
 """

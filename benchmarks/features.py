@@ -1,10 +1,9 @@
-"""Which features follow an object? `python -m benchmarks.features --out docs/features` (Fig. 5 of the paper,
-quantified).
+"""Which features follow an object? `python -m benchmarks.features --out docs/features`.
 
-Clips of the synthetic world are noised to a timestep and passed to the UNet. For queries, residual hidden states and
-attention maps of each layer, projected onto their first principal components: how well does the similarity to the
-object's centre in frame 1 separate the object from the background, in frame 1 (entity) and in later frames
-(consistency)? The measure is the area under the ROC curve: 1 is perfect separation, 0.5 is chance.
+Quantifies Fig. 5 of the paper. Clips of the synthetic world are noised to a timestep and passed to the UNet. For
+queries, residual hidden states and attention maps of each layer, projected onto their first principal components: how
+well does the similarity to the object's centre in frame 1 separate the object from the background, in frame 1 (entity)
+and in later frames (consistency)? The measure is the area under the ROC curve: 1 is perfect separation, 0.5 is chance.
 """
 
 import json

@@ -41,8 +41,7 @@ class SparseCtrl(SparseCtrlSettings):
             raise InputError(f"sparsectrl: {error}{hint}") from error
 
     def footprint(self, config: MethodConfig) -> Footprint:
-        """Return the size of the control network, whose passes need less memory than the UNet's; nothing is
-        optimised."""
+        """Return the control network's size. Its passes need less memory than the UNet's; nothing is optimised."""
         with torch.device("meta"):
             network = SparseControlNetwork(read_control_config(self.control or DEFAULT))
         parameters = sum(parameter.numel() for parameter in network.parameters())
