@@ -99,7 +99,8 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = no_netwo
 import anyi2v, weights_converters
 for package in (anyi2v, weights_converters):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.endswith("__main__"):
+        # the page's layout and events import gradio, which needs huggingface_hub
+        if not module.name.endswith(("__main__", "studio.page", "studio.wiring")):
             importlib.import_module(module.name)
 from anyi2v.cli import main
 code = main(args)

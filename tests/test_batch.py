@@ -337,12 +337,12 @@ def test_each_file_is_read_once_for_a_thousand_lines(
         monkeypatch.setattr(module, name, call)
 
     counted(media.Image, "open")
-    counted(read, "_content")
+    counted(read, "content_of")
     counted(record, "sha256")
     lines = [{**GOOD, "seed": k, "method.lr": k / 1e4} for k in range(998)]
     file = write(files, *lines, {**GOOD, "image": "broken.png"}, {**GOOD, "image": "broken.png"})
     assert batch(file, tmp_path / "out", "--check") == 2
-    assert counts == {"open": 2, "_content": 1, "sha256": 1}
+    assert counts == {"open": 2, "content_of": 1, "sha256": 1}
     assert [line.split(", ")[1] for line in capsys.readouterr().err.splitlines()[:-1]] == ["line 999", "line 1000"]
     assert batch(write(files, *lines), tmp_path / "out", "--check") == 0
     assert "998 jobs, 0 of them done" in capsys.readouterr().err

@@ -19,11 +19,11 @@ COMMANDS = re.findall(r"^anyi2v (convert .*)$", TEXT.replace("\\\n", " "), flags
 def test_its_commands_are_understood(command: str) -> None:
     asked = cli.parse(shlex.split(command))
     assert isinstance(asked, Convert)
-    assert asked.inspect or (asked.base and asked.out)
+    assert asked.inspect or ((asked.base or asked.sparse_control) and asked.out)
 
 
 def test_its_commands_are_found() -> None:
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 def test_its_numbers_are_ours() -> None:

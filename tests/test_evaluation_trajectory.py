@@ -49,7 +49,7 @@ def test_boxes_follow_a_textured_patch(steps: list[tuple[float, float]], seed: i
     tracks = Tracks(128, 128, (Track("it", tuple((box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in moved)),))
     found = BoxFollower()(video, tracks)
     assert found.seen.all()
-    assert centre_errors(found, tracks).max() < 1
+    assert centre_errors(found, tracks).max() < 1.5
     assert found.boxes[0, 0].tolist() == list(box)
 
 

@@ -70,7 +70,7 @@ def test_saved_and_loaded_it_makes_the_same_video(tmp_path: Path) -> None:
 def test_an_unknown_family_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(backbone(), tmp_path / "shift.safetensors")
     monkeypatch.delitem(TEMPORAL_KINDS, "gated shift")
-    with pytest.raises(CheckpointError, match="unknown kind 'gated shift'; register_family"):
+    with pytest.raises(CheckpointError, match="unknown kind 'gated shift'; call register_family"):
         load(tmp_path / "shift.safetensors")
     monkeypatch.setattr(ShiftConfig, "kind", "shifts")
     with pytest.raises(InputError, match="unknown kind 'other'"):

@@ -176,7 +176,7 @@ def test_the_sampler_without_a_bad_layer() -> None:
     """Finite predictions far apart overflow in the guidance."""
     config = replace(SHORT, guidance_scale=1e39, optimise_steps=0)
     with pytest.raises(
-        NumericsError, match=r"step 0 .*every layer is finite, the values overflowed after the network;"
+        NumericsError, match=r"step 0 .*every layer is finite; the values overflowed after the network;"
     ):
         run(config=config)
 

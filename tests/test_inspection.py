@@ -61,7 +61,7 @@ def test_sparsectrl_is_recognised(tmp_path: Path) -> None:
         assert "not needed: 1, of the first convolution" in said
     small = {key: torch.zeros(2) for key in foreign.manifest("ad_sparsectrl_rgb")}
     said = describe(foreign.write(small, tmp_path / "x.ckpt", "controlnet"))
-    assert "SparseCtrl encoder, rgb" in said and "the size of the network cannot be told" in said
+    assert "SparseCtrl encoder, rgb" in said and "the network's size is unknown" in said
 
 
 @pytest.mark.parametrize("name", ["ad_domain_adapter_v3_pattern", "ad_motion_lora_v2_pattern"])

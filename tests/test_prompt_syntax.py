@@ -68,7 +68,7 @@ def test_a_job_warns_once_and_says_what_to_do_instead() -> None:
         )
     (warning,) = [x for x in caught if issubclass(x.category, AnyI2VWarning)]
     text = str(warning.message)
-    assert text.startswith("prompt syntax is not interpreted, but read as plain words: '[blue]', 'BREAK', '(red:1.4)'")
+    assert text.startswith("prompt syntax is not interpreted but read as plain words: '[blue]', 'BREAK', '(red:1.4)'")
     assert "--lora FILE:WEIGHT" in text and "loras=" in text
 
 

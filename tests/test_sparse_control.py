@@ -231,7 +231,7 @@ def test_published_files_are_converted(
     state = made.state_dict()
     assert all(torch.equal(x, state[key]) for key, x in loaded.state_dict().items())
     assert cli.main(["convert", "--inspect", str(source)]) == 0
-    assert "whole: nothing is missing" in capsys.readouterr().out
+    assert "complete: no tensors are missing" in capsys.readouterr().out
 
 
 def dropped(key: str) -> dict[str, Tensor]:
@@ -244,7 +244,7 @@ BAD: dict[str, tuple[Any, list[str], str]] = {
     "missing": (
         lambda: dropped("controlnet_mid_block.bias"),
         [],
-        "that the network needs but nothing gives: mid_out.bias",
+        "that the network needs but no source has: mid_out.bias",
     ),
     "strange": (
         lambda: published(network(SMALL)) | {"up_blocks.0.x": torch.zeros(1)},
