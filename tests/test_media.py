@@ -224,7 +224,7 @@ def test_white_stays_white_and_black_black_in_every_mode(tmp_path: Path, mode: s
     # Pillow 12 cannot read its own YCbCr TIFF files
     suffix = "jpg" if mode == "YCbCr" else "tiff" if mode in ("PA", "RGBX", "CMYK", "LAB") else "png"
     path = tmp_path / f"a.{suffix}"
-    image.convert(mode).save(path, **{"quality": 100, "subsampling": 0} if suffix == "jpg" else {})
+    image.convert(mode).save(path, quality=100, subsampling=0)
     with Image.open(path) as file:
         assert file.mode in (mode, "RGB")
     # conversions of colour spaces round

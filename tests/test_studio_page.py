@@ -79,7 +79,7 @@ class Page:
         self.tab.wait_for_function(condition)
 
     def says(self, words: str) -> str:
-        self.until(f"document.querySelector('#status textarea').value.includes({json.dumps(words)})")
+        self.until(f"document.querySelector('#status textarea')?.value.includes({json.dumps(words)})")
         return self.tab.input_value("#status textarea")
 
     def upload(self, button: str, *files: Path) -> None:
