@@ -74,6 +74,8 @@ def test_a_form_keeps_every_setting(name: str) -> None:
         ("steps", 0, "steps=0"),
         ("mask", "maybe", "mask='maybe'"),
         ("lr", "x", "lr='x'"),
+        ("window", "x", "window: 'x' is not a number"),
+        ("window", "0", "window=0"),
         ("align", "no.such", "align"),
     ],
 )

@@ -73,7 +73,9 @@ def shown(setting: Setting, value: Any) -> Any:
     """Convert a value to its form in the page; the inverse of `parsed`."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    return "" if value is None and setting.kind in ("choice", "text") else value
+    if setting.optional:  # numbers too are text then, as a number field of gradio cannot be empty: it becomes 0
+        return "" if value is None else str(value)
+    return value
 
 
 def parsed(setting: Setting, value: Any) -> Any:
@@ -87,8 +89,10 @@ def parsed(setting: Setting, value: Any) -> Any:
         inner = typing.get_args(setting.hint)[0] if setting.optional else setting.hint
         if float in typing.get_args(inner):
             value = tuple(_number(setting.name, item) for item in value)
-    elif setting.kind == "whole" and isinstance(value, float) and value.is_integer():
-        value = int(value)
+    elif setting.kind in ("whole", "number"):
+        value = _number(setting.name, value) if setting.optional and isinstance(value, str) else value
+        if setting.kind == "whole" and isinstance(value, float) and value.is_integer():
+            value = int(value)
     return typed(setting.name, value, setting.hint)
 
 

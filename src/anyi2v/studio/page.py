@@ -92,6 +92,8 @@ def field(setting: Setting, value: Any) -> Any:
     about["elem_id"] = f"setting-{setting.name}"
     value = shown(setting, value)
     match setting.kind:
+        case "whole" | "number" if setting.optional:
+            return gr.Textbox(value, **about)
         case "truth":
             return gr.Checkbox(value, **about)
         case "whole":

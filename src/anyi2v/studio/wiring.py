@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any
 
 import gradio as gr
 
@@ -122,7 +122,6 @@ class Wiring:
         return told
 
     def _told_stepwise(self, act: Callable[[Values], Iterator[Changes]]) -> Callable[[Any], Iterator[Any]]:
-        @no_type_check  # gradio must see a generator function, which a checked one is not
         @wraps(act)
         def told(data: Any) -> Iterator[Any]:
             try:
