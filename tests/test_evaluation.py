@@ -282,5 +282,5 @@ def test_another_tracker_is_an_argument(files: Path) -> None:
 def test_the_help_names_what_there_is() -> None:
     text = Path(cli.__file__).parents[1].joinpath("evaluation", "request.py").read_text()
     for known in (FRAME_CONVENTIONS, VIDEO_CONVENTIONS):
-        assert f'"""What that network gets: {", ".join(known)}."""' in text
+        assert f'"""Preprocessing for that network: {", ".join(known)}."""' in text
     assert set(METRICS) == {"fid", "kid", "fvd", "kvd", "objmc", "trajectory", "fd", "structure", "clip"}

@@ -253,9 +253,9 @@ def write_result(
     overwrite: bool = False,
     impossible: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes what `compute` returned for a job into folder `out`; the arguments are those of `run_job`.
+    """Write the result of `compute` into folder `out`; arguments are those of `run_job`.
 
-    Raises what `anyi2v.reports.writing.write_run` does.
+    Raises the errors of `anyi2v.reports.writing.write_run`.
     """
     dtype = str(backbone.dtype).removeprefix("torch.")
     origin = Origin(job.request.backbone, machine.device, dtype, tuple(job.request.embeddings))

@@ -110,14 +110,11 @@ def _distances(
     scores = []
     for name, title in named.items():
         measure = frechet_distance if name in ("fid", "fvd") else kernel_distance
-        value, low, high = measure(generated, real, resamples=request.resamples, paired=True, seed=request.seed)
         frames = min(inputs.shape.frames, convention.frames or inputs.shape.frames)
         scores.append(
             Score(
-                metric=title,
-                value=value,
-                low=low,
-                high=high,
+                title,
+                *measure(generated, real, resamples=request.resamples, paired=True, seed=request.seed),
                 unit="",
                 videos=len(names),
                 frames=frames,

@@ -157,13 +157,10 @@ def _means(
     scores = []
     for key, title in titles.items():
         shares = [(values[key], 1) for values in own.values()]
-        value, low, high = ratio(shares, resamples=request.resamples, seed=request.seed)
         scores.append(
             Score(
-                metric=title,
-                value=value,
-                low=low,
-                high=high,
+                title,
+                *ratio(shares, resamples=request.resamples, seed=request.seed),
                 unit="",
                 videos=len(own),
                 frames=inputs.shape.frames if key.startswith("clip") else 1,

@@ -79,14 +79,11 @@ def trajectory(
                 own[name][key] = values.mean().item()
     scores = []
     for key, (title, unit) in TRAJECTORY.items():
-        value, low, high = ratio(shares[key], resamples=request.resamples, seed=request.seed)
         lost = objects - sum(count for _, count in shares[key])
         scores.append(
             Score(
-                metric=title,
-                value=value,
-                low=low,
-                high=high,
+                title,
+                *ratio(shares[key], resamples=request.resamples, seed=request.seed),
                 unit=unit.format(size),
                 videos=len(inputs.generated),
                 frames=inputs.shape.frames,
@@ -122,14 +119,11 @@ def objmc(
     details = {"target": target, "tracker": repr(tracker), "objects": objects}
     scores = []
     for mode in modes:
-        value, low, high = ratio(shares[mode], resamples=request.resamples, seed=request.seed)
         lost = objects - sum(count for _, count in shares[mode]) if mode == "strict" else 0
         scores.append(
             Score(
-                metric=f"ObjMC ({mode})",
-                value=value,
-                low=low,
-                high=high,
+                f"ObjMC ({mode})",
+                *ratio(shares[mode], resamples=request.resamples, seed=request.seed),
                 unit=f"px of {size[0]}x{size[1]}" if mode == "draganything" else "of the diagonal",
                 videos=len(inputs.generated),
                 frames=inputs.shape.frames,

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def load_template(path: Path) -> Template:
-    """Load a page's template, which may include files next to it and `base.css`.
+    """Load a page's template, which may include files next to it and begins with `head.html`.
 
     Args:
         path: file of the template; everything that it is rendered with is escaped.
