@@ -1,4 +1,6 @@
-"""Throughput gain of a batch over single commands, and its memory over many jobs: `python -m benchmarks.batch`.
+"""Check, throughput and memory of a batch: `python -m benchmarks.batch`.
+
+Check: the time that `anyi2v batch --check` takes for many jobs, with imports.
 
 Throughput: the same jobs of micro on one thread, as one `anyi2v batch` and as one `anyi2v animate` each, alternating.
 Memory: the resident set of a batch of many short jobs with different seeds, settings and tracks, after each job.
@@ -13,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import matplotlib
 import psutil
@@ -33,12 +36,16 @@ SHORT = {"steps": 2, "inject_steps": 1, "optimise_steps": 1, "iterations": 1, "i
 class Args:
     """Options of the benchmark."""
 
+    parts: tuple[Literal["check", "jobs"], ...] = ("check", "jobs")
+    """What to measure: the check of a job file, or throughput and memory."""
     jobs: int = 8
     """Number of jobs in the throughput measurement."""
     rounds: int = 2
     """Number of repetitions of each variant."""
     many: int = 100
     """Number of jobs in the memory measurement."""
+    lines: int = 1000
+    """Number of lines in the file that is checked."""
     out: Path = OUT
     """Output folder for figures, table and plot."""
 
@@ -66,6 +73,21 @@ def ended(process: subprocess.Popen[str]) -> None:
     _, said = process.communicate()
     if process.returncode:
         raise RuntimeError(said)
+
+
+def check(lines: int, rounds: int) -> list[float]:
+    """Measure the seconds of a check; every line differs from all others in seed and learning rate."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        jobs = prepare(folder, 8)
+        texts = [json.dumps(jobs[k % 8] | {"seed": k, "method.lr": 0.01 + k / 1e5}) for k in range(lines)]
+        (folder / "jobs.jsonl").write_text("\n".join(texts))
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            ended(anyi2v("batch", str(folder / "jobs.jsonl"), "--out", str(folder / "batch"), "--check"))
+            seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def throughput(jobs: int, rounds: int) -> dict[str, list[float]]:
@@ -110,6 +132,16 @@ def memory(jobs: int) -> list[float]:
 
 def main(args: Args) -> None:
     """Run the measurements, print and write the results."""
+    if "check" in args.parts:
+        checks = {lines: check(lines, args.rounds) for lines in (1, args.lines)}
+        rows = [[f"check of {lines} lines", f"{statistics.median(times):.1f} s"] for lines, times in checks.items()]
+        report(args.out, "check", {"seconds": checks}, rows)
+    if "jobs" in args.parts:
+        jobs(args)
+
+
+def jobs(args: Args) -> None:
+    """Measure throughput and memory."""
     seconds = throughput(args.jobs, args.rounds)
     ratios = [single / batch for batch, single in zip(*seconds.values(), strict=True)]
     mib = memory(args.many)
@@ -121,9 +153,8 @@ def main(args: Args) -> None:
         *[[f"resident set after {i} jobs", f"{mib[i - 1]:.0f} MiB"] for i in (10, args.many // 2, args.many)],
         ["growth per job in the second half", f"{later:+.2f} MiB"],
     ]
-    print(text := table(["", "micro, float32, one thread"], rows))
-    write(args.out, "batch", {"seconds": seconds, "ratios": ratios, "resident_mib": mib, "mib_per_job": later})
-    (args.out / "batch.md").write_text(text + "\n")
+    figures = {"seconds": seconds, "ratios": ratios, "resident_mib": mib, "mib_per_job": later}
+    report(args.out, "batch", figures, rows)
     matplotlib.use("svg")
     from matplotlib import pyplot
 
@@ -131,6 +162,13 @@ def main(args: Args) -> None:
     axes.plot(range(1, len(mib) + 1), mib)
     axes.set(xlabel="jobs made", ylabel="resident set, MiB", ylim=(0, None))
     figure.savefig(args.out / "memory.png", dpi=120)
+
+
+def report(out: Path, name: str, figures: dict[str, object], rows: list[list[str]]) -> None:
+    """Print the rows as a table; write it and the figures."""
+    print(text := table(["", "micro, float32, one thread"], rows))
+    write(out, name, figures)
+    (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

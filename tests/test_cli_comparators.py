@@ -1,5 +1,6 @@
 """`anyi2v animate --method ...`: settings as flags, records, repetitions, and what cannot be."""
 
+import hashlib
 import json
 import typing
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from anyi2v import cli
+from anyi2v.checkpoints.sparse_control import load_control, save_control
 from anyi2v.comparators.settings import SETTINGS, ComparatorName
 from anyi2v.reports.record import differences
 
@@ -42,6 +44,27 @@ def test_a_run_is_recorded_and_repeated_byte_for_byte(files: Path, tmp_path: Pat
     recorded = SETTINGS[name].from_dict(first["method_settings"])  # type: ignore[index]
     assert recorded != SETTINGS[name]()  # type: ignore[index]
     assert getattr(parse_animate("--repeat", str(out / "run.json")), name.replace("-", "_")) == recorded
+
+
+def test_a_control_network_that_has_changed_is_found(
+    files: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy, out = tmp_path / "control.safetensors", tmp_path / "out"
+    copy.write_bytes((files / "control.safetensors").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*flags(files, out), "--method", "sparsectrl", "--sparsectrl.control", copy.name]) == 0
+    recorded = json.loads((out / "run.json").read_text())
+    assert recorded["method_settings"]["control"] == str(copy)  # a repetition may start elsewhere
+    assert recorded["checksums"]["control"] == hashlib.sha256(copy.read_bytes()).hexdigest()
+    network = load_control(copy)
+    network.bias.add_(1)
+    save_control(network, copy)
+    assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(tmp_path / "again")]) == 2
+    assert f"{copy} is not the file that" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
 
 
 def test_another_method_may_be_asked_for_when_repeating(files: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -192,7 +192,8 @@ def test_a_sampler_that_breaks_is_found_in_its_step() -> None:
 
 def test_records_name_the_parts_and_unknown_ones_are_not_repeated(tmp_path: Path) -> None:
     origin = Origin("micro")
-    repeat: dict[str, Any] = {"backbone": "micro", "image": None, "tracks": None, "embeddings": [], "device": "cpu"}
+    files = {"backbone": "micro", "image": None, "tracks": None, "embeddings": [], "control": None}
+    repeat: dict[str, Any] = {**files, "device": "cpu"}
     write_run(tmp_path / "known", run(sampler=DPMSolver2M()), IMAGE, origin)
     assert json.loads((tmp_path / "known" / "run.json").read_text())["parts"] == {"sampler": "dpm-solver-2m"}
     check_repeat(tmp_path / "known" / "run.json", **repeat)

@@ -17,6 +17,7 @@ from anyi2v.batch.work import Inputs, check_inputs, shadow, wanted
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.checkpoints.header import read_config
 from anyi2v.comparators.registry import comparator
+from anyi2v.comparators.settings import Settings, SparseCtrlSettings
 from anyi2v.errors import AnyI2VError, HookError, InputError
 from anyi2v.files import check_place, expanded, read_json
 from anyi2v.images.conditions import load_condition
@@ -26,7 +27,7 @@ from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig
 from anyi2v.pipeline import bound_sampler
 from anyi2v.reports.folder import RECORD, check_out, recover
-from anyi2v.reports.record import Fingerprint, differences, sha256, weights_sha256
+from anyi2v.reports.record import Fingerprint, control_sha256, differences, sha256, weights_sha256
 from anyi2v.samplers import SAMPLERS
 from anyi2v.tracks import Tracks
 
@@ -82,7 +83,7 @@ class Checker:
             weights = self._once(("weights", request.backbone), lambda: weights_sha256(request.backbone))
         if len(self.problems) > before:
             return None
-        seen = tracks = None
+        seen = tracks = control = None
         if self._size_fits(job, config):
             with self._problem(job, "image" if request.source.image is not None else "layers"):
                 seen, fit = self._condition(request.source, config)
@@ -98,10 +99,11 @@ class Checker:
                 unet = self._once(("unet", request.backbone), lambda: shadow(config))
                 frames = config.frames if request.frames is None else request.frames
                 comparator(request.comparator).check(request.method, unet, tracks, request.prompt, frames)
+                control = self._control(request.comparator)
         if len(self.problems) > before:
             return None
         with self._problem(job, "name"):
-            record = wanted(request, self.asked, config, seen, tracks, weights)
+            record = wanted(request, self.asked, config, seen, tracks, weights, control)
             del record["tracks"]  # the checksum is compared instead
             task = Task(job, self.out / job.name, record)
             self._check_folder(task)
@@ -144,6 +146,12 @@ class Checker:
             return Fingerprint.of(image), fit
 
         return self._once(("image", source, config.width, config.height), read)
+
+    def _control(self, settings: Settings) -> str | None:
+        """Return the checksum of the method's sparse control network, if it has one."""
+        if not isinstance(settings, SparseCtrlSettings):
+            return None
+        return self._once(("control", settings.control), lambda: control_sha256(settings.control))
 
     def _check_text(self, job: BatchJob, config: BackboneConfig) -> None:
         request = job.request

@@ -16,7 +16,8 @@ from anyi2v.backbone.config import BackboneConfig
 from anyi2v.batch.request import Request
 from anyi2v.batch.rows import Row, read_rows
 from anyi2v.batch.values import KEYS, MOST_JOBS, SETTINGS, SOURCE, check_name, choices_of, noted, seeds_of, value_of
-from anyi2v.checkpoints.header import SHIPPED, read_config
+from anyi2v.checkpoints.header import SHIPPED, SHIPPED_CONTROLS, read_config
+from anyi2v.comparators.settings import Settings, SparseCtrlSettings
 from anyi2v.errors import AnyI2VError, InputError, closest
 from anyi2v.files import expanded
 from anyi2v.images.source import ConditionSource
@@ -206,12 +207,19 @@ class _Reader:
             tracks=paths.get("tracks"),
             backbone=self._backbone(values),
             embeddings=tuple(map(self._path, values.get("embeddings", ()))),
+            comparator=self._comparator(values.get("comparator")),
             **{
                 key: values[key]
-                for key in ("prompt", "negative_prompt", "frames", "fps", "sampler", "operators", "comparator")
+                for key in ("prompt", "negative_prompt", "frames", "fps", "sampler", "operators")
                 if key in values
             },
         )
+
+    def _comparator(self, settings: Settings | None) -> Settings | None:
+        """Resolve the file of a sparse control network relative to the folder."""
+        if not isinstance(settings, SparseCtrlSettings) or settings.control in (None, *SHIPPED_CONTROLS):
+            return settings
+        return replace(settings, control=str(self._path(settings.control)))
 
     def _layer(self, text: str) -> str:
         """Resolve `image` or `image:mask` relative to the folder; existing files may have colons in their names."""

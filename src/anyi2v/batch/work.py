@@ -80,6 +80,7 @@ def wanted(
     seen: Fingerprint,
     tracks: Tracks,
     weights: str | None = None,
+    control: str | None = None,
 ) -> dict[str, Any]:
     """Return the values that a run's record must have to match a request; see `anyi2v.reports.record.differences`.
 
@@ -90,6 +91,7 @@ def wanted(
         seen: fingerprint of the condition image at the video's size.
         tracks: in pixels of the video.
         weights: `weights_sha256` of the backbone, if already known.
+        control: `control_sha256` of the request's sparse control network, if already known.
     """
     same = dict(asked)
     if request.operators != "fast":
@@ -108,6 +110,7 @@ def wanted(
         parts=_parts(request),
         method_settings={} if request.comparator is None else request.comparator.to_dict(),
         weights=weights,
+        control=control,
     )
     return same | inputs.to_dict()
 

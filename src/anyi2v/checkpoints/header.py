@@ -27,6 +27,8 @@ SHIPPED = {name: f"micro/{name}.safetensors" for name in ("micro", "micro-lavie"
 SHIPPED_CONTROLS = {"micro-sparsectrl": "micro/micro-sparsectrl.safetensors"}
 """Sparse control networks that come with the package, in the same way."""
 
+(DEFAULT_CONTROL,) = SHIPPED_CONTROLS
+
 BASE: tuple[str, str] = ("base", "base_sha256")
 """Metadata keys of a file with only a part of a backbone: the name of the backbone with the rest, and the checksum of
 its tensors."""

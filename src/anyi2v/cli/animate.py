@@ -231,7 +231,8 @@ class Animate(ConditionFlags):
         machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
         if self.repeat:
             files: dict[str, Any] = {name: getattr(self, name) for name in ("backbone", "image", "tracks")}
-            check_repeat(self.repeat, **files, embeddings=self.embedding, device=self.device)
+            files |= {"embeddings": self.embedding, "control": self.sparsectrl.control}
+            check_repeat(self.repeat, **files, device=self.device)
         text = read_config(self.backbone).text
         embeddings = self._embeddings(text, [*prompts, self.negative_prompt])
         requests = [self.request(self._fitting(prompt, embeddings)) for prompt in prompts]

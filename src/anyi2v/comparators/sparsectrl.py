@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyi2v.backbone.sparse_control import SparseControlNetwork, adding, masked
 from anyi2v.backbone.unet import UNet
-from anyi2v.checkpoints.header import SHIPPED_CONTROLS
+from anyi2v.checkpoints.header import DEFAULT_CONTROL
 from anyi2v.checkpoints.sparse_control import load_control, read_control_config
 from anyi2v.comparators.injected import Injected
 from anyi2v.comparators.settings import SparseCtrlSettings
@@ -24,8 +24,6 @@ from anyi2v.method.footprint import Footprint
 from anyi2v.taps import Tap, chain, no_tap
 from anyi2v.tracks import Tracks
 
-(DEFAULT,) = SHIPPED_CONTROLS
-
 
 class SparseCtrl(SparseCtrlSettings):
     """SparseCtrl with its settings. It controls the content of frames, not motion, so tracks have no effect."""
@@ -33,7 +31,7 @@ class SparseCtrl(SparseCtrlSettings):
     def check(self, config: MethodConfig, unet: UNet, tracks: Tracks, prompt: str, frames: int) -> None:
         """Raise InputError for inputs that cannot work, or CheckpointError for an unusable file, before any work."""
         known_frames(self, frames)
-        control = read_control_config(self.control or DEFAULT)
+        control = read_control_config(self.control or DEFAULT_CONTROL)
         try:
             control.check_fits(unet.config)
         except InputError as error:
@@ -43,7 +41,7 @@ class SparseCtrl(SparseCtrlSettings):
     def footprint(self, config: MethodConfig) -> Footprint:
         """Return the control network's size. Its passes need less memory than the UNet's; nothing is optimised."""
         with torch.device("meta"):
-            network = SparseControlNetwork(read_control_config(self.control or DEFAULT))
+            network = SparseControlNetwork(read_control_config(self.control or DEFAULT_CONTROL))
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return Footprint(replace(config, optimise_steps=0), parameters=parameters)
 
@@ -60,7 +58,7 @@ class SparseCtrlRun(Injected):
         super().__init__(job, denoiser, inject=method.injection)
         backbone, image = job.backbone, job.image.to(job.backbone.device)
         self.scale = method.scale
-        self.control = load_control(method.control or DEFAULT, device=backbone.device, dtype=backbone.dtype)
+        self.control = load_control(method.control or DEFAULT_CONTROL, device=backbone.device, dtype=backbone.dtype)
         self.control.operators = backbone.operators
         if self.control.config.condition == "rgb":
             with job.stages.stage("encode"), torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anyi2v.checkpoints.header import SHIPPED, resolve, sources
+from anyi2v.checkpoints.header import DEFAULT_CONTROL, SHIPPED, SHIPPED_CONTROLS, resolve, resolve_control, sources
 from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
 from anyi2v.files import expanded, read_json
@@ -80,6 +80,8 @@ class RunInputs:
     """Settings of another method, as in `Result.method_settings`."""
     weights: str | None = None
     """`weights_sha256` of the backbone, if already known."""
+    control: str | None = None
+    """`control_sha256` of the method's sparse control network, if already known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data; shipped backbones are stored by name, others by full path."""
@@ -87,6 +89,10 @@ class RunInputs:
         if not isinstance(seen, Fingerprint):
             seen = Fingerprint.of(seen)
         tracks = self.tracks.scaled(seen.width, seen.height).resample(self.frames).to_dict()
+        checksums, settings = {"condition": seen.sha256, "tracks": tracks_checksum(tracks)}, dict(self.method_settings)
+        if "control" in settings:
+            checksums["control"] = self.control or control_sha256(settings["control"])
+            settings["control"] = _control_name(settings["control"])
         return {
             "backbone": {
                 "name": backbone if backbone in SHIPPED else str(resolve(backbone).resolve()),
@@ -100,12 +106,17 @@ class RunInputs:
             "width": seen.width,
             "height": seen.height,
             "fps": self.fps,
-            "checksums": {"condition": seen.sha256, "tracks": tracks_checksum(tracks)},
+            "checksums": checksums,
             "tracks": tracks,
             "method": self.config.to_dict(),
             "parts": dict(self.parts),
-            "method_settings": dict(self.method_settings),
+            "method_settings": settings,
         }
+
+
+def _control_name(control: str | None) -> str | None:
+    """Return the name of a shipped sparse control network, or the full path of a file; None stands for the default."""
+    return control if control is None or control in SHIPPED_CONTROLS else str(resolve_control(control).resolve())
 
 
 def _file(path: Path) -> dict[str, str]:
@@ -176,16 +187,23 @@ def _short(value: Any) -> str:
 
 
 def check_repeat(
-    path: Path, *, backbone: str, image: Path | None, tracks: Path | None, embeddings: Sequence[Path], device: str
+    path: Path,
+    *,
+    backbone: str,
+    image: Path | None,
+    tracks: Path | None,
+    embeddings: Sequence[Path],
+    control: str | None,
+    device: str,
 ) -> None:
-    """Check that a run can be repeated with the backbone, embeddings, condition and tracks it was made with.
+    """Check that a run can be repeated with the files it was made with.
 
     Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
 
     Args:
         path: the run's run.json.
-        backbone, image, tracks, embeddings: files to use now; a file with another path than the run's is a deliberate
-            change and not compared.
+        backbone, image, tracks, embeddings, control: files to use now; a file with another path than the run's is a
+            deliberate change and not compared.
         device: device to compute on.
 
     Raises InputError naming the file that has changed, and what to do.
@@ -221,6 +239,12 @@ def check_repeat(
             f"({sums['tracks'][:12]}...); restore the original file, or give the new ones by --tracks in a separate "
             "file"
         )
+    same = "control" in sums and control == data["method_settings"]["control"]
+    if same and sums["control"] != control_sha256(control):
+        raise InputError(
+            f"the sparse control network {control or DEFAULT_CONTROL} is not the file that {path} was made with "
+            f"(SHA-256 {sums['control']}); restore that one, or start a new run without --repeat"
+        )
     changes = list(_changes(data, device))
     if changes:
         warnings.warn(f"{path} was made with {'; '.join(changes)}: bytes may differ", AnyI2VWarning, stacklevel=2)
@@ -254,6 +278,11 @@ def weights_sha256(backbone: str) -> str:
     """Return the SHA-256 of a backbone's file, or of the digests of all its files if it refers to others."""
     digests = [sha256(path) for path in sources(resolve(backbone))]
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def control_sha256(control: str | None) -> str:
+    """Return the SHA-256 of a sparse control network's file; None stands for the default network."""
+    return sha256(resolve_control(control or DEFAULT_CONTROL))
 
 
 def image_checksum(image: Float[Tensor, "3 h w"]) -> str:
