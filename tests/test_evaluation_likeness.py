@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anyi2v import cli
 from anyi2v.errors import InputError
-from anyi2v.evaluation import packaged
+from anyi2v.evaluation import evaluate, packaged
 from anyi2v.evaluation.likeness import self_similarity, structure_cosine, structure_distance, structure_input
 from anyi2v.images.media import write_image
 from anyi2v.images.video import write_video
@@ -227,3 +227,10 @@ def test_what_cannot_be_compared_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and message in lines[0], lines
     assert not Path("eval.json").exists()
+
+
+def test_all_networks_are_loaded_before_the_first_metric(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_of(*packaged.EFFICIENTNET)
+    Path("patches.pt").write_text("x")
+    monkeypatch.setattr(evaluate, "frame_features", lambda *_, **__: pytest.fail("a metric was computed"))
+    assert run(*TRACED, "fd", "--real", "videos") == 2

@@ -45,6 +45,18 @@ def test_videos_are_named_after_prompt_and_order_of_seeds(capsys: pytest.Capture
     assert "named: 4 videos of 2 prompts" in capsys.readouterr().out
 
 
+def test_an_interrupted_export_can_be_started_again(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        run_of(Path("runs", name), "a red circle", seed, name.encode())
+    assert export("runs", "--out", "named") == 0
+    Path("named/a red circle-1.mp4").unlink()
+    before = Path("named/a red circle-0.mp4").stat().st_mtime_ns
+    assert export("runs", "--out", "named") == 0
+    assert "named: 1 videos of 1 prompts" in capsys.readouterr().out
+    assert Path("named/a red circle-1.mp4").read_bytes() == b"b"
+    assert Path("named/a red circle-0.mp4").stat().st_mtime_ns == before
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     jobs=st.lists(st.tuples(st.sampled_from(["a-1", "a", "b - 0", "c.mp4"]), st.integers(0, 9)), min_size=1, max_size=8)
@@ -84,7 +96,7 @@ def existing() -> None:
         (lambda: (run_of(Path("runs/a"), "a", 0), Path("runs/a", VIDEO).unlink()), "runs/a has no video.mp4"),
         (lambda: (run_of(Path("runs/a"), "a", 0), Path("runs/a/run.json").write_text("{")), "is not JSON"),
         (lambda: (run_of(Path("runs/a"), "a", 0), Path("named").touch()), "named is a file; give a folder"),
-        (existing, "named/a-0.mp4 is there already"),
+        (existing, "named/a-0.mp4 already exists with other contents"),
     ],
 )
 def test_what_cannot_be_named_is_one_line_and_nothing_is_copied(

@@ -1,5 +1,6 @@
 """The commands `anyi2v tracks ...`: draw, check and convert track files. Imports torch only when they run."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -157,7 +158,9 @@ class TracksFromVideo:
     def run(self) -> None:
         """Write the file; print the share of points followed throughout, and objects that were lost."""
         from anyi2v.errors import InputError
+        from anyi2v.evaluation.following import BoxFollower
         from anyi2v.evaluation.opencv import check_opencv
+        from anyi2v.evaluation.trackers import LucasKanade
         from anyi2v.evaluation.transfer import boxes_of, lost, tracks_from_video
         from anyi2v.evaluation.videos import read_video
         from anyi2v.reports.folder import check_file
@@ -170,7 +173,8 @@ class TracksFromVideo:
             raise InputError("there is no box to follow; give --boxes NAME=x0,y0,x1,y1")
         video = read_video(self.video)
         first = Tracks(video.shape[3], video.shape[2], objects)
-        tracks, found = tracks_from_video(video, first)
+        follower = BoxFollower(LucasKanade(progress=sys.stderr.isatty()))
+        tracks, found = tracks_from_video(video, first, follower)
         for track, points in zip(tracks.objects, found.points, strict=True):
             print(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")
         save_tracks(self.out, tracks if self.frames is None else tracks.resample(self.frames))

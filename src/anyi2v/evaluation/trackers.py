@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from anyi2v.evaluation.opencv import check_opencv
 from anyi2v.images.media import to_bytes
@@ -49,6 +50,8 @@ class LucasKanade:
     """Maximum distance, in pixels at full resolution, between a point and the result of tracking it back."""
     least_correlation: float = 0.5
     """Minimum normalised correlation of the windows around a point before and after a step."""
+    progress: bool = False
+    """Show a progress bar over the frames."""
 
     def __call__(
         self, video: Float[Tensor, "f 3 h w"], points: Float[Tensor, "n 2"]
@@ -59,7 +62,8 @@ class LucasKanade:
         height, width = grey.shape[1:]
         at = points.numpy().astype(np.float32).reshape(-1, 1, 2)
         positions, visible = [at], [np.ones(len(at), bool)]
-        for before, after in pairwise(grey):
+        frames = tqdm(pairwise(grey), "frames tracked", len(grey) - 1, unit="frame", disable=not self.progress)
+        for before, after in frames:
             there, found = self._step(before, after, at)
             back, returned = self._step(after, before, there)
             kept = visible[-1] & found & returned & (np.linalg.norm(back - at, axis=-1)[:, 0] <= self.most_return_error)

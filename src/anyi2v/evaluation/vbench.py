@@ -1,5 +1,6 @@
 """Export of runs under VBench's file names (Huang et al. 2024): `PROMPT-INDEX.mp4` in one folder."""
 
+import filecmp
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -17,10 +18,11 @@ LONGEST_NAME = 255
 def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
     """Map the video of every run in a folder to the file it is copied to.
 
-    Runs with the same prompt are numbered from 0, ordered by seed, then by name; VBench expects 0 to 4.
+    Runs with the same prompt are numbered from 0, ordered by seed, then by name; VBench expects 0 to 4. Videos that are
+    already there with the same bytes are left out, so an interrupted export can be started again.
 
     Raises:
-        InputError: there are no runs, a run has no `VIDEO`, a prompt cannot be a file name, or a file already exists.
+        InputError: there are no runs, a run has no `VIDEO`, a prompt cannot be a file name, or another file exists.
         ResourceError: `out` cannot be written.
     """
     runs, out = expanded(runs), expanded(out)
@@ -43,7 +45,9 @@ def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
             if not source.is_file():
                 raise InputError(f"{run} has no {VIDEO}; repeat it where mp4 can be written (anyi2v animate --repeat)")
             if target.exists():
-                raise InputError(f"{target} is there already; move it away, or give another folder")
+                if target.is_file() and filecmp.cmp(source, target, shallow=False):
+                    continue
+                raise InputError(f"{target} already exists with other contents; move it away, or give another folder")
             names[source] = target
     return names
 
