@@ -18,7 +18,8 @@ from anyi2v.method.anyi2v import AnyI2V
 from anyi2v.method.crops import Crops
 from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import Result, animate
-from anyi2v.reports.record import Origin, check_repeat
+from anyi2v.reports.record import Origin
+from anyi2v.reports.repeat import check_repeat
 from anyi2v.reports.writing import write_run
 from anyi2v.samplers import DPMSolver2M, ddim
 from anyi2v.taps import Pass, Tap, no_tap

@@ -226,7 +226,7 @@ class Animate(ConditionFlags):
         """
         from anyi2v.backbone.text import tokenize
         from anyi2v.batch.work import check_inputs, load_backbone, memory_mode, read_inputs, shadow
-        from anyi2v.reports.record import check_repeat
+        from anyi2v.reports.repeat import check_repeat
 
         machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
         if self.repeat:
