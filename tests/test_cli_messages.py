@@ -185,6 +185,6 @@ def test_ctrl_c_is_one_line_and_130(command: str, begun: str, files: Path, tmp_p
     assert process.stderr is not None
     assert process.stderr.readline().startswith(begun)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    out, said = process.communicate(timeout=120)
+    out, said = process.communicate(timeout=240)
     assert process.returncode == 130 and out == ""
     assert said.splitlines()[-1].startswith("anyi2v: interrupted; ") and "Traceback" not in said

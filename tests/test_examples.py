@@ -108,7 +108,7 @@ def test_examples_are_listed_and_copied_but_never_over_files(
     (out / "edge.png").unlink()
     (out / "depth.json").write_text("mine")
     assert cli.main(["examples", "--out", str(out)]) == 2
-    assert "already has depth.png" in capsys.readouterr().err
+    assert "has edge.json, depth.png, depth.json; give another folder, nothing was" in capsys.readouterr().err
     assert (out / "depth.json").read_text() == "mine" and not (out / "edge.png").exists()
 
 

@@ -17,7 +17,7 @@ from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.micro.benchmark.measure import Scores
 from anyi2v.micro.benchmark.variants import FULL, variants
-from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, worker_backbone
+from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, uninterrupted, worker_backbone
 from anyi2v.micro.world.world import Modality
 from anyi2v.pipeline import animate
 from anyi2v.reports.folder import RECORD, check_out, claimed
@@ -84,7 +84,9 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> str:
     jobs: list[Job] = [(backbone, dtype, modality, seed, configs[name]) for modality, seed, name in keys]
     worker_backbone(backbone, dtype)  # before the workers are forked
     results: dict[tuple[Modality, str], Result] = {}
-    with get_context(START).Pool(PROCESSES, initializer=quiet) as pool:
+    with uninterrupted():
+        workers = get_context(START).Pool(PROCESSES, initializer=quiet)
+    with workers as pool:
         made = counted(pool.imap(_animate, jobs), len(jobs), "demo", bar=progress)
         for (modality, seed, name), result in zip(keys, made, strict=True):
             results[modality, name] = result
