@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from anyi2v.batch.run import Outcome, largest_boxes
 from anyi2v.batch.values import KEYS
 from anyi2v.checkpoints.checkpoint import save
 from anyi2v.cli.batch import Progress
+from anyi2v.cli.messages import logged
 from anyi2v.comparators.settings import TimeToMoveSettings
 from anyi2v.errors import AnyI2VWarning, InputError, ResourceError
 from anyi2v.execution import memory
@@ -271,7 +273,7 @@ def test_a_bad_line_among_good_ones_is_refused_with_its_number_before_any_work(
     file = write(files, {**GOOD, "name": "First"}, "", bad, GOOD)
     assert batch(file, tmp_path / "out") == 2
     lines = capsys.readouterr().err.splitlines()
-    where = f"{file}, line 3{', ' if key else ''}{key}: "
+    where = f"anyi2v: error: {file}, line 3{', ' if key else ''}{key}: "
     assert any(line.startswith(where) and said in line for line in lines), lines
     assert all(", line 3" in line for line in lines[:-1])
     assert lines[-1] == f"anyi2v: error: 1 line of {file} is unusable, for the reasons above; nothing was run"
@@ -488,14 +490,20 @@ def test_a_terminal_has_a_bar_and_lines_for_what_is_not_made(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     job = BatchJob(3, "a", Request(ConditionSource(image=Path("a.png")), "a"))
-    progress, task = Progress(3), Task(job, Path("a"), {})
-    progress(Outcome(task, "made", 1.5))
-    progress(Outcome(task, "failed", 0.5, "no room", ("a\nmistake?",)))
-    progress(Outcome(task, "made", 0.5, warnings=("a\nmistake?", "another?")))
-    progress.close()
+    with logged(logging.INFO):
+        progress, task = Progress(3), Task(job, Path("a"), {})
+        progress(Outcome(task, "made", 1.5))
+        progress(Outcome(task, "failed", 0.5, "no room", ("a\nmistake?",)))
+        progress(Outcome(task, "made", 0.5, warnings=("a\nmistake?", "another?")))
+        progress.close()
     said = capsys.readouterr().err
-    assert said.count("line 3, a: warning: a mistake?\n") == 1 and "line 3, a: warning: another?\n" in said
-    assert "[2/3] line 3, a: failed: no room\n" in said and "made in" not in said and "3/3" in said.splitlines()[-1]
+    assert said.count("anyi2v: warning: line 3, a: a mistake?\n") == 1
+    assert "anyi2v: warning: line 3, a: another?\n" in said
+    assert (
+        "anyi2v: error: [2/3] line 3, a: failed: no room\n" in said
+        and "made in" not in said
+        and "3/3" in said.splitlines()[-1]
+    )
 
 
 def test_names_and_prompts_are_escaped(tmp_path: Path) -> None:
@@ -551,7 +559,7 @@ def test_warnings_name_their_line_and_those_of_others_pass(
     monkeypatch.setattr(batch_run, "run_job", warns)
     with pytest.warns(UserWarning, match="of a library"):
         assert batch(write(files, {**GOOD, "name": "one"}), tmp_path / "out") == 0
-    assert "line 1, one: warning: a picture is missing\n" in capsys.readouterr().err
+    assert "anyi2v: warning: line 1, one: a picture is missing\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("boxes", [((1, 1, 9, 9), (5, 1, 13, 9)), ((-8, 0, 8, 16), (2.5, 3, 3, 3.5))])

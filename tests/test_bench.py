@@ -180,8 +180,8 @@ def test_former_variants_stay_in_the_report(
     (out / "cases" / "1001-depth" / "recipe_official.npz").unlink()
     flags = ["--cases", "2", "--dtype", "float32", "--ablate", "baselines", "--set", *FLAGS]
     assert cli.main(["bench", "micro", "--out", str(out), *flags]) == 0
-    printed = capsys.readouterr().out
-    assert "not in the report, as cases are missing: recipe official (add them with --ablate, --methods)" in printed
+    said = capsys.readouterr().err
+    assert "not in the report, as cases are missing: recipe official (add them with --ablate, --methods)" in said
     kept = ["full", "no optimisation", "no injection", "dynamic mask, joint clusters", "dynamic mask, optimiser anew"]
     assert list(json.loads((out / "scores.json").read_text())["summary"]) == kept
     assert "recipe official" in json.loads((out / "bench.json").read_text())["methods"]

@@ -91,7 +91,7 @@ def test_box_size_reaches_the_boxes(folder: Path) -> None:
 def test_a_lossy_conversion_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drag = list(FILES).index("DragAnything demo.json")
     assert run("convert", folder / str(drag), "--to", "anyi2v", "--out", folder / "o.json") == 0
-    assert "warning: object '1': its mask is lost" in capsys.readouterr().out
+    assert "warning: object '1': its mask is lost" in capsys.readouterr().err
 
 
 def test_errors_exit_with_2_and_write_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,9 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
     monkeypatch.setattr(demo, "CASES", demo.CASES[:1])
     # this process has run backward passes, after which it must not be forked
     monkeypatch.setattr(demo, "START", "spawn")
-    demo.run(tmp_path / "demo", progress=False)
+    assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"pictures: {tmp_path / 'demo' / demo.SHEET}; videos: ")
     error, iou = {}, {}
     for line in lines:
         if line.startswith("mean"):

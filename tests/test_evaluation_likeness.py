@@ -224,7 +224,7 @@ def test_what_cannot_be_compared_is_one_line(
     if spoil:
         spoil()
     assert run(*args) == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("structure: ", "clip: "))]
     assert len(lines) == 1 and message in lines[0], lines
     assert not Path("eval.json").exists()
 

@@ -17,7 +17,7 @@ FLOORS = (
     ("backbone.sparse_config", "comparators.settings", "method.recipes", "tracks", "diffusion", "numerics"),
     ("operators",),
     ("images",),
-    ("backbone",),
+    ("backbone", "examples"),
     ("checkpoints", "guard", "execution.packed", "execution.graphs"),
     ("denoiser", "samplers"),
     ("job",),

@@ -1,8 +1,12 @@
 """Stage timing."""
 
+import logging
+import re
 import time
 
-from anyi2v.timing import Stages
+import pytest
+
+from anyi2v.timing import Bars, Lines, Stages, counted
 
 
 def test_seconds_of_a_stage_add_up_even_if_it_fails() -> None:
@@ -36,3 +40,40 @@ def test_progress_is_called_at_the_start_and_after_every_unit() -> None:
     second(1)
     first(2)
     assert seen == [("a", 0, 3), ("b", 0, 1), ("a", 1, 3), ("b", 1, 1), ("a", 3, 3)]
+
+
+def test_without_a_terminal_each_stage_is_logged_with_the_seconds_of_its_own_units(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = Lines()
+    with caplog.at_level(logging.INFO, "anyi2v"):
+        lines("none", 0, 0)
+        lines("outer", 0, 2)
+        lines("inner", 0, 1)
+        time.sleep(0.3)
+        lines("inner", 1, 1)
+        lines("outer", 1, 2)
+        lines("outer", 2, 2)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:2] == ["outer: started (0 of 2)", "inner: started (0 of 1)"]
+    assert re.fullmatch(r"inner: finished in (0\.[3-9]|[1-9]\.\d) s \(1 of 1\)", said[2])
+    assert re.fullmatch(r"outer: finished in 0\.[0-2] s \(2 of 2\)", said[3])
+    assert len(said) == 4 and {record.name for record in caplog.records} == {"anyi2v.timing"}
+
+
+def test_a_stage_of_one_unit_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars()
+    bars("decode", 0, 1)
+    bars("decode", 1, 1)
+    assert capsys.readouterr().err == "" and not bars.bars
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_items_are_counted_by_a_bar_or_by_messages(
+    bar: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, "anyi2v"):
+        assert list(counted(iter("abc"), 3, "letters", bar=bar)) == ["a", "b", "c"]
+    assert ("3/3" in capsys.readouterr().err) == bar
+    said = [record.getMessage().partition(" in ")[0] for record in caplog.records]
+    assert said == ([] if bar else ["letters: started (0 of 3)", "letters: finished"])

@@ -77,7 +77,7 @@ def test_what_is_lost_is_a_warning_and_stands_still(capsys: pytest.CaptureFixtur
     noise = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     write_video("clip.npz", torch.cat([translated([(2.0, 0.0)]), noise]), fps=8)
     assert run("clip.npz", "--boxes", "patch=44,44,84,84") == 0
-    assert "warning: 'patch' is lost from frame 3 of 4 on" in capsys.readouterr().out
+    assert "warning: 'patch' is lost from frame 3 of 4 on" in capsys.readouterr().err
     boxes = load_tracks("tracks.json").objects[0].boxes
     assert boxes[1] == boxes[2] == boxes[3] != boxes[0]
 

@@ -273,9 +273,10 @@ def _check_latents(z: Float[Tensor, "1 f c h w"], step: Step, denoiser: Denoiser
 def _decoded(job: Job, z: Float[Tensor, "1 f c h w"]) -> Float[Tensor, "f 3 hh ww"]:
     """Decode the video; checked for NaN before the clamp, which would turn infinities into ones."""
     release_memory()  # else the decoder's tensors would add to the memory cached by the denoising
-    vae = job.backbone.vae
+    vae, done = job.backbone.vae, job.stages.counter("decode", 1)
     with job.stages.stage("decode"):
         video = (vae.decode(z[0], chunk=1 if job.low_memory else 8) / 2 + 0.5).cpu()
+    done(1)
     if not all_finite(video):
         bad = frames_text(~video.isfinite().flatten(1).all(-1))
         raise failure("the video", "decode", culprit=bad, dtype=vae.dtype)

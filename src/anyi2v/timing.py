@@ -1,25 +1,30 @@
 """Timing of a job's stages, and progress reports."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
+
+T = TypeVar("T")
+LOGGER = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], object]
 """Callback that receives a stage, its number of finished units (first 0, then after each unit) and their total."""
 
 
 class Bars:
-    """A `Progress` that draws one progress bar per stage on stderr."""
+    """A `Progress` that draws one progress bar per stage of more than one unit on stderr."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Update the stage's bar, and close it when the stage is complete."""
-        if total == 0:
+        if total <= 1:
             return
         if stage not in self.bars:
             self.bars[stage] = tqdm(total=total, desc=stage, dynamic_ncols=True)
@@ -27,6 +32,48 @@ class Bars:
         bar.update(done - bar.n)
         if done == total:
             self.bars.pop(stage).close()
+
+
+class Lines:
+    """A `Progress` that logs when each stage begins, and the seconds of its units when it ends."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Log the begin or the end of the stage; the time since the previous call belongs to its finished units."""
+        if total == 0:
+            return
+        now = time.perf_counter()
+        if done == 0:
+            self.seconds[stage] = 0.0
+            LOGGER.info("%s: started (0 of %d)", stage, total)
+        else:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+        if done == total:
+            LOGGER.info("%s: finished in %.1f s (%d of %d)", stage, self.seconds.pop(stage), done, total)
+
+
+def counted(items: Iterable[T], total: int, title: str, *, bar: bool, unit: str = "it") -> Iterator[T]:
+    """Yield the items, with a progress bar on stderr, or log when the first begins and when all are finished.
+
+    Args:
+        items: results of a computation as they are finished, or items to be worked on.
+        total: number of items; 0 shows nothing.
+        title: what the items are, for the bar and the messages.
+        bar: draw a bar instead of logging.
+        unit: unit of the bar.
+    """
+    if bar:
+        yield from tqdm(items, desc=title, total=total, unit=unit)
+        return
+    lines = Lines()
+    lines(title, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        lines(title, done, total)
 
 
 class Stages:

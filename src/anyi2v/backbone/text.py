@@ -17,6 +17,9 @@ from anyi2v.errors import InputError, closest
 from anyi2v.method.config import OperatorKind
 from anyi2v.operators import using
 
+LISTED = 60
+"""Number of words up to which an error message lists the whole vocabulary."""
+
 
 class TextTower(nn.Module):
     """The causal transformer of CLIP's text side, up to its last layer norm; parameter names as in open_clip.
@@ -139,10 +142,15 @@ def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
         if word not in words[3:]:
             raise InputError(
                 f"prompt {_shorten(prompt)!r}: the word {word!r} is not among the {len(words) - 3} that this "
-                f"backbone supports; the closest are {closest(word, words[3:])}"
+                f"backbone supports; the closest are {closest(word, words[3:])}{_all_words(words[3:])}"
             )
         ids.append(words.index(word))
     return ids
+
+
+def _all_words(words: tuple[str, ...]) -> str:
+    """Return all words for an error message, in the vocabulary's order, which keeps kinds of words together."""
+    return f" (all: {' '.join(words)})" if len(words) <= LISTED else "; `anyi2v inspect` prints all words of a backbone"
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """One job from a user's request to the files of its run, shared by single runs, sweeps and batches."""
 
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +33,8 @@ from anyi2v.samplers import SAMPLERS
 from anyi2v.taps import Taps, no_taps
 from anyi2v.timing import Progress
 from anyi2v.tracks import Tracks
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
 
     Raises ResourceError if the job does not fit at all.
     """
+    start = time.perf_counter()
     frames = job.config.frames if job.request.frames is None else job.request.frames
     height, width = job.image.shape[1:]
     method, tracks = Footprint(job.request.method), job.tracks
@@ -170,6 +175,7 @@ def memory_mode(job: Inputs, machine: Machine, *, loaded: int = 0) -> tuple[bool
     free = memory.available(machine.device)
     usable = None if free is None else free + loaded
     low_memory, needed = memory.fitting(usable, {mode: partial(predict, low_memory=mode) for mode in modes})
+    LOGGER.debug("memory predicted in %.1f s: %s", time.perf_counter() - start, needed)
     note = " in low-memory mode" if low_memory else ""
     return low_memory, f"{needed}{note}, free {'unknown' if free is None else memory.gib(free)}"
 
@@ -242,6 +248,8 @@ def run_job(
         progress: as for `anyi2v.animate`, whose errors are raised too.
     """
     result = compute(backbone, job, machine, low_memory=low_memory, progress=progress)
+    stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in result.timings.items())
+    LOGGER.debug("stages: %s", stages)
     write_result(out, result, job, backbone, machine, overwrite=overwrite, impossible=impossible)
     return result
 

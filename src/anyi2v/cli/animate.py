@@ -1,6 +1,5 @@
 """The command `anyi2v animate`; imports torch only when it runs."""
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from anyi2v.batch.request import Request
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.condition import ConditionFlags
 from anyi2v.cli.device import Dtype, asked_of, machine_of
+from anyi2v.cli.messages import LOGGER, progress, result
 from anyi2v.comparators.settings import (
     SETTINGS,
     FreeTrajSettings,
@@ -27,6 +27,7 @@ from anyi2v.comparators.settings import (
     TrailBlazerSettings,
 )
 from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.examples import ExampleName, example
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ if TYPE_CHECKING:
 class Animate(ConditionFlags):
     """Animate a condition image along tracks.
 
+    The image shows the layout of the first frame, the prompt describes the video, and the track file says where each
+    object moves. Tracks are drawn in `anyi2v studio`, or written by hand as JSON, see `anyi2v examples` and
+    docs/tracks.md. The video, a page about the run and the record run.json are written to --out.
+
     Examples:
+    $ anyi2v animate --example edge --out first
     $ anyi2v animate --image edges.png --prompt "a red circle on a navy background" --tracks tracks.json
     $ anyi2v animate --image edges.png --prompt "a blue star" --recipe official --method.lr 0.02 --out star
     $ anyi2v animate --image edges.png --prompt "a blue star" --prompt "a red star" --out sweep
@@ -51,9 +57,12 @@ class Animate(ConditionFlags):
     $ anyi2v animate --repeat star/run.json --out again
     """
 
+    example: ExampleName | None = None
+    """Use the image, tracks and prompt of an example that ships with the package, see `anyi2v examples`; --tracks,
+    --prompt and other flags replace its values."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Description of the video. Required unless --repeat is given. May be repeated: each prompt then gets its own run
-    in a subfolder of --out, and existing runs with the same settings are skipped."""
+    """Description of the video. Required unless --example or --repeat is given. May be repeated: each prompt then
+    gets its own run in a subfolder of --out, and existing runs with the same settings are skipped."""
     truncate_prompt: bool = False
     """Truncate prompts that are too long for the text tower, instead of raising an error; the removed text is
     printed."""
@@ -104,7 +113,8 @@ class Animate(ConditionFlags):
     overwrite: bool = False
     """Replace the files of an earlier run in the folder; other files are kept."""
     method: MethodConfig = field(default_factory=MethodConfig)
-    """Settings of the method, each with its source. Other methods use those of sampling, guidance and injection."""
+    """Settings of the method, each with its source: a place in the paper, the published code, or neither, for what this
+    package adds. Other methods use those of sampling, guidance and injection."""
     method_name: Annotated[MethodName, tyro.conf.arg(name="method")] = "anyi2v"
     """Method that steers the video: AnyI2V, or another method on the same hooks; see docs/comparators.md."""
     freetraj: FreeTrajSettings = field(default_factory=FreeTrajSettings)
@@ -121,7 +131,14 @@ class Animate(ConditionFlags):
     def run(self) -> None:
         """Compute and write the runs; print where they are and how long they took."""
         if (self.image is None and not self.layer) or not self.prompt:
-            raise InputError("animate needs --image and --prompt, or --repeat run.json")
+            raise InputError("animate needs --image and --prompt, or --example edge, or --repeat run.json")
+        if self.example is not None:
+            shipped = example(self.example).source()
+            if (self.image, self.layer) != (shipped.image, shipped.layer):
+                raise InputError(
+                    f"--example {self.example} has its own image, so --image and --layer cannot be given with it; "
+                    "remove one of them"
+                )
         if len(self.prompt) == 1:
             self._run_one()
         else:
@@ -148,7 +165,8 @@ class Animate(ConditionFlags):
             for folder in missing:
                 claims.enter_context(claimed(folder))
             self._write(missing, [folders[folder] for folder in missing])
-            print(f"all prompts side by side: {write_sweep(self.out, self.prompt)}")
+            sheet = write_sweep(self.out, self.prompt)
+            result(sheet, f"all prompts side by side: {sheet}")
 
     def _write(self, folders: Sequence[Path], prompts: Sequence[str]) -> None:
         """Compute and write a run per prompt."""
@@ -157,21 +175,21 @@ class Animate(ConditionFlags):
         from anyi2v.batch.work import run_job
         from anyi2v.reports.writing import impossible_outputs
 
-        impossible, bars = impossible_outputs(), sys.stderr.isatty()
+        impossible = impossible_outputs()
         backbone, jobs, machine, low_memory = self._prepared(prompts)
         options: dict[str, Any] = {"low_memory": low_memory, "overwrite": self.overwrite, "impossible": impossible}
         for out, job in zip(folders, jobs, strict=True):
-            result = run_job(backbone, job, machine, out, **options, progress=bars)
+            made = run_job(backbone, job, machine, out, **options, progress=progress())
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
-            total = sum(result.timings.values())
-            print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+            total = sum(made.timings.values())
+            result(video, f"{video}: {len(made.video)} frames in {total:.1f} s; see {out / 'report.html'}")
 
     def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
         """Run the first prompt's job under taps; return the backbone, the image at the video's size and the result."""
         from anyi2v.batch.work import compute
 
         backbone, (job,), machine, low_memory = self._prepared(self.prompt[:1])
-        options: dict[str, Any] = {"low_memory": low_memory, "progress": sys.stderr.isatty()}
+        options: dict[str, Any] = {"low_memory": low_memory, "progress": progress()}
         return backbone, job.image, compute(backbone, job, machine, taps=taps, observe=observe, **options)
 
     def request(self, prompt: str) -> Request:
@@ -242,7 +260,7 @@ class Animate(ConditionFlags):
         check_inputs(first, shadow(first.config))
         low_memory, needs = memory_mode(first, machine)
         chosen = f"; computing in {machine.dtype}, which is faster here" if self.dtype == "auto" else ""
-        print(f"memory: {needs}{chosen.replace('torch.', '')}", file=sys.stderr)
+        LOGGER.info("memory: %s%s", needs, chosen.replace("torch.", ""))
         if self.repeat and low_memory and not self.low_memory:
             note = f"{self.repeat} needed more memory than is free here; low-memory mode may change the bytes"
             warnings.warn(note, AnyI2VWarning, stacklevel=2)
@@ -269,5 +287,5 @@ class Animate(ConditionFlags):
 
         kept, cut = shortened(read_config(self.backbone).text, prompt, embeddings)
         if cut:
-            print(f"prompt too long: {cut!r} is removed; the text tower sees {kept!r}", file=sys.stderr)
+            LOGGER.info("prompt too long: %r is removed; the text tower sees %r", cut, kept)
         return kept

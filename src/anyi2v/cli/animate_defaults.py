@@ -12,6 +12,7 @@ from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.animate import Animate
 from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.examples import FOLDER, examples
 from anyi2v.files import expanded, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import overridden, recipe
@@ -25,6 +26,7 @@ class _Base:
     recipe: str | None = None
     backbone_settings: bool = True
     repeat: Path | None = None
+    example: str | None = None
     method_name: Annotated[str | None, tyro.conf.arg(name="method")] = None
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
@@ -33,14 +35,17 @@ class _Base:
 def animate_defaults(args: Sequence[str]) -> Animate:
     """Return the defaults of `anyi2v animate`, given the flags of `_Base` among `args`.
 
-    With --repeat, the run's values are the defaults. The method's settings are replaced if a recipe,
-    --no-backbone-settings or another backbone is given. Warns if the backbone's own settings override those of an
-    explicitly given recipe.
+    With --repeat, the run's values are the defaults; with --example, its files and prompt. The method's settings are
+    replaced if a recipe, --no-backbone-settings or another backbone is given. Warns if the backbone's own settings
+    override those of an explicitly given recipe.
 
-    Raises InputError for an unknown backbone or an unusable run.json, CheckpointError for a broken backbone.
+    Raises InputError for an unknown backbone, an unusable run.json, or --repeat with --example; CheckpointError for a
+    broken backbone.
     """
     base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
-    default = Animate() if base.repeat is None else repeated(base.repeat)
+    if base.repeat is not None and base.example is not None:
+        raise InputError("--repeat and --example cannot be combined; remove one of them")
+    default = _started(base.example) if base.repeat is None else repeated(base.repeat)
     if base.method_name not in (None, default.method_name):
         default = replace(default, **{name.replace("-", "_"): kind() for name, kind in SETTINGS.items()})
     backbone = base.backbone or default.backbone
@@ -68,6 +73,15 @@ def animate_defaults(args: Sequence[str]) -> Animate:
         prompt=() if base.prompt else default.prompt,
         embedding=() if base.embedding else default.embedding,
     )
+
+
+def _started(name: str | None) -> Animate:
+    """Return the flags of a new run, with the files and prompt of an example if it is one; else its name is refused
+    when all flags are parsed."""
+    if name not in examples():
+        return Animate()
+    chosen = examples()[name]
+    return Animate(**vars(chosen.source()), tracks=FOLDER / chosen.tracks, prompt=(chosen.prompt,))
 
 
 def _short(value: Any) -> str:

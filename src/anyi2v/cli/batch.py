@@ -1,6 +1,6 @@
 """The command `anyi2v batch`, many jobs from a file; imports torch only when it runs."""
 
-import sys
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import tyro
 
 from anyi2v.batch.jobs import JobFile, Problem, read_jobs
 from anyi2v.cli.device import Dtype, WorkerCount, asked_of, machine_of, network_dtype, workers_of
+from anyi2v.cli.messages import LOGGER, bars, remark, result
 from anyi2v.errors import InputError
 from anyi2v.execution.cluster import Workers
 from anyi2v.files import check_place
@@ -76,7 +77,7 @@ class BatchCommand:
         jobs = read_jobs(self.file)
         tasks = self._checked(jobs)
         done = sum(task.done for task in tasks)
-        print(f"{self.file}: {len(tasks)} jobs, {done} of them done", file=sys.stderr)
+        LOGGER.info("%s: %d jobs, %d of them done", self.file, len(tasks), done)
         return 0 if self.check else self._made(tasks, workers)
 
     def _checked(self, jobs: JobFile) -> "list[Task]":
@@ -92,7 +93,7 @@ class BatchCommand:
         problems: list[Problem] = list(dict.fromkeys([*jobs.problems, *checker.problems]))
         if problems:
             for problem in sorted(problems, key=lambda problem: problem.line):
-                print(" ".join(jobs.where(problem).split()), file=sys.stderr)
+                LOGGER.error(jobs.where(problem))
             lines = len({problem.line for problem in problems})
             some = f"1 {jobs.unit} of {self.file} is" if lines == 1 else f"{lines} lines of {self.file} are"
             raise InputError(f"{some} unusable, for the reasons above; nothing was run")
@@ -118,9 +119,9 @@ class BatchCommand:
             progress.close()
             if self.out.expanduser().exists():  # otherwise nothing was started
                 page = write_report(self.out, tasks, title=self.file.name)
-                print(f"all jobs side by side: {page}")
+                result(page, f"all jobs side by side: {page}")
         counts = {status: sum(o.status == status for o in outcomes) for status in ("made", "there", "busy", "failed")}
-        print(
+        remark(
             f"{counts['made']} made, {counts['there']} were there, {counts['failed']} failed"
             + f", {counts['busy']} are being made by another process" * bool(counts["busy"])
         )
@@ -146,14 +147,14 @@ def _maker(
 
 
 class Progress:
-    """Prints a line per job, or a bar on a terminal; failures, and each distinct warning once, are always lines."""
+    """Logs a line per job, or draws a bar on a terminal; failures, and each distinct warning once, are always lines."""
 
     def __init__(self, total: int):
         from tqdm import tqdm
 
         self.total, self.done = total, 0
         self.warned: set[str] = set()
-        self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, unit="job", dynamic_ncols=True) if bars() else None
 
     def __call__(self, outcome: "Outcome") -> None:
         """Report the outcome of a job."""
@@ -165,18 +166,13 @@ class Progress:
             "busy": "skipped: another process is making it",
             "failed": f"failed: {outcome.message}",
         }[outcome.status]
-        lines = [f"[{self.done}/{self.total}] line {job.line}, {job.name}: {said}"]
-        if self.bar is not None and outcome.status in ("made", "there"):
-            lines = []
+        if self.bar is None or outcome.status in ("busy", "failed"):
+            level = logging.ERROR if outcome.status == "failed" else logging.INFO
+            LOGGER.log(level, "[%d/%d] line %d, %s: %s", self.done, self.total, job.line, job.name, said)
         for text in outcome.warnings:
             if text not in self.warned:  # jobs of a sweep share most warnings
                 self.warned.add(text)
-                lines.append(f"line {job.line}, {job.name}: warning: {' '.join(text.split())}")
-        for line in lines:
-            if self.bar is None:
-                print(line, file=sys.stderr, flush=True)
-            else:
-                self.bar.write(line, file=sys.stderr)
+                LOGGER.warning("line %d, %s: %s", job.line, job.name, text)
         if self.bar is not None:
             self.bar.update()
 

@@ -1,7 +1,6 @@
 """The commands `anyi2v bench ...`, reproducible measurements; import torch only when they run."""
 
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.device import Dtype, WorkerCount, network_dtype, workers_of
+from anyi2v.cli.messages import LOGGER, bars, remark, result
 from anyi2v.comparators.settings import ComparatorName
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, check_place
@@ -87,13 +87,14 @@ class BenchMicro:
         dtype = network_dtype(self.dtype, "cpu")
         known = bench.prepare(self.out, self.backbone, dtype, methods, cases=self.cases, seed=self.seed, kind=self.kind)
         jobs = partial(bench.jobs, self.out, self.cases, self.seed, self.kind, self.backbone, dtype)
-        bench.run(jobs(methods), workers, progress=sys.stderr.isatty())
+        bench.run(jobs(methods), workers, progress=bars())
         made = bench.finished(jobs(known))
         work = jobs(made)
-        print(write_report(self.out, work, list(bench.rows(work)), describe()))
+        remark(write_report(self.out, work, list(bench.rows(work)), describe()))
         if missing := [name for name in known if name not in made]:
-            print(f"not in the report, as cases are missing: {', '.join(missing)} (add them with --ablate, --methods)")
-        print(f"scores, table and pictures: {self.out}")
+            names = ", ".join(missing)
+            LOGGER.info("not in the report, as cases are missing: %s (add them with --ablate, --methods)", names)
+        result(self.out, f"scores, table and pictures: {self.out}")
 
 
 def _check(cases: int, seed: int) -> None:
@@ -152,14 +153,15 @@ class BenchBackbone:
             self.cases,
             self.seed,
             workers=workers,
-            progress=sys.stderr.isatty(),
+            progress=bars(),
             kept=kept,
         )
         with atomic(self.out) as temporary:
             temporary.write_text(json.dumps({"machine": describe(), **figures}, indent=1) + "\n", encoding="utf-8")
         kept.unlink()
         for name, value in figures["summary"].items():
-            print(f"{name:45} {value:.3f}")
+            remark(f"{name:45} {value:.3f}")
+        result(self.out, f"all figures: {self.out}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Flags of the condition image, and the commands `condition` and `segments`; import torch only when they run."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from anyi2v.checkpoints.header import read_config
+from anyi2v.cli.messages import progress, result
 from anyi2v.errors import InputError
 from anyi2v.images.source import ConditionSource
 
@@ -57,10 +57,10 @@ class Condition(ConditionFlags):
         image, fit = load_condition(**condition)
         tracks = check_tracks(load_placed(self.tracks, fit), image)
         write_image(self.out, image)
-        print(f"{self.out}: {fit}")
+        result(self.out, f"{self.out}: {fit}")
         if tracks.objects:
             write_image(drawn, draw_tracks(image, tracks))
-            print(f"{drawn}: the same with boxes and paths")
+            result(drawn, f"{drawn}: the same with boxes and paths")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,10 @@ class Segments(Condition):
         for out in (self.out, table):
             check_file(out, *inputs)
         image, _ = load_condition(**condition)
-        backbone, bars = load(self.backbone), sys.stderr.isatty()
-        found = segment_tracks(segments(backbone, image, self.prompt, clusters=self.clusters, progress=bars))
+        shown = progress()
+        labels = segments(load(self.backbone), image, self.prompt, clusters=self.clusters, progress=shown)
+        found = segment_tracks(labels)
         write_image(self.out, draw_tracks(image, found))
         save_tracks(table, found)
-        print(f"{self.out}: {len(found.objects)} segments, the largest first; {table}: the same as tracks")
+        result(self.out, f"{self.out}: {len(found.objects)} segments, the largest first")
+        result(table, f"{table}: the same as tracks")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from anyi2v.cli.messages import result
 from anyi2v.errors import InputError
 
 
@@ -79,8 +80,10 @@ class Convert:
         if self.sparse_control is not None:
             from weights_converters.control_command import convert_control
 
-            print(convert_control(self))
-            return
-        from weights_converters.command import convert
+            summary = convert_control(self)
+        else:
+            from weights_converters.command import convert
 
-        print(convert(self))
+            summary = convert(self)
+        assert self.out is not None  # both refuse to work without
+        result(self.out, summary)

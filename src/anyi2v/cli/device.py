@@ -1,5 +1,6 @@
 """Device, dtype, threads and workers of a command; imports torch only when needed."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from anyi2v.batch.work import Machine
+
+LOGGER = logging.getLogger(__name__)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WorkerCount = int | Literal["auto"] | None
@@ -62,8 +65,16 @@ def machine_of(
     if cache:
         check_place(cache)
     prepare_torch(device, threads)
+    kind = network_dtype(dtype, device)
+    _log(device, kind)
     asked = asked_of(device, dtype, threads, low_memory)
-    return Machine(device, network_dtype(dtype, device), low_memory, cache, asked)
+    return Machine(device, kind, low_memory, cache, asked)
+
+
+def _log(device: str, dtype: "torch.dtype") -> None:
+    import torch
+
+    LOGGER.debug("device %s, networks in %s, %d CPU threads", device, dtype, torch.get_num_threads())
 
 
 def workers_of(

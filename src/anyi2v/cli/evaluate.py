@@ -1,12 +1,12 @@
 """The commands `anyi2v eval ...`: metrics over folders of videos. Imports torch only when they run."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from anyi2v.cli.messages import bars, remark, result
 from anyi2v.evaluation.request import Request
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class EvalVideos(Request):
         check_file(self.out, self.extractor, self.video_extractor, self.structure_network, self.clip)
         check_page(page)
         check_place(self.out.parent)
-        evaluation = evaluate(self, follower=self._follower(), progress=sys.stderr.isatty())
+        evaluation = evaluate(self, follower=self._follower(), progress=bars())
         write(self.out, self, evaluation)
-        print(table(evaluation.scores))
-        print(f"{self.out}: the same with all details")
+        remark(table(evaluation.scores))
+        result(self.out, f"{self.out}: the same with all details")
         write_page(page, self, evaluation)
-        print(f"{page}: the same with plots and the worst videos")
+        result(page, f"{page}: the same with plots and the worst videos")
 
     def _follower(self) -> "Follower":
         from anyi2v.evaluation.following import BoxFollower
@@ -82,4 +82,4 @@ class EvalVBench:
         names = plan(self.runs, self.out)
         export(names)
         prompts = {path.stem.rpartition("-")[0] for path in names.values()}
-        print(f"{self.out}: {len(names)} videos of {len(prompts)} prompts")
+        result(self.out, f"{self.out}: {len(names)} videos of {len(prompts)} prompts")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.device import Dtype, machine_of
+from anyi2v.cli.messages import result
 from anyi2v.latency.options import within
 
 
@@ -48,5 +49,5 @@ class Studio:
         check_gradio()
         machine = machine_of(self.device, self.dtype, self.threads, self.low_memory, self.cache)
         with served(self.backbone, machine, self.out, self.port) as (blocks, address):
-            print(f"studio: {address} (Ctrl-C ends it); runs are written to {self.out / 'runs'}", flush=True)
+            result(address, f"studio: {address} (Ctrl-C ends it); runs are written to {self.out / 'runs'}")
             blocks.block_thread()

@@ -1,6 +1,5 @@
 """The commands `anyi2v tracks ...`: draw, check and convert track files. Imports torch only when they run."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from anyi2v.checkpoints.header import read_config
+from anyi2v.cli.messages import LOGGER, bars, remark, result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ class TracksShow:
         image = load_image(self.image)
         kind, tracks = read_tracks(self.file, size=(image.shape[2], image.shape[1]), box_size=self.box_size)
         write_image(self.out, draw_tracks(image, tracks))
-        print(f"{self.out}: {summary(kind, tracks)}")
+        result(self.out, f"{self.out}: {summary(kind, tracks)}")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class TracksConvert:
         if self.frames is not None:
             tracks = tracks.resample(self.frames)
         (save_anyi2v if self.to == "anyi2v" else save_tracks)(self.out, tracks)
-        print(f"{self.out}: {summary(kind, tracks)}")
+        result(self.out, f"{self.out}: {summary(kind, tracks)}")
         for line in lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
-            print(f"warning: {line}")
+            LOGGER.warning(line)
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ class TracksFromVideo:
             raise InputError("there is no box to follow; give --boxes NAME=x0,y0,x1,y1")
         video = read_video(self.video)
         first = Tracks(video.shape[3], video.shape[2], objects)
-        follower = BoxFollower(LucasKanade(progress=sys.stderr.isatty()))
+        follower = BoxFollower(LucasKanade(progress=bars()))
         tracks, found = tracks_from_video(video, first, follower)
         for track, points in zip(tracks.objects, found.points, strict=True):
-            print(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")
+            remark(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")
         save_tracks(self.out, tracks if self.frames is None else tracks.resample(self.frames))
-        print(f"{self.out}: {len(objects)} objects of {self.video}")
+        result(self.out, f"{self.out}: {len(objects)} objects of {self.video}")
         for line in lost(tracks, found):
-            print(f"warning: {line}")
+            LOGGER.warning(line)

@@ -1,8 +1,8 @@
 """`anyi2v eval vipseg`: the paper's evaluation on VIPSeg, up to its Table 1. Imports torch only when it runs."""
 
-import sys
 from dataclasses import dataclass
 
+from anyi2v.cli.messages import LOGGER, bars, remark, result
 from anyi2v.evaluation.vipseg_request import VIPSegRequest
 
 
@@ -25,16 +25,18 @@ class EvalVIPSeg(VIPSegRequest):
         from anyi2v.evaluation.scores import table
         from anyi2v.evaluation.vipseg_protocol import JOBS, RUNS, measure, missing, paper_table, prepare
 
-        progress = sys.stderr.isatty()
+        progress = bars()
         for name, reason in prepare(self, progress=progress).items():
-            print(f"left out: {name}, since {reason}")
+            LOGGER.info("left out: %s, since %s", name, reason)
         if names := missing(self.out):
-            print(f"{len(names)} runs are to be made: anyi2v batch {self.out / JOBS} --out {self.out / RUNS}")
+            jobs = self.out / JOBS
+            result(jobs, f"{len(names)} runs are to be made: anyi2v batch {jobs} --out {self.out / RUNS}")
             return
         page = self.out / "eval.html"
         check_page(page)
         request, evaluation = measure(self, progress=progress)
         write(self.out / "eval.json", request, evaluation)
-        print(f"{table(evaluation.scores)}\n\n{paper_table(evaluation)}\n")
+        remark(f"{table(evaluation.scores)}\n\n{paper_table(evaluation)}\n")
         write_page(page, request, evaluation)
-        print(f"{self.out / 'eval.json'}: the same with all details; {page}: with plots and the worst videos")
+        scores = self.out / "eval.json"
+        result(scores, f"{scores}: the same with all details; {page}: with plots and the worst videos")

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.errors import InputError
 from anyi2v.evaluation.extractors import checksum, load_extractor
@@ -18,6 +17,7 @@ from anyi2v.evaluation.scores import Own, Score, ratio
 from anyi2v.evaluation.videos import read_video
 from anyi2v.files import expanded
 from anyi2v.images.media import load_image
+from anyi2v.timing import counted
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's pixels."""
@@ -89,7 +89,7 @@ def load_encoder(request: Request) -> Encoder:
 def structure(request: Request, inputs: Inputs, encoder: Encoder, *, progress: bool) -> tuple[list[Score], Own]:
     """Compare the structures of each video's first frame and its condition image by distance and cosine."""
     own: Own = {}
-    for name, path in tqdm(inputs.generated.items(), desc="structure", unit="video", disable=not progress):
+    for name, path in counted(inputs.generated.items(), len(inputs.generated), "structure", bar=progress, unit="video"):
         frame, image = read_video(path)[0], load_image(inputs.images[name])
         image = F.interpolate(image[None], size=frame.shape[1:], mode="bilinear", antialias=True)[0]
         a, b = encoder.keys(frame), encoder.keys(image)
@@ -106,7 +106,7 @@ def clip(request: Request, inputs: Inputs, towers: "Clip", *, progress: bool) ->
     """Compute the cosines between CLIP embeddings of frames and prompt, and of consecutive frames."""
     assert request.clip is not None  # checked with the request
     own: Own = {}
-    for name, path in tqdm(inputs.generated.items(), desc="clip", unit="video", disable=not progress):
+    for name, path in counted(inputs.generated.items(), len(inputs.generated), "clip", bar=progress, unit="video"):
         images, text = towers.images(read_video(path)), towers.text(inputs.prompts[name])
         own[name] = {"clip_text": (images @ text).mean().item()}
         if len(images) > 1:

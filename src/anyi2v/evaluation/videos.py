@@ -13,13 +13,13 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageSequence
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.errors import AnyI2VError, InputError
 from anyi2v.files import OURS, expanded
 from anyi2v.images.media import MOST_PIXELS, load_image
 from anyi2v.images.video import whole_mp4
 from anyi2v.reports.folder import RECORD
+from anyi2v.timing import counted
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".npz")
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -221,8 +221,8 @@ def read_all(videos: Mapping[str, Path], like: Shape | None = None) -> Iterator[
 def read_shown(
     videos: Mapping[str, Path], title: str, *, progress: bool
 ) -> Iterator[tuple[str, Float[Tensor, "f 3 h w"]]]:
-    """Like `read_all`, with a progress bar."""
-    yield from tqdm(read_all(videos), desc=title, total=len(videos), unit="video", disable=not progress)
+    """Like `read_all`, with a progress bar or messages."""
+    yield from counted(read_all(videos), len(videos), title, bar=progress, unit="video")
 
 
 def shape_of(video: Float[Tensor, "f 3 h w"]) -> Shape:

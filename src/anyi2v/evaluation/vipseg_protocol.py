@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.checkpoints.header import SHIPPED, read_config
 from anyi2v.errors import InputError
@@ -29,6 +28,7 @@ from anyi2v.images.conditions import Layer, load_condition
 from anyi2v.images.fit import Fit, fit_image, plan
 from anyi2v.images.media import load_image, write_image
 from anyi2v.reports.folder import RECORD
+from anyi2v.timing import counted
 from anyi2v.tracks import Track, Tracks, load_tracks, save_tracks
 from anyi2v.tracks.masks import bounding_box
 
@@ -83,7 +83,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
     _check_settings(out, request, frames, size)
     left_out: dict[str, str] = {}
     jobs: list[dict[str, object]] = []
-    for clip in tqdm(clips, desc="videos", unit="video", disable=not progress):
+    for clip in counted(clips, len(clips), "videos", bar=progress, unit="video"):
         path = out / TRACKS / f"{clip.name}.json"
         if len(clip.frames) < frames:
             left_out[clip.name] = f"it has {len(clip.frames)} frames of {frames}"

@@ -1,5 +1,6 @@
 """Soft edges of a photo by HED, a trained network: Holistically-Nested Edge Detection (Xie & Tu, ICCV 2015)."""
 
+import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyi2v.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
 
 LAYERS = (2, 2, 3, 3, 3)
 """Number of convolutions in the five blocks of VGG-16; a side output follows each block."""
@@ -78,7 +81,9 @@ def soft_edges(image: Float[Tensor, "3 h w"], weights: Mapping[str, Tensor] | No
     weights = load_hed() if weights is None else weights
     x = image.flip(0)[None] * 255 - torch.tensor(MEAN)[:, None, None]
     sides = []
-    for block, layers in enumerate(tqdm(LAYERS, desc="HED", unit="block", leave=False, disable=None), 1):
+    quiet = not LOGGER.isEnabledFor(logging.WARNING)
+    hidden = quiet or None  # None: hidden unless stderr is a terminal
+    for block, layers in enumerate(tqdm(LAYERS, desc="HED", unit="block", leave=False, disable=hidden), 1):
         if block > 1:
             x = F.max_pool2d(x, 2, ceil_mode=True)
         for i in range(layers):

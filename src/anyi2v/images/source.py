@@ -19,14 +19,15 @@ class ConditionSource:
     """Layers `image:mask`, pasted over the image where the mask is white. Without an image, the first layer is the
     bottom one and needs no mask."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How to fit another aspect ratio: crop to the centre, pad with the border's colour, or distort."""
+    """How to fit an image whose aspect ratio is not the video's: crop to the centre, pad with the border's colour, or
+    distort."""
     stretch: bool = False
     """Map the lowest and highest value of each image file to black and white, for depth maps in millimetres, float
     images, and others that use only part of the range."""
     width: int | None = None
-    """Size of the video in pixels; None: the backbone's."""
+    """Width of the video in pixels; None: the backbone's."""
     height: int | None = None
-    """Size of the video in pixels; None: the backbone's."""
+    """Height of the video in pixels; None: the backbone's."""
     extract: Literal["edges", "hed"] | None = None
     """Replace the image (or first layer) by its edges, white on black: thin lines (Canny), or soft ones (HED)."""
     render: Literal["shaded", "depth", "normal"] = "shaded"

@@ -9,6 +9,7 @@ import torch
 from anyi2v.latency.measure import Spread, ratio, seconds, spread, table, threads, write
 from anyi2v.latency.options import ScalingOptions
 from anyi2v.latency.stages import inversion, job, parts, prepare
+from anyi2v.timing import counted
 
 FRAMES = (8, 16, 32)
 OBJECTS = (1, 2, 4, 8)
@@ -19,13 +20,17 @@ STEPS = (8, 16, 32)
 IMAGES = (1, 2, 4, 8)
 """Numbers of images inverted as one batch."""
 
+AXES = ("frames", "objects", "pixels", "steps", "images")
+"""What is varied, in this order."""
+
 ITERATION, STEP, JOB, CALL = "optimisation: one whole iteration", "guided step", "job", "inversion, one call"
 
 
 def main(args: ScalingOptions) -> None:
     """Measure each axis separately, with its values interleaved."""
     with threads(args.threads):
-        found = {axis: axis_seconds(args, axis) for axis in ("frames", "objects", "pixels", "steps", "images")}
+        axes = counted(AXES, len(AXES), "axes", bar=False)
+        found = {axis: axis_seconds(args, axis) for axis in axes}
     print(text := report(found))
     write(args.out, "scaling", {"backbone": args.backbone, "dtype": args.dtype, "axes": found})
     (args.out / "scaling.md").write_text(text + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ FLOPs are those of matrix multiplications and convolutions; their share of the m
 compute-bound a part is.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,8 @@ from anyi2v.method.objective import FeatureAlignment
 from anyi2v.pipeline import animate
 from anyi2v.taps import Tap
 from anyi2v.tracks import Track, Tracks
+
+LOGGER = logging.getLogger(__name__)
 
 MEDIUM = BackboneConfig(
     name="medium",
@@ -74,6 +77,7 @@ def main(args: StagesOptions) -> None:
         peak = matmul_peak(dtype)
         for name, (piece, count) in parts(backbone, config, args.frames, args.objects).items():
             (found,) = seconds({name: piece}, budget=args.budget).values()
+            LOGGER.info("%s: %.3f s, %d times in a job", name, min(found), count)
             rows.append({"part": name, "count": count, "seconds": found, "flops": flops(piece)[0]})
         (whole,) = seconds({"job": job(backbone, config, args.frames, args.objects)}, budget=args.budget).values()
     print(text := report(rows, peak, whole))

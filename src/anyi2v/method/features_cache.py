@@ -8,6 +8,7 @@ subfolder of their own, `FOLDER`; no other file is ever read or removed.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import time
 import warnings
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from anyi2v.errors import AnyI2VWarning, ResourceError
 from anyi2v.files import OURS, atomic, expanded
 from anyi2v.versions import code_digest
+
+LOGGER = logging.getLogger(__name__)
 
 FOLDER, SUFFIX = "anyi2v-inversions", ".features.safetensors"
 """Subfolder of the given folder that holds the entries, and the suffix of their names."""
@@ -55,6 +58,7 @@ def cached(
     folder = expanded(folder) / FOLDER
     path = folder / f"{key}{SUFFIX}"
     found = _read(path, set(names))
+    LOGGER.debug("%s the inverted image in %s", "computing" if found is None else "found", path)
     if found is None:
         found = compute()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}

@@ -1,37 +1,34 @@
-"""Example jobs of the synthetic world on which the micro backbones are trained."""
+"""Example jobs for the page: the inputs that ship with the package."""
 
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
-from anyi2v.micro.benchmark.cases import make_case
-from anyi2v.micro.world.world import Modality
+from anyi2v.examples import FOLDER, examples
+from anyi2v.images.conditions import load_condition
+from anyi2v.images.media import load_placed
 from anyi2v.tracks import Tracks
 
-EXAMPLES: dict[str, tuple[Modality, int]] = {
-    "Edge map": ("edge", 1126),
-    "Depth map": ("depth", 1141),
-    "Segmentation": ("segmentation", 1100),
-    "Photo": ("photo", 1126),
-    "Sketch": ("sketch", 1141),
-}
-"""Condition and seed of each case; the first three are those of `anyi2v demo`."""
+EXAMPLES: dict[str, str] = {chosen.title.capitalize(): name for name, chosen in examples().items()}
+"""Names of the examples by their entries in the page's list."""
 
 
 class Example(NamedTuple):
     """A job without settings."""
 
     image: Float[Tensor, "3 h w"]
+    """At the size that the micro backbones generate."""
     prompt: str
     tracks: Tracks
 
 
-def example(name: str) -> Example:
-    """Return the example with a name in `EXAMPLES`; raises InputError for any other name."""
-    if name not in EXAMPLES:
+def example(title: str) -> Example:
+    """Return the example with an entry in `EXAMPLES`; raises InputError for any other, and if its extra is missing."""
+    if title not in EXAMPLES:
         raise InputError("there is no such example; choose one of the list")
-    modality, seed = EXAMPLES[name]
-    case = make_case(seed, modality)
-    return Example(case.image, case.prompt, case.tracks)
+    chosen = examples()[EXAMPLES[title]]
+    image, fit = load_condition(**chosen.source().condition(read_config("micro")))
+    return Example(image, chosen.prompt, load_placed(FOLDER / chosen.tracks, fit))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.errors import InputError, ResourceError
 from anyi2v.execution.cluster import Death, Workers, spread
@@ -28,6 +27,7 @@ from anyi2v.micro.benchmark.variants import GIVEN
 from anyi2v.micro.benchmark.workers import worker_backbone
 from anyi2v.pipeline import animate, check_job
 from anyi2v.reports.record import weights_sha256
+from anyi2v.timing import counted
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def run(work: Sequence[Job], workers: Workers | None, *, progress: bool) -> None
     """
     done = spread(lambda: run_case, work, workers)
     deaths = []
-    for job, result in tqdm(done, total=len(work), desc="cases", disable=not progress):
+    for job, result in counted(done, len(work), "cases", bar=progress):
         if isinstance(result, Death):
             deaths.append(f"case {job.folder.name}: {result.message}")
     if deaths:

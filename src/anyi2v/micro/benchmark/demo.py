@@ -5,7 +5,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
@@ -18,13 +17,14 @@ from anyi2v.method.recipes import recipe
 from anyi2v.micro.benchmark.cases import make_case
 from anyi2v.micro.benchmark.measure import Scores
 from anyi2v.micro.benchmark.variants import FULL, variants
-from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, worker_backbone
+from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, uninterrupted, worker_backbone
 from anyi2v.micro.world.world import Modality
 from anyi2v.pipeline import animate
 from anyi2v.reports.folder import RECORD, check_out, claimed
 from anyi2v.reports.plots import contact_sheet, overlay_boxes
 from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import impossible_outputs, write_run
+from anyi2v.timing import counted
 
 CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("segmentation", 1100))
 """Condition and seed of the median case by trajectory error of each modality in `anyi2v bench micro --cases 200`."""
@@ -47,11 +47,11 @@ def _animate(job: Job) -> Result:
     )
 
 
-def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> None:
+def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> str:
     """Run each case with the full method, without optimisation, and without injection.
 
     Writes one run folder per case (of the full method, see `anyi2v.reports.writing`) and a sheet that compares all
-    variants, and prints a table of trajectory error and first-frame IoU.
+    variants. Returns a table of trajectory error and first-frame IoU.
 
     Raises InputError for an unknown backbone, or if `out` has files that must not be replaced; ResourceError if another
     process is writing to it.
@@ -62,7 +62,7 @@ def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress
         for folder in (out, *(out / modality for modality, _ in CASES)):
             claims.enter_context(claimed(folder))
         _check(out, overwrite=overwrite)  # another process may have written it meanwhile
-        _run(out, backbone, overwrite=overwrite, progress=progress)
+        return _run(out, backbone, overwrite=overwrite, progress=progress)
 
 
 def _check(out: Path, *, overwrite: bool) -> None:
@@ -74,7 +74,7 @@ def _check(out: Path, *, overwrite: bool) -> None:
         raise InputError(f"{out / SHEET} exists, but none of its runs; move it away, or give another folder")
 
 
-def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
+def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> str:
     impossible = impossible_outputs()
     configs = variants(recipe("paper", read_config(backbone).method))
     # longest variants first, so that no process waits at the end
@@ -84,17 +84,16 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
     jobs: list[Job] = [(backbone, dtype, modality, seed, configs[name]) for modality, seed, name in keys]
     worker_backbone(backbone, dtype)  # before the workers are forked
     results: dict[tuple[Modality, str], Result] = {}
-    with (
-        get_context(START).Pool(PROCESSES, initializer=quiet) as pool,
-        tqdm(desc="demo", total=len(jobs), disable=not progress) as bar,
-    ):
-        for (modality, seed, name), result in zip(keys, pool.imap(_animate, jobs), strict=True):
+    with uninterrupted():
+        workers = get_context(START).Pool(PROCESSES, initializer=quiet)
+    with workers as pool:
+        made = counted(pool.imap(_animate, jobs), len(jobs), "demo", bar=progress)
+        for (modality, seed, name), result in zip(keys, made, strict=True):
             results[modality, name] = result
             if name == FULL:
                 origin = Origin(backbone, dtype=str(dtype).removeprefix("torch."))
                 image = _image(modality, seed)
                 write_run(out / modality, result, image, origin, overwrite=overwrite, impossible=impossible)
-            bar.update()
 
     scores: dict[str, list[Scores]] = {name: [] for name in configs}
     rows: dict[str, torch.Tensor] = {}
@@ -106,8 +105,7 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> None:
             scores[name] += case.scores(result.video)
             rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
     write_image(out / SHEET, contact_sheet(rows, cell=128))
-    print(table(scores))
-    print(f"pictures: {out / 'comparison.png'}; videos: {out}/*/video.mp4")
+    return table(scores)
 
 
 def table(scores: dict[str, list[Scores]]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from anyi2v.backbone.networks import Backbone
 from anyi2v.denoiser import Denoiser
@@ -41,6 +40,7 @@ from anyi2v.micro.world.world import (
 )
 from anyi2v.pipeline import animate
 from anyi2v.reports.record import weights_sha256
+from anyi2v.timing import counted
 from anyi2v.tracks import Tracks
 
 LONGEST_JUMP = 6
@@ -208,7 +208,7 @@ def measure_backbone(
     work = [*clips, *(job for jobs in inversions.values() for job in jobs)]
     missing = [job for job in work if key(job) not in finished]
     made = spread(lambda: _measure, missing, workers)
-    for job, result in tqdm(made, desc="measurements", total=len(missing), disable=not progress):
+    for job, result in counted(made, len(missing), "measurements", bar=progress):
         if isinstance(result, Death):
             raise ResourceError(f"{job[0]} of seed {job[3]}: {result.message}")
         finished[key(job)] = result
