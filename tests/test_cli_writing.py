@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 import anyi2v
-from anyi2v import cli
+from anyi2v import cli, versions
 from anyi2v.batch import work
 from anyi2v.reports.folder import claimed
 
@@ -24,6 +25,7 @@ from .test_cli import files, flags  # noqa: F401  `files` is a fixture
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
+RECORDS = Path(__file__).parent / "records"
 SLOW = """
 import signal, sys, time
 import anyi2v.pipeline
@@ -257,6 +259,21 @@ def test_other_versions_are_said_in_one_line(tmp_path: Path, run: Path, capsys: 
     assert f"torch 1.0 (here {torch.__version__})" in said[0] and "python 3.0" in said[0]
     assert "processor abacus" in said[0] and "numpy" not in said[0]
     assert "with features of another job" in said[1]
+
+
+def test_a_run_of_an_earlier_version_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The record is as version 0.1.0 wrote it; what it asks for is unchanged, and the new version is said."""
+    former = shutil.copytree(RECORDS / "0.1.0", tmp_path / "run")
+    monkeypatch.setattr(versions, "version", lambda name: "1.0.0" if name == "anyi2v" else version(name))
+    assert repeat(former) == 0
+    assert "run.json was made with anyi2v 0.1.0 (here 1.0.0)" in capsys.readouterr().err
+    wanted, found = (json.loads((folder / "run.json").read_text()) for folder in (former, tmp_path / "again"))
+    assert found.pop("versions")["anyi2v"] == "1.0.0"
+    assert wanted.pop("method").items() <= found.pop("method").items()  # later versions may have further settings
+    measured = ("versions", "processor", "timings", "losses")
+    assert {key: value for key, value in wanted.items() if key not in measured}.items() <= found.items()
 
 
 @pytest.mark.parametrize("low_memory", [True, False])

@@ -1,18 +1,19 @@
 """Every Python example of README.md and docs/*.md is run as a reader would, and what it makes is looked at; every
-command of theirs is understood."""
+command of theirs is understood, and those of README.md are run."""
 
+import dataclasses
 import json
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import anyi2v
 from anyi2v import cli
@@ -23,6 +24,8 @@ from anyi2v.method.config import MethodConfig
 from anyi2v.micro.benchmark.measure import centroids, find_object, nearest_colours
 from anyi2v.micro.world.world import BACKGROUND_COLOURS, OBJECT_COLOURS
 from anyi2v.tracks import Track, Tracks, centre, save_tracks
+
+from . import foreign
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
@@ -208,14 +211,16 @@ def test_a_box_that_does_not_fit_the_picture_is_noticed() -> None:
             follows(job(wrong), frame)
 
 
+def shell_lines(page: Path) -> list[str]:
+    """Lines of a page's shell blocks, continued lines joined, without empty lines and comments."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of all lines of shell blocks that call the program, continued lines joined."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.relative_to(ROOT).as_posix(), line) for line in lines if line.startswith("anyi2v ")]
-    return found
+    """(page, command) of all lines of shell blocks that call the program."""
+    lines = [(page.relative_to(ROOT).as_posix(), line) for page in PAGES for line in shell_lines(page)]
+    return [(page, line) for page, line in lines if line.startswith("anyi2v ")]
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
@@ -227,3 +232,49 @@ def test_commands_are_understood(page: str, command: str) -> None:
             cli.parse(words)
     else:
         assert hasattr(cli.parse(words), "run"), page
+
+
+FEW = shlex.split(
+    "--width 32 --height 32 --frames 2 --method.steps 2 --method.inject-steps 1 --method.optimise-steps 1 "
+    "--method.iterations 1 --method.inversion-stride 100"
+)
+"""Flags appended to README's jobs, so that they are quick."""
+
+
+@pytest.fixture
+def readers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What README's commands take for granted: an edge map, tracks, public checkpoints, and what I and T stand for.
+
+    The checkpoints have the layout, the tokenizer and the names of layers of the published ones, but are small.
+    """
+    edges = Image.new("RGB", (64, 64))
+    ImageDraw.Draw(edges).ellipse((8, 24, 26, 42), outline="white")
+    tracks = Tracks(64, 64, (Track("ball", ((8, 24, 26, 42), (38, 24, 56, 42))),))
+    for image, path in (("edges.png", "right.json"), ("I", "T")):
+        edges.save(tmp_path / image, "PNG")
+        save_tracks(tmp_path / path, tracks)
+    unet = dataclasses.replace(foreign.SMALL.unet, channels=(32, 64, 64), attention=(True, True, False))
+    text = dataclasses.replace(foreign.SMALL.text, length=77, vocab_size=49408)
+    monkeypatch.setattr(foreign, "SMALL", dataclasses.replace(foreign.SMALL, unet=unet, text=text))
+    foreign.backbone.cache_clear()
+    foreign.write(foreign.ldm(torch.float16), tmp_path / "v1-5-pruned-emaonly.safetensors")
+    foreign.write(foreign.motion("v3", torch.float16), tmp_path / "v3_sd15_mm.ckpt")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    foreign.backbone.cache_clear()
+
+
+def test_readmes_commands_run_in_order(readers_files: Path) -> None:
+    for line in shell_lines(ROOT / "README.md"):
+        program, *words = shlex.split(line, comments=True)
+        if program == "make":
+            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+            continue
+        assert program == "anyi2v", f"nothing runs {line!r}"
+        if words[0] == "animate" and "--repeat" not in words:
+            words += FEW
+        assert cli.main(words) == 0, line
+    for file in ("seen.png", "seen-tracks.png", "ball/report.html", "v3.safetensors", "DIR/video.mp4"):
+        assert (readers_files / file).is_file(), file
+    first, again = (readers_files / folder / "video.mp4" for folder in ("ball", "again"))
+    assert first.read_bytes() == again.read_bytes()
