@@ -149,7 +149,7 @@ class Replace:
         self.names = frozenset(self.edits)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the edited tensor, or `tensor` itself if its name has no edit."""
+        """Return the edited tensor, or `tensor` itself if its name has no edit; raise HookError as the class says."""
         edit = self.edits.get(name)
         if edit is None:
             return tensor
