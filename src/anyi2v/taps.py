@@ -21,6 +21,7 @@ from anyi2v.errors import HookError
 from anyi2v.hook_points import Point
 
 Tap = Callable[[str, Tensor], Tensor]
+"""Function that receives the name of a hook point and its tensor, and returns the tensor to continue with."""
 StopAt = Literal["point", "layer"]
 
 
