@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint reference golden bench claims clean
+.PHONY: demo test lint docs reference golden bench claims clean
 
 # the tests that also run with operators="reference"
 REFERENCE := $(addprefix tests/,oracles/test_unet_oracle.py oracles/test_vae_oracle.py oracles/test_text_oracle.py \
@@ -20,6 +20,9 @@ lint: .venv/.installed-dev      ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: .venv/.installed-dev      ## the documentation as pages that open from the disk, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 reference: .venv/.installed-dev ## the formulas alone: oracles, recordings, the UNet and the loop, in about two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --operators reference $(REFERENCE)
@@ -38,8 +41,9 @@ claims: .venv/.installed-dev    ## the paper's claims on 100 cases, in docs/clai
 RUN := run.json condition.png report.html video.gif video.mp4 side_by_side.gif side_by_side.mp4 \
        sheet.png tracks.png masks.png loss.png
 
-clean:                          ## removes the environment and the demo's files; whatever else is in demo stays
+clean:                          ## removes the environment, the site and the demo's files; whatever else is in demo stays
 	test ! -e .venv/.installed || rm -rf .venv
+	rm -rf site
 	rm -f demo/comparison.png $(foreach case,edge depth segmentation,$(addprefix demo/$(case)/,$(RUN)))
 	-rmdir demo/edge demo/depth demo/segmentation demo 2>/dev/null
 

@@ -142,6 +142,21 @@ def photo_and_mesh(folder: Path) -> Names:
     return {"sketch": torch.ones(3, 256, 256), "mask": lower}
 
 
+def first_track(folder: Path) -> Names:
+    """The track file that docs/tutorial.md shows."""
+    (text,) = blocks(ROOT / "docs" / "tutorial.md", "json")
+    (folder / "right.json").write_text(text)
+    return {}
+
+
+def tutorial(names: Names, _: Path) -> None:
+    """The job moves the circle, and three components of a query are there for every frame and cell."""
+    result = names["result"]
+    assert names["colours"].shape == (len(result.video), 16, 16, 3)
+    assert result.tracks.objects[0].boxes[-1] == (38, 24, 56, 42)
+    assert result.losses[-1].loss < result.losses[0].loss
+
+
 def moving_boxes(folder: Path) -> Names:
     """Two runs with boxes that move, and a tracker for which nothing does."""
     tracks = Tracks(50, 40, (Track("a", ((1, 1, 9, 9), (4, 5, 12, 13))),))
@@ -169,6 +184,7 @@ CHECKS: dict[str, tuple[Callable[[Path], Names], Callable[[Names, Path], None]]]
     "docs/evaluation.md": (moving_boxes, evaluated),
     "docs/inspection.md": (lambda _: {}, inspection),
     "docs/conditions.md": (photo_and_mesh, conditions),
+    "docs/tutorial.md": (first_track, tutorial),
     "docs/extending.md": (lambda _: {"__name__": "extending"}, extending),
 }
 """By page: what its examples take for granted, and what they must have made."""

@@ -138,7 +138,10 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def assemble(options: Convert, out: Path) -> tuple[BackboneConfig, dict[Name, Part]]:
-    """Determine the architecture and the source of each network; raises as `convert` does."""
+    """Determine the architecture and the source of each network.
+
+    Raises InputError and CheckpointError as `convert` does.
+    """
     assert options.base is not None
     given: dict[Name, Path] = {}
     if options.vae is not None:

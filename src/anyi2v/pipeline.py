@@ -169,9 +169,16 @@ def invert_images(
     (docs/performance.md). The features equal those of separate jobs up to rounding.
 
     Args:
-        backbone, config, fps, low_memory, progress: as for `animate`.
-        images: condition images of equal size.
+        backbone: from `anyi2v.load`.
+        images: condition images of equal size, in [0, 1].
         prompts: one per image.
+        config: hyper-parameters, as for `animate`; only the settings of inversion and injection are used.
+        fps: as for `animate`.
+        low_memory: as for `animate`.
+        progress: as for `animate`.
+
+    Returns:
+        Per image, tensors by hook point, for the argument `features` of `animate`.
 
     Raises:
         InputError, HookError: an input is not usable, or the images cannot form a batch; raised before any work.

@@ -21,6 +21,7 @@ from anyi2v.errors import HookError
 from anyi2v.hook_points import Point
 
 Tap = Callable[[str, Tensor], Tensor]
+"""Function that receives the name of a hook point and its tensor, and returns the tensor to continue with."""
 StopAt = Literal["point", "layer"]
 
 
@@ -149,7 +150,7 @@ class Replace:
         self.names = frozenset(self.edits)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the edited tensor, or `tensor` itself if its name has no edit."""
+        """Return the edited tensor, or `tensor` itself if its name has no edit; raise HookError as the class says."""
         edit = self.edits.get(name)
         if edit is None:
             return tensor

@@ -14,7 +14,7 @@ class Slot(nn.Module):
     """An empty slot: the identity, without parameters."""
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """Return `x`."""
+        """Return `x`, feature maps `(b f) c h w` or tokens `b f h w c`, see `Design`."""
         return x
 
 
@@ -56,7 +56,15 @@ class Temporal(Slot):
 
     @abstractmethod
     def mix(self, x: Tensor, call: Call) -> Tensor:
-        """Mix the frames; implemented by subclasses."""
+        """Mix the frames; implemented by subclasses.
+
+        Args:
+            x: feature maps `(b f) c h w`, or inside a transformer tokens `b f h w c`.
+            call: the number of frames f, the time embedding and the text of the pass.
+
+        Returns:
+            A tensor of the same shape and dtype.
+        """
 
 
 def window_starts(frames: int, length: int) -> list[int]:

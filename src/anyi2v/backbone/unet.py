@@ -230,7 +230,9 @@ def points(unet: UNet, *, frames: int = 2, height: int = 8, width: int = 8, toke
 
     Args:
         unet: the network.
-        frames, height, width: size of the latents.
+        frames: number of frames of the latents.
+        height: rows of the latents.
+        width: columns of the latents.
         tokens: length of the text.
     """
     return dict(_points(unet.config, unet.design, frames, height, width, tokens))

@@ -43,6 +43,9 @@ def save(
         path: output file, replaced atomically; missing folders are created.
         dtype: dtype to store; by default each network's own.
         metadata: further entries of the file's metadata, e.g. how the weights were trained.
+
+    Raises CheckpointError, naming tensors, if values do not fit into `dtype`; ResourceError if the file cannot be
+    written.
     """
     write(state(backbone), backbone.config, path, dtype=dtype, metadata=metadata)
 

@@ -50,7 +50,10 @@ class Layer:
 
     @staticmethod
     def parse(text: str) -> "Layer":
-        """Parse "image" or "image:mask"; existing files with colons in their names and drives (`C:\\`) are handled."""
+        """Parse "image" or "image:mask"; existing files with colons in their names and drives (`C:\\`) are handled.
+
+        Raises InputError if the image or the mask is empty.
+        """
         colons = [i for i, letter in enumerate(text) if letter == ":"]
         if not colons or _exists(text):
             return Layer(Path(text))

@@ -94,6 +94,11 @@ def check_injectable(hiddens: Iterable[str], queries: Iterable[str], share_kv: I
 
 
 def with_first_frame(x: Tensor, first: Tensor) -> Tensor:
-    """Return a copy of `x` with frame 1 replaced by `first`; frames are axis 1."""
+    """Return a copy of `x` with frame 1 replaced by `first`, in the dtype of `x`.
+
+    Args:
+        x: `b f ...`.
+        first: `b 1 ...` or `1 1 ...`.
+    """
     first = first.to(x.dtype).expand(x.shape[0], *first.shape[1:])
     return torch.cat([first, x[:, 1:]], dim=1)

@@ -17,7 +17,9 @@ from anyi2v.tracks.checks import number as as_number
 from anyi2v.tracks.masks import encode, inside, middle
 
 Box = tuple[float, float, float, float]
+"""x0, y0, x1 and y1 in pixels."""
 Point = tuple[float, float]
+"""x and y in pixels."""
 
 
 @dataclass(frozen=True)
