@@ -165,6 +165,7 @@ class Animate(ConditionFlags):
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(result.timings.values())
             print(f"{video}: {len(result.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+            _print_following(out)
 
     def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
         """Run the first prompt's job under taps; return the backbone, the image at the video's size and the result."""
@@ -270,3 +271,17 @@ class Animate(ConditionFlags):
         if cut:
             print(f"prompt too long: {cut!r} is removed; the text tower sees {kept!r}", file=sys.stderr)
         return kept
+
+
+def _print_following(out: Path) -> None:
+    """Print how closely each object of a run follows its track, and what to try if one does not."""
+    from anyi2v.files import read_json
+    from anyi2v.reports.folder import RECORD
+    from anyi2v.reports.following import advice, recorded
+
+    data = read_json(out / RECORD)
+    found = recorded(data)
+    for one in found:
+        print(f"  {one.name}: {', '.join(filter(None, (one.distance, one.verdict)))}")
+    if text := advice(found, data["parts"].get("method")):
+        print(f"  {text}")

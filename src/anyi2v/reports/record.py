@@ -21,6 +21,7 @@ from anyi2v.images.media import load_image, to_bytes
 from anyi2v.job import Result
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import CONDITION
+from anyi2v.reports.following import measure_following
 from anyi2v.samplers import SAMPLERS
 from anyi2v.tracks import Tracks
 from anyi2v.versions import processor, versions
@@ -114,7 +115,8 @@ def _file(path: Path) -> dict[str, str]:
 
 
 def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) -> dict[str, Any]:
-    """Build the record of a run: its `RunInputs`, how and where it was computed, seconds per stage, and losses.
+    """Build the record of a run: its `RunInputs`, how and where it was computed, seconds per stage, losses, and how
+    closely the objects follow their tracks.
 
     Args:
         result: result of `animate`.
@@ -147,6 +149,7 @@ def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) ->
         "features": "given" if result.features_given else "computed",
         "timings": result.timings,
         "losses": [dataclasses.asdict(loss) for loss in result.losses],
+        "trajectories": [dataclasses.asdict(one) for one in measure_following(result.video, result.tracks)],
         "failed_outputs": {},
     }
 
