@@ -1,7 +1,7 @@
 """Accuracy of the trajectory errors in the records of runs: `python -m benchmarks.following`.
 
-Measures rendered videos, whose objects follow their tracks exactly: every error is one of the measurement. Then measures
-the same objects standing still, to count those that would pass as following.
+Measures rendered videos, whose objects follow their tracks exactly: every error is one of the measurement. Then it
+measures the same objects standing still, to count those that would pass as following.
 """
 
 import time

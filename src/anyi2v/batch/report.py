@@ -14,7 +14,7 @@ from PIL import Image
 
 from anyi2v.batch.check import Task
 from anyi2v.errors import AnyI2VError, InputError
-from anyi2v.files import atomic, expanded, read_json
+from anyi2v.files import atomic, expanded, read_json, replaceable
 from anyi2v.reports.folder import ERROR, PAGE, RECORD
 from anyi2v.reports.following import mean_error, problems, recorded
 from anyi2v.reports.template import jpeg_uri, load_template
@@ -31,11 +31,8 @@ def check_report(out: Path) -> None:
     """Raise InputError if the page or the table of a batch would replace an unrelated file."""
     out = expanded(out)
     for name, sign in ((INDEX, MARK), (TABLE, ",".join(COLUMNS))):
-        path = out / name
-        if path.exists():
-            text = path.read_bytes()[:4096].decode(errors="replace") if path.is_file() else ""
-            if sign not in text:
-                raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
+        if not replaceable(path := out / name, sign):
+            raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
 
 
 def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:

@@ -173,6 +173,29 @@ def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return found
 
 
+RESULTS = ("timings", "losses", "trajectories", "failed_outputs")
+"""Entries of a record that describe the run's results; all others are its inputs."""
+
+
+def varied(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return each input, as "method.lr", whose value is not the same in all records, with its values as text.
+
+    Of the tracks, only the checksum is compared.
+    """
+    flat: list[dict[str, Any]] = []
+    for record in records:
+        values = {name: value for name, value in record.items() if name not in (*RESULTS, "tracks")}
+        groups = {name: value if isinstance(value, dict) else {"": value} for name, value in values.items()}
+        flat.append({f"{name}.{key}".rstrip("."): x for name, group in groups.items() for key, x in group.items()})
+    names = dict.fromkeys(name for values in flat for name in values)
+    found = {name: [values.get(name) for values in flat] for name in names}
+    return {
+        name: ["none" if value is None else _short(value) for value in values]
+        for name, values in found.items()
+        if any(value != values[0] for value in values)
+    }
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
