@@ -31,7 +31,7 @@ LEAST_CONTRAST = 0.03
 """Minimum standard deviation of a template's colours; below it there is nothing to recognise."""
 LEAST_VISIBLE = 0.25
 """Minimum share of a template, by weight, within the frame."""
-DISTANCE_PENALTY = 0.3
+DISTANCE_PENALTY = 1.0
 """Similarity subtracted per frame diagonal of distance from the last place, to choose between similar objects."""
 
 

@@ -140,15 +140,15 @@ def problems(found: Iterable[Following]) -> list[str]:
 
 
 def advice(found: Iterable[Following], method: str | None = None) -> str:
-    """Return what to try if an object does not follow its track; empty if all do.
+    """Return a sentence on what to try if an object does not follow its track; empty if all do.
 
     `method` is the name of a method other than AnyI2V.
     """
     if not problems(found):
         return ""
-    flags = "larger --method.lr, more --method.iterations or --method.optimise-steps"
+    flags = "a larger --method.lr, more --method.iterations or --method.optimise-steps"
     settings = flags if method is None else f"other settings of {method}"
     return (
-        f"try {settings}, boxes that fit the objects more tightly, or shorter and fewer motions; check the inputs with "
-        "`anyi2v condition` and `anyi2v tracks check`"
+        f"Try {settings}, boxes that fit the objects more tightly, or shorter and fewer motions; check the inputs with "
+        "`anyi2v condition` and `anyi2v tracks check`."
     )
