@@ -38,6 +38,7 @@ from anyi2v.execution import memory
 from anyi2v.images import media
 from anyi2v.images.source import ConditionSource
 from anyi2v.reports import record
+from anyi2v.reports.following import mean_error, problems, recorded
 from anyi2v.tracks import Track, Tracks, read, save_tracks
 
 from .networks import SHORT, tiny_backbone
@@ -415,8 +416,11 @@ def test_runs_are_byte_equal_to_single_ones_and_made_once(
     rows = table(out)
     assert list(rows) == NAMES and {row["status"] for row in rows.values()} == {"done"}
     assert rows["0003-a-red-ball-s0"]["method.lr"] == "0.5" and float(rows["blue"]["seconds"]) > 0
-    losses = json.loads((out / "blue" / "run.json").read_text())["losses"]
-    assert float(rows["blue"]["last_loss"]) == pytest.approx(losses[-1]["loss"], rel=1e-5)
+    data = json.loads((out / "blue" / "run.json").read_text())
+    assert float(rows["blue"]["last_loss"]) == pytest.approx(data["losses"][-1]["loss"], rel=1e-5)
+    error = mean_error(recorded(data))
+    assert rows["blue"]["trajectory_error"] == ("" if error is None else f"{error:.2f}")
+    assert recorded(data) and rows["blue"]["not_followed"] == "; ".join(problems(recorded(data)))
     page = (out / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4 and '<a href="blue/report.html">' in page
 

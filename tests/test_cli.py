@@ -28,6 +28,7 @@ from anyi2v.execution import machine
 from anyi2v.images.media import load_image
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import RECIPES
+from anyi2v.reports.following import recorded
 from anyi2v.tracks import Track, Tracks, save_tracks
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
@@ -92,7 +93,11 @@ def test_a_run_can_be_repeated_byte_for_byte_from_its_folder(
 ) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
     assert cli.main([*flags(files, out), "--seed", "7", "--method.lr", "0.02"]) == 0
-    assert f"{out / 'video.mp4'}: 3 frames in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out / 'video.mp4'}: 3 frames in" in said
+    found = recorded(json.loads((out / "run.json").read_text()))
+    assert found and all(re.search(f"^  {one.name}: .*{one.verdict}$", said, re.MULTILINE) for one in found)
+    assert ("check the inputs with" in said) == any(not one.follows for one in found)
     assert cli.main(["animate", "--repeat", str(out / "run.json"), "--out", str(again)]) == 0
     for name in ("video.mp4", "video.gif", "side_by_side.mp4", "condition.png", "masks.png", "loss.png"):
         assert (out / name).read_bytes() == (again / name).read_bytes()

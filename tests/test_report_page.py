@@ -90,7 +90,7 @@ def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
 
 def test_every_text_is_shown_as_it_is(run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
-    assert reader.text.count(EVIL) == 8  # title, prompt, negative prompt, object, and four in the gallery
+    assert reader.text.count(EVIL) == 9  # title, prompt, negative prompt, object twice, and four in the gallery
     assert "<i>float</i>" in reader.text
     assert "<b>.safetensors" in reader.text
     assert reader.tags.count("i") == len(result().timings)  # the bars

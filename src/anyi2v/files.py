@@ -87,6 +87,13 @@ def _failure(error: Exception, temporary: Path, path: Path) -> str | None:
     return full if full in str(error) else None
 
 
+def replaceable(path: Path, sign: str) -> bool:
+    """Return whether `path` is free, or a file with the text `sign` near its beginning, which marks it as ours."""
+    if not path.exists():
+        return True
+    return path.is_file() and sign in path.read_bytes()[:4096].decode(errors="replace")
+
+
 def check_place(folder: str | Path) -> None:
     """Raise ResourceError unless files can be written into `folder`, which may not exist yet; create nothing.
 

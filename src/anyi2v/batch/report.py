@@ -14,13 +14,14 @@ from PIL import Image
 
 from anyi2v.batch.check import Task
 from anyi2v.errors import AnyI2VError, InputError
-from anyi2v.files import atomic, expanded, read_json
+from anyi2v.files import atomic, expanded, read_json, replaceable
 from anyi2v.reports.folder import ERROR, PAGE, RECORD
+from anyi2v.reports.following import mean_error, problems, recorded
 from anyi2v.reports.template import jpeg_uri, load_template
 
 INDEX, TABLE = "index.html", "jobs.csv"
 COLUMNS = ("line", "folder", "status", "prompt", "negative_prompt", "seed", "backbone", "width", "height", "frames")
-RESULTS = ("seconds", "last_loss", "error")
+RESULTS = ("seconds", "last_loss", "trajectory_error", "not_followed", "error")
 MARK = '<meta name="generator" content="anyi2v batch">'
 SIDE = 256
 """Longer side of a picture on the page, in pixels."""
@@ -30,11 +31,8 @@ def check_report(out: Path) -> None:
     """Raise InputError if the page or the table of a batch would replace an unrelated file."""
     out = expanded(out)
     for name, sign in ((INDEX, MARK), (TABLE, ",".join(COLUMNS))):
-        path = out / name
-        if path.exists():
-            text = path.read_bytes()[:4096].decode(errors="replace") if path.is_file() else ""
-            if sign not in text:
-                raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
+        if not replaceable(path := out / name, sign):
+            raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
 
 
 def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:
@@ -74,7 +72,10 @@ def _row(task: Task) -> dict[str, Any]:
             data = read_json(task.folder / RECORD)
             seconds = f"{sum(data['timings'].values()):.2f}"
             loss = f"{data['losses'][-1]['loss']:.6g}" if data["losses"] else ""
-            return row | {"status": "done", "seconds": seconds, "last_loss": loss}
+            found = recorded(data)
+            error = "" if (mean := mean_error(found)) is None else f"{mean:.2f}"
+            measured = {"trajectory_error": error, "not_followed": "; ".join(problems(found))}
+            return row | {"status": "done", "seconds": seconds, "last_loss": loss} | measured
         if (task.folder / ERROR).is_file():
             message = str(read_json(task.folder / ERROR).get("message", ""))
             return row | {"status": "failed", "error": " ".join(message.split())}

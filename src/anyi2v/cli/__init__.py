@@ -20,6 +20,7 @@ from anyi2v.cli.animate import Animate
 from anyi2v.cli.animate_defaults import animate_defaults
 from anyi2v.cli.batch import BatchCommand
 from anyi2v.cli.bench import BenchBackbone, BenchMicro, BenchScaling, BenchStages
+from anyi2v.cli.compare import Compare
 from anyi2v.cli.condition import Condition, Segments
 from anyi2v.cli.convert import Convert
 from anyi2v.cli.evaluate import EvalVBench, EvalVideos
@@ -87,6 +88,7 @@ COMMANDS: dict[str, Any] = {
     "studio": Studio,
     "demo": Demo,
     "inspect": Inspect,
+    "compare": Compare,
     "convert": Convert,
     "tracks": {
         "show": TracksShow,

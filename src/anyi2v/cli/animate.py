@@ -15,7 +15,7 @@ from anyi2v.batch.request import Request
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.condition import ConditionFlags
 from anyi2v.cli.device import Dtype, asked_of, machine_of
-from anyi2v.cli.messages import LOGGER, progress, result
+from anyi2v.cli.messages import LOGGER, progress, remark_following, result
 from anyi2v.comparators.settings import (
     SETTINGS,
     FreeTrajSettings,
@@ -183,6 +183,7 @@ class Animate(ConditionFlags):
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(made.timings.values())
             result(video, f"{video}: {len(made.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+            remark_following(out)
 
     def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
         """Run the first prompt's job under taps; return the backbone, the image at the video's size and the result."""

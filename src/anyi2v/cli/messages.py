@@ -69,6 +69,20 @@ def remark(text: str) -> None:
         print(text, flush=True)
 
 
+def remark_following(run: Path) -> None:
+    """Print how closely each object of a run follows its track, and what to try if one does not."""
+    from anyi2v.files import read_json
+    from anyi2v.reports.folder import RECORD
+    from anyi2v.reports.following import advice, recorded
+
+    data = read_json(run / RECORD)
+    found = recorded(data)
+    for one in found:
+        remark(f"  {one.name}: {', '.join(filter(None, (one.distance, one.verdict)))}")
+    if text := advice(found, data["parts"].get("method")):
+        remark(f"  {text}")
+
+
 def bars() -> bool:
     """Return whether to draw progress bars: on a terminal without --quiet."""
     return sys.stderr.isatty() and not quiet()

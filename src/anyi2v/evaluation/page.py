@@ -14,7 +14,7 @@ from anyi2v.evaluation.evaluate import Evaluation
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Score
 from anyi2v.evaluation.videos import read_video
-from anyi2v.files import atomic, expanded
+from anyi2v.files import atomic, expanded, replaceable
 from anyi2v.images.media import to_bytes
 from anyi2v.reports.plots import overlay_boxes
 from anyi2v.reports.template import jpeg_uri, load_template
@@ -36,10 +36,8 @@ def check_page(path: Path) -> None:
         InputError: the file exists and is not the page of an evaluation.
     """
     path = expanded(path)
-    if path.exists():
-        text = path.read_bytes()[:4096].decode(errors="replace") if path.is_file() else ""
-        if MARK not in text:
-            raise InputError(f"{path} exists and was not written by anyi2v eval; move it away, or give another --out")
+    if not replaceable(path, MARK):
+        raise InputError(f"{path} exists and was not written by anyi2v eval; move it away, or give another --out")
 
 
 def write_page(path: Path, request: Request, evaluation: Evaluation) -> None:

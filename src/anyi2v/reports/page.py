@@ -14,6 +14,7 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import CONDITION, GALLERY, PAGE, RECORD
+from anyi2v.reports.following import advice, recorded
 from anyi2v.reports.plots import COLOURS, magnification
 from anyi2v.reports.template import load_template
 
@@ -67,6 +68,7 @@ def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
         "failed": list(failed.items()),
         "curve": curve(data["losses"]) if data["losses"] else None,
         "tracks": list(_tracks(data)),
+        "following": _following(data),
         "timings": list(_timings(data)),
         "settings": settings,
         "changed": sum(usual is not None for _, _, usual in settings),
@@ -136,6 +138,22 @@ def _tracks(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "last": last,
             "points": points,
         }
+
+
+def _following(data: dict[str, Any]) -> dict[str, Any]:
+    """Return how closely each object follows its track, and what to try if one does not."""
+    found = recorded(data)
+    rows = [
+        {
+            "colour": COLOURS[i % len(COLOURS)],
+            "name": one.name,
+            "distance": one.distance,
+            "verdict": one.verdict,
+            "follows": one.follows,
+        }
+        for i, one in enumerate(found)
+    ]
+    return {"rows": rows, "advice": advice(found, data.get("parts", {}).get("method"))}
 
 
 def _numbers(values: list[float]) -> str:

@@ -17,6 +17,7 @@ from anyi2v.files import expanded
 from anyi2v.images.media import to_bytes
 from anyi2v.job import Result
 from anyi2v.method.config import MethodConfig
+from anyi2v.reports.following import measure_following
 from anyi2v.tracks import Tracks
 from anyi2v.versions import processor, versions
 
@@ -120,7 +121,8 @@ def _file(path: Path) -> dict[str, str]:
 
 
 def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) -> dict[str, Any]:
-    """Build the record of a run: its `RunInputs`, how and where it was computed, seconds per stage, and losses.
+    """Build the record of a run: its `RunInputs`, how and where it was computed, seconds per stage, losses, and how
+    closely the objects follow their tracks.
 
     Args:
         result: result of `animate`.
@@ -153,6 +155,7 @@ def record(result: Result, condition: Float[Tensor, "3 h w"], origin: Origin) ->
         "features": "given" if result.features_given else "computed",
         "timings": result.timings,
         "losses": [dataclasses.asdict(loss) for loss in result.losses],
+        "trajectories": [dataclasses.asdict(one) for one in measure_following(result.video, result.tracks)],
         "failed_outputs": {},
     }
 
@@ -174,6 +177,29 @@ def differences(former: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         else:
             found.append(f"{name}: {_short(there)}, not {_short(here)}")
     return found
+
+
+RESULTS = ("timings", "losses", "trajectories", "failed_outputs")
+"""Entries of a record that describe the run's results; all others are its inputs."""
+
+
+def varied(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return each input, as "method.lr", whose value is not the same in all records, with its values as text.
+
+    Of the tracks, only the checksum is compared.
+    """
+    flat: list[dict[str, Any]] = []
+    for record in records:
+        values = {name: value for name, value in record.items() if name not in (*RESULTS, "tracks")}
+        groups = {name: value if isinstance(value, dict) else {"": value} for name, value in values.items()}
+        flat.append({f"{name}.{key}".rstrip("."): x for name, group in groups.items() for key, x in group.items()})
+    names = dict.fromkeys(name for values in flat for name in values)
+    found = {name: [values.get(name) for values in flat] for name in names}
+    return {
+        name: ["none" if value is None else _short(value) for value in values]
+        for name, values in found.items()
+        if any(value != values[0] for value in values)
+    }
 
 
 def _short(value: Any) -> str:

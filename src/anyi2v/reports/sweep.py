@@ -70,18 +70,27 @@ def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrit
 
 def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
     """Write a picture with the videos of all prompts as rows; return its path."""
-    rows = {prompt: _video(folder) for folder, prompt in sweep_folders(out, prompts).items()}
+    rows = {prompt: run_video(folder) for folder, prompt in sweep_folders(out, prompts).items()}
     write_image(out / SHEET, contact_sheet(rows))
     return out / SHEET
 
 
-def _video(folder: Path) -> Float[Tensor, "f 3 h w"]:
-    """Read the video of a run from its mp4, or from its GIF if there is no mp4."""
-    if (folder / "video.mp4").is_file():
-        frames = iter(iio.imread(folder / "video.mp4", plugin="FFMPEG"))
-    else:
-        frames = _gif_frames(folder / "video.gif", read_json(folder / RECORD)["fps"])
-    return torch.stack([from_bytes(frame) for frame in frames])
+def run_video(folder: Path) -> Float[Tensor, "f 3 h w"]:
+    """Read the video of a run from its mp4, or from its GIF if there is no mp4.
+
+    Raises InputError naming the file if the video is missing or cannot be read.
+    """
+    path = next((path for name in ("video.mp4", "video.gif") if (path := folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"folder {folder} has no video: video.mp4 and video.gif are missing")
+    try:
+        if path.suffix == ".mp4":
+            frames = iter(iio.imread(path, plugin="FFMPEG"))
+        else:
+            frames = _gif_frames(path, read_json(folder / RECORD)["fps"])
+        return torch.stack([from_bytes(frame) for frame in frames])
+    except Exception as error:  # decoders fail in many ways
+        raise InputError(f"cannot read {path}: {error}") from error
 
 
 def _gif_frames(path: Path, fps: int) -> Iterator[np.ndarray]:

@@ -26,7 +26,7 @@ from anyi2v.images.media import load_image, to_bytes, write_image
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.recipes import remarks
 from anyi2v.reports.folder import CONDITION, GALLERY, RECORD
-from anyi2v.reports.record import differences
+from anyi2v.reports.record import varied
 from anyi2v.studio.command import animate_arguments, command_line, job_line
 from anyi2v.studio.document import checked, document_of, written
 from anyi2v.studio.engine import Engine
@@ -204,10 +204,9 @@ def load_run(root: Path, folder: Path, name: str) -> tuple[Float[Tensor, "3 h w"
 
 def compared(root: Path, one: str, other: str) -> str:
     """Describe how the inputs of two runs differ."""
-    first, second = (read_json(run_folder(root, name) / RECORD) for name in (one, other))
-    keys = ("backbone", "prompt", "negative_prompt", "seed", "frames", "fps", "width", "height", "method", "parts")
-    found = differences(first, {key: second[key] for key in (*keys, "checksums") if key in second})
-    return "\n".join(found) or "the inputs are the same"
+    found = varied([read_json(run_folder(root, name) / RECORD) for name in (one, other)])
+    lines = (f"{name}: {first}, not {second}" for name, (first, second) in found.items())
+    return "\n".join(lines) or "the inputs are the same"
 
 
 def restored(root: Path, saved: str, token: str) -> tuple[str, dict[str, Any]]:

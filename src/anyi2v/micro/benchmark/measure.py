@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from anyi2v.micro.world.world import BACKGROUND_COLOURS, OBJECT_COLOURS
+from anyi2v.numerics.template_matching import peak_offset
 
 NAMES = (*OBJECT_COLOURS, *BACKGROUND_COLOURS)
 SMALLEST = 20 / 64**2
@@ -232,10 +233,5 @@ def _agreement(
 def _peak(score: Float[Tensor, "y x"], near: Bool[Tensor, "y x"]) -> Float[Tensor, "2"]:
     """Return (x, y) of the largest entry where `near` (never at the border), refined by a parabola along each axis."""
     y, x = divmod(int(score.where(near, -torch.inf).argmax()), score.shape[1])
-    refined = []
-    for line, at in ((score[y], x), (score[:, x], y)):
-        before, peak, after = line[at - 1 : at + 2].tolist()
-        curve = before - 2 * peak + after
-        shift = 0.5 * (before - after) / curve if curve < 0 else 0.0
-        refined.append(at + max(-0.5, min(shift, 0.5)))
-    return torch.tensor(refined)
+    lines = ((score[y], x), (score[:, x], y))
+    return torch.tensor([at + peak_offset(*line[at - 1 : at + 2].tolist()) for line, at in lines])
