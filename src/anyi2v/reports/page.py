@@ -14,7 +14,8 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import CONDITION, GALLERY, PAGE, RECORD
-from anyi2v.reports.plots import COLOURS, magnification
+from anyi2v.reports.pen import object_colour
+from anyi2v.reports.plots import magnification
 from anyi2v.reports.template import load_template
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
@@ -130,7 +131,7 @@ def _tracks(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         first, last = (_numbers(track["boxes"][k]) for k in (0, -1))
         points = ", ".join(f"({_numbers(point)})" for point in track["points"]) or "centre of the box"
         yield {
-            "colour": COLOURS[i % len(COLOURS)],
+            "colour": object_colour(i),
             "name": track["name"],
             "first": first,
             "last": last,
