@@ -161,7 +161,7 @@ def side_by_side(
     frames = len(video)
     right = overlay_boxes(video, tracks)
     left = draw_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
-    return torch.cat([left, torch.ones(frames, 3, right.shape[-2], 8), right], dim=-1)
+    return torch.cat([left, torch.ones(frames, 3, right.shape[-2], GAP), right], dim=-1)
 
 
 def contact_sheet(
@@ -230,7 +230,7 @@ def _text_width(texts: Iterable[str], font: ImageFont.ImageFont | ImageFont.Free
 
 
 GAP = 8
-"""Gap between the frames of a contact sheet in pixels."""
+"""Gap between pictures side by side in pixels."""
 
 TITLE = 18
 """Size of the letters of a title above a sheet in pixels."""
