@@ -17,7 +17,6 @@ from anyi2v.files import atomic
 OUT = Path("docs/pages")
 WIDTHS = {"wide": (1280, 1500), "narrow": (390, 1500)}
 """Window sizes by name, in pixels."""
-COLOURS = 64
 
 
 def main(work: Path) -> None:
@@ -79,14 +78,15 @@ def run(*args: str) -> None:
 
 
 def save(browser: Browser, path: Path, kind: str, out: Path) -> None:
-    """Save the upper part of a page as a PNG of few colours."""
+    """Save the upper part of a page as a PNG of 256 colours, which an octree spreads so that thin lines keep theirs."""
     width, height = WIDTHS[kind]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
     page.goto(path.resolve().as_uri())
     page.wait_for_timeout(4000)  # the controls of videos have faded
+    filled = page.evaluate("document.querySelector('main').getBoundingClientRect().bottom")
     with atomic(out) as temporary:
-        page.screenshot(path=temporary)
-        few = Image.open(temporary).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        page.screenshot(path=temporary, clip={"x": 0, "y": 0, "width": width, "height": min(filled, height)})
+        few = Image.open(temporary).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         few.save(temporary, optimize=True)
     page.close()
 

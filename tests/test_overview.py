@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"weights": torch.zeros(3)}, folder / "w.safetensors")
     origin = Origin(str(folder / "w.safetensors"))
     write_run(folder / "a", result(), CONDITION, origin)
-    why = dict.fromkeys(("video.mp4", "side_by_side.mp4"), "no encoder")
+    why: dict[str, str] = dict.fromkeys(("video.mp4", "side_by_side.mp4"), "no encoder")
     write_run(folder / "b #?", replace(result(), prompt=EVIL), CONDITION, origin, impossible=why)
     return folder
 

@@ -125,7 +125,7 @@ def test_a_run_without_objects(tmp_path: Path, run: Path) -> None:
 def test_an_inspected_run_has_contents_and_another_says_how_to_inspect_it(tmp_path: Path, run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
     inside = [link.removeprefix("#") for link in reader.links if link.startswith("#")]
-    assert inside == ["internals-1", "repeat", "timings", "settings", "versions"]
+    assert inside == ["loss", "tracks", "internals-1", "repeat", "timings", "settings", "versions"]
     assert set(inside) <= set(reader.ids) and len(set(reader.ids)) == len(reader.ids)
     assert "anyi2v inspect ." not in reader.text
     weights = str(run.parent / "<b>.safetensors")
