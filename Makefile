@@ -44,7 +44,7 @@ RUN := run.json condition.png report.html video.gif video.mp4 side_by_side.gif s
 clean:                          ## removes the environment, the site and the demo's files; whatever else is in demo stays
 	test ! -e .venv/.installed || rm -rf .venv
 	rm -rf site
-	rm -f demo/comparison.png $(foreach case,edge depth segmentation,$(addprefix demo/$(case)/,$(RUN)))
+	rm -f demo/comparison.png demo/index.html $(foreach case,edge depth segmentation,$(addprefix demo/$(case)/,$(RUN)))
 	-rmdir demo/edge demo/depth demo/segmentation demo 2>/dev/null
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -204,15 +204,24 @@ def test_a_run_of_a_sweep_counts_as_finished_only_if_all_that_was_asked_for_is_e
         assert json.loads((tmp_path / "out" / "01-a-red" / "run.json").read_text())["seed"] == 8
 
 
-def test_a_picture_that_no_sweep_made_is_not_replaced(
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("prompts.png", "prompts.png exists, but none of the runs"),
+        ("index.html", "index.html exists and was not written by anyi2v animate"),
+    ],
+)
+def test_a_file_that_no_sweep_made_is_not_replaced(
     files: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    name: str,
+    message: str,
 ) -> None:
-    (tmp_path / "prompts.png").write_text("mine")
+    (tmp_path / name).write_text("mine")
     assert cli.main([*flags(files, tmp_path), "--prompt", "a a"]) == 2
-    assert "prompts.png exists, but none of the runs" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["prompts.png"]
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def repeat(run: Path, *more: str) -> int:

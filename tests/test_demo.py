@@ -10,6 +10,8 @@ from anyi2v import cli
 from anyi2v.micro.benchmark import demo
 from anyi2v.reports.folder import claimed
 
+from .test_report_page import Reader
+
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
 
@@ -39,6 +41,12 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
         *("sheet.png", "tracks.png", "masks.png", "loss.png", "condition.png", "run.json", "report.html"),
     }
     assert (tmp_path / "demo" / "comparison.png").exists()
+    page = tmp_path / "demo" / "index.html"
+    assert lines[-1] == f"page: {page}"
+    reader = Reader(page.read_text())
+    assert [link for link in reader.links if not link.startswith("data:")] == ["edge/report.html"]
+    for expected in (*error, f"{error['full']:.1f} px", "a red square on a teal background"):
+        assert expected in reader.text
 
     # a picture that no run belongs to is not the demo's
     for name in demo.CASES:
@@ -46,6 +54,9 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
     (tmp_path / "other" / "comparison.png").touch()
     assert cli.main(["demo", "--out", str(tmp_path / "other"), "--overwrite"]) == 2
     assert "comparison.png exists, but none of its runs" in capsys.readouterr().err
+    (tmp_path / "other" / "comparison.png").rename(tmp_path / "other" / "index.html")
+    assert cli.main(["demo", "--out", str(tmp_path / "other"), "--overwrite"]) == 2
+    assert "index.html exists and was not written by anyi2v demo" in capsys.readouterr().err
     with claimed(tmp_path / "demo" / "edge"):
         code = "import sys; from anyi2v.cli import main; sys.exit(main(['demo', '--overwrite', '--out', sys.argv[1]]))"
         command = [sys.executable, "-c", code, str(tmp_path / "demo")]

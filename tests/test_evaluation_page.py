@@ -93,7 +93,7 @@ def test_the_worst_of_each_metric_are_shown(evaluation: Evaluation, page: Path) 
                 left = frame * picture.width // FRAMES
                 pixels = np.asarray(picture.convert("RGB")).astype(int)[:, left:]
                 assert pixels[5, 5].tolist() == pytest.approx([255 * names.index(name) / 10] * 3, abs=3)
-                assert pixels[27, 80, 0] > pixels[27, 80, 1] + 60  # the upper edge of the box is red
+                assert pixels[27, 80, 0] > pixels[27, 80, 2] + 60  # the upper edge of the box is yellow
 
 
 def test_without_own_numbers_there_are_no_plots(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
+import numpy as np
 import torch
 
-from anyi2v.reports.feature_pictures import GREY, attention_map, colours, heat, reduced
+from anyi2v.images.media import from_bytes
+from anyi2v.reports.feature_pictures import BAR, GREY, attention_map, colour_bar, colours, heat, reduced, value_range
 
 
 def rand(*shape: int) -> torch.Tensor:
@@ -55,3 +57,21 @@ def test_heat_spans_the_valid_values_and_leaves_the_rest_grey() -> None:
     # viridis' ends: dark violet and yellow
     torch.testing.assert_close(picture[0, :, 0, 1], torch.tensor([0.267, 0.005, 0.329]), rtol=0, atol=1e-3)
     assert heat(values, torch.zeros_like(valid)).eq(GREY).all()
+
+
+def test_the_bar_is_the_scale_of_the_map() -> None:
+    values, valid = rand(2, 3, 4), rand(2, 3, 4) > -0.5
+    low, high = value_range(values, valid)
+    shown = values[valid]
+    assert (low, high) == (shown.min().item(), shown.max().item())
+    assert value_range(values, torch.zeros_like(valid)) == (0, 1)
+    picture = heat(values, valid).movedim(1, -1)
+    bar = from_bytes(np.asarray(colour_bar(low, high, 112))).movedim(0, -1)
+    assert bar.shape[0] == 112
+    # 8 bit
+    torch.testing.assert_close(bar[0, 0], picture[values == high][0], rtol=0, atol=1 / 255)
+    torch.testing.assert_close(bar[-1, 0], picture[values == low][0], rtol=0, atol=1 / 255)
+    ink = (bar[:, BAR:] < 0.5).all(-1).any(1)  # three values: at the top, in the middle, at the bottom
+    assert ink[:12].any() and ink[50:62].any() and ink[-12:].any()
+    assert not ink[20:45].any() and not ink[70:95].any()
+    assert not np.array_equal(np.asarray(colour_bar(-1, 1, 112)), np.asarray(colour_bar(0, 1, 112)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from anyi2v.errors import InputError
@@ -58,6 +59,7 @@ class Reader(HTMLParser):
         self.tags: list[str] = []
         self.links: list[str] = []
         self.names: set[str] = set()
+        self.ids: list[str] = []
         self.text, self.open = "", []
         self.feed(page)
         assert not self.open
@@ -65,6 +67,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.names |= {name for name, _ in attrs}
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "poster", "srcset", "data")]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -80,7 +83,8 @@ class Reader(HTMLParser):
 def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
     assert reader.links
-    assert all(re.match(r"data:(image/png|image/gif|video/mp4);base64,[A-Za-z0-9+/=]+$", link) for link in reader.links)
+    data = re.compile(r"data:(image/png|image/gif|video/mp4);base64,[A-Za-z0-9+/=]+$")
+    assert all(link.startswith("#") or data.match(link) for link in reader.links)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(reader.tags)
     assert not [name for name in reader.names if name.startswith("on")]
     page = (run / "report.html").read_text()
@@ -90,7 +94,7 @@ def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
 
 def test_every_text_is_shown_as_it_is(run: Path) -> None:
     reader = Reader((run / "report.html").read_text())
-    assert reader.text.count(EVIL) == 9  # title, prompt, negative prompt, object twice, and four in the gallery
+    assert reader.text.count(EVIL) == 10  # title, prompt, negative prompt, object twice, four in the gallery, contents
     assert "<i>float</i>" in reader.text
     assert "<b>.safetensors" in reader.text
     assert reader.tags.count("i") == len(result().timings)  # the bars
@@ -100,7 +104,7 @@ def test_the_page_has_it_all(run: Path) -> None:
     text = Reader((run / "report.html").read_text()).text
     data = json.loads((run / "run.json").read_text())
     for expected in (
-        *("anyi2v animate --repeat run.json --out again", "anyi2v inspect .", data["backbone"]["sha256"]),
+        *("anyi2v animate --repeat run.json --out again", data["backbone"]["sha256"]),
         *data["versions"].values(),
         *data["timings"],
         *data["method"],
@@ -115,6 +119,35 @@ def test_a_run_without_objects(tmp_path: Path, run: Path) -> None:
     text = Reader((tmp_path / "out" / "report.html").read_text()).text
     assert "Nothing was optimised." in text
     assert "the motion left free" in text
+    assert "whole boxes" not in text
+
+
+def test_an_inspected_run_has_contents_and_another_says_how_to_inspect_it(tmp_path: Path, run: Path) -> None:
+    reader = Reader((run / "report.html").read_text())
+    inside = [link.removeprefix("#") for link in reader.links if link.startswith("#")]
+    assert inside == ["loss", "tracks", "internals-1", "repeat", "timings", "settings", "versions"]
+    assert set(inside) <= set(reader.ids) and len(set(reader.ids)) == len(reader.ids)
+    assert "anyi2v inspect ." not in reader.text
+    weights = str(run.parent / "<b>.safetensors")
+    write_run(tmp_path / "out", result(), CONDITION, Origin(weights))
+    plain = Reader((tmp_path / "out" / "report.html").read_text())
+    assert "anyi2v inspect ." in plain.text
+    assert not [link for link in plain.links if link.startswith("#")]
+
+
+@pytest.mark.parametrize("mask", ["dynamic", "none"])
+def test_masks_that_are_whole_boxes_are_said_to_be_so(tmp_path: Path, run: Path, mask: str) -> None:
+    job = replace(result(), config=MethodConfig.from_dict({"mask": mask}))
+    write_run(tmp_path / "out", job, CONDITION, Origin(str(run.parent / "<b>.safetensors")))
+    text = Reader((tmp_path / "out" / "report.html").read_text()).text
+    assert ("The masks are whole boxes" in text) == (mask == "none")
+
+
+def test_a_sheet_is_not_squeezed_below_a_readable_width(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    with Image.open(run / "sheet.png") as sheet, Image.open(run / "loss.png") as loss:
+        widths = [min(picture.width, 900) for picture in (sheet, loss)]  # the gallery shows a copy of loss.png
+    assert [int(width) for width in re.findall(r'style="min-width: (\d+)px"', page)] == widths
 
 
 def test_a_part_that_is_missing_is_named_and_the_page_stays(tmp_path: Path, run: Path) -> None:
@@ -153,7 +186,7 @@ def test_whatever_a_record_holds_is_text_on_the_page(tmp_path: Path, run: Path) 
     (folder / "run.json").write_text(json.dumps(data))
     reader = Reader(write_page(folder).read_text())
     assert not {"script", "iframe", "object"} & set(reader.tags)
-    assert all(link.startswith("data:") for link in reader.links)
+    assert all(link.startswith(("data:", "#")) for link in reader.links)
     assert reader.text.count(EVIL) > 2 * shown
     # what is put into the style sheet, or computed with, must be a number
     for change in ({"width": "1; } body { display: none"}, {"losses": [{"step": 0, "iteration": 0, "loss": EVIL}]}):

@@ -362,7 +362,8 @@ def test_make_clean_removes_what_make_has_made(tmp_path: Path) -> None:
         (tmp_path / "demo" / name).mkdir(parents=True)
         for file in RUN_FILES:
             (tmp_path / "demo" / name / file).touch()
-    (tmp_path / "demo" / "comparison.png").touch()
+    for file in ("comparison.png", "index.html"):
+        (tmp_path / "demo" / file).touch()
     (tmp_path / "demo" / "edge" / "notes.txt").touch()
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "mine").touch()

@@ -31,6 +31,7 @@ from anyi2v.taps import Pass, no_tap
 from anyi2v.tracks import Track, Tracks
 
 from .networks import QUERIES, SHORT, tiny_backbone
+from .test_report_page import Reader
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
 
@@ -164,6 +165,17 @@ def test_pictures_and_page(tmp_path: Path, finished: Path) -> None:
     for file in files - {"gallery.json"}:
         assert len(load_image(tmp_path / "run" / "inspection" / file).flatten(1).unique(dim=1).T) > 20
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    reader = Reader(text)
+    sections = json.loads((tmp_path / "run" / "inspection" / "gallery.json").read_text())["sections"]
+    inside = [link for link in reader.links if link.startswith("#internals-")]
+    assert inside == [f"#internals-{k}" for k in range(1, len(sections) + 1)]
+    assert {link.removeprefix("#") for link in inside} <= set(reader.ids)
+    captions = {picture["file"]: picture["text"] for section in sections for picture in section["pictures"]}
+    assert all(captions.values()) and all("\n" not in caption for caption in captions.values())
+    first, last = captions["features_step_00.png"], captions["features_step_03.png"]
+    assert first == "Step 0 of 0 to 3: the latents were optimised before it, the condition is injected in it."
+    assert last == "Step 3 of 0 to 3: the latents were not optimised before it, the condition is not injected in it."
+    assert "K-Means" in next(section["text"] for section in sections if section["title"].startswith("Similarities"))
 
 
 def test_runs_with_less_to_show(tmp_path: Path, backbone: str) -> None:

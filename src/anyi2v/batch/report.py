@@ -13,11 +13,11 @@ import imageio.v3 as iio
 from PIL import Image
 
 from anyi2v.batch.check import Task
-from anyi2v.errors import AnyI2VError, InputError
-from anyi2v.files import atomic, expanded, read_json, replaceable
+from anyi2v.errors import AnyI2VError
+from anyi2v.files import atomic, expanded, read_json
 from anyi2v.reports.folder import ERROR, PAGE, RECORD
 from anyi2v.reports.following import mean_error, problems, recorded
-from anyi2v.reports.template import jpeg_uri, load_template
+from anyi2v.reports.template import check_written_by, jpeg_uri, load_template
 
 INDEX, TABLE = "index.html", "jobs.csv"
 COLUMNS = ("line", "folder", "status", "prompt", "negative_prompt", "seed", "backbone", "width", "height", "frames")
@@ -31,8 +31,7 @@ def check_report(out: Path) -> None:
     """Raise InputError if the page or the table of a batch would replace an unrelated file."""
     out = expanded(out)
     for name, sign in ((INDEX, MARK), (TABLE, ",".join(COLUMNS))):
-        if not replaceable(path := out / name, sign):
-            raise InputError(f"{path} exists and was not written by a batch; move it away, or give another folder")
+        check_written_by(out / name, sign, "a batch")
 
 
 def write_report(out: Path, tasks: Sequence[Task], *, title: str) -> Path:

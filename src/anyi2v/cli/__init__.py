@@ -55,10 +55,12 @@ class Demo:
     def run(self) -> None:
         """Run the demo."""
         from anyi2v.micro.benchmark import demo
+        from anyi2v.reports.overview import INDEX
 
         remark(demo.run(self.out, backbone=self.backbone, overwrite=self.overwrite, progress=bars()))
-        sheet = self.out / demo.SHEET
-        result(sheet, f"pictures: {sheet}; videos: {self.out}/*/video.mp4")
+        remark(f"pictures: {self.out / demo.SHEET}; videos: {self.out}/*/video.mp4")
+        page = self.out / INDEX
+        result(page, f"page: {page}")
 
 
 HELP = """Animate any conditional image along drawn tracks.

@@ -165,8 +165,8 @@ class Animate(ConditionFlags):
             for folder in missing:
                 claims.enter_context(claimed(folder))
             self._write(missing, [folders[folder] for folder in missing])
-            sheet = write_sweep(self.out, self.prompt)
-            result(sheet, f"all prompts side by side: {sheet}")
+            page = write_sweep(self.out, self.prompt)
+            result(page, f"page of all prompts: {page}")
 
     def _write(self, folders: Sequence[Path], prompts: Sequence[str]) -> None:
         """Compute and write a run per prompt."""

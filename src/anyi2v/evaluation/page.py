@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from anyi2v.errors import InputError
 from anyi2v.evaluation.evaluate import Evaluation
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Score
 from anyi2v.evaluation.videos import read_video
-from anyi2v.files import atomic, expanded, replaceable
+from anyi2v.files import atomic, expanded
 from anyi2v.images.media import to_bytes
 from anyi2v.reports.plots import overlay_boxes
-from anyi2v.reports.template import jpeg_uri, load_template
+from anyi2v.reports.template import check_written_by, jpeg_uri, load_template
 from anyi2v.tracks import Tracks
 
 MARK = '<meta name="generator" content="anyi2v eval">'
@@ -35,9 +34,7 @@ def check_page(path: Path) -> None:
     Raises:
         InputError: the file exists and is not the page of an evaluation.
     """
-    path = expanded(path)
-    if not replaceable(path, MARK):
-        raise InputError(f"{path} exists and was not written by anyi2v eval; move it away, or give another --out")
+    check_written_by(expanded(path), MARK, "anyi2v eval")
 
 
 def write_page(path: Path, request: Request, evaluation: Evaluation) -> None:

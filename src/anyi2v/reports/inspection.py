@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from anyi2v.backbone.networks import Backbone
@@ -24,20 +25,26 @@ from anyi2v.images.video import write_video
 from anyi2v.job import Result
 from anyi2v.method.alignment import feature_map
 from anyi2v.method.boxes import job_crops
+from anyi2v.method.config import Mask
 from anyi2v.method.crops import paste, video_masks
 from anyi2v.method.inversion import round_trip
 from anyi2v.method.noise import stream
 from anyi2v.method.objective import FeatureAlignment
-from anyi2v.reports.feature_pictures import attention_map, colours, heat
+from anyi2v.reports.feature_pictures import attention_map, colour_bar, colours, heat, value_range
 from anyi2v.reports.folder import GALLERY, PAGE, RECORD, claimed, staged
 from anyi2v.reports.page import page
-from anyi2v.reports.plots import contact_sheet, magnification, overlay_boxes, overlay_masks
+from anyi2v.reports.plots import contact_sheet, magnification, mask_name, overlay_boxes, overlay_masks
 from anyi2v.reports.previews import fit_preview
 from anyi2v.reports.recording import SHOWN, Recording, Selection, layer_points
 
 CELL = 112
 """Size of a frame's shorter side in the sheets, in pixels."""
 ERROR_GAIN = 4
+_MASKS: dict[Mask, str] = {
+    "dynamic": "The mask of each frame is the cluster of the most similar positions (K-Means).",
+    "static": "The mask of frame 1 is the cluster of the most similar positions (K-Means); it moves with the box.",
+    "none": "Objects without a given mask are not segmented: the whole box is aligned.",
+}
 WAYS = ("condition", "autoencoder", "inversion and back")
 
 Section = dict[str, Any]
@@ -95,8 +102,10 @@ def _features(inside: Path, backbone: Backbone, result: Result, recording: Recor
     """Draw one sheet per step, with layers as rows and frames as columns (Fig. 5 of the paper)."""
     section = _section(
         "Features",
-        "The first three principal components of each layer's features, over all frames of the step, as red, green "
-        "and blue. Similar colours mean similar features. For attention maps, PCA is over where each position attends.",
+        "What the network sees: each layer's features at each position, reduced to their first three principal "
+        "components over all frames and shown as red, green and blue. Similar colours mean similar features, so an "
+        "object that keeps its colour is recognised from frame to frame. In attention maps, positions of similar "
+        "colour attend to the same places.",
     )
     shown = list(recording.selection.frames)
     for step, seen in sorted(recording.denoising.items()):
@@ -104,7 +113,7 @@ def _features(inside: Path, backbone: Backbone, result: Result, recording: Recor
         for layer in recording.selection.layers:
             for kind, feature in _kinds(layer, seen, backbone):
                 rows[f"{kind} {layer}"] = colours(feature)[shown]
-        _add(section, inside, f"features_step_{step:02}.png", f"Step {step}", rows, _heads(shown))
+        _add(section, inside, f"features_step_{step:02}.png", _at(step, result), rows, _heads(shown))
     return section
 
 
@@ -124,8 +133,9 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
     """Draw one sheet per optimised step, with each object's similarity maps and masks (Fig. 6 of the paper)."""
     section = _section(
         "Similarities and masks",
-        "From the last update before a step: the similarity of each position in an object's box to its salient points "
-        "in frame 1, from dark (lowest) to yellow (highest), and the mask that K-Means derives from it.",
+        "Where the network finds each object in its box: the cosine similarity of the features at each position to "
+        "those at the object's salient points in frame 1, from dark (lowest) to yellow (highest, see the bar), in the "
+        f"last update of the latents before a step. {_MASKS[result.config.mask]}",
     )
     if not recording.optimisation:
         return section
@@ -138,21 +148,29 @@ def _similarities(inside: Path, backbone: Backbone, result: Result, recording: R
         maps = [paste(values, crops) for values in made.similarities]
         masks = video_masks(made.masks, crops, (result.tracks.height, result.tracks.width))
         rows = {"tracks": overlay_boxes(result.video, result.tracks)[shown]}
+        sides = {}
         for o, name in enumerate(crops.names):
             for point, values in zip(config.align, maps, strict=True):
-                rows[f"{name}: similarity {paper_layer(point) or point}"] = heat(values[o], within[o])[shown]
+                row = f"{name}: similarity {paper_layer(point) or point}"
+                rows[row] = heat(values[o], within[o])[shown]
+                sides[row] = colour_bar(*value_range(values[o], within[o]), CELL)
             others = [torch.zeros_like(masks[o])] * o  # empty masks, so that the object has its own colour
-            rows[f"{name}: mask"] = overlay_masks(result.video, [*others, masks[o]])[shown]
-        _add(section, inside, f"similarity_step_{step:02}.png", f"Step {step}", rows, _heads(shown))
+            rows[f"{name}: {mask_name(config, result.tracks.objects[o])}"] = overlay_masks(
+                result.video, [*others, masks[o]]
+            )[shown]
+        _add(section, inside, f"similarity_step_{step:02}.png", _at(step, result), rows, _heads(shown), sides=sides)
     return section
 
 
 def _trajectories(inside: Path, result: Result, selection: Selection) -> Section:
-    section = _section("Trajectories", "The path so far is drawn in full colour, the rest faintly.")
+    section = _section(
+        "Trajectories", "The video with the requested boxes and paths; the path so far is thick, the rest thin."
+    )
     if result.tracks.objects:
         shown = list(selection.frames)
         rows = {"video": overlay_boxes(result.video, result.tracks)[shown]}
-        _add(section, inside, "trajectories.png", "Requested boxes and paths", rows, _heads(shown), cell=2 * CELL)
+        title = ("Requested boxes and paths", "The object should fill its box in every frame.")
+        _add(section, inside, "trajectories.png", title, rows, _heads(shown), cell=2 * CELL)
     return section
 
 
@@ -167,7 +185,8 @@ def _denoising(inside: Path, backbone: Backbone, recording: Recording) -> Sectio
         count, last = min(len(recording.latents), SHOWN), max(recording.latents)
         steps = [round(k * last / max(count - 1, 1)) for k in range(count)]
         rows = {f"after step {step}": preview(recording.latents[step][shown]) for step in steps}
-        _add(section, inside, "denoising.png", "Latents", rows, _heads(shown))
+        title = ("Latents", "The video emerges from noise, from top to bottom.")
+        _add(section, inside, "denoising.png", title, rows, _heads(shown))
     return section
 
 
@@ -192,7 +211,8 @@ def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h 
     error = [((x - image).abs() * ERROR_GAIN).clamp(0, 1) for x in decoded]
     rows = {"image": torch.stack([image, *decoded]), "error": torch.stack([torch.zeros_like(image), *error])}
     told = " and ".join(f"{_psnr(x, image):.1f} dB ({name})" for x, name in zip(decoded, WAYS[1:], strict=True))
-    _add(section, inside, "reconstruction.png", f"Signal to noise: {told}", rows, WAYS, cell=2 * CELL)
+    title = (f"Signal to noise: {told}", "The darker the errors, the more of the condition is kept.")
+    _add(section, inside, "reconstruction.png", title, rows, WAYS, cell=2 * CELL)
     return section
 
 
@@ -205,18 +225,31 @@ def _section(title: str, text: str) -> Section:
     return {"title": title, "text": text, "pictures": []}
 
 
+def _at(step: int, result: Result) -> tuple[str, str]:
+    """Return the title and the caption of a sheet of a denoising step."""
+    config = result.config
+    injects = step < config.inject_steps and (config.inject_hidden or config.inject_query or config.share_kv)
+    latents = "optimised" if any(loss.step == step for loss in result.losses) else "not optimised"
+    condition = "is injected" if injects else "is not injected"
+    steps = f"Step {step} of 0 to {config.steps - 1}"
+    text = f"{steps}: the latents were {latents} before it, the condition {condition} in it."
+    return f"Step {step}", text
+
+
 def _add(
     section: Section,
     inside: Path,
     file: str,
-    title: str,
+    title: tuple[str, str],
     rows: Mapping[str, Tensor],
     heads: Sequence[str],
     *,
     cell: int = CELL,
+    sides: Mapping[str, Image.Image] | None = None,
 ) -> None:
-    write_image(inside / file, contact_sheet(rows, heads=heads, cell=cell))
-    section["pictures"].append({"title": title, "text": "", "file": file})
+    """Write a sheet and add it to the section with its title and caption."""
+    write_image(inside / file, contact_sheet(rows, heads=heads, cell=cell, sides=sides))
+    section["pictures"].append({"title": title[0], "text": title[1], "file": file})
 
 
 def _heads(frames: Sequence[int]) -> list[str]:

@@ -5,20 +5,20 @@ The page is generated only from the files of the folder, so that it can be regen
 templates page.html and curve.svg, which escape everything that comes from files.
 """
 
-import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from anyi2v.errors import InputError
 from anyi2v.files import atomic, read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.reports.folder import CONDITION, GALLERY, PAGE, RECORD
 from anyi2v.reports.following import advice, recorded
-from anyi2v.reports.plots import COLOURS, magnification
-from anyi2v.reports.template import load_template
-
-TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
+from anyi2v.reports.pen import object_colour
+from anyi2v.reports.plots import GAP, magnification
+from anyi2v.reports.template import file_uri, load_template
 
 
 def write_page(folder: Path) -> Path:
@@ -58,13 +58,13 @@ def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
     return {
         "data": {key: data[key] for key in ("prompt", "negative_prompt", "device", "threads")},
         "record": RECORD,
-        "ratio": f"{width} / {height}",
         "small": magnification(height, width) > 1,
         "facts": list(_facts(data)),
-        "condition": _uri(folder / CONDITION),
-        "shown": _video(folder, "video", failed),
-        "side_by_side": _video(folder, "side_by_side", failed),
-        "frames": None if "sheet.png" in failed else _uri(folder / "sheet.png"),
+        "condition": file_uri(folder / CONDITION),
+        "shown": clip(folder, "video", data),
+        "side_by_side": clip(folder, "side_by_side", data),
+        "frames": None if "sheet.png" in failed else _picture(folder / "sheet.png"),
+        "whole_boxes": _whole_boxes(data),
         "failed": list(failed.items()),
         "curve": curve(data["losses"]) if data["losses"] else None,
         "tracks": list(_tracks(data)),
@@ -76,20 +76,38 @@ def _values(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _uri(path: Path) -> str:
-    """Read a file as a data URI."""
+def _whole_boxes(data: Mapping[str, Any]) -> bool:
+    """Return whether the masks of some objects are their whole boxes, not segmented and not given."""
+    objects = data["tracks"]["objects"]
+    return bool(data["losses"]) and data["method"].get("mask") == "none" and any("mask" not in x for x in objects)
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    """Return a picture as a data URI, and its width in pixels."""
+    uri = file_uri(path)
     try:
-        content = path.read_bytes()
+        with Image.open(path) as image:
+            return {"uri": uri, "width": image.width}
     except OSError as error:
-        raise InputError(f"cannot read {path}, a part of the run: {error.strerror}") from error
-    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
+        raise InputError(f"cannot read {path}, a part of the run: it is not a picture") from error
 
 
-def _video(folder: Path, name: str, failed: Mapping[str, str]) -> str | None:
-    """Return the mp4, or the GIF if the run could not write an mp4; None if it could write neither."""
+def clip(folder: Path, name: str, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a video of a run as a data URI, and the ratio of its height to its width.
+
+    It is the mp4, or the GIF if the run could not write an mp4; None if it could write neither.
+
+    Args:
+        folder: folder of the run.
+        name: "video" or "side_by_side".
+        data: record of the run.
+    """
+    height, width, failed = int(data["height"]), int(data["width"]), data.get("failed_outputs", {})
+    if name == "side_by_side":
+        width = 2 * width + GAP / magnification(height, width)
     for suffix in (".mp4", ".gif"):
         if name + suffix not in failed:
-            return _uri(folder / (name + suffix))
+            return {"uri": file_uri(folder / (name + suffix)), "ratio": height / width}
     return None
 
 
@@ -132,7 +150,7 @@ def _tracks(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
         first, last = (_numbers(track["boxes"][k]) for k in (0, -1))
         points = ", ".join(f"({_numbers(point)})" for point in track["points"]) or "centre of the box"
         yield {
-            "colour": COLOURS[i % len(COLOURS)],
+            "colour": object_colour(i),
             "name": track["name"],
             "first": first,
             "last": last,
@@ -145,7 +163,7 @@ def _following(data: dict[str, Any]) -> dict[str, Any]:
     found = recorded(data)
     rows = [
         {
-            "colour": COLOURS[i % len(COLOURS)],
+            "colour": object_colour(i),
             "name": one.name,
             "distance": one.distance,
             "verdict": one.verdict,
@@ -167,8 +185,7 @@ def _gallery(path: Path) -> Iterator[dict[str, Any]]:
     try:
         for section in read_json(path)["sections"]:
             pictures = [
-                {key: picture[key] for key in ("title", "text")}
-                | {"uri": _uri(path.with_name(Path(picture["file"]).name))}
+                {key: picture[key] for key in ("title", "text")} | _picture(path.with_name(Path(picture["file"]).name))
                 for picture in section["pictures"]
             ]
             yield {"title": section["title"], "text": section["text"], "pictures": pictures}

@@ -19,17 +19,13 @@ from torch import Tensor
 from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.images.media import from_bytes, magnify, to_bytes
+from anyi2v.method.config import MethodConfig
+from anyi2v.reports.pen import OUTLINE, SMOOTH, THIN, Colour, Pen, object_colour
 from anyi2v.tracks import Box, Point, Track, Tracks, centre
 from anyi2v.tracks.masks import cropped
 
-COLOURS = ((255, 59, 48), (0, 199, 255), (255, 204, 0), (52, 199, 89), (255, 45, 255), (255, 149, 0))
-"""Colours of objects in order; a seventh object has the first colour again."""
-
 SHORT_SIDE = 256
 """Minimum size of pictures along their shorter side, in pixels."""
-
-SMOOTH = 4
-"""Supersampling factor of lines, which smooths their edges."""
 
 
 def magnification(height: int, width: int) -> int:
@@ -42,8 +38,8 @@ def overlay_boxes(
 ) -> Float[Tensor, "f 3 hh ww"]:
     """Draw each object's box, path and salient points on the video, enlarged by a whole factor.
 
-    The path so far is drawn in full colour, the rest faintly; salient points are dots that move and scale with their
-    box. `tracks` may have another frame of reference and another number of frames.
+    The path so far is thick, the rest thin; salient points are dots that move and scale with their box. `tracks` may
+    have another frame of reference and another number of frames.
     """
     frames, _, height, width = video.shape
     enlarge = enlarge or magnification(height, width)
@@ -54,11 +50,11 @@ def overlay_boxes(
 
 
 def _draw(pixels: UInt8[np.ndarray, "h w 3"], tracks: Tracks, frame: int, travelled: int) -> Tensor:
-    """Draw the boxes of `frame` on a picture of the tracks' size; paths are in full colour up to frame `travelled`."""
+    """Draw the boxes of `frame` on a picture of the tracks' size; paths are thick up to frame `travelled`."""
     layer = Image.new("RGBA", (tracks.width * SMOOTH, tracks.height * SMOOTH))
-    pen = _Pen(layer)
+    pen = Pen(layer)
     for i, track in enumerate(tracks.objects):
-        pen.track(track, frame, travelled, COLOURS[i % len(COLOURS)])
+        pen.track(track, frame, travelled, object_colour(i))
     picture = Image.alpha_composite(Image.fromarray(pixels).convert("RGBA"), layer.reduce(SMOOTH))
     return from_bytes(np.asarray(picture.convert("RGB")))
 
@@ -75,84 +71,65 @@ def draw_tracks(image: Float[Tensor, "3 h w"], tracks: Tracks, enlarge: int | No
     for i, track in enumerate(tracks.objects):
         if track.mask is not None:
             mask = torch.from_numpy(cropped(track.mask, (0, 0, 1, 1), tracks.width, tracks.height))
-            colour = torch.tensor(COLOURS[i % len(COLOURS)]).view(3, 1, 1) / 255
+            colour = torch.tensor(object_colour(i)).view(3, 1, 1) / 255
             picture = torch.where(mask, 0.6 * picture + 0.4 * colour, picture)
     layer = Image.new("RGBA", (tracks.width * SMOOTH, tracks.height * SMOOTH))
-    pen = _Pen(layer)
+    pen = Pen(layer)
     for i, track in enumerate(tracks.objects):
-        colour = COLOURS[i % len(COLOURS)]
-        pen.box(track.boxes[-1], colour, 0.5)
+        colour = object_colour(i)
+        pen.box(track.boxes[-1], colour, THIN)
         pen.track(track, 0, len(track.boxes) - 1, colour)
     drawn = Image.fromarray(to_bytes(picture)).convert("RGBA")
     drawn = Image.alpha_composite(drawn, layer.reduce(SMOOTH)).convert("RGB")
     for i, track in enumerate(tracks.objects):
-        _label_frames(drawn, track, COLOURS[i % len(COLOURS)])
+        _label(drawn, track, object_colour(i))
     return from_bytes(np.asarray(drawn))
 
 
-def _label_frames(picture: Image.Image, track: Track, colour: tuple[int, int, int]) -> None:
-    """Write up to five frame numbers along the path, and the name at the first box."""
+def _label(picture: Image.Image, track: Track, colour: Colour) -> None:
+    """Write the name at the first box, and frame numbers at the last box and along the path."""
     draw = ImageDraw.Draw(picture)
     letter = max(11, min(picture.size) // 24)
     font = ImageFont.load_default(letter)
     edge = max(1, letter // 10)
-    x, y = track.boxes[0][:2]
-    draw.text((max(x, 0) + 3, max(y, 0) + 2), track.name, colour, font, stroke_width=edge, stroke_fill="black")
-    places = [centre(track.boxes[k]) for k in _spread(len(track.boxes), 5)]
-    for k, (x, y) in zip(_spread(len(track.boxes), 5), places, strict=True):
-        if (k == 0 or (x, y) != places[0]) and 0 <= x < picture.width and 0 <= y < picture.height:
-            draw.text((x + 5, y + 4), str(k + 1), "white", font, stroke_width=edge, stroke_fill="black")
+    first, last = track.boxes[0], track.boxes[-1]
+    moves = centre(first) != centre(last)
+    rises = centre(last)[1] < centre(first)[1]
+    texts = [(first, f"{track.name}, frame 1" if moves else track.name, not rises)]
+    if moves and _meets(last, picture):
+        texts.append((last, f"frame {len(track.boxes)}", rises))
+    for box, text, above in texts:
+        at = _beside(box, draw.textbbox((0, 0), text, font=font, stroke_width=edge)[2:], picture.size, above=above)
+        draw.text(at, text, colour, font, stroke_width=edge, stroke_fill=OUTLINE)
+    for k in numbered(len(track.boxes))[1:-1]:
+        x, y = centre(track.boxes[k])
+        if 0 <= x < picture.width and 0 <= y < picture.height and not _amid((x, y), first) and not _amid((x, y), last):
+            draw.text((x + 5, y + 4), str(k + 1), "white", font, stroke_width=edge, stroke_fill=OUTLINE)
 
 
-class _Pen:
-    """Draws tracks, given in pixels of the picture, on a layer that is `SMOOTH` times larger.
-
-    Dark outlines keep each colour visible on a background of the same colour.
-    """
-
-    def __init__(self, layer: Image.Image):
-        self.draw = ImageDraw.Draw(layer)
-        self.unit = SMOOTH * max(min(layer.size) // SMOOTH / 256, 1)
-        """Unit of line widths: one pixel for pictures of 256 pixels, two for 512."""
-
-    def track(self, track: Track, frame: int, travelled: int, colour: tuple[int, int, int]) -> None:
-        path = [centre(box) for box in track.boxes]
-        for points, width, strength in ((path[travelled:], 1.5, 0.6), (path[: travelled + 1], 2.5, 1.0)):
-            self.line(points, (0, 0, 0, round(130 * strength)), width + 1.5)
-            self.line(points, (*colour, round(255 * strength)), width)
-        self.box(track.boxes[frame], colour)
-        for point in _follow(track.salient_points, track.boxes[0], track.boxes[frame]):
-            self.dot(point, (255, 255, 255), 4)
-            self.dot(point, colour, 2.6)
-
-    def line(self, points: Sequence[Point], colour: tuple[int, int, int, int], width: float) -> None:
-        if len(points) > 1:
-            scaled = [(_reachable(x * SMOOTH), _reachable(y * SMOOTH)) for x, y in points]
-            self.draw.line(scaled, fill=colour, width=round(width * self.unit), joint="curve")
-
-    def box(self, box: Box, colour: tuple[int, int, int], strength: float = 1.0) -> None:
-        x0, y0, x1, y1 = (_reachable(value * SMOOTH) for value in box)
-        for width, grow, shade in ((4.0, 1.0, (0, 0, 0, 130)), (2.0, 0.0, (*colour, 255))):
-            shade = (*shade[:3], round(shade[3] * strength))
-            g = grow * self.unit
-            left, top = x0 - g, y0 - g
-            edges = (left, top, max(x1 + g - 1, left), max(y1 + g - 1, top))  # Pillow's edges are inclusive
-            self.draw.rectangle(edges, outline=shade, width=round(width * self.unit))
-
-    def dot(self, point: Point, colour: tuple[int, int, int], radius: float) -> None:
-        x, y, r = _reachable(point[0] * SMOOTH), _reachable(point[1] * SMOOTH), radius * self.unit
-        self.draw.ellipse((x - r, y - r, x + r, y + r), fill=(*colour, 255))
+def numbered(count: int) -> list[int]:
+    """Return the frames to number along a path of `count` frames: the first, every k-th and the last, at most six."""
+    every = max(1, math.ceil((count - 1) / 4))
+    return [*range(0, count - 1 - every // 2, every), count - 1]
 
 
-def _reachable(value: float) -> float:
-    """Clamp a coordinate to the range that Pillow can draw, far outside of any picture."""
-    return min(max(value, -1e5), 1e5)
+def _meets(box: Box, picture: Image.Image) -> bool:
+    return box[0] < picture.width and box[1] < picture.height and box[2] > 0 and box[3] > 0
 
 
-def _follow(points: Sequence[Point], first: Box, box: Box) -> list[Point]:
-    """Move points on the first box to the same relative position in another box."""
-    x, y = (box[2] - box[0]) / (first[2] - first[0]), (box[3] - box[1]) / (first[3] - first[1])
-    return [(box[0] + (px - first[0]) * x, box[1] + (py - first[1]) * y) for px, py in points]
+def _amid(point: Point, box: Box) -> bool:
+    """Return whether a point is in the middle half of a box, where a number would cover the object."""
+    (x, y), (cx, cy) = point, centre(box)
+    return abs(x - cx) < (box[2] - box[0]) / 4 and abs(y - cy) < (box[3] - box[1]) / 4
+
+
+def _beside(box: Box, text: tuple[float, float], picture: tuple[int, int], *, above: bool) -> Point:
+    """Return the corner of a text of a size: above or below the box, on the other side if there is no room."""
+    places = [box[1] - text[1] - 4, box[3] + 2]
+    places = places if above else places[::-1]
+    free = (y for y in places if 0 <= y <= picture[1] - text[1])
+    x, y = min(box[0], picture[0] - text[0] - 2), min(next(free, box[1] + 2), picture[1] - text[1])
+    return max(x, 2.0), max(y, 0.0)
 
 
 def overlay_masks(
@@ -164,10 +141,17 @@ def overlay_masks(
     height, width = video.shape[-2:]
     out = video.mean(1, keepdim=True).expand_as(video) * 0.75
     for i, mask in enumerate(masks):
-        colour = torch.tensor(COLOURS[i % len(COLOURS)]).view(3, 1, 1) / 255
+        colour = torch.tensor(object_colour(i)).view(3, 1, 1) / 255
         strength = 0.65 * mask[:, None].float().clamp(0, 1)
         out = out * (1 - strength) + colour * strength
     return magnify(out, enlarge or magnification(height, width))
+
+
+def mask_name(config: MethodConfig, track: Track) -> str:
+    """Name what an object's mask is, as a whole box would look like a failed segmentation."""
+    if config.mask != "none":
+        return "mask"
+    return "whole box" if track.mask is None else "given mask"
 
 
 def side_by_side(
@@ -177,7 +161,7 @@ def side_by_side(
     frames = len(video)
     right = overlay_boxes(video, tracks)
     left = draw_tracks(condition, tracks.resample(frames)).expand(frames, -1, -1, -1)
-    return torch.cat([left, torch.ones(frames, 3, right.shape[-2], 8), right], dim=-1)
+    return torch.cat([left, torch.ones(frames, 3, right.shape[-2], GAP), right], dim=-1)
 
 
 def contact_sheet(
@@ -186,6 +170,7 @@ def contact_sheet(
     columns: int = 8,
     cell: int = SHORT_SIDE,
     heads: Sequence[str] = (),
+    sides: Mapping[str, Image.Image] | None = None,
 ) -> UInt8[np.ndarray, "hh ww 3"]:
     """Arrange videos as rows and evenly spaced frames as columns, with names and frame numbers.
 
@@ -194,32 +179,49 @@ def contact_sheet(
         columns: maximum number of frames per row; with two or more, the first and last frame are always included.
         cell: shorter side of each frame in pixels; smaller frames are first enlarged by whole factors.
         heads: titles of the columns instead of frame numbers; no frame is left out then.
+        sides: pictures to the right of rows, such as colour bars, by the names of the rows.
 
     Raises InputError if there is nothing to show.
     """
     if not rows or columns < 1 or not all(map(len, rows.values())):
         raise InputError("a contact sheet needs at least one column, one row, and one frame in each row")
     columns = max(columns, len(heads))
-    pictures = {
-        textwrap.fill(name, 16): [_cell(video[j], cell) for j in _spread(len(video), columns)]
-        for name, video in rows.items()
-    }
+    pictures = {name: [_cell(video[j], cell) for j in _spread(len(video), columns)] for name, video in rows.items()}
+    labels = {name: textwrap.fill(name, 16) for name in rows}
     numbers = _spread(max(map(len, rows.values())), columns)
-    letter = max(12, cell // 14)
+    letter = max(12, cell // 10)  # readable when a page shows the sheet at half its size
     font = ImageFont.load_default(letter)
-    left, top = math.ceil(_text_width(pictures, font)) + 2 * GAP, letter + 2 * GAP
+    left, top = math.ceil(_text_width(labels.values(), font)) + 2 * GAP, letter + 2 * GAP
     place = max(picture.width for row in pictures.values() for picture in row) + GAP
     height = top + sum(row[0].height + GAP for row in pictures.values())
-    sheet = Image.new("RGB", (left + place * len(numbers), height), "white")
+    right = max((side.width + GAP for side in (sides or {}).values()), default=0)
+    sheet = Image.new("RGB", (left + place * len(numbers) + right, height), "white")
     draw = ImageDraw.Draw(sheet)
     for j, head in enumerate(heads or [str(number + 1) for number in numbers]):
         draw.text((left + place * j + (place - GAP) / 2, top / 2), head, "black", font, anchor="mm")
     for name, row in pictures.items():
-        draw.text((left - GAP, top + row[0].height / 2), name, "black", font, anchor="rm", align="right")
+        draw.text((left - GAP, top + row[0].height / 2), labels[name], "black", font, anchor="rm", align="right")
         for j, picture in enumerate(row):
             sheet.paste(picture, (left + place * j, top))
+        if sides and name in sides:
+            sheet.paste(sides[name], (left + place * len(numbers), top))
         top += row[0].height + GAP
     return np.asarray(sheet)
+
+
+def stacked(sheets: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "hh ww 3"]:
+    """Put pictures below each other, each under its title."""
+    font = ImageFont.load_default(TITLE)
+    line = TITLE + 3 * GAP
+    width = max(sheet.shape[1] for sheet in sheets.values())
+    width = max(width, math.ceil(_text_width(sheets, font)) + 2 * GAP)
+    whole = Image.new("RGB", (width, sum(line + sheet.shape[0] for sheet in sheets.values())), "white")
+    draw, top = ImageDraw.Draw(whole), 0
+    for title, sheet in sheets.items():
+        draw.text((GAP, top + 2 * GAP), title, "black", font)
+        whole.paste(Image.fromarray(sheet), (0, top + line))
+        top += line + sheet.shape[0]
+    return np.asarray(whole)
 
 
 def _text_width(texts: Iterable[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> float:
@@ -228,7 +230,10 @@ def _text_width(texts: Iterable[str], font: ImageFont.ImageFont | ImageFont.Free
 
 
 GAP = 8
-"""Gap between the frames of a contact sheet in pixels."""
+"""Gap between pictures side by side in pixels."""
+
+TITLE = 18
+"""Size of the letters of a title above a sheet in pixels."""
 
 
 def _spread(count: int, columns: int) -> list[int]:

@@ -17,11 +17,15 @@ from anyi2v.errors import InputError
 from anyi2v.files import expanded, read_json
 from anyi2v.images.media import from_bytes, write_image
 from anyi2v.reports.folder import RECORD, check_out, recover
+from anyi2v.reports.overview import check_overview, write_overview
 from anyi2v.reports.plots import contact_sheet
 from anyi2v.reports.record import differences
 
 SHEET = "prompts.png"
 """Name of the picture of all runs, in the sweep's folder."""
+
+GENERATOR = "anyi2v animate"
+"""Mark of the page of all runs."""
 
 
 def sweep_folders(out: Path, prompts: Sequence[str]) -> dict[Path, str]:
@@ -45,7 +49,7 @@ def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrit
         overwrite: rerun everything.
 
     Raises InputError for a folder with a run of other inputs, naming them; as `check_out` for a folder with other
-    files; and if the picture of all runs would replace an unrelated file.
+    files; and if the picture or the page of all runs would replace an unrelated file.
     """
     out = expanded(out)
     if out.is_file() or (out / RECORD).exists():
@@ -65,14 +69,26 @@ def check_sweep(out: Path, wanted: Mapping[Path, Mapping[str, Any]], *, overwrit
             )
     if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in wanted):
         raise InputError(f"{out / SHEET} exists, but none of the runs; move it away, or give another folder")
+    check_overview(out, GENERATOR)
     return missing
 
 
 def write_sweep(out: Path, prompts: Sequence[str]) -> Path:
-    """Write a picture with the videos of all prompts as rows; return its path."""
-    rows = {prompt: run_video(folder) for folder, prompt in sweep_folders(out, prompts).items()}
-    write_image(out / SHEET, contact_sheet(rows))
-    return out / SHEET
+    """Write a picture with the videos of all prompts as rows, and a page of all runs; return the page's path."""
+    folders = sweep_folders(out, prompts)
+    sheet = contact_sheet({prompt: run_video(folder) for folder, prompt in folders.items()})
+    write_image(out / SHEET, sheet)
+    runs = {folder.name: _facts(folder) for folder in folders}
+    text = f"{len(prompts)} prompts on the same image and tracks, with the same seed and settings."
+    return write_overview(
+        out, runs, sheet, generator=GENERATOR, title=f"Prompts in {expanded(out).resolve().name}", text=text
+    )
+
+
+def _facts(folder: Path) -> list[str]:
+    data = read_json(folder / RECORD)
+    facts = [f"{sum(data['timings'].values()):.1f} s"]
+    return [*facts, f"last alignment loss {data['losses'][-1]['loss']:.4g}"] if data["losses"] else facts
 
 
 def run_video(folder: Path) -> Float[Tensor, "f 3 h w"]:

@@ -7,6 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
+from anyi2v.errors import InputError
+from anyi2v.files import replaceable
+
+TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
+
 
 def load_template(path: Path) -> Template:
     """Load a page's template, which may include files next to it and begins with `head.html`.
@@ -30,3 +35,18 @@ def jpeg_uri(image: Image.Image) -> str:
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def file_uri(path: Path) -> str:
+    """Read a file of a run as a data URI; raises InputError naming the file if it is not readable."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}, a part of the run: {error.strerror}") from error
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
+
+
+def check_written_by(path: Path, mark: str, writer: str) -> None:
+    """Raise InputError if a file exists and does not begin with the mark of its writer."""
+    if not replaceable(path, mark):
+        raise InputError(f"{path} exists and was not written by {writer}; move it away, or give another --out")

@@ -22,6 +22,7 @@ from anyi2v.reports.plots import (
     draw_tracks,
     loss_curve,
     magnification,
+    mask_name,
     overlay_boxes,
     overlay_masks,
     side_by_side,
@@ -120,7 +121,7 @@ def _outputs(result: Result, condition: Tensor) -> dict[str, Callable[[Path], ob
         outputs["tracks.png"] = lambda path: write_image(path, draw_tracks(condition, result.tracks))
     if result.masks:
         outputs["masks.png"] = lambda path: write_image(
-            path, contact_sheet({"masks": overlay_masks(result.video, result.masks)})
+            path, contact_sheet({_masks_name(result): overlay_masks(result.video, result.masks)})
         )
     outputs["sheet.png"] = lambda path: write_image(path, contact_sheet(_rows(result, condition)))
     losses = [(loss.step, loss.iteration, loss.loss) for loss in result.losses]
@@ -137,5 +138,10 @@ def _rows(result: Result, condition: Tensor) -> dict[str, Tensor]:
     if result.tracks.objects:
         rows["tracks"] = overlay_boxes(result.video, result.tracks)
     if result.masks:
-        rows["masks"] = overlay_masks(result.video, result.masks)
+        rows[_masks_name(result)] = overlay_masks(result.video, result.masks)
     return rows
+
+
+def _masks_name(result: Result) -> str:
+    """Name the masks of all objects; the names of different kinds are joined."""
+    return ", ".join(dict.fromkeys(mask_name(result.config, track) for track in result.tracks.objects))

@@ -5,7 +5,7 @@ props.scene = {picture, width, height, token} comes from the server: the image t
 props.incoming = {id, document | object | mask | words} comes from the server: what to put in.
 The page's scripts are one function body: keyframes.js, mask.js, drawing.js, then this one. */
 
-const COLOURS = ["#ff3b30", "#00c7ff", "#ffcc00", "#34c759", "#ff2dff", "#ff9500"];
+const COLOURS = ["#ffe600", "#00c7ff", "#ff8cff", "#5ae65a", "#ff9600", "#ff9b87"];
 const STORE = "anyi2v-studio";
 const MOST_UNDO = 200;
 const find = (name) => element.querySelector(name);

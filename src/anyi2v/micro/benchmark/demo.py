@@ -1,16 +1,20 @@
 """The command `anyi2v demo`, which animates and measures three condition images of the synthetic world."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.errors import InputError
 from anyi2v.execution.machine import fast_dtype
 from anyi2v.files import expanded
-from anyi2v.images.media import from_bytes, to_bytes, write_image
+from anyi2v.images.media import from_bytes, magnify, to_bytes, write_image
 from anyi2v.job import Result
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import recipe
@@ -21,7 +25,8 @@ from anyi2v.micro.benchmark.workers import PROCESSES, START, quiet, uninterrupte
 from anyi2v.micro.world.world import Modality
 from anyi2v.pipeline import animate
 from anyi2v.reports.folder import RECORD, check_out, claimed
-from anyi2v.reports.plots import contact_sheet, overlay_boxes
+from anyi2v.reports.overview import check_overview, write_overview
+from anyi2v.reports.plots import contact_sheet, overlay_boxes, stacked
 from anyi2v.reports.record import Origin
 from anyi2v.reports.writing import impossible_outputs, write_run
 from anyi2v.timing import counted
@@ -30,6 +35,10 @@ CASES: tuple[tuple[Modality, int], ...] = (("edge", 1126), ("depth", 1141), ("se
 """Condition and seed of the median case by trajectory error of each modality in `anyi2v bench micro --cases 200`."""
 SHEET = "comparison.png"
 """Name of the picture that compares all variants, in the demo's folder."""
+GENERATOR = "anyi2v demo"
+"""Mark of the page of all cases."""
+CELL = 128
+"""Size of a frame in the picture, in pixels."""
 Job = tuple[str, torch.dtype, Modality, int, MethodConfig]
 """A backbone and its dtype, a case, and a variant."""
 
@@ -50,8 +59,8 @@ def _animate(job: Job) -> Result:
 def run(out: Path, *, backbone: str = "micro", overwrite: bool = False, progress: bool = True) -> str:
     """Run each case with the full method, without optimisation, and without injection.
 
-    Writes one run folder per case (of the full method, see `anyi2v.reports.writing`) and a sheet that compares all
-    variants. Returns a table of trajectory error and first-frame IoU.
+    Writes one run folder per case (of the full method, see `anyi2v.reports.writing`), a sheet that compares all
+    variants, and index.html, which joins all of it. Returns a table of trajectory error and first-frame IoU.
 
     Raises InputError for an unknown backbone, or if `out` has files that must not be replaced; ResourceError if another
     process is writing to it.
@@ -72,6 +81,7 @@ def _check(out: Path, *, overwrite: bool) -> None:
         check_out(folder, overwrite=overwrite)
     if (out / SHEET).exists() and not any((folder / RECORD).is_file() for folder in folders):
         raise InputError(f"{out / SHEET} exists, but none of its runs; move it away, or give another folder")
+    check_overview(out, GENERATOR)
 
 
 def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> str:
@@ -95,30 +105,65 @@ def _run(out: Path, backbone: str, *, overwrite: bool, progress: bool) -> str:
                 image = _image(modality, seed)
                 write_run(out / modality, result, image, origin, overwrite=overwrite, impossible=impossible)
 
-    scores: dict[str, list[Scores]] = {name: [] for name in configs}
-    rows: dict[str, torch.Tensor] = {}
+    return _write_summary(out, list(configs), results)
+
+
+def _write_summary(out: Path, names: Sequence[str], results: Mapping[tuple[Modality, str], Result]) -> str:
+    """Measure all results; write the picture and the page of them; return the table."""
+    scores: dict[str, list[Scores]] = {name: [] for name in names}
+    sheets: dict[str, UInt8[np.ndarray, "_ _ 3"]] = {}
+    runs: dict[str, list[str]] = {}
     for modality, seed in CASES:
         case = make_case(seed, modality)
-        rows[f"{modality}: {case.prompt}"] = case.image[None]
-        for name in configs:
-            result = results[modality, name]
-            scores[name] += case.scores(result.video)
-            rows[f"{modality} {name}"] = overlay_boxes(result.video, result.tracks)
-    write_image(out / SHEET, contact_sheet(rows, cell=128))
+        videos = {name: results[modality, name].video for name in names}
+        for name, video in videos.items():
+            scores[name] += case.scores(video)
+        errors = {name: f"{found[-1].trajectory_error:.1f} px" for name, found in scores.items()}
+        rows = {f"{name}, {errors[name]} off": overlay_boxes(video, case.tracks) for name, video in videos.items()}
+        sheets[f"Condition: {modality}. Prompt: {case.prompt}"] = _sheet(case.image, rows)
+        runs[modality] = [
+            f"condition: {modality}",
+            f"trajectory error {errors[FULL]}, without optimisation {errors['no optimisation']}",
+        ]
+    sheet = stacked(sheets)
+    write_image(out / SHEET, sheet)
+    write_overview(
+        out,
+        runs,
+        sheet,
+        generator=GENERATOR,
+        title="AnyI2V demo",
+        text="Three condition images, animated along the requested boxes by the full method. Below, the same without "
+        "optimisation of the latents, and without injection of the condition's features. Errors are the mean distance "
+        "of the object's centre from the requested path, in pixels of the 64 px frame.",
+        table=cells(scores),
+    )
     return table(scores)
 
 
-def table(scores: dict[str, list[Scores]]) -> str:
+def _sheet(condition: Tensor, rows: Mapping[str, Tensor]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Draw a case: the condition left of the first row's frames, which are enlarged, and blank cells below it."""
+    size = next(iter(rows.values())).shape[-2:]
+    condition = magnify(condition, size[0] // condition.shape[-2])
+    first = [condition, *[torch.ones_like(condition)] * (len(rows) - 1)]
+    pictures = {name: torch.cat([left[None], row]) for left, (name, row) in zip(first, rows.items(), strict=True)}
+    frames = max(map(len, rows.values()))
+    return contact_sheet(pictures, cell=CELL, heads=["condition", *(f"frame {j + 1}" for j in range(frames))])
+
+
+def cells(scores: Mapping[str, Sequence[Scores]]) -> list[list[str]]:
+    """Return the table of scores as text: a head, a row per case and variant, and the means of the variants."""
+    found = [(modality, name, own[i : i + 1]) for i, (modality, _) in enumerate(CASES) for name, own in scores.items()]
+    found += [("mean", name, list(own)) for name, own in scores.items()]
+    rows = [["condition", "variant", "trajectory error", "first-frame IoU"]]
+    for case, variant, own in found:
+        error = sum(s.trajectory_error for s in own) / len(own)
+        iou = sum(s.first_frame_iou for s in own) / len(own)
+        rows.append([case, variant, f"{error:.1f} px", f"{iou:.2f}"])
+    return rows
+
+
+def table(scores: Mapping[str, Sequence[Scores]]) -> str:
     """Format one line per case and variant, and their means."""
-    lines = [f"{'':13} {'':16} {'trajectory error':>17} {'first-frame IoU':>16}"]
-    for i, (modality, _) in enumerate(CASES):
-        for name, found in scores.items():
-            lines.append(_line(modality, name, found[i : i + 1]))
-    lines += [_line("mean", name, found) for name, found in scores.items()]
+    lines = [f"{case:13} {variant:16} {error:>17} {iou:>16}" for case, variant, error, iou in cells(scores)]
     return "\n".join(lines)
-
-
-def _line(case: str, variant: str, scores: list[Scores]) -> str:
-    error = sum(s.trajectory_error for s in scores) / len(scores)
-    iou = sum(s.first_frame_iou for s in scores) / len(scores)
-    return f"{case:13} {variant:16} {error:14.1f} px {iou:16.2f}"
