@@ -8,6 +8,7 @@ The page's scripts are one function body: keyframes.js, mask.js, drawing.js, the
 const COLOURS = ["#ff3b30", "#00c7ff", "#ffcc00", "#34c759", "#ff2dff", "#ff9500"];
 const STORE = "anyi2v-studio";
 const MOST_UNDO = 200;
+const DOUBLE = 400; // milliseconds between two taps on a point that remove it
 const find = (name) => element.querySelector(name);
 
 const state = {
@@ -20,6 +21,7 @@ const state = {
   redo: [],
   gesture: null,
   keyDrag: null,
+  tapped: { point: null, time: 0 },
   timer: 0,
 };
 
@@ -227,6 +229,7 @@ function begin(event) {
   }
   if (data.point !== undefined) {
     state.chosen = index;
+    if (twice(data.object + " " + data.point, event.timeStamp)) return removePoint(chosen(), Number(data.point));
     return { ...gesture, kind: "point", item: chosen(), index: Number(data.point) };
   }
   if (state.tool === "path" && index >= 0) state.chosen = index;
@@ -244,6 +247,22 @@ function begin(event) {
   if (index < 0) return { ...gesture, kind: "draw" };
   state.chosen = index;
   return { ...gesture, kind: data.edges ? "resize" : "move", item: chosen(), box: boxAt(chosen()), edges: data.edges };
+}
+
+/** Whether a point is tapped for the second time in a row; nodes are drawn anew, so the browser does not know it. */
+function twice(point, time) {
+  const former = state.tapped;
+  state.tapped = { point, time };
+  return former.point === point && time - former.time < DOUBLE;
+}
+
+/** Removes a salient point; a gesture that ends here. */
+function removePoint(item, index) {
+  change(() => {
+    item.points.splice(index, 1);
+    if (!item.points.length) delete item.points;
+  });
+  return null;
 }
 
 function down(event) {
@@ -424,9 +443,6 @@ stage.addEventListener("pointerdown", down);
 stage.addEventListener("pointermove", drag);
 stage.addEventListener("pointerup", lift);
 stage.addEventListener("pointercancel", lift);
-stage.addEventListener("dblclick", ({ target: { dataset } }) => {
-  if (dataset.point !== undefined) change((doc) => doc.objects[Number(dataset.object)].points.splice(Number(dataset.point), 1));
-});
 stage.addEventListener("keydown", (event) => pressed(event) && event.preventDefault());
 element.addEventListener("click", (event) => {
   const { dataset } = event.target.closest("button") || { dataset: {} };
