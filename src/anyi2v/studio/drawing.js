@@ -34,12 +34,12 @@ function* wayOf(item, k, unit) {
   for (const [n, [x, y]] of centres.entries()) {
     const key = keys.has(n + 1);
     yield shape("circle", { cx: x, cy: y, r: (key ? 4 : 2) * unit, fill: colour(k), "pointer-events": "none" });
-    // a number where it does not cover the one before
-    if (!last || key || Math.hypot(x - last[0], y - last[1]) > 22 * unit) {
-      if (last && Math.hypot(x - last[0], y - last[1]) < 12 * unit) continue;
-      yield shape("text", { x: x + 5 * unit, y: y - 5 * unit, "font-size": 10 * unit }, n + 1);
-      last = [x, y];
-    }
+    // numbers do not cover each other; those of key frames come first
+    const near = (other, pixels) => other && Math.hypot(x - other[0], y - other[1]) < pixels * unit;
+    const following = centres.find((_, m) => m > n && keys.has(m + 1));
+    if (near(last, key ? 12 : 22) || (!key && near(following, 12))) continue;
+    yield shape("text", { x: x + 5 * unit, y: y - 5 * unit, "font-size": 10 * unit }, n + 1);
+    last = [x, y];
   }
 }
 

@@ -217,6 +217,7 @@ function begin(event) {
   const data = event.target.dataset || {};
   const index = data.object === undefined ? -1 : Number(data.object);
   const gesture = { start: at, before: JSON.stringify(state.doc) };
+  const again = twice(data.point === undefined ? null : data.object + " " + data.point, event.timeStamp);
   if (state.tool === "pick") {
     say("looking for the object there ...");
     trigger("pick", { x: at[0], y: at[1] });
@@ -229,7 +230,7 @@ function begin(event) {
   }
   if (data.point !== undefined) {
     state.chosen = index;
-    if (twice(data.object + " " + data.point, event.timeStamp)) return removePoint(chosen(), Number(data.point));
+    if (again) return removePoint(chosen(), Number(data.point));
     return { ...gesture, kind: "point", item: chosen(), index: Number(data.point) };
   }
   if (state.tool === "path" && index >= 0) state.chosen = index;
@@ -249,11 +250,11 @@ function begin(event) {
   return { ...gesture, kind: data.edges ? "resize" : "move", item: chosen(), box: boxAt(chosen()), edges: data.edges };
 }
 
-/** Whether a point is tapped for the second time in a row; nodes are drawn anew, so the browser does not know it. */
+/** Whether a point is tapped for the second time in a row; the browser cannot know it, as its node is replaced. */
 function twice(point, time) {
   const former = state.tapped;
   state.tapped = { point, time };
-  return former.point === point && time - former.time < DOUBLE;
+  return point !== null && former.point === point && time - former.time < DOUBLE;
 }
 
 /** Removes a salient point; a gesture that ends here. */
@@ -291,7 +292,10 @@ function lift(event) {
   state.gesture = null;
   if (event.type === "pointercancel") load(JSON.parse(gesture.before));
   else if (ENDS[gesture.kind]) ENDS[gesture.kind](gesture);
-  if (JSON.stringify(state.doc) !== gesture.before) remember(gesture.before);
+  if (JSON.stringify(state.doc) !== gesture.before) {
+    remember(gesture.before);
+    state.tapped.point = null; // it was dragged
+  }
   publish();
 }
 

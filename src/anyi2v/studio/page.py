@@ -80,8 +80,8 @@ def _image() -> Parts:
                     name = SOURCE + setting.name
                     parts[name] = field(setting, getattr(ConditionSource(), setting.name), name)
         with gr.Row():
-            parts["layer"] = gr.File(label="Layer over it (image or mesh)", height=90)
-            parts["layer_mask"] = gr.File(label="Where the layer is seen (mask)", height=90)
+            parts["layer"] = gr.File(label="Layer over it (image or mesh)", height=90, elem_id="layer")
+            parts["layer_mask"] = gr.File(label="Where the layer is seen (mask)", height=90, elem_id="layer-mask")
         parts["apply"] = gr.Button("Make the condition image again", size="sm")
     return parts
 

@@ -47,7 +47,7 @@ class RunEvents:
     def cancel(self, values: Values) -> Changes:
         """Cancel the session's job."""
         self.engine.stop(values["token"])
-        return {"status": "cancelling ..."}
+        return {}
 
     def _prepared(self, values: Values) -> handlers.Prepared:
         form = {name: values[name] for name in self.form}

@@ -72,7 +72,9 @@ class Wiring:
             on(parts["former"].input, runs.former, ["former", "other"], ["video_a", "differences"])
             on(parts["other"].input, runs.former, ["former", "other"], ["video_a", "video_b", "differences"])
             on(parts["load"].click, runs.load, ["token", "former"], [*drawn, *self.form])
-            on(parts["cancel"].click, runs.cancel, ["token"], ["status"], queue=False)
+            # in two events: after the second one, only the job itself changes the status
+            said = parts["cancel"].click(lambda: "cancelling ...", None, parts["status"], queue=False)
+            on(said.then, runs.cancel, ["token"], ["status"], queue=False)
             self._connect_work(drawn)
 
     def _connect_work(self, drawn: list[str]) -> None:
@@ -125,7 +127,9 @@ class Wiring:
 
         return told
 
-    def _changes(self, changes: Changes) -> dict[Any, Any]:
+    def _changes(self, changes: Changes) -> Any:
+        if not changes:  # gradio takes an empty dictionary for a value
+            return gr.skip()
         return {self.parts[name]: value for name, value in changes.items()}
 
     def _picked(self) -> Callable[..., Any]:
