@@ -22,7 +22,7 @@ def main() -> None:
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        served("micro", Machine(), Path(folder)) as (_, address),
+        served("micro", Machine(), Path(folder) / "studio") as (_, address),
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)

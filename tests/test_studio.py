@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from anyi2v.checkpoints.checkpoint import save
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.animate import Animate
 from anyi2v.cli.studio import Studio
+from anyi2v.comparators.settings import SETTINGS, ComparatorName, MethodName, SparseCtrlSettings
 from anyi2v.errors import InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import Mask, MethodConfig
@@ -34,7 +36,7 @@ from anyi2v.studio.document import empty, written
 from anyi2v.studio.engine import Cancelled, Engine, strip
 from anyi2v.studio.examples import EXAMPLES
 from anyi2v.studio.fields import parsed, settings_of, shown
-from anyi2v.studio.form import METHOD, Shape, form_of_record, method_form, request_of, usual_form
+from anyi2v.studio.form import METHOD, Shape, comparator_form, form_of_record, method_form, request_of, usual_form
 from anyi2v.studio.proposals import MASK_SIDE, connected, mask_entry, proposal
 from anyi2v.studio.workspace import new_job, new_token, run_folder, run_names, session_folder, write_job
 from anyi2v.tracks.masks import decode
@@ -48,7 +50,7 @@ CONFIG = read_config("micro")
 # forms
 
 
-@pytest.mark.parametrize("kind", [MethodConfig, ConditionSource])
+@pytest.mark.parametrize("kind", [MethodConfig, ConditionSource, *SETTINGS.values()])
 def test_every_setting_is_a_field_with_a_text(kind: type[Any]) -> None:
     found = settings_of(kind)
     assert [setting.name for setting in found] == [field.name for field in dataclasses.fields(kind)]
@@ -66,6 +68,27 @@ def test_a_form_keeps_every_setting(name: str) -> None:
             assert parsed(setting, shown(setting, value)) == value, setting.name
 
 
+VALUES = {"subjects": ("red circle", "star"), "layers": ("up_blocks.1",), "frames": (1, -1), "edit_steps": 3}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_other_methods_keep_every_setting(name: ComparatorName) -> None:
+    names = {field.name for field in dataclasses.fields(SETTINGS[name])}
+    used = SETTINGS[name].from_dict({"injection": True} | {key: VALUES[key] for key in VALUES.keys() & names})
+    form = {**usual_form(CONFIG), "prompt": "a red circle", **comparator_form(used)}
+    assert form["method"] == name
+    assert request_of(form, CONFIG, "micro", Path("x"), Shape(64, 64)).comparator == used
+
+
+def test_no_setting_of_the_page_opens_a_file(tmp_path: Path) -> None:
+    form = {**usual_form(CONFIG), "prompt": "a red circle", "method": "sparsectrl"}
+    assert "sparsectrl.control" not in form
+    with pytest.raises(InputError, match="only the command line opens it"):
+        comparator_form(SparseCtrlSettings(control="/etc/passwd"))
+    request = request_of({**form, "sparsectrl.control": "/etc/passwd"}, CONFIG, "micro", tmp_path, Shape(64, 64))
+    assert request.comparator == SparseCtrlSettings()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -77,10 +100,14 @@ def test_a_form_keeps_every_setting(name: str) -> None:
         ("window", "x", "window: 'x' is not a number"),
         ("window", "0", "window=0"),
         ("align", "no.such", "align"),
+        ("freetraj.subjects", 3, "subjects=3"),
+        ("freetraj.d_s", None, "d_s is empty"),
+        ("freetraj.isolation", 2, "isolation=2"),
     ],
 )
 def test_unusable_fields_are_named(tmp_path: Path, name: str, value: Any, words: str) -> None:
-    form = {**usual_form(CONFIG), "prompt": "a red ball", METHOD + name: value}
+    key = name if "." in name else METHOD + name
+    form = {**usual_form(CONFIG), "prompt": "a red ball", "method": "freetraj", key: value}
     if name == "align":
         form |= {METHOD + "optimise_steps": 1, METHOD + "align": ""}
     with pytest.raises(InputError, match=re.escape(words)):
@@ -96,6 +123,7 @@ FORMS = st.fixed_dictionaries(
         "fps": st.integers(1, 30),
         "sampler": st.just("ddim") | st.just("dpm-solver-2m"),
         "recipe": st.sampled_from([*RECIPES]),
+        "method": st.sampled_from(get_args(MethodName)),
     },
     optional={
         METHOD + "lr": st.floats(0, 1),
@@ -105,6 +133,12 @@ FORMS = st.fixed_dictionaries(
         METHOD + "pca_dim": st.none() | st.integers(1, 64),
         METHOD + "guidance_steps": st.none() | st.integers(0, 9),
         METHOD + "share_kv": st.sampled_from(["", "up_blocks.1.attentions.0, up_blocks.2.attentions.1"]),
+        "freetraj.subjects": st.sampled_from(["", "red circle, 'blue' star"]),
+        "freetraj.edit_steps": st.sampled_from(["", "3"]),
+        "sg-i2v.layers": st.just("up_blocks.1.attentions.0"),
+        "sg-i2v.merge": st.booleans(),
+        "time-to-move.injection": st.booleans(),
+        "sparsectrl.frames": st.just("1, -1"),
     },
 )
 
@@ -130,7 +164,7 @@ def test_a_record_fills_the_form_again() -> None:
     method = dataclasses.replace(MethodConfig(), lr=0.5, pca_dim=None)
     data = {"prompt": "p", "negative_prompt": "", "seed": 3, "frames": 8, "fps": 4, "method": method.to_dict()}
     form = form_of_record({**data, "parts": {"sampler": "dpm-solver-2m"}})
-    assert form["sampler"] == "dpm-solver-2m" and form["seed"] == 3
+    assert form["sampler"] == "dpm-solver-2m" and form["seed"] == 3 and form["method"] == "anyi2v"
     assert {key: form[key] for key in method_form(method)} == method_form(method)
     with pytest.raises(InputError, match="not the record"):
         form_of_record({"prompt": "p"})
@@ -197,11 +231,13 @@ def form_of(engine: Engine, **changes: Any) -> dict[str, Any]:
     return {**usual_form(engine.config), **method_form(SHORT), "prompt": "a red ball", "frames": 3, **changes}
 
 
-def finished(engine: Engine, root: Path, token: str, **options: Any) -> tuple[Request, Path, list[Any]]:
+def finished(
+    engine: Engine, root: Path, token: str, *, inspect: bool = True, **options: Any
+) -> tuple[Request, Path, list[Any]]:
     prepared = handlers.prepare(engine, session_folder(root, token), form_of(engine, **options), TRACKS)
     job, out = handlers.start(engine, root, prepared, "paper")
     engine.arm(token)
-    said = list(handlers.steps(engine, job, out, token, low_memory=prepared.low_memory, inspect=True))
+    said = list(handlers.steps(engine, job, out, token, low_memory=prepared.low_memory, inspect=inspect))
     return job.request, out, said
 
 
@@ -241,6 +277,16 @@ def test_history_loads_and_compares(session: tuple[Path, str], engine: Engine) -
     prepared = handlers.prepare(engine, session_folder(root, other), form, written(document))
     assert prepared.job.request.method == SHORT
     assert engine.seconds(prepared.job) > 0
+
+
+def test_other_methods_run_and_load(session: tuple[Path, str], engine: Engine) -> None:
+    root, token = session
+    settings = {"method": "time-to-move", "time-to-move.strong_step": "2", "time-to-move.weak_step": "0"}
+    _, one, _ = finished(engine, root, token, inspect=False, **settings)
+    _, two, _ = finished(engine, root, token, inspect=False, **settings | {"time-to-move.strong_step": "1"})
+    assert handlers.compared(root, one.name, two.name) == "method_settings strong_step: 2, not 1"
+    _, form, _ = handlers.load_run(root, session_folder(root, token), one.name)
+    assert form == form_of(engine, **settings)
 
 
 def test_a_stopped_job_leaves_no_run(session: tuple[Path, str], engine: Engine) -> None:
@@ -308,6 +354,24 @@ def test_a_reload_restores_what_is_still_usable(session: tuple[Path, str], engin
     for bad in ("", "{", "3", '{"token": "../.."}', '{"token": 3, "document": {}, "form": []}', f'"{token}"'):
         found, values = handlers.restored(root, bad, fresh := new_token())
         assert found == fresh and values["image"] is None and values["form"] == {} and "document" not in values
+
+
+def test_errors_name_no_folder_of_the_machine(tmp_path: Path) -> None:
+    for path in (tmp_path / "sessions" / new_token() / "a b.png", Path(tempfile.gettempdir()) / "uploads" / "a b.png"):
+        found = handlers.problem(InputError(f"{path} is broken;\nsee {path}: 1/2"), tmp_path)
+        assert found == {"status": "a b.png is broken; see a b.png: 1/2"}
+
+
+def test_commands_are_for_the_folder_of_the_studio(
+    session: tuple[Path, str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, token = session
+    prepared = handlers.prepare(engine, session_folder(root, token), form_of(engine), TRACKS)
+    job, out = handlers.start(engine, root, prepared, "paper")
+    monkeypatch.chdir(root)
+    command = shlex.split(handlers.command_of(engine, job.request, "paper", low_memory=False))
+    assert command[command.index("--image") + 1] == f"jobs/{out.name}/condition.png"
+    assert command[command.index("--tracks") + 1] == f"jobs/{out.name}/tracks.json"
 
 
 def test_previews_are_rows_of_eight() -> None:

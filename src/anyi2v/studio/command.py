@@ -9,11 +9,12 @@ from typing import Any
 from anyi2v.backbone.config import BackboneConfig
 from anyi2v.batch.request import Request
 from anyi2v.checkpoints.header import SHIPPED
+from anyi2v.comparators.settings import Settings, name_of
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import recipe
 
 
-def changed(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
+def changed(method: MethodConfig | Settings, base: MethodConfig | Settings) -> dict[str, Any]:
     """Return the settings of `method` that differ from `base`, as plain data."""
     usual = base.to_dict()
     return {key: value for key, value in method.to_dict().items() if value != usual[key]}
@@ -47,9 +48,19 @@ def animate_arguments(
             found += [f"--{name}", str(getattr(request, name))]
     for name, value in changed(request.method, recipe(recipe_name, config.method)).items():
         found += _flag(f"method.{name.replace('_', '-')}", value)
+    if request.comparator is not None:
+        found += _method(request.comparator)
     for name, value in (machine or {}).items():
         found += _flag(name.replace("_", "-"), value)
     return found
+
+
+def _method(settings: Settings) -> list[str]:
+    """Return the flags of a method other than AnyI2V."""
+    method, found = name_of(settings), list[str]()
+    for name, value in changed(settings, type(settings)()).items():
+        found += _flag(f"{method}.{name.replace('_', '-')}", value)
+    return ["--method", method, *found]
 
 
 def _text(flag: str, value: str) -> list[str]:
@@ -90,6 +101,9 @@ def job_line(request: Request, config: BackboneConfig, folder: Path, recipe_name
         found["tracks"] = request.tracks.relative_to(folder).as_posix()
     found["backbone"] = request.backbone if request.backbone in SHIPPED else str(Path(request.backbone).absolute())
     found |= {name: value for name in ("frames", "fps") if (value := getattr(request, name)) is not None}
+    if request.comparator is not None:
+        settings = request.comparator
+        found["comparator"] = {"name": name_of(settings), **changed(settings, type(settings)())}
     own = recipe(recipe_name, config.method)
     # a list would be read as a sweep, except for settings whose values are lists
     return found | {f"method.{name}": value for name, value in changed(request.method, own).items()}

@@ -34,12 +34,12 @@ function* wayOf(item, k, unit) {
   for (const [n, [x, y]] of centres.entries()) {
     const key = keys.has(n + 1);
     yield shape("circle", { cx: x, cy: y, r: (key ? 4 : 2) * unit, fill: colour(k), "pointer-events": "none" });
-    // a number where it does not cover the one before
-    if (!last || key || Math.hypot(x - last[0], y - last[1]) > 22 * unit) {
-      if (last && Math.hypot(x - last[0], y - last[1]) < 12 * unit) continue;
-      yield shape("text", { x: x + 5 * unit, y: y - 5 * unit, "font-size": 10 * unit }, n + 1);
-      last = [x, y];
-    }
+    // numbers do not cover each other; those of key frames come first
+    const near = (other, pixels) => other && Math.hypot(x - other[0], y - other[1]) < pixels * unit;
+    const following = centres.find((_, m) => m > n && keys.has(m + 1));
+    if (near(last, key ? 12 : 22) || (!key && near(following, 12))) continue;
+    yield shape("text", { x: x + 5 * unit, y: y - 5 * unit, "font-size": 10 * unit }, n + 1);
+    last = [x, y];
   }
 }
 
@@ -127,7 +127,7 @@ function refill(list, buttons) {
   if (buttons[focus]) buttons[focus].focus();
 }
 
-/** A diamond on the time line: click shows its frame, dragging moves the key in time, between its neighbours. */
+/** A diamond on the time line: a click shows its frame; dragging it, or an arrow key, moves it in time. */
 function keyButton(key, n) {
   const button = document.createElement("button");
   button.type = "button";
@@ -137,28 +137,45 @@ function keyButton(key, n) {
   button.title = "frame " + key.frame;
   button.addEventListener("pointerdown", (event) => {
     button.setPointerCapture(event.pointerId);
-    state.keyDrag = { before: JSON.stringify(state.doc), n };
+    state.keyDrag = JSON.stringify(state.doc);
+    button.focus();
     event.preventDefault();
   });
   button.addEventListener("pointermove", (event) => {
     if (!state.keyDrag) return;
     const lane = find(".ed-keys").getBoundingClientRect();
-    const keys = chosen().keyframes;
-    const wish = 1 + Math.round(((event.clientX - lane.left) / lane.width) * (state.doc.frames - 1));
-    const low = n ? keys[n - 1].frame + 1 : 1;
-    const high = n < keys.length - 1 ? keys[n + 1].frame - 1 : state.doc.frames;
-    keys[n].frame = Math.min(Math.max(wish, low), high);
-    button.style.left = (100 * (keys[n].frame - 1)) / Math.max(state.doc.frames - 1, 1) + "%";
+    moveKey(n, 1 + Math.round(((event.clientX - lane.left) / lane.width) * (state.doc.frames - 1)));
+    button.style.left = (100 * (key.frame - 1)) / Math.max(state.doc.frames - 1, 1) + "%";
   });
   button.addEventListener("pointerup", () => {
-    const { before } = state.keyDrag || {};
+    const before = state.keyDrag;
     state.keyDrag = null;
     if (before && JSON.stringify(state.doc) !== before) remember(before);
-    state.frame = chosen().keyframes[n].frame;
+    state.frame = key.frame;
     publish();
   });
-  button.addEventListener("click", () => show(chosen().keyframes[n].frame)); // by the keyboard
+  button.addEventListener("pointercancel", () => {
+    const before = state.keyDrag;
+    state.keyDrag = null;
+    if (before) load(JSON.parse(before));
+  });
+  button.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    change(() => moveKey(n, key.frame + step));
+    show(chosen().keyframes[n].frame);
+  });
+  button.addEventListener("click", () => show(key.frame)); // by the keyboard
   return button;
+}
+
+/** Moves a key frame of the chosen object in time, at most to its neighbours. */
+function moveKey(n, wish) {
+  const keys = chosen().keyframes;
+  const low = n ? keys[n - 1].frame + 1 : 1;
+  const high = n < keys.length - 1 ? keys[n + 1].frame - 1 : state.doc.frames;
+  keys[n].frame = Math.min(Math.max(wish, low), high);
 }
 
 function drawObjects() {

@@ -8,6 +8,7 @@ The page's scripts are one function body: keyframes.js, mask.js, drawing.js, the
 const COLOURS = ["#ffe600", "#00c7ff", "#ff8cff", "#5ae65a", "#ff9600", "#ff9b87"];
 const STORE = "anyi2v-studio";
 const MOST_UNDO = 200;
+const DOUBLE = 400; // milliseconds between two taps on a point that remove it
 const find = (name) => element.querySelector(name);
 
 const state = {
@@ -20,6 +21,7 @@ const state = {
   redo: [],
   gesture: null,
   keyDrag: null,
+  tapped: { point: null, time: 0 },
   timer: 0,
 };
 
@@ -215,6 +217,7 @@ function begin(event) {
   const data = event.target.dataset || {};
   const index = data.object === undefined ? -1 : Number(data.object);
   const gesture = { start: at, before: JSON.stringify(state.doc) };
+  const again = twice(data.point === undefined ? null : data.object + " " + data.point, event.timeStamp);
   if (state.tool === "pick") {
     say("looking for the object there ...");
     trigger("pick", { x: at[0], y: at[1] });
@@ -227,6 +230,7 @@ function begin(event) {
   }
   if (data.point !== undefined) {
     state.chosen = index;
+    if (again) return removePoint(chosen(), Number(data.point));
     return { ...gesture, kind: "point", item: chosen(), index: Number(data.point) };
   }
   if (state.tool === "path" && index >= 0) state.chosen = index;
@@ -244,6 +248,22 @@ function begin(event) {
   if (index < 0) return { ...gesture, kind: "draw" };
   state.chosen = index;
   return { ...gesture, kind: data.edges ? "resize" : "move", item: chosen(), box: boxAt(chosen()), edges: data.edges };
+}
+
+/** Whether a point is tapped for the second time in a row; the browser cannot know it, as its node is replaced. */
+function twice(point, time) {
+  const former = state.tapped;
+  state.tapped = { point, time };
+  return point !== null && former.point === point && time - former.time < DOUBLE;
+}
+
+/** Removes a salient point; a gesture that ends here. */
+function removePoint(item, index) {
+  change(() => {
+    item.points.splice(index, 1);
+    if (!item.points.length) delete item.points;
+  });
+  return null;
 }
 
 function down(event) {
@@ -272,7 +292,10 @@ function lift(event) {
   state.gesture = null;
   if (event.type === "pointercancel") load(JSON.parse(gesture.before));
   else if (ENDS[gesture.kind]) ENDS[gesture.kind](gesture);
-  if (JSON.stringify(state.doc) !== gesture.before) remember(gesture.before);
+  if (JSON.stringify(state.doc) !== gesture.before) {
+    remember(gesture.before);
+    state.tapped.point = null; // it was dragged
+  }
   publish();
 }
 
@@ -424,9 +447,6 @@ stage.addEventListener("pointerdown", down);
 stage.addEventListener("pointermove", drag);
 stage.addEventListener("pointerup", lift);
 stage.addEventListener("pointercancel", lift);
-stage.addEventListener("dblclick", ({ target: { dataset } }) => {
-  if (dataset.point !== undefined) change((doc) => doc.objects[Number(dataset.object)].points.splice(Number(dataset.point), 1));
-});
 stage.addEventListener("keydown", (event) => pressed(event) && event.preventDefault());
 element.addEventListener("click", (event) => {
   const { dataset } = event.target.closest("button") || { dataset: {} };

@@ -99,7 +99,8 @@ class Engine:
     def seconds(self, job: Inputs) -> float:
         """Estimate the duration of a job: time one pass of the UNet, then multiply by the number of passes.
 
-        A pass with gradients counts as three; a pass over a single frame counts as two frames of a normal pass.
+        A pass with gradients counts as three; a pass over a single frame counts as two frames of a normal pass. For
+        methods other than AnyI2V, what they add to the sampling and the inversion is not counted.
         """
         method, c, backbone = job.request.method, self.config, self.backbone
         frames = c.frames if job.request.frames is None else job.request.frames
@@ -114,6 +115,8 @@ class Engine:
         inversion = 1 if method.inversion == "noise" else method.inversion_timestep / method.inversion_stride
         sampling = method.steps * (2 if method.guidance_scale > 1 else 1)
         updates = min(method.optimise_steps, method.steps) * method.iterations if job.tracks.objects else 0
+        if other := job.request.comparator:
+            inversion, updates = inversion if other.injection else 0, 0
         return single * (sampling + 3 * updates + 2 * inversion / frames)
 
     def segments(self, image: Float[Tensor, "3 h w"], prompt: str, clusters: int) -> Int[Tensor, "h w"]:

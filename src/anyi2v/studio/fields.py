@@ -1,6 +1,6 @@
 """Settings of a dataclass as form fields; names, types and help texts come from the class, as for flags.
 
-Forms have numbers, texts, choices and check boxes; tuples are written with commas between items.
+Forms have numbers, texts, choices and check boxes; tuples are texts with commas between items.
 """
 
 import ast
@@ -85,15 +85,25 @@ def parsed(setting: Setting, value: Any) -> Any:
             return None
         raise InputError(f"{setting.name} is empty; give a value")
     if setting.kind == "text" and isinstance(value, str):
-        value = tuple(item for item in re.split(r"[,\s]+", value) if item)
         inner = typing.get_args(setting.hint)[0] if setting.optional else setting.hint
-        if float in typing.get_args(inner):
-            value = tuple(_number(setting.name, item) for item in value)
+        value = _items(setting.name, value, typing.get_args(inner)[0])
     elif setting.kind in ("whole", "number"):
         value = _number(setting.name, value) if setting.optional and isinstance(value, str) else value
-        if setting.kind == "whole" and isinstance(value, float) and value.is_integer():
-            value = int(value)
+        value = _whole(value) if setting.kind == "whole" else value
     return typed(setting.name, value, setting.hint)
+
+
+def _items(name: str, text: str, kind: type[Any]) -> tuple[Any, ...]:
+    """Split a text at its commas; numbers may have spaces between them instead."""
+    if kind is str:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    numbers = [_number(name, item) for item in re.split(r"[,\s]+", text) if item]
+    return tuple(map(_whole, numbers)) if kind is int else tuple(numbers)
+
+
+def _whole(value: Any) -> Any:
+    """Convert 2.0, as number fields give it, to 2; other values stay as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _number(name: str, text: str) -> float:

@@ -4,6 +4,8 @@ import base64
 import contextlib
 import io
 import json
+import re
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
@@ -45,6 +47,9 @@ from anyi2v.studio.workspace import (
 from anyi2v.tracks import save_anyi2v, tracks_from_dict
 from anyi2v.tracks.contents import doubtful
 
+EXAMPLE = "example.png"
+"""File of the example's image in a session's folder."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -82,10 +87,17 @@ def use_image(engine: Engine, folder: Path, source: ConditionSource) -> tuple[Fl
 def use_example(engine: Engine, folder: Path, name: str) -> tuple[Float[Tensor, "3 h w"], str, dict[str, Any]]:
     """Use an example's image in a session; return the image, the prompt, and the tracks as a document."""
     chosen = example(name)
-    write_image(folder / "example.png", chosen.image)
-    image, _ = use_image(engine, folder, ConditionSource(image=folder / "example.png"))
+    write_image(folder / EXAMPLE, chosen.image)
+    image, _ = use_image(engine, folder, ConditionSource(image=folder / EXAMPLE))
     tracks = chosen.tracks.scaled(image.shape[2], image.shape[1])
     return image, chosen.prompt, document_of(tracks, engine.config.frames)
+
+
+def example_of(folder: Path) -> Path:
+    """Return the file of the example that a session uses; raises InputError if there is none."""
+    if not (folder / EXAMPLE).is_file():
+        raise InputError("the file of the image is not here; upload it, or choose an example")
+    return folder / EXAMPLE
 
 
 def condition_of(folder: Path) -> tuple[Float[Tensor, "3 h w"], Fit]:
@@ -129,7 +141,10 @@ def start(engine: Engine, root: Path, prepared: Prepared, recipe: str) -> tuple[
 
 
 def command_of(engine: Engine, request: Request, recipe: str, *, low_memory: bool) -> str:
-    """Return the shell command that reproduces a job byte for byte in folder `again`."""
+    """Return the shell command that reproduces a job byte for byte in folder `again`.
+
+    Paths in the folder where the studio was started are relative to it.
+    """
     asked: dict[str, Any] = {
         "device": engine.machine.device,
         "dtype": str(engine.machine.dtype).removeprefix("torch."),
@@ -137,7 +152,15 @@ def command_of(engine: Engine, request: Request, recipe: str, *, low_memory: boo
     }
     if low_memory:
         asked["low_memory"] = True
+    files = {"image": request.source.image, "tracks": request.tracks}
+    image, tracks = (None if path is None else _from_here(path) for path in files.values())
+    request = replace(request, source=replace(request.source, image=image), tracks=tracks)
     return command_line([*animate_arguments(request, engine.config, recipe, asked), "--out", "again"])
+
+
+def _from_here(path: Path) -> Path:
+    """Return a path relative to the working folder, if it is inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def video_of(run: Path, name: str = "video") -> str | None:
@@ -247,9 +270,14 @@ def steps(engine: Engine, job: Inputs, out: Path, token: str, *, low_memory: boo
             yield said, None, update.preview
 
 
-def problem(error: Exception) -> dict[str, str]:
-    """Return one line for the status; unexpected errors are also printed to the terminal."""
+def problem(error: Exception, root: Path) -> dict[str, str]:
+    """Return one line for the status; unexpected errors are also printed to the terminal.
+
+    Paths in the studio's folder `root`, and those of uploads, are shortened to what a user of the page knows.
+    """
     line = " ".join(str(error).split())
+    hidden = "|".join(re.escape(str(folder)) for folder in (root, tempfile.gettempdir()))
+    line = re.sub(rf"(?:{hidden})/(?:\S+/)?(?=[^/])", "", line)
     if isinstance(error, AnyI2VError):
         return {"status": line}
     traceback.print_exception(error)

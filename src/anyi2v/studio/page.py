@@ -7,20 +7,21 @@ from typing import Any, get_args
 import gradio as gr
 
 from anyi2v.backbone.config import BackboneConfig
+from anyi2v.comparators.settings import SETTINGS, MethodName
 from anyi2v.images.source import ConditionSource
 from anyi2v.method.config import MethodConfig, SamplerName
 from anyi2v.method.recipes import RECIPES, recipe
 from anyi2v.studio.examples import EXAMPLES
 from anyi2v.studio.fields import Setting, settings_of, shown
-from anyi2v.studio.form import METHOD, usual_form
+from anyi2v.studio.form import METHOD, offered, usual_form
 
 HERE = Path(__file__).parent
 SOURCE = "source."
 """Prefix of the condition image's settings in the form."""
 SCRIPTS = ("keyframes.js", "mask.js", "drawing.js", "editor.js")
 """Scripts of the editor, concatenated in this order into one function body."""
-UPLOADS = ("width", "height", "image", "layer")
-"""Settings of the condition image without a form field: files, and the size, which is the backbone's."""
+UPLOADS = ("image", "layer")
+"""Settings of the condition image without a form field: files."""
 BAR = """
 progress { display: block; width: 100%; height: 8px; appearance: none; border: 0; overflow: hidden; }
 progress::-webkit-progress-bar { background: var(--border-color-primary); }
@@ -50,9 +51,7 @@ def build(config: BackboneConfig) -> tuple[Any, Parts]:
 
 
 def _editor(config: BackboneConfig) -> Any:
-    scripts = [
-        (HERE / name).read_text(encoding="utf-8") for name in ("keyframes.js", "mask.js", "drawing.js", "editor.js")
-    ]
+    scripts = [(HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return gr.HTML(
         "",
         html_template=(HERE / "editor.html").read_text(encoding="utf-8"),
@@ -78,18 +77,19 @@ def _image() -> Parts:
         with gr.Row():
             for setting in settings_of(ConditionSource):
                 if setting.name not in UPLOADS:
-                    parts[SOURCE + setting.name] = field(setting, getattr(ConditionSource(), setting.name))
+                    name = SOURCE + setting.name
+                    parts[name] = field(setting, getattr(ConditionSource(), setting.name), name)
         with gr.Row():
-            parts["layer"] = gr.File(label="Layer over it (image or mesh)", height=90)
-            parts["layer_mask"] = gr.File(label="Where the layer is seen (mask)", height=90)
+            parts["layer"] = gr.File(label="Layer over it (image or mesh)", height=90, elem_id="layer")
+            parts["layer_mask"] = gr.File(label="Where the layer is seen (mask)", height=90, elem_id="layer-mask")
         parts["apply"] = gr.Button("Make the condition image again", size="sm")
     return parts
 
 
-def field(setting: Setting, value: Any) -> Any:
-    """Create the component of a setting."""
+def field(setting: Setting, value: Any, name: str) -> Any:
+    """Create the component of a setting with this name in the form."""
     about: dict[str, Any] = {"label": setting.label, "info": setting.text, "min_width": 200}
-    about["elem_id"] = f"setting-{setting.name}"
+    about |= {"elem_id": "setting-" + name.removeprefix(METHOD).replace(".", "-"), "elem_classes": "setting"}
     value = shown(setting, value)
     match setting.kind:
         case "whole" | "number" if setting.optional:
@@ -148,16 +148,28 @@ def _settings(config: BackboneConfig) -> Parts:
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         parts["inspect"] = gr.Checkbox(False, label="Also draw features, similarities and masks (takes more memory)")
         with gr.Row():
-            about = {"label": "recipe", "info": "Fills in the settings of the method.", "min_width": 200}
+            about = {"label": "recipe", "info": "Fills in the settings of AnyI2V.", "min_width": 200}
             parts["recipe"] = gr.Dropdown(list(RECIPES), value="paper", **about)
             text = "How the latents move from one noise level to the next."
-            parts["sampler"] = field(Setting("sampler", "choice", SamplerName, text, get_args(SamplerName)), "ddim")
-            for name, text in (("frames", "Of the video."), ("fps", "Frames per second.")):
-                parts[name] = field(Setting(name, "whole", int, text), usual[name])
+            sampler = Setting("sampler", "choice", SamplerName, text, get_args(SamplerName))
+            text = "What steers the video: AnyI2V, or another method on the same hooks."
+            method = Setting("method", "choice", MethodName, text, get_args(MethodName))
+            whole = (
+                Setting("frames", "whole", int, "Of the video."),
+                Setting("fps", "whole", int, "Frames per second."),
+            )
+            for setting in (sampler, *whole, method):
+                parts[setting.name] = field(setting, usual[setting.name], setting.name)
+        for name, kind in SETTINGS.items():
+            with gr.Group(visible=False) as parts[f"{name} settings"], gr.Row():
+                for setting in offered(kind):
+                    key = f"{name}.{setting.name}"
+                    parts[key] = field(setting, getattr(kind(), setting.name), key)
         with gr.Row():
-            method = recipe("paper", config.method)
+            settings = recipe("paper", config.method)
             for setting in settings_of(MethodConfig):
-                parts[METHOD + setting.name] = field(setting, getattr(method, setting.name))
+                key = METHOD + setting.name
+                parts[key] = field(setting, getattr(settings, setting.name), key)
     return parts
 
 
@@ -177,7 +189,9 @@ def _results() -> Parts:
             parts["pictures"] = gr.Gallery(label="Pictures of the run", elem_id="pictures", **sheet)
         with gr.Tab("Command", id="command"):
             about = {"language": "shell", "lines": 3, "wrap_lines": True, "elem_id": "command", "interactive": False}
-            parts["command"] = gr.Code(label="Makes the same bytes", **about)
+            parts["command"] = gr.Code(
+                label="Makes the same bytes, in the folder where the studio was started", **about
+            )
             parts["files"] = gr.File(label="Files of the job and its run", interactive=False)
         with gr.Tab("Runs", id="history"):
             parts |= _history()

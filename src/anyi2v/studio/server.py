@@ -19,6 +19,7 @@ MAX_UPLOAD = 64 << 20
 CLOSED: dict[str, Any] = {
     **{"server_name": HOST, "share": False, "pwa": False, "mcp_server": False, "enable_monitoring": False},
     **{"ssr_mode": False, "footer_links": [], "quiet": True, "prevent_thread_lock": True, "max_file_size": MAX_UPLOAD},
+    "run_history": False,
 }
 """Launch options that serve the page to this machine only, without any further services."""
 
@@ -50,7 +51,10 @@ def served(backbone: str, machine: Machine, root: Path, port: int | None = None)
         # read when gradio is imported, and at each upload
         os.environ["GRADIO_ANALYTICS_ENABLED"], os.environ["GRADIO_TEMP_DIR"] = "False", uploads
         import gradio as gr
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+        from anyi2v.studio.access import Access
         from anyi2v.studio.engine import Engine
         from anyi2v.studio.page import build
         from anyi2v.studio.wiring import Wiring
@@ -61,8 +65,11 @@ def served(backbone: str, machine: Machine, root: Path, port: int | None = None)
         root.mkdir(parents=True, exist_ok=True)
         blocks.queue(api_open=False, default_concurrency_limit=8)
         look: dict[str, Any] = {"theme": theme(gr), "css": (HERE / "page.css").read_text(encoding="utf-8")}
+        # web pages of others reach a local server under a host name of their own
+        guards = [Middleware(TrustedHostMiddleware, [HOST, "localhost"]), Middleware(Access, Path(uploads))]
+        shown = [str(root / name) for name in ("sessions", "jobs", "runs")]
         try:
-            blocks.launch(server_port=port, allowed_paths=[str(root)], **look, **CLOSED)
+            blocks.launch(server_port=port, allowed_paths=shown, app_kwargs={"middleware": guards}, **look, **CLOSED)
         except OSError as error:
             raise InputError(f"--port {port} cannot be used: {error}; give another one") from error
         try:
@@ -74,6 +81,8 @@ def served(backbone: str, machine: Machine, root: Path, port: int | None = None)
 def theme(gr: Any) -> Any:
     """Theme with system fonts, so that none is downloaded, and sufficient contrast in light and dark mode."""
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Default(
+    found = gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"], spacing_size="sm"
     )
+    edges = {f"{kind}_border_color{mode}": "*neutral_500" for kind in ("input", "checkbox") for mode in ("", "_dark")}
+    return found.set(**edges, body_text_color_subdued="*neutral_600", button_primary_background_fill="*primary_600")
