@@ -174,7 +174,6 @@ sys.exit(main(sys.argv[1:]))
         ("bench backbone --cases 2", "measurements: started"),
         ("bench scaling", "axes: started"),
         ("segments {image}", "inversion: started"),
-        ("animate --image {image} --prompt a --threads 1", "memory: "),
     ],
 )
 def test_ctrl_c_is_one_line_and_130(command: str, begun: str, files: Path, tmp_path: Path) -> None:  # noqa: F811

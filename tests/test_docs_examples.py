@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 import anyi2v
 from anyi2v import cli
+from anyi2v.cli.subcommands import COMPLETION, SHELLS
 from anyi2v.errors import InputError
 from anyi2v.images.video import write_video
 from anyi2v.job import Result, Run
@@ -242,6 +243,9 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_are_understood(page: str, command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
+    if words[0] == COMPLETION:
+        assert words[1] in SHELLS and words[2] == ">", page
+        return
     absent = [word for word in words if Path(word).suffix in (".json", ".safetensors")]
     if words[0] == "animate" and {"--repeat", "--backbone"} & set(words) and absent:  # whose defaults are read
         with pytest.raises(InputError, match=re.escape(absent[0])):
