@@ -312,7 +312,7 @@ def test_long_prompts_are_refused_or_cut_with_a_notice(
 
 def test_image_and_prompt_are_needed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["animate", "--backbone", str(files / "tiny.safetensors")]) == 2
-    assert "animate needs --image and --prompt, or --repeat run.json" in capsys.readouterr().err
+    assert "animate needs --image and --prompt, or --example edge, or --repeat run.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
