@@ -184,7 +184,7 @@ def _results() -> Parts:
             )
         with gr.Tab("Video", id="video"), gr.Row():
             parts["video"] = gr.Video(label="Video", elem_id="video", **film)
-            parts["beside"] = gr.Video(label="Condition, tracks and video", **film)
+            parts["beside"] = gr.Video(label="Side by side", **film)
         with gr.Tab("Pictures", id="pictures"):
             parts["pictures"] = gr.Gallery(label="Pictures of the run", elem_id="pictures", **sheet)
         with gr.Tab("Command", id="command"):

@@ -63,6 +63,7 @@ class RunEvents:
 
     def run(self, values: Values) -> Iterator[Changes]:
         """Run a job, showing its progress and then its results."""
+        yield {"status": "preparing ..."}
         prepared = self._prepared(values)
         if values["inspect"] and values["method"] != "anyi2v":
             raise InputError("features can be drawn for the method anyi2v only; switch the pictures of features off")
