@@ -1,4 +1,4 @@
-"""Figures of pages in docs/runs.md: `python -m benchmarks.page_pictures runs/pages`.
+"""Pictures of pages in docs/runs.md, and README's moving picture: `python -m benchmarks.page_pictures runs/pages`.
 
 The folder keeps the demo, the inspected run and the batch whose pages are shown; those that it already has are reused.
 """
@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import imageio.v3 as imageio
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
@@ -17,11 +19,14 @@ from anyi2v.files import atomic
 OUT = Path("docs/pages")
 WIDTHS = {"wide": (1280, 1500), "narrow": (390, 1500)}
 """Window sizes by name, in pixels."""
+WIDTH = 960
+"""Width of the moving picture in pixels."""
 
 
 def main(work: Path) -> None:
     """Make the runs that are missing, and a picture of each page in each width."""
     pages = make_runs(work)
+    save_demo(work / "demo", OUT.parent / "demo.gif")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
@@ -75,6 +80,17 @@ def run(*args: str) -> None:
     """Run a command of anyi2v; raises RuntimeError if it fails."""
     if cli.main(list(args)) != 0:
         raise RuntimeError(f"anyi2v {' '.join(args)} failed")
+
+
+def save_demo(demo: Path, out: Path) -> None:
+    """Save the demo's conditions and videos, with boxes and paths, as one GIF."""
+    cases = [imageio.imread(demo / kind / "side_by_side.gif") for kind in ("edge", "depth", "segmentation")]
+    fps = json.loads((demo / "edge" / "run.json").read_text())["fps"]
+    frames = [Image.fromarray(np.concatenate(parts, axis=1)[..., :3]) for parts in zip(*cases, strict=True)]
+    small = [frame.resize((WIDTH, WIDTH * frame.height // frame.width), Image.Resampling.BOX) for frame in frames]
+    few = [frame.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in small]
+    with atomic(out) as temporary:
+        few[0].save(temporary, "GIF", save_all=True, append_images=few[1:], duration=1000 // fps, loop=0)
 
 
 def save(browser: Browser, path: Path, kind: str, out: Path) -> None:
