@@ -268,7 +268,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     out = tmp_path / "out"
     job = [*flags(files, out), "--prompt", "a red red"]
     assert cli.main(job) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"all prompts side by side: {out / 'index.html'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"page of all prompts: {out / 'index.html'}"
     assert (out / "index.html").is_file()
     first, second = sorted(path for path in out.iterdir() if path.is_dir())
     assert (first.name, second.name) == ("01-a-red", "02-a-red-red")

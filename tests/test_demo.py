@@ -23,7 +23,7 @@ def test_demo_moves_the_object_and_its_run_repeats_byte_for_byte(
     monkeypatch.setattr(demo, "START", "spawn")
     assert cli.main(["demo", "--out", str(tmp_path / "demo")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith(f"pictures: {tmp_path / 'demo' / demo.SHEET}; videos: ")
+    assert lines[-2].startswith(f"pictures: {tmp_path / 'demo' / demo.SHEET}; videos: ")
     error, iou = {}, {}
     for line in lines:
         if line.startswith("mean"):
