@@ -179,6 +179,7 @@ def test_progress_tells_every_unit_of_every_stage() -> None:
         "inversion": SHORT.inversion_timestep,
         "optimisation": SHORT.optimise_steps * SHORT.iterations,
         "denoising": SHORT.steps,
+        "decode": 1,
     }
     assert seen == {name: [(done, total) for done in range(total + 1)] for name, total in totals.items()}
 

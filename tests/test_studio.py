@@ -284,7 +284,7 @@ def test_other_methods_run_and_load(session: tuple[Path, str], engine: Engine) -
     settings = {"method": "time-to-move", "time-to-move.strong_step": "2", "time-to-move.weak_step": "0"}
     _, one, _ = finished(engine, root, token, inspect=False, **settings)
     _, two, _ = finished(engine, root, token, inspect=False, **settings | {"time-to-move.strong_step": "1"})
-    assert handlers.compared(root, one.name, two.name) == "method_settings strong_step: 2, not 1"
+    assert handlers.compared(root, one.name, two.name) == "method_settings.strong_step: 2, not 1"
     _, form, _ = handlers.load_run(root, session_folder(root, token), one.name)
     assert form == form_of(engine, **settings)
 
