@@ -263,16 +263,15 @@ FEW = shlex.split(
 
 @pytest.fixture
 def readers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What README's commands take for granted: an edge map, tracks, public checkpoints, and what I and T stand for.
+    """What README's commands take for granted: public checkpoints, and the files that I and T stand for.
 
     The checkpoints have the layout, the tokenizer and the names of layers of the published ones, but are small.
     """
     edges = Image.new("RGB", (64, 64))
     ImageDraw.Draw(edges).ellipse((8, 24, 26, 42), outline="white")
     tracks = Tracks(64, 64, (Track("ball", ((8, 24, 26, 42), (38, 24, 56, 42))),))
-    for image, path in (("edges.png", "right.json"), ("I", "T")):
-        edges.save(tmp_path / image, "PNG")
-        save_tracks(tmp_path / path, tracks)
+    edges.save(tmp_path / "I", "PNG")
+    save_tracks(tmp_path / "T", tracks)
     unet = dataclasses.replace(foreign.SMALL.unet, channels=(32, 64, 64), attention=(True, True, False))
     text = dataclasses.replace(foreign.SMALL.text, length=77, vocab_size=49408)
     monkeypatch.setattr(foreign, "SMALL", dataclasses.replace(foreign.SMALL, unet=unet, text=text))
@@ -294,7 +293,7 @@ def test_readmes_commands_run_in_order(readers_files: Path) -> None:
         if words[0] == "animate" and "--repeat" not in words:
             words += FEW
         assert cli.main(words) == 0, line
-    for file in ("seen.png", "seen-tracks.png", "ball/report.html", "v3.safetensors", "DIR/video.mp4"):
+    for file in ("seen.png", "seen-tracks.png", "star/report.html", "v3.safetensors", "DIR/video.mp4"):
         assert (readers_files / file).is_file(), file
-    first, again = (readers_files / folder / "video.mp4" for folder in ("ball", "again"))
+    first, again = (readers_files / folder / "video.mp4" for folder in ("first", "again"))
     assert first.read_bytes() == again.read_bytes()
