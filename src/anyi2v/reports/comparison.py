@@ -47,9 +47,9 @@ def write_comparison(out: Path, folders: Sequence[Path]) -> Path:
         title=f"{len(runs)} runs", runs=runs, settings=settings
     )
     picture = contact_sheet({label: run_video(folder) for label, folder in zip(labels, folders, strict=True)})
-    write_image(out / PICTURE, picture)
-    with atomic(out / INDEX) as temporary:
+    with atomic(out / INDEX) as temporary:  # first: a picture without a page is not known as ours
         temporary.write_text(text, encoding="utf-8")
+    write_image(out / PICTURE, picture)
     return out / INDEX
 
 

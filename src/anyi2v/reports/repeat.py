@@ -46,11 +46,8 @@ def check_repeat(
                 f"{path} was made with the {kind} {name}, which the command line does not know; repeat it in Python "
                 f"with anyi2v.animate({kind}=...)"
             )
-    former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
-    present = {f"embedding {file}": sha256(file) for file in embeddings if file.is_file()}
-    for name, digest in {f"backbone {backbone}": weights_sha256(backbone), **present}.items():
-        recorded = former.get(name.split(" ", 1)[1])
-        if recorded is not None and digest != recorded:
+    for name, recorded, present in _files(data, backbone, embeddings, control):
+        if present != recorded:
             raise InputError(
                 f"{name} is not the file that {path} was made with (SHA-256 {recorded}); restore that one, "
                 "or start a new run without --repeat"
@@ -69,18 +66,27 @@ def check_repeat(
             f"({sums['tracks'][:12]}...); restore the original file, or give the new ones by --tracks in a separate "
             "file"
         )
-    same = "control" in sums and control == data["method_settings"]["control"]
-    if same and sums["control"] != control_sha256(control):
-        raise InputError(
-            f"the sparse control network {control or DEFAULT_CONTROL} is not the file that {path} was made with "
-            f"(SHA-256 {sums['control']}); restore that one, or start a new run without --repeat"
-        )
     changes = list(_changes(data, device))
     if changes:
         warnings.warn(f"{path} was made with {'; '.join(changes)}: bytes may differ", AnyI2VWarning, stacklevel=2)
     if data.get("features") == "given":
         text = f"{path} was made with features of another job, which are not recorded; they are recomputed"
         warnings.warn(text, AnyI2VWarning, stacklevel=2)
+
+
+def _files(
+    data: Mapping[str, Any], backbone: str, embeddings: Sequence[Path], control: str | None
+) -> Iterator[tuple[str, str, str]]:
+    """Yield name, recorded and present checksum of each file that the run was made with and that is used again."""
+    former = {entry["name"]: entry["sha256"] for entry in (data["backbone"], *data.get("embeddings", []))}
+    if backbone in former:
+        yield f"backbone {backbone}", former[backbone], weights_sha256(backbone)
+    for file in embeddings:
+        if str(file) in former and file.is_file():
+            yield f"embedding {file}", former[str(file)], sha256(file)
+    recorded = data.get("checksums", {}).get("control")
+    if recorded is not None and control == data["method_settings"]["control"]:
+        yield f"sparse control network {control or DEFAULT_CONTROL}", recorded, control_sha256(control)
 
 
 def known_parts() -> set[tuple[str, str]]:

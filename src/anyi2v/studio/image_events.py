@@ -1,9 +1,6 @@
 """Events that change the condition image and the tracks, as updates of components by name."""
 
-import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -11,7 +8,7 @@ from anyi2v.errors import InputError
 from anyi2v.images.source import ConditionSource
 from anyi2v.studio import handlers
 from anyi2v.studio.document import checked, framed, imported
-from anyi2v.studio.engine import Engine
+from anyi2v.studio.events import Changes, Events, Values, content, incoming
 from anyi2v.studio.examples import EXAMPLES
 from anyi2v.studio.fields import parsed_all
 from anyi2v.studio.page import SOURCE
@@ -19,35 +16,9 @@ from anyi2v.studio.proposals import mask_entry, proposal
 from anyi2v.studio.workspace import new_token, run_names, session_folder
 from anyi2v.tracks.masks import read_mask
 
-Values = Mapping[str, Any]
-Changes = dict[str, Any]
-"""Updates of components, by name."""
 
-
-def content(**parts: Any) -> dict[str, Any]:
-    """Return a value of the editor's property `incoming`, different from all former ones."""
-    return {"id": uuid.uuid4().hex, **parts}
-
-
-def incoming(**parts: Any) -> Any:
-    """Return an update that passes content to the editor."""
-    return gr.HTML(incoming=content(**parts))
-
-
-class ImageEvents:
-    """Acts on a session's image and tracks.
-
-    Args:
-        engine: runs the computations.
-        root: the studio's folder.
-        form: names of the form's fields.
-    """
-
-    def __init__(self, engine: Engine, root: Path, form: list[str]):
-        self.engine, self.root, self.form = engine, root, form
-
-    def _folder(self, values: Values) -> Path:
-        return session_folder(self.root, values["token"])
+class ImageEvents(Events):
+    """Acts on a session's image and tracks."""
 
     def restore(self, values: Values) -> Changes:
         """Restore the state of a reloaded tab, or start a new session."""
@@ -68,7 +39,7 @@ class ImageEvents:
 
     def image(self, values: Values) -> Changes:
         """Create the condition image from files."""
-        folder = self._folder(values)
+        folder = self.folder(values)
         if values["image"]:
             (folder / handlers.EXAMPLE).unlink(missing_ok=True)  # no longer the image of this session
         image = Path(values["image"]) if values["image"] else handlers.example_of(folder)
@@ -86,25 +57,25 @@ class ImageEvents:
         """Load an example's image, prompt and tracks."""
         if values["example"] not in EXAMPLES:  # the first entry is the list's title
             return {}
-        image, prompt, document = handlers.use_example(self.engine, self._folder(values), values["example"])
+        image, prompt, document = handlers.use_example(self.engine, self.folder(values), values["example"])
         editor = gr.HTML(scene=handlers.scene(image, values["token"]), incoming=content(document=document))
         return {"editor": editor, "prompt": prompt, "image": None, "status": "example loaded"}
 
     def imported(self, values: Values) -> Changes:
         """Load tracks from a file."""
-        _, fit = handlers.condition_of(self._folder(values))
+        _, fit = handlers.condition_of(self.folder(values))
         kind, document = imported(Path(values["import"]), fit, int(values["frames"]))
         return {"editor": incoming(document=document), "status": f"imported: {kind}"}
 
     def mask(self, values: Values) -> Changes:
         """Load a mask from a file for the selected object."""
-        image, _ = handlers.condition_of(self._folder(values))
+        image, _ = handlers.condition_of(self.folder(values))
         entry = mask_entry(read_mask(values["mask"]), image.shape[2], image.shape[1])
         return {"editor": incoming(**entry), "status": "mask loaded; it counts inside of the first box"}
 
     def export(self, values: Values) -> Changes:
         """Write track files."""
-        return {"exported": handlers.export(self._folder(values), values["editor"]), "status": "exported"}
+        return {"exported": handlers.export(self.folder(values), values["editor"]), "status": "exported"}
 
     def frames(self, values: Values) -> Changes:
         """Change the number of frames of the tracks."""
@@ -116,7 +87,7 @@ class ImageEvents:
 
     def pick(self, values: Values, at: tuple[float, float]) -> Changes:
         """Propose the object at a point of the image, in pixels."""
-        image, _ = handlers.condition_of(self._folder(values))
+        image, _ = handlers.condition_of(self.folder(values))
         labels = self.engine.segments(image, values["prompt"], int(values["clusters"]))
         found = proposal(labels, *at)
         return {"editor": incoming(object=found, words="proposed: box, mask and point"), "status": ""}

@@ -10,26 +10,13 @@ from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import InputError
 from anyi2v.method.recipes import recipe
 from anyi2v.studio import handlers
-from anyi2v.studio.engine import Engine
+from anyi2v.studio.events import Changes, Events, Values, content
 from anyi2v.studio.form import method_form
-from anyi2v.studio.image_events import Changes, Values, content
-from anyi2v.studio.workspace import run_folder, run_names, session_folder
+from anyi2v.studio.workspace import run_folder, run_names
 
 
-class RunEvents:
-    """Acts that run jobs and show runs.
-
-    Args:
-        engine: runs the computations.
-        root: the studio's folder.
-        form: names of the form's fields.
-    """
-
-    def __init__(self, engine: Engine, root: Path, form: list[str]):
-        self.engine, self.root, self.form = engine, root, form
-
-    def _folder(self, values: Values) -> Path:
-        return session_folder(self.root, values["token"])
+class RunEvents(Events):
+    """Acts that run jobs and show runs."""
 
     def recipe(self, values: Values) -> Changes:
         """Fill in the settings of a recipe."""
@@ -51,7 +38,7 @@ class RunEvents:
 
     def _prepared(self, values: Values) -> handlers.Prepared:
         form = {name: values[name] for name in self.form}
-        return handlers.prepare(self.engine, self._folder(values), form, values["editor"])
+        return handlers.prepare(self.engine, self.folder(values), form, values["editor"])
 
     def estimate(self, values: Values) -> Changes:
         """Show what a job would need."""
@@ -108,6 +95,6 @@ class RunEvents:
         """Load image, tracks and settings of a run in the list."""
         if not values["former"]:
             raise InputError("choose a run of the list first")
-        image, form, document = handlers.load_run(self.root, self._folder(values), values["former"])
+        image, form, document = handlers.load_run(self.root, self.folder(values), values["former"])
         editor = gr.HTML(scene=handlers.scene(image, values["token"]), incoming=content(document=document))
         return {"editor": editor, "status": f"loaded {values['former']}", **form}

@@ -11,7 +11,8 @@ import gradio as gr
 from anyi2v.comparators.settings import SETTINGS
 from anyi2v.studio import handlers
 from anyi2v.studio.engine import Engine
-from anyi2v.studio.image_events import Changes, ImageEvents, Values, incoming
+from anyi2v.studio.events import Changes, Values, incoming
+from anyi2v.studio.image_events import ImageEvents
 from anyi2v.studio.page import SOURCE, Parts, of_settings
 from anyi2v.studio.run_events import RunEvents
 
