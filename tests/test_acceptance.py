@@ -100,7 +100,7 @@ import anyi2v, weights_converters
 for package in (anyi2v, weights_converters):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         # the page's layout and events import gradio, which needs huggingface_hub
-        if not module.name.endswith(("__main__", "studio.page", "studio.wiring", "_events")):
+        if not module.name.endswith(("__main__", "studio.page", "studio.wiring", "events")):
             importlib.import_module(module.name)
 from anyi2v.cli import main
 code = main(args)

@@ -424,7 +424,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     known = points(shadow.unet)
     monkeypatch.setattr("anyi2v.backbone.networks.build", lambda config: shadow)
     monkeypatch.setattr("anyi2v.method.anyi2v.points", lambda unet: known)
-    monkeypatch.setattr("anyi2v.cli._points", lambda config: known)
+    monkeypatch.setattr("anyi2v.cli.inspection._points", lambda config: known)
 
 
 def run(flags: list[str]) -> tuple[int, str, str]:
