@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint docs reference golden bench claims clean
+.PHONY: demo test lint docs extras reference golden bench claims clean
 
 # the tests that also run with operators="reference"
 REFERENCE := $(addprefix tests/,oracles/test_unet_oracle.py oracles/test_vae_oracle.py oracles/test_text_oracle.py \
@@ -23,6 +23,9 @@ lint: .venv/.installed-dev      ## style and types
 
 docs: .venv/.installed-dev      ## the documentation as pages that open from the disk, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+extras: .venv/.installed-dev    ## each extra in an environment of its own, without it and with it
+	$(BIN)/python -m tests.extras
 
 reference: .venv/.installed-dev ## the formulas alone: oracles, recordings, the UNet and the loop, in about two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --operators reference $(REFERENCE)
