@@ -109,6 +109,18 @@ class Page:
                 break
         return self.says(words)
 
+    def set(self, name: str, value: int) -> None:
+        """Fills in a setting until the page has taken it: what is filled in while the form is mounted is lost."""
+        from playwright.sync_api import TimeoutError
+
+        kept = f"JSON.parse(sessionStorage.getItem('anyi2v-studio')).form?.['method.{name}'] === {value}"
+        for _ in range(8):
+            self.tab.fill(f"#setting-{name} input", str(value))
+            with contextlib.suppress(TimeoutError):
+                self.tab.wait_for_function(kept, timeout=WAIT / 8)
+                return
+        pytest.fail(f"{name} was not taken")
+
     def upload(self, button: str, *files: Path) -> None:
         with self.tab.expect_file_chooser() as chooser:
             self.tab.click(button)
@@ -123,6 +135,7 @@ class Page:
     def pick(self, label: str, option: str) -> None:
         self.tab.get_by_label(label, exact=True).click()
         self.tab.get_by_role("option", name=option, exact=True).click()
+        self.until("!document.querySelector('[role=option]')")  # the list fades out
 
     def tool(self, name: str) -> None:
         self.tab.get_by_role("radio", name=name).click()
@@ -197,7 +210,7 @@ def test_draw_drag_run_and_see_the_video(page: Page, picture: Path, root: Path) 
     tab.fill("#prompt textarea, #prompt input", "a red square on a teal background")
     tab.get_by_role("button", name="Settings").click()
     for name in ("steps", "optimise_steps", "iterations", "inject_steps"):
-        tab.fill(f"#setting-{name} input", "2")
+        page.set(name, 2)
     assert re.search(r"memory: .*; about \d+ s", page.estimate("about"))
     tab.click("#run")
     page.says("memory:")
