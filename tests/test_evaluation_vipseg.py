@@ -148,6 +148,38 @@ def test_prompts_are_made_of_categories_and_kinds_are_drawn_by_the_seed(here: Pa
     assert len(photos) == 4 and len({*photos.values()}) > 1
 
 
+@pytest.mark.parametrize("kind", ["depth", "normal"])
+def test_maps_of_first_frames_are_read_from_files_and_cropped_like_them(
+    here: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The frames are 96 x 64, of which the middle is seen."""
+    flags = ["--conditions", kind, f"--{kind}", "maps"]
+    for name in SCENES:
+        for path in (*Path("VIPSeg/imgs", name).iterdir(), *Path("VIPSeg/panomasks", name).iterdir()):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture)
+            wide = np.pad(pixels, [(0, 0), (16, 16), (0, 0)][: pixels.ndim])
+            Image.fromarray(wide).save(path)
+    assert vipseg(*flags[:2]) == 2
+    assert f"give --{kind} with their folder" in capsys.readouterr().err
+    assert vipseg(*flags) == 2
+    assert f"there is no {kind} map maps/0_first.png for the first frame of video '0_first'" in capsys.readouterr().err
+    Path("maps").mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    for name in (*SCENES, "short", "void"):
+        Image.fromarray(colours).save(f"maps/{name}.png")
+    Image.fromarray(colours[:32]).save("maps/0_first.png")
+    assert vipseg(*flags) == 2
+    assert "maps/0_first.png has 96x32 px, but its frame has 96x64" in capsys.readouterr().err
+    Image.fromarray(colours).save("maps/0_first.png")
+    assert vipseg(*flags) == 0
+    for name in SCENES:
+        assert (np.asarray(Image.open(f"vipseg/conditions/{name}.png")) == colours[:, 16:80]).all()
+    shutil.copytree("maps", "others")
+    assert vipseg(*flags[:3], "others") == 2
+    assert f"was prepared with {kind} " in capsys.readouterr().err
+
+
 def _is_photo(path: Path) -> bool:
     return len(load_image(path).flatten(1).unique(dim=1).T) > 2
 

@@ -60,7 +60,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
 
     Raises:
         InputError: the folder is not VIPSeg's, a file cannot be read, a video has no prompt, or `out` was prepared with
-            other settings.
+            other settings, or there is no depth or normal map for a video that is to have one.
     """
     out, data = expanded(request.out), expanded(request.data)
     check_opencv()
@@ -71,6 +71,8 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
     if not request.conditions:
         raise InputError("there is no kind of condition; give --conditions")
     clips = [find_clip(data, name) for name in read_split(data, request.split)[: request.videos]]
+    for clip in clips:
+        _map_of(_kind(request, clip), request, clip)
     classes = category_names(data)
     prompts = find_prompts(request.prompts) if request.prompts else {}
     for clip in clips:
@@ -115,6 +117,7 @@ def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[
         "frames": frames,
         "size": list(size),
         "conditions": list(request.conditions),
+        **{key: str(expanded(folder).resolve()) for key, folder in _folders(request).items() if folder},
         "objects": request.objects,
         "split": request.split,
         "videos": request.videos,
@@ -148,8 +151,7 @@ def _write_inputs(
         return False
     for number, frame in enumerate(video):
         write_image(out / REAL / clip.name / f"{number:04}.png", frame)
-    kind: Kind = random.Random(f"{request.seed} {clip.name}").choice(request.conditions)
-    write_image(out / CONDITIONS / f"{clip.name}.png", _condition(kind, clip, values, size))
+    write_image(out / CONDITIONS / f"{clip.name}.png", _condition(request, clip, values, fit))
     save_tracks(out / TRACKS / f"{clip.name}.json", Tracks(*size, kept))
     return True
 
@@ -173,10 +175,42 @@ def _first_boxes(values: Int[np.ndarray, "h w"], fit: Fit, classes: dict[int, st
     return Tracks(fit.width, fit.height, tuple(found))
 
 
-def _condition(kind: Kind, clip: Clip, values: Int[np.ndarray, "h w"], size: tuple[int, int]) -> Tensor:
+def _kind(request: VIPSegRequest, clip: Clip) -> Kind:
+    """Draw the kind of a video's condition, by the seed and the video's name."""
+    return random.Random(f"{request.seed} {clip.name}").choice(request.conditions)
+
+
+def _folders(request: VIPSegRequest) -> dict[str, Path | None]:
+    """Return the folders of the kinds of conditions that are read from files."""
+    return {"depth": request.depth, "normal": request.normal}
+
+
+def _map_of(kind: Kind, request: VIPSegRequest, clip: Clip) -> Path | None:
+    """Return the file of a video's depth or normal map, None for other kinds; raises InputError if it is missing."""
+    folders = _folders(request)
+    if kind not in folders:
+        return None
+    folder = folders[kind]
+    if folder is None:
+        raise InputError(f"conditions of kind {kind} are read from files: give --{kind} with their folder")
+    path = expanded(folder) / f"{clip.name}.png"
+    if not path.is_file():
+        raise InputError(f"there is no {kind} map {path} for the first frame of video {clip.name!r}")
+    return path
+
+
+def _condition(request: VIPSegRequest, clip: Clip, values: Int[np.ndarray, "h w"], fit: Fit) -> Float[Tensor, "3 y x"]:
+    """Return a video's condition: its first frame in one of the requested kinds, cropped and resized like the frame."""
+    kind, size = _kind(request, clip), (fit.width, fit.height)
+    if path := _map_of(kind, request, clip):
+        image = load_image(path)
+        if image.shape[1:] != values.shape:
+            (rows, columns), (height, width) = image.shape[1:], values.shape
+            raise InputError(f"{path} has {columns}x{rows} px, but its frame has {width}x{height}")
+        return fit_image(image, *size)[0]
     if kind == "segmentation":
         return fit_image(_coloured(values), *size)[0]
-    extract = None if kind == "photo" else kind
+    extract = kind if kind == "edges" or kind == "hed" else None
     return load_condition([Layer(clip.frames[0])], *size, extract=extract)[0]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["edges", "hed", "segmentation", "photo"]
+Kind = Literal["edges", "hed", "segmentation", "photo", "depth", "normal"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,11 @@ class VIPSegRequest:
     frames: int | None = None
     """Number of frames of each video, from its beginning; None: the backbone's."""
     conditions: tuple[Kind, ...] = ("edges", "hed", "segmentation")
-    """Kinds of conditions made from first frames; one per video, drawn by --seed."""
+    """Kinds of conditions made from first frames; one per video, drawn by --seed. depth and normal need files."""
+    depth: Path | None = None
+    """Folder of depth maps VIDEO.png, each of the first frame of a video and of its size."""
+    normal: Path | None = None
+    """Folder of normal maps, named in the same way."""
     objects: int = 3
     """Number of things followed per video: the largest."""
     prompts: Path | None = None
