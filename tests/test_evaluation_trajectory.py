@@ -153,7 +153,7 @@ def test_errors_are_those_of_centres_and_overlaps() -> None:
     assert box_errors(torch.zeros(0, 3, 4), torch.zeros(0, 3).bool(), Tracks(9, 9)).mean.shape == (0,)
 
 
-@pytest.mark.parametrize("follower", ["lucas-kanade", "micro"])
+@pytest.mark.parametrize("follower", ["points", "micro"])
 def test_the_command_measures_true_videos_near_zero_and_others_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, follower: str
 ) -> None:

@@ -26,9 +26,9 @@ class EvalVideos(Request):
     $ anyi2v eval videos --generated ours --real vipseg --metrics fvd --video-extractor i3d.pt --video-convention google
     """
 
-    follower: Literal["lucas-kanade", "micro"] = "lucas-kanade"
-    """How trajectory follows objects: by tracked points, or by the colours of micro's synthetic world, where objects in
-    the track file have names like "red circle"."""
+    follower: Literal["points", "micro"] = "points"
+    """How trajectory follows objects: by points, tracked by Lucas-Kanade or --tracker, or by the colours of micro's
+    synthetic world, where objects in the track file have names like "red circle"."""
     out: Path = Path("eval.json")
     """Output JSON file with all scores, overall and per video. A page with plots and the worst videos is written next
     to it, with the suffix .html."""
@@ -45,7 +45,7 @@ class EvalVideos(Request):
         if self.out.suffix.lower() != ".json":
             raise InputError(f"cannot write {self.out}: the suffix must be .json")
         page = self.out.with_suffix(".html")
-        check_file(self.out, self.extractor, self.video_extractor, self.structure_network, self.clip)
+        check_file(self.out, self.tracker, self.extractor, self.video_extractor, self.structure_network, self.clip)
         check_page(page)
         check_place(self.out.parent)
         evaluation = evaluate(self, follower=self._follower(), progress=bars())
@@ -55,11 +55,10 @@ class EvalVideos(Request):
         write_page(page, self, evaluation)
         result(page, f"{page}: the same with plots and the worst videos")
 
-    def _follower(self) -> "Follower":
-        from anyi2v.evaluation.following import BoxFollower
+    def _follower(self) -> "Follower | None":
         from anyi2v.micro.benchmark.colours import ColourFollower
 
-        return ColourFollower() if self.follower == "micro" else BoxFollower()
+        return ColourFollower() if self.follower == "micro" else None
 
 
 @dataclass(frozen=True)

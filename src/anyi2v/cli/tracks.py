@@ -154,26 +154,27 @@ class TracksFromVideo:
     """Output track file."""
     frames: int | None = None
     """Resample to this many frames; None: keep the video's frames."""
+    tracker: Path | None = None
+    """TorchScript file of a point tracker such as CoTracker; load only files that you trust. None: Lucas-Kanade."""
 
     def run(self) -> None:
         """Write the file; print the share of points followed throughout, and objects that were lost."""
         from anyi2v.errors import InputError
         from anyi2v.evaluation.following import BoxFollower
-        from anyi2v.evaluation.opencv import check_opencv
-        from anyi2v.evaluation.trackers import LucasKanade
+        from anyi2v.evaluation.trackers import LucasKanade, load_tracker
         from anyi2v.evaluation.transfer import boxes_of, lost, tracks_from_video
         from anyi2v.evaluation.videos import read_video
         from anyi2v.reports.folder import check_file
         from anyi2v.tracks import Tracks, save_tracks
 
-        check_file(self.out, self.video)
-        check_opencv()
+        check_file(self.out, self.video, self.tracker)
+        tracker = load_tracker(self.tracker)
         objects = boxes_of(self.boxes)
         if not objects:
             raise InputError("there is no box to follow; give --boxes NAME=x0,y0,x1,y1")
         video = read_video(self.video)
         first = Tracks(video.shape[3], video.shape[2], objects)
-        follower = BoxFollower(LucasKanade(progress=bars()))
+        follower = BoxFollower(LucasKanade(progress=bars()) if self.tracker is None else tracker)
         tracks, found = tracks_from_video(video, first, follower)
         for track, points in zip(tracks.objects, found.points, strict=True):
             remark(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")

@@ -14,14 +14,14 @@ from anyi2v.evaluation.conventions import Convention
 from anyi2v.evaluation.distances import frechet_distance, kernel_distance
 from anyi2v.evaluation.extractors import checksum, frame_features, load_extractor, video_features
 from anyi2v.evaluation.features import Features
-from anyi2v.evaluation.following import Follower
+from anyi2v.evaluation.following import BoxFollower, Follower
 from anyi2v.evaluation.inputs import Inputs, check, conventions
 from anyi2v.evaluation.likeness import Clip, clip, load_encoder, structure
 from anyi2v.evaluation.motion import objmc, trajectory
 from anyi2v.evaluation.packaged import EFFICIENTNET, EfficientNet, packaged
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Own, Score
-from anyi2v.evaluation.trackers import Tracker
+from anyi2v.evaluation.trackers import Tracker, load_tracker
 from anyi2v.evaluation.videos import read_shown
 from anyi2v.files import atomic
 
@@ -45,8 +45,8 @@ def evaluate(
 
     Args:
         request: folders and metrics.
-        tracker: point tracker for objmc; by default pyramidal Lucas-Kanade.
-        follower: box follower for trajectory; by default `BoxFollower` with Lucas-Kanade.
+        tracker: point tracker for objmc; by default that of `request.tracker`.
+        follower: box follower for trajectory; by default `BoxFollower` with that tracker.
         progress: show progress bars.
 
     Raises:
@@ -71,8 +71,10 @@ def evaluate(
         extract = partial(frame_features, EfficientNet(path), convention=convention)
         parts.append(partial(_distances, request, inputs, named, convention, path, extract, progress=progress))
     if "objmc" in request.metrics:
+        tracker = tracker or load_tracker(request.tracker)
         parts.append(partial(objmc, request, inputs, tracker, progress=progress))
     if "trajectory" in request.metrics:
+        follower = follower or BoxFollower(tracker or load_tracker(request.tracker))
         parts.append(partial(trajectory, request, inputs, follower, progress=progress))
     if "structure" in request.metrics:
         parts.append(partial(structure, request, inputs, load_encoder(request), progress=progress))

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.evaluation.following import BoxFollower, Follower
+from anyi2v.evaluation.following import Follower
 from anyi2v.evaluation.inputs import Inputs
 from anyi2v.evaluation.objmc import Mode, follow, share
 from anyi2v.evaluation.request import Request
 from anyi2v.evaluation.scores import Own, Score, ratio
-from anyi2v.evaluation.trackers import LucasKanade, Tracker
+from anyi2v.evaluation.trackers import Tracker
 from anyi2v.evaluation.videos import read_shown, read_video
 from anyi2v.tracks import Tracks
 
@@ -60,10 +60,9 @@ def box_errors(found: Float[Tensor, "o f 4"], seen: Bool[Tensor, "o f"], tracks:
 
 
 def trajectory(
-    request: Request, inputs: Inputs, follower: Follower | None = None, *, progress: bool = False
+    request: Request, inputs: Inputs, follower: Follower, *, progress: bool = False
 ) -> tuple[list[Score], Own]:
     """Average `box_errors` over all objects of all videos, and over those of each video."""
-    follower = follower or BoxFollower()
     size = f"{inputs.shape.width}x{inputs.shape.height}"
     own: Own = {name: {} for name in inputs.generated}
     shares: dict[str, list[tuple[float, int]]] = {key: [] for key in TRAJECTORY}
@@ -97,12 +96,10 @@ def trajectory(
     return scores, own
 
 
-def objmc(
-    request: Request, inputs: Inputs, tracker: Tracker | None = None, *, progress: bool = False
-) -> tuple[list[Score], Own]:
+def objmc(request: Request, inputs: Inputs, tracker: Tracker, *, progress: bool = False) -> tuple[list[Score], Own]:
     """Compute ObjMC in both modes, overall and for each video that has one."""
     modes: tuple[Mode, ...] = ("draganything", "strict")
-    shape, tracker = inputs.real_shape or inputs.shape, tracker or LucasKanade()
+    shape = inputs.real_shape or inputs.shape
     size, objects = (shape.width, shape.height), 0
     shares: dict[Mode, list[tuple[float, int]]] = {mode: [] for mode in modes}
     own: Own = {name: {} for name in inputs.generated}

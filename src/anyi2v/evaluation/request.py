@@ -20,6 +20,9 @@ class Request:
     """Folder of track files with the same names, or of runs; used by objmc and trajectory."""
     metrics: tuple[Metric, ...] = ("fid", "kid", "fvd", "kvd", "objmc")
     """Metrics to compute; see docs/evaluation.md."""
+    tracker: Path | None = None
+    """TorchScript file of a point tracker such as CoTracker, for objmc and trajectory; load only files that you trust.
+    None: pyramidal Lucas-Kanade."""
     extractor: Path | None = None
     """TorchScript file of the network for fid and kid; load only files that you trust."""
     frame_convention: str | None = None

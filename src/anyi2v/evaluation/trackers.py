@@ -1,15 +1,18 @@
-"""Trackers follow points through a video: the protocol `Tracker`, and Lucas-Kanade."""
+"""Trackers follow points through a video: the protocol `Tracker`, Lucas-Kanade, and networks in files."""
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from anyi2v.errors import InputError
+from anyi2v.evaluation.extractors import checksum, load_extractor
 from anyi2v.evaluation.opencv import check_opencv
 from anyi2v.images.media import to_bytes
 
@@ -109,6 +112,69 @@ class LucasKanade:
             x, y = x - x.mean(), y - y.mean()
             found[number] = (x * y).sum() / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-9)
         return found
+
+
+class NetworkTracker:
+    """A network in a TorchScript file that tracks points, with the signature of CoTracker's predictors.
+
+    The network maps a video `[1 f 3 h w]` with values from 0 to 255 and queries `[1 n 3]`, the frame and the position
+    (x, y) of each point, to positions `[1 f n 2]` and visibility `[1 f n]`: Booleans, or numbers that are above 0.5
+    where a point is visible.
+
+    Args:
+        path: TorchScript file; load only files that you trust.
+
+    Raises:
+        InputError: the file is not a TorchScript file.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.network, self.sha256 = path, load_extractor(path), checksum(path)
+
+    def __repr__(self) -> str:
+        """Name the file by its contents, for the records of evaluations."""
+        return f"NetworkTracker({self.path.name}, sha256={self.sha256})"
+
+    @torch.no_grad()
+    def __call__(
+        self, video: Float[Tensor, "f 3 h w"], points: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n f 2"], Bool[Tensor, "n f"]]:
+        """See `Tracker`; raises InputError naming the file if the network fails or returns something else."""
+        frames, count = len(video), len(points)
+        if not count:
+            return torch.zeros(0, frames, 2), torch.zeros(0, frames, dtype=torch.bool)
+        queries = torch.cat([torch.zeros(count, 1), points.float()], dim=1)
+        found = _run(self.network, self.path, 255 * video.float()[None], queries[None])
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else None for part in found[:2]]
+        if shapes != [(1, frames, count, 2), (1, frames, count)]:
+            raise InputError(
+                f"tracker {self.path} returns {shapes}; it must return positions {(1, frames, count, 2)} and "
+                f"visibility {(1, frames, count)}"
+            )
+        paths, visible = found[0][0].movedim(0, 1).float(), found[1][0].T
+        seen = (visible if visible.dtype == torch.bool else visible > 0.5) & paths.isfinite().all(-1)
+        paths = torch.where(paths.isfinite(), paths, points[:, None].float())
+        paths[:, 0] = points
+        return paths, seen
+
+
+def _run(network: nn.Module, path: Path, *inputs: Tensor) -> tuple[Any, ...]:
+    """Return the network's outputs."""
+    try:
+        found = network(*inputs)
+    except Exception as error:  # TorchScript raises errors of any class, with long messages
+        shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise InputError(f"tracker {path} fails on inputs of {shapes}: {reason[0]:.200}") from error
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+
+def load_tracker(path: Path | None) -> Tracker:
+    """Return the tracker of a file, or Lucas-Kanade without one; raises InputError if it cannot be loaded."""
+    if path is None:
+        check_opencv()
+        return LucasKanade()
+    return NetworkTracker(path)
 
 
 def _grey(video: Float[Tensor, "f 3 h w"]) -> UInt8[np.ndarray, "f h w"]:

@@ -17,9 +17,10 @@ from torch import Tensor
 from anyi2v.checkpoints.header import SHIPPED, read_config
 from anyi2v.errors import InputError
 from anyi2v.evaluation.evaluate import Evaluation, evaluate
-from anyi2v.evaluation.opencv import check_opencv
+from anyi2v.evaluation.following import BoxFollower
 from anyi2v.evaluation.partners import find_prompts
 from anyi2v.evaluation.request import Metric, Request
+from anyi2v.evaluation.trackers import load_tracker
 from anyi2v.evaluation.transfer import tracks_from_video
 from anyi2v.evaluation.vipseg import Clip, category_names, find_clip, read_panoptic, read_split, things
 from anyi2v.evaluation.vipseg_request import Kind, VIPSegRequest
@@ -63,7 +64,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
             other settings, or there is no depth or normal map for a video that is to have one.
     """
     out, data = expanded(request.out), expanded(request.data)
-    check_opencv()
+    follower = BoxFollower(load_tracker(request.tracker))
     config = read_config(request.backbone)
     frames, size = request.frames or config.frames, (config.width, config.height)
     if frames < 2:
@@ -89,7 +90,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
         path = out / TRACKS / f"{clip.name}.json"
         if len(clip.frames) < frames:
             left_out[clip.name] = f"it has {len(clip.frames)} frames of {frames}"
-        elif not path.is_file() and not _write_inputs(request, clip, frames, size, classes):
+        elif not path.is_file() and not _write_inputs(request, clip, frames, size, classes, follower):
             left_out[clip.name] = "it has no thing that is large enough and followed to the last frame"
         else:
             names = [track.name.rpartition(" ")[0] for track in load_tracks(path).objects]
@@ -117,7 +118,7 @@ def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[
         "frames": frames,
         "size": list(size),
         "conditions": list(request.conditions),
-        **{key: str(expanded(folder).resolve()) for key, folder in _folders(request).items() if folder},
+        **{key: str(expanded(path).resolve()) for key, path in _files(request).items() if path},
         "objects": request.objects,
         "split": request.split,
         "videos": request.videos,
@@ -135,7 +136,12 @@ def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[
 
 
 def _write_inputs(
-    request: VIPSegRequest, clip: Clip, frames: int, size: tuple[int, int], classes: dict[int, str]
+    request: VIPSegRequest,
+    clip: Clip,
+    frames: int,
+    size: tuple[int, int],
+    classes: dict[int, str],
+    follower: BoxFollower,
 ) -> bool:
     """Write the real frames, the condition and, last, the tracks of a video; False if nothing can be followed."""
     out = expanded(request.out)
@@ -145,7 +151,7 @@ def _write_inputs(
         (height, width), (x, y) = values.shape, fit.source
         raise InputError(f"mask {clip.mask} has {width}x{height} px, but its frame has {x}x{y}")
     tracks = _first_boxes(values, fit, classes, request.objects)
-    followed, found = tracks_from_video(video, tracks)
+    followed, found = tracks_from_video(video, tracks, follower)
     kept = tuple(track for track, seen in zip(followed.objects, found.seen, strict=True) if seen.all())
     if not kept:
         return False
@@ -178,6 +184,11 @@ def _first_boxes(values: Int[np.ndarray, "h w"], fit: Fit, classes: dict[int, st
 def _kind(request: VIPSegRequest, clip: Clip) -> Kind:
     """Draw the kind of a video's condition, by the seed and the video's name."""
     return random.Random(f"{request.seed} {clip.name}").choice(request.conditions)
+
+
+def _files(request: VIPSegRequest) -> dict[str, Path | None]:
+    """Return the user's files and folders on which conditions and tracks depend."""
+    return {**_folders(request), "tracker": request.tracker}
 
 
 def _folders(request: VIPSegRequest) -> dict[str, Path | None]:
@@ -256,6 +267,7 @@ def measure(request: VIPSegRequest, *, progress: bool = False) -> tuple[Request,
         real=out / REAL,
         tracks=out / TRACKS,
         metrics=tuple(metrics),
+        tracker=request.tracker,
         extractor=request.extractor,
         video_extractor=request.video_extractor,
         frame_convention=request.frame_convention if request.extractor else None,

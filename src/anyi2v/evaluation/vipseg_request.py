@@ -31,6 +31,9 @@ class VIPSegRequest:
     """Folder of normal maps, named in the same way."""
     objects: int = 3
     """Number of things followed per video: the largest."""
+    tracker: Path | None = None
+    """TorchScript file of a point tracker such as CoTracker, for tracks and metrics; load only files that you trust.
+    None: pyramidal Lucas-Kanade."""
     prompts: Path | None = None
     """JSON file with an object that maps videos to prompts; None: the names of the followed things."""
     job: Path | None = None
