@@ -22,8 +22,10 @@ from anyi2v.errors import InputError
 from anyi2v.images.video import write_video
 from anyi2v.job import Result, Run
 from anyi2v.method.config import MethodConfig
+from anyi2v.method.objective import FeatureAlignment
 from anyi2v.micro.benchmark.measure import centroids, find_object, nearest_colours
 from anyi2v.micro.world.world import BACKGROUND_COLOURS, OBJECT_COLOURS
+from anyi2v.samplers import ddim
 from anyi2v.tracks import Track, Tracks, centre, save_tracks
 
 from . import foreign
@@ -96,23 +98,28 @@ def conditions(names: Names, _: Path) -> None:
     assert torch.equal(mixed[:, :128], chair[:, :128]) and (mixed[:, 128:] == 1).all()
 
 
+class PlainMethod:
+    """Denoises and nothing else."""
+
+    def start(self, *_: Any) -> Run:
+        return Run()
+
+
 def extending(names: Names, folder: Path) -> None:
     """Each part was used: the objective moves the object, the others make another video, the family is known again."""
     follows(names["gaussian"], names["image"])
     job = [names[key] for key in ("backbone", "image", "prompt", "tracks")]
-
-    class Plain:
-        def start(self, *_: Any) -> Run:
-            return Run()
-
-    without: dict[str, dict[str, Any]] = {  # the same settings, but for the part that the example is about
-        "both": {"config": names["fast"], "objective": names["GaussianOutputs"]()},
-        "boxed": {"config": names["fast"], "method": Plain()},
-        "clustered": {"config": names["masked"]},
+    few = {"steps": 2, "inject_steps": 1, "optimise_steps": 1, "iterations": 1, "inversion_stride": 100}
+    short, masked = (dataclasses.replace(names[key], **few) for key in ("fast", "masked"))
+    aligned = FeatureAlignment(masked, cluster=names["very_similar"])
+    pairs: dict[str, list[dict[str, Any]]] = {  # short jobs with and without the part that the example is about
+        "both": [{"config": short, "sampler": sampler()} for sampler in (names["Multistep"], lambda: ddim)],
+        "boxed": [{"config": short, "method": method()} for method in (names["BoxAttention"], PlainMethod)],
+        "clustered": [{"config": masked, **parts} for parts in ({"objective": aligned}, {})],
     }
-    for name, options in without.items():
-        video = names[name].video
-        assert video.isfinite().all() and not torch.equal(video, anyi2v.animate(*job, **options).video), name
+    for name, options in pairs.items():
+        own, other = (anyi2v.animate(*job, frames=2, **how).video for how in options)
+        assert names[name].video.isfinite().all() and not torch.equal(own, other), name
     assert names["both"].parts.keys() == {"sampler", "objective"}
     assert len(names["clustered"].masks) == 1
     assert names["again"].config.unet.temporal == names["ShiftConfig"]()
