@@ -24,7 +24,7 @@ from anyi2v.micro.benchmark.kinds import CAMERA_KINDS, Kind
 TUNED: dict[ComparatorName, Settings] = {
     "freetraj": FreeTrajSettings(injection=True, edit_steps=2),
     "trailblazer": TrailBlazerSettings(injection=True, temporal_steps=0, spatial_steps=2, strengthen=0.5),
-    "sg-i2v": SGI2VSettings(injection=True, first_step=0, last_step=3, lr=0.08),
+    "sg-i2v": SGI2VSettings(injection=True, first_step=0, last_step=5, lr=0.06),
     "time-to-move": TimeToMoveSettings(injection=True, weak_step=2, strong_step=4),
     "sparsectrl": SparseCtrlSettings(),
 }
