@@ -120,6 +120,7 @@ class _Reader:
     def __init__(self, folder: Path):
         self.folder = folder
         self.configs: dict[str, BackboneConfig | AnyI2VError] = {}
+        self.bases: dict[tuple[str, str | None], MethodConfig] = {}
 
     def jobs(self, row: Row, most: int) -> list[BatchJob]:
         """Return the jobs of a row; raises Mistakes."""
@@ -169,10 +170,15 @@ class _Reader:
     ) -> MethodConfig:
         """Return the base settings, of the recipe and the backbone, that the line's settings override."""
         own: Mapping[str, Any] = {}
+        backbone, uses_own = self._backbone(values), values.get("backbone_settings", True)
         with noted(found, "backbone"):
-            config = self._config(self._backbone(values))
-            own = config.method if values.get("backbone_settings", True) else {}
-        return recipe(values.get("recipe", "paper"), own)
+            config = self._config(backbone)
+            own = config.method if uses_own else {}
+        name = values.get("recipe", "paper")
+        key = (name, backbone if uses_own else None)
+        if key not in self.bases:
+            self.bases[key] = recipe(name, own)
+        return self.bases[key]
 
     def _config(self, backbone: str) -> BackboneConfig:
         if backbone not in self.configs:

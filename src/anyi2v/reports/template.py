@@ -3,22 +3,31 @@
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from anyi2v.errors import InputError
 from anyi2v.files import replaceable
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 TYPES = {".png": "image/png", ".gif": "image/gif", ".mp4": "video/mp4"}
 
 
-def load_template(path: Path) -> Template:
+def load_template(path: Path) -> "Template":
     """Load a page's template, which may include files next to it and begins with `head.html`.
 
     Args:
         path: file of the template; everything that it is rendered with is escaped.
     """
+    from jinja2 import (
+        Environment,
+        FileSystemLoader,
+        StrictUndefined,
+    )  # a tenth of a second, for commands with pages only
+
     environment = Environment(
         loader=FileSystemLoader([path.parent, Path(__file__).parent]),
         autoescape=True,

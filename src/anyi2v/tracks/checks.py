@@ -50,10 +50,13 @@ def rows(values: Any, size: int, where: str) -> tuple[Any, ...]:
     """Convert `values` to a tuple of tuples of `size` floats; raises InputError naming the entry, from 1."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InputError(f"{where} must be a list of lists of {size} numbers, not {shown(values)}")
-    return tuple(
-        row(value, size, where, f"{where}: entry {i} is {shown(value)}; it must be {size} numbers")
-        for i, value in enumerate(values, 1)
-    )
+    converted = []
+    for number, value in enumerate(values, 1):
+        try:
+            converted.append(row(value, size, where))
+        except InputError as error:
+            raise InputError(f"{where}: entry {number} is {shown(value)}; it must be {size} numbers") from error
+    return tuple(converted)
 
 
 def row(value: Any, size: int, where: str, message: str | None = None) -> tuple[float, ...]:
