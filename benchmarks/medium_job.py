@@ -57,9 +57,9 @@ class Costs:
         self.spent = dict.fromkeys(PUBLISHED, 0.0)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Add the cost since the previous call."""
+        """Add the cost since the previous call; decoding is not counted, as in the published code's figures."""
         now = self.clock()
-        if done:
+        if done and stage in STAGES:
             self.spent[STAGES[stage]] += now - self.last
         self.last = now
 
@@ -178,6 +178,8 @@ def measured(dtype: str, recipe: str) -> dict[str, Any]:
 
 def memory_of(dtype: str, recipe: str) -> int:
     """Return the bytes that one job needs in addition to the imports."""
+    import open_clip  # noqa: F401  (by `prepare`, and large)
+
     torch.manual_seed(0)
     imports = peak_rss()
     job(prepare("medium", getattr(torch, dtype)), getattr(MethodConfig, recipe)(), time.process_time)

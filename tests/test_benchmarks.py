@@ -201,7 +201,7 @@ def seconds_of(kind: Literal["products", "attention"], work: Callable[[], object
 
 
 def test_costs_are_those_between_the_units_of_a_stage() -> None:
-    times = iter([1.0, 2.0, 2.5, 10.0, 11.0, 15.0])
+    times = iter([1.0, 2.0, 2.5, 10.0, 11.0, 15.0, 16.0, 20.0])
     costs = Costs(lambda: next(times))
     costs("inversion", 0, 2)
     costs("inversion", 1, 2)
@@ -209,6 +209,8 @@ def test_costs_are_those_between_the_units_of_a_stage() -> None:
     costs("denoising", 0, 1)
     costs("optimisation", 1, 1)
     costs("denoising", 1, 1)
+    costs("decode", 0, 1)
+    costs("decode", 1, 1)
     assert costs.spent == {"inversion": 1.5, "optimisation": 1.0, "guided steps": 4.0}
 
 
