@@ -19,10 +19,11 @@ from torch import Tensor
 from anyi2v.evaluation.evaluate import Evaluation, evaluate
 from anyi2v.evaluation.request import Request
 from anyi2v.files import read_json
-from anyi2v.images.media import to_bytes
+from anyi2v.images.video import write_video
 from anyi2v.latency.measure import table, write
 from anyi2v.micro.benchmark import bench
 from anyi2v.micro.benchmark.methods import Variant
+from anyi2v.micro.benchmark.variants import FULL
 from anyi2v.tracks import save_tracks
 
 MEASURES = {
@@ -46,12 +47,13 @@ class Args:
 
 
 def work_of(folder: Path, cases: int) -> list[bench.Job]:
-    """Return the benchmark's first cases with the variants that all cases have."""
+    """Return the benchmark's first cases, with AnyI2V and the other methods if all cases have them."""
     data = read_json(folder / "bench.json")
     methods = {name: Variant.from_dict(values) for name, values in data["methods"].items()}
     dtype = getattr(torch, data["dtype"])
     work = bench.jobs(folder, data["cases"], data["seed"], data["kind"], data["backbone"], dtype, methods)
-    variants = bench.finished(work)
+    made = bench.finished(work).items()
+    variants = {name: variant for name, variant in made if name == FULL or variant.comparator is not None}
     return bench.jobs(folder, cases, data["seed"], data["kind"], data["backbone"], dtype, variants)
 
 
@@ -59,9 +61,8 @@ def evaluated(work: Sequence[bench.Job], variant: str) -> Evaluation:
     """Evaluate a variant's videos as files, as those of any other program."""
     with tempfile.TemporaryDirectory() as root:
         videos, tracks = Path(root, "videos"), Path(root, "tracks")
-        videos.mkdir()
         for job in work:
-            np.savez(videos / f"{job.folder.name}.npz", frames=to_bytes(bench.frames(job.path(variant))))
+            write_video(videos / f"{job.folder.name}.npz", bench.frames(job.path(variant)), fps=8)
             save_tracks(tracks / f"{job.folder.name}.json", job.case.tracks)
         return evaluate(Request(videos, tracks=tracks, metrics=("objmc", "trajectory")), progress=True)
 
