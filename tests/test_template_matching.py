@@ -92,12 +92,25 @@ def test_an_object_that_the_border_cuts_is_located_while_its_centre_is_inside() 
     assert (found.centres[:4, 0] - torch.tensor(xs[:4])).abs().max() < 0.5
 
 
+def test_a_faint_copy_and_one_in_another_light_are_not_the_object() -> None:
+    """The box is much larger than the disc, so that its mean hardly depends on the disc."""
+    frame, empty = disc(24, 24, 5), disc(-50, -50, 1)
+    faint, light = empty + 0.15 * (frame - empty), (frame + 0.3) / 1.3
+    assert locate(torch.stack([frame, frame, faint]), around(24, 24, 11)).found.tolist() == [True, True, False]
+    assert locate(torch.stack([frame / 1.3, frame / 1.3, light]), around(24, 24, 6)).found.tolist() == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_the_nearer_of_two_equal_objects_is_the_same_one() -> None:
     frames = [torch.minimum(disc(14 + k, 14, 6), disc(34 - k, 34, 6)) for k in range(5)]
     for x, y, step in ((14, 14, 1), (34, 34, -1)):
         found = locate(torch.stack(frames), around(x, y, 6))
         assert found.found.all()
-        assert found.centres[-1].tolist() == pytest.approx([x + 4 * step, y], abs=0.3)
+        wanted = torch.tensor([(x + k * step, y + 0.0) for k in range(5)])
+        assert (found.centres - wanted).abs().max() < 0.3
 
 
 def test_a_square_that_fills_its_box_has_an_outline_and_a_flat_picture_has_none() -> None:
