@@ -10,6 +10,7 @@ not declare is missing in them.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,7 @@ def check(extra: str, folder: Path) -> str:
     done = run()
     if done.returncode != 0:
         raise SystemExit(f"{extra}: the command fails with the extra\n{done.stderr}")
+    shutil.rmtree(environment)  # several gigabytes where the package cache is on another disk
     return f"{extra}: {'named where it is missing' if named else 'always there'}; with it, the command works"
 
 
