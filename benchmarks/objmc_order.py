@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from scipy.stats import spearmanr
 
 from anyi2v.evaluation.evaluate import Evaluation, evaluate
 from anyi2v.evaluation.request import Request
@@ -67,14 +67,10 @@ def evaluated(work: Sequence[bench.Job], variant: str) -> Evaluation:
         return evaluate(Request(videos, tracks=tracks, metrics=("objmc", "trajectory")), progress=True)
 
 
-def ranks(values: Tensor) -> Tensor:
-    """Return ranks from 0, the mean rank for equal values."""
-    return (values[:, None] > values).sum(1).double() + 0.5 * ((values[:, None] == values).sum(1).double() - 1)
-
-
-def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Return Spearman's rank correlation."""
-    return torch.corrcoef(torch.stack([ranks(torch.tensor(values).double()) for values in (a, b)]))[0, 1].item()
+    found: Any = spearmanr(a, b)
+    return float(found[0])
 
 
 def compared(errors: Mapping[tuple[str, str], float], found: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -85,10 +81,11 @@ def compared(errors: Mapping[tuple[str, str], float], found: Mapping[str, Evalua
     for key in MEASURES:
         means = {name: score.value for name in variants for score in found[name].scores if score.key == key}
         pairs = [(errors[n, video], own[key]) for n in variants for video, own in found[n].videos.items() if key in own]
+        exact, measured = (list(values) for values in zip(*pairs, strict=True))
         data["measures"][key] = {
             "means": means,
-            "over_methods": correlation(list(true.values()), list(means.values())),
-            "over_videos": correlation(*(list(values) for values in zip(*pairs, strict=True))),
+            "over_methods": rank_correlation(list(true.values()), list(means.values())),
+            "over_videos": rank_correlation(exact, measured),
             "videos": len(pairs),
         }
     return data

@@ -120,7 +120,8 @@ def extending(names: Names, folder: Path) -> None:
     for name, options in pairs.items():
         own, other = (anyi2v.animate(*job, frames=2, **how).video for how in options)
         assert names[name].video.isfinite().all() and not torch.equal(own, other), name
-    assert names["both"].parts.keys() == {"sampler", "objective"}
+    parts = {name: {*names[name].parts} for name in pairs}
+    assert parts == {"both": {"sampler", "objective"}, "boxed": {"method"}, "clustered": {"objective"}}
     assert len(names["clustered"].masks) == 1
     assert names["again"].config.unet.temporal == names["ShiftConfig"]()
     assert names["again"].unet.temporal_names == names["shifted"].unet.temporal_names

@@ -178,6 +178,8 @@ def test_maps_of_first_frames_are_read_from_files_and_cropped_like_them(
     shutil.copytree("maps", "others")
     assert vipseg(*flags[:3], "others") == 2
     assert f"was prepared with {kind} " in capsys.readouterr().err
+    assert vipseg("--conditions", "photo") == 2
+    assert f"was prepared with conditions ['{kind}']" in capsys.readouterr().err
 
 
 def _is_photo(path: Path) -> bool:

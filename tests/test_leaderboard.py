@@ -1,24 +1,13 @@
-"""What is said of the leaderboard: ranks, their correlation, and the committed table."""
+"""What the docs say of the leaderboard."""
 
 import re
 from pathlib import Path
 
 import pytest
-import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
-from benchmarks import leaderboard, objmc_order
+from benchmarks import leaderboard
 
 ROOT = Path(__file__).parents[1]
-whole = st.integers(-3, 3).map(float)
-
-
-@given(pairs=st.lists(st.tuples(whole, whole), min_size=2, max_size=12))
-def test_the_rank_correlation_is_scipys(pairs: list[tuple[float, float]]) -> None:
-    a, b = ([pair[k] for pair in pairs] for k in (0, 1))
-    if min(len(set(a)), len(set(b))) > 1:  # else it is not defined
-        assert objmc_order.correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b)[0], abs=1e-12)
 
 
 def test_the_docs_show_the_committed_scores(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,8 +18,7 @@ def test_the_docs_show_the_committed_scores(capsys: pytest.CaptureFixture[str]) 
     shown = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|") and "px [" in line]
     assert len(printed) == len(shown) == 6
     for ours, theirs in zip(printed, shown, strict=True):
-        numbers = [
-            [float(text) for text in re.findall(r"\d+\.?\d*", line.partition("|")[2].partition("|")[2])]
-            for line in (ours, theirs)
-        ]
-        assert numbers[1] == pytest.approx(numbers[0], rel=0.01, abs=0.051), (ours, theirs)
+        exact, rounded = (re.findall(r"\d+\.?\d*", line.split("|", 2)[2]) for line in (ours, theirs))
+        for a, b in zip(exact, rounded, strict=True):
+            half_a_digit = 0.5 * 10.0 ** -len(b.partition(".")[2])
+            assert float(b) == pytest.approx(float(a), rel=0, abs=half_a_digit + 1e-9), (ours, theirs)

@@ -93,15 +93,12 @@ def test_an_object_that_the_border_cuts_is_located_while_its_centre_is_inside() 
 
 
 def test_a_faint_copy_and_one_in_another_light_are_not_the_object() -> None:
-    """The box is much larger than the disc, so that its mean hardly depends on the disc."""
+    """The faint copy's box is much larger than the disc, so that its mean hardly depends on the disc."""
     frame, empty = disc(24, 24, 5), disc(-50, -50, 1)
     faint, light = empty + 0.15 * (frame - empty), (frame + 0.3) / 1.3
-    assert locate(torch.stack([frame, frame, faint]), around(24, 24, 11)).found.tolist() == [True, True, False]
-    assert locate(torch.stack([frame / 1.3, frame / 1.3, light]), around(24, 24, 6)).found.tolist() == [
-        True,
-        True,
-        False,
-    ]
+    for first, other, half in ((frame, faint, 11), (frame / 1.3, light, 6)):
+        found = locate(torch.stack([first, first, other]), around(24, 24, half)).found
+        assert found.tolist() == [True, True, False]
 
 
 def test_the_nearer_of_two_equal_objects_is_the_same_one() -> None:

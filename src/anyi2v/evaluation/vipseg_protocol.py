@@ -73,7 +73,7 @@ def prepare(request: VIPSegRequest, *, progress: bool = False) -> dict[str, str]
         raise InputError("there is no kind of condition; give --conditions")
     clips = [find_clip(data, name) for name in read_split(data, request.split)[: request.videos]]
     for clip in clips:
-        _map_of(_kind(request, clip), request, clip)
+        _map_of(request, clip)
     classes = category_names(data)
     prompts = find_prompts(request.prompts) if request.prompts else {}
     for clip in clips:
@@ -113,12 +113,13 @@ def _further(request: VIPSegRequest) -> dict[str, object]:
 
 def _check_settings(out: Path, request: VIPSegRequest, frames: int, size: tuple[int, int]) -> None:
     """Reject a folder prepared with other settings; record the settings of a new one."""
+    files = {**_folders(request), "tracker": request.tracker}
     wanted = {
         "data": str(expanded(request.data).resolve()),
         "frames": frames,
         "size": list(size),
         "conditions": list(request.conditions),
-        **{key: str(expanded(path).resolve()) for key, path in _files(request).items() if path},
+        **{key: str(expanded(path).resolve()) if path else None for key, path in files.items()},
         "objects": request.objects,
         "split": request.split,
         "videos": request.videos,
@@ -186,19 +187,14 @@ def _kind(request: VIPSegRequest, clip: Clip) -> Kind:
     return random.Random(f"{request.seed} {clip.name}").choice(request.conditions)
 
 
-def _files(request: VIPSegRequest) -> dict[str, Path | None]:
-    """Return the user's files and folders on which conditions and tracks depend."""
-    return {**_folders(request), "tracker": request.tracker}
-
-
 def _folders(request: VIPSegRequest) -> dict[str, Path | None]:
     """Return the folders of the kinds of conditions that are read from files."""
     return {"depth": request.depth, "normal": request.normal}
 
 
-def _map_of(kind: Kind, request: VIPSegRequest, clip: Clip) -> Path | None:
+def _map_of(request: VIPSegRequest, clip: Clip) -> Path | None:
     """Return the file of a video's depth or normal map, None for other kinds; raises InputError if it is missing."""
-    folders = _folders(request)
+    kind, folders = _kind(request, clip), _folders(request)
     if kind not in folders:
         return None
     folder = folders[kind]
@@ -213,7 +209,7 @@ def _map_of(kind: Kind, request: VIPSegRequest, clip: Clip) -> Path | None:
 def _condition(request: VIPSegRequest, clip: Clip, values: Int[np.ndarray, "h w"], fit: Fit) -> Float[Tensor, "3 y x"]:
     """Return a video's condition: its first frame in one of the requested kinds, cropped and resized like the frame."""
     kind, size = _kind(request, clip), (fit.width, fit.height)
-    if path := _map_of(kind, request, clip):
+    if path := _map_of(request, clip):
         image = load_image(path)
         if image.shape[1:] != values.shape:
             (rows, columns), (height, width) = image.shape[1:], values.shape

@@ -22,11 +22,8 @@ def load_template(path: Path) -> "Template":
     Args:
         path: file of the template; everything that it is rendered with is escaped.
     """
-    from jinja2 import (
-        Environment,
-        FileSystemLoader,
-        StrictUndefined,
-    )  # a tenth of a second, for commands with pages only
+    # here, because it takes a tenth of a second and most commands write no page
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader([path.parent, Path(__file__).parent]),
