@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,10 @@ from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.sparse_control import load_control
 from anyi2v.errors import InputError
 from anyi2v.micro.benchmark.measure import NAMES, find_object, nearest_colours
-from anyi2v.micro.training import objectives, samples, train
+from anyi2v.micro.training import samples, train
 from anyi2v.micro.training.architecture import CONFIG, architecture, controlled, initial, sparse_control
-from anyi2v.micro.training.objectives import OFFSET_NOISE, RECIPES, STAGES, Stage, agreement_loss, noise_like, stages
+from anyi2v.micro.training.lessons import MICRO, Lessons
+from anyi2v.micro.training.objectives import OFFSET_NOISE, STAGES, Stage, agreement_loss, noise_like, recipes, stages
 from anyi2v.micro.training.options import Args, Kind
 from anyi2v.micro.training.samples import sample
 from anyi2v.micro.training.train import Run, export, learning_rate, train_stage
@@ -70,11 +70,14 @@ def test_loss_falls_on_a_batch_seen_again_and_again(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_modalities_agree_where_condition_and_photo_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modalities_agree_where_condition_and_photo_are_one() -> None:
     torch.manual_seed(0)
     backbone = build(CONFIG)
-    loss = partial(agreement_loss, backbone, "train", 0, 4)
-    two = loss(torch.Generator().manual_seed(0))
+
+    def loss(lessons: Lessons = MICRO) -> torch.Tensor:
+        return agreement_loss(backbone, lessons, "train", 0, 4, torch.Generator().manual_seed(0))
+
+    two = loss()
     assert two > 0.1
     two.backward()
     moved = {name for name, p in backbone.unet.named_parameters() if p.grad is not None and p.grad.any()}
@@ -83,20 +86,19 @@ def test_modalities_agree_where_condition_and_photo_are_one(monkeypatch: pytest.
     assert not any("temporal" in name or name.startswith(("up_blocks.3.", "conv_out.")) for name in moved)
 
     _, photos, captions = pair_batch("train", 0, 4)
-    monkeypatch.setattr(objectives, "pair_batch", lambda *_: (photos, photos, captions))
-    assert loss(torch.Generator().manual_seed(0)) < 1e-6
+    assert loss(replace(MICRO, pairs=lambda *_: (photos, photos, captions))) < 1e-6
 
 
 def test_what_begins_with_trained_weights_is_trained_gently(tmp_path: Path) -> None:
     start = export(args(tmp_path))
-    assert Run("vae", args(tmp_path / "gentle", start=start), 0).lr == RECIPES["vae"].lr / 2
-    assert Run("vae", args(tmp_path / "fresh"), 0).lr == RECIPES["vae"].lr
+    assert Run("vae", args(tmp_path / "gentle", start=start), 0).lr == recipes()["vae"].lr / 2
+    assert Run("vae", args(tmp_path / "fresh"), 0).lr == recipes()["vae"].lr
 
 
 def test_stages_move_their_own_parameters_only() -> None:
     with torch.device("meta"):
         backbone = build(CONFIG)
-    ids = {stage: {id(p) for p in RECIPES[stage].parameters(backbone)} for stage in STAGES}
+    ids = {stage: {id(p) for p in recipes()[stage].parameters(backbone)} for stage in STAGES}
     everything = {id(p) for network in backbone.networks.values() for p in network.parameters()}
     assert sum(len(found) for found in ids.values()) == len(everything)
     assert set().union(*ids.values()) == everything

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.unet import UNet, record
-from anyi2v.diffusion import Step, guided
+from anyi2v.diffusion import Step, guided, level, noise_from_v
 from anyi2v.execution.graphs import Reader, graphed, graphed_reader
 from anyi2v.execution.machine import release_memory
 from anyi2v.execution.packed import packed
@@ -27,6 +28,13 @@ PACK_FROM = 64
 faster."""
 
 
+def noise(
+    output: Float[Tensor, "*shape"], z: Float[Tensor, "*shape"], t: int, schedule: ScheduleConfig
+) -> Float[Tensor, "*shape"]:
+    """Return the noise in `z` according to the UNet's output at timestep `t`."""
+    return output if schedule.prediction == "epsilon" else noise_from_v(output, z, level(schedule, t))
+
+
 class Denoiser:
     """Predicts the noise of a job's latents.
 
@@ -36,6 +44,7 @@ class Denoiser:
         negative: states of the negative prompt; not needed without guidance.
         config: only `guidance_scale`, `guidance_steps`, `deep_every`, `inject_steps` and `window` are used. Default:
             recipe "paper".
+        schedule: the backbone's; only needed if its UNet predicts v.
         fps: frames per second, for a UNet that embeds the frame rate.
         low_memory: recompute layers in the backward pass, run the two guidance passes one after the other, and keep no
             packed copy of the weights.
@@ -49,12 +58,13 @@ class Denoiser:
         negative: Float[Tensor, "b l d"] | None = None,
         config: MethodConfig | None = None,
         *,
+        schedule: ScheduleConfig | None = None,
         fps: float | None = None,
         low_memory: bool = False,
         taps: Taps = no_taps,
     ):
         self.unet, self.positive, self.negative = unet, positive, negative
-        self.config = config or MethodConfig()
+        self.config, self.schedule = config or MethodConfig(), schedule or ScheduleConfig()
         self.fps, self.low_memory, self.taps = fps, low_memory, taps
         self._deep: dict[str, Tensor] = {}
         self._fast: UNet | None = None  # records graphs of passes without gradients
@@ -81,7 +91,7 @@ class Denoiser:
         watch = self.taps(Pass("denoising", step.t, step.index))
         predict = partial(self._predict, z, step, tap, negative_tap)
         self._last = predict, watch
-        return predict(tap=watch)
+        return noise(predict(tap=watch), z, step.t, self.schedule)
 
     def features(
         self,
@@ -147,10 +157,10 @@ class Denoiser:
         known = None if deep is None else deep.get(kind)
         if deep is not None and known is None:
             tap = chain(tap, recorder)
-        noise = unet(z, step.t, text, fps=self.fps, window=self.config.window, tap=tap, deep=known)
+        output = unet(z, step.t, text, fps=self.fps, window=self.config.window, tap=tap, deep=known)
         if deep is not None and known is None:
             deep[kind] = recorder.seen[self.unet.deep_point]
-        return noise
+        return output
 
     def _deep_features(self, step: Step) -> dict[str, Tensor] | None:
         """Return the deep features, by kind of pass, that steps share under `deep_every`; None if `step` shares
@@ -195,6 +205,7 @@ class ImageDenoiser:
     def __init__(self, denoiser: Denoiser, passes: int = 1):
         unet = denoiser.unet
         self.dtype, self.fps, self.taps = unet.dtype, denoiser.fps, denoiser.taps
+        self.schedule = denoiser.schedule
         self.text = denoiser.positive.to(unet.dtype)  # cast once: a packed network recognises the same tensor
         if passes >= PACK_FROM and not denoiser.low_memory:
             unet = packed(unet)
@@ -202,7 +213,7 @@ class ImageDenoiser:
 
     def __call__(self, z: Float[Tensor, "b 1 c h w"], t: int) -> Float[Tensor, "b 1 c h w"]:
         """Predict the noise at timestep `t`."""
-        return self._pass(z, t, tap=self.taps(Pass("inversion", t)))
+        return noise(self._pass(z, t, tap=self.taps(Pass("inversion", t))), z, t, self.schedule)
 
     def features(self, names: Iterable[str], z: Float[Tensor, "b 1 c h w"], t: int) -> dict[str, Tensor]:
         """Return the tensors at hook points, without gradients; the pass stops at the last of them.

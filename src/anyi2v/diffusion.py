@@ -191,6 +191,11 @@ def add_noise(x0: Float[Tensor, "*shape"], eps: Float[Tensor, "*shape"], at: Lev
     return at.signal * x0 + at.noise * eps
 
 
+def noise_from_v(v: Float[Tensor, "*shape"], z: Float[Tensor, "*shape"], at: Level) -> Float[Tensor, "*shape"]:
+    """Return the noise in `z`, given v = signal * eps - noise * x0 (Salimans & Ho 2022, app. D)."""
+    return (at.signal * v + at.noise * z) / (at.signal**2 + at.noise**2)
+
+
 def guided(uncond: Float[Tensor, "*shape"], cond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """Combine predictions by classifier-free guidance (Ho & Salimans 2022): scale 0 is unconditional, 1 conditional."""
     return uncond + scale * (cond - uncond)

@@ -115,7 +115,10 @@ def animate(
     job = Job(backbone, image, prompt, negative_prompt, tracks, config, seed, frames, fps, low_memory, **inputs)
 
     negative, positive = _text(job)
-    denoiser = Denoiser(backbone.unet, positive, negative, config, fps=fps, low_memory=low_memory, taps=job.taps)
+    schedule = backbone.config.schedule
+    denoiser = Denoiser(
+        backbone.unet, positive, negative, config, schedule=schedule, fps=fps, low_memory=low_memory, taps=job.taps
+    )
     sampler = bound_sampler(sampler, config, seed)
     run = (method or AnyI2V(objective)).start(job, denoiser)
     # drawn on the CPU in float32 so that it does not depend on the device
@@ -200,7 +203,8 @@ def invert_images(
     job = Job(backbone, images[0], prompts[0], "", tracks, config, 0, 1, fps, low_memory, stages=stages)
     with torch.no_grad():
         text = backbone.encode_text(list(prompts)).float()
-    denoiser = Denoiser(backbone.unet, text, config=config, fps=fps, low_memory=low_memory)
+    schedule = backbone.config.schedule
+    denoiser = Denoiser(backbone.unet, text, config=config, schedule=schedule, fps=fps, low_memory=low_memory)
     found = condition_features(job, denoiser, torch.stack([*images]))
     return [{name: x[i : i + 1].clone() for name, x in found.items()} for i in range(len(images))]
 

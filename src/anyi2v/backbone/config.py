@@ -179,6 +179,8 @@ class ScheduleConfig:
     x0_scale: float = 1.0
     """The signal is multiplied by a factor that falls from 1 to this over the first `x0_scale_steps` timesteps."""
     x0_scale_steps: int = 400
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    """Output of the UNet: the noise, or v = signal * noise - noise level * latents (Salimans & Ho 2022, app. D)."""
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,7 @@ class SeveralSubjects(Injected):
                 text[None],
                 denoiser.negative,
                 job.config,
+                schedule=denoiser.schedule,
                 fps=job.fps,
                 low_memory=job.low_memory,
             )

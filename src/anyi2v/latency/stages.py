@@ -129,7 +129,7 @@ def parts(backbone: Backbone, config: MethodConfig, frames: int | None, objects:
     names = (*config.inject_hidden, *config.inject_query)
     seen = record(unet, names, z[:, :1], 201, positive, fps=c.fps, temporal=False)
     tap = injection({name: tensor.detach() for name, tensor in seen.items()}, config)
-    denoiser = Denoiser(unet, positive, negative, config, fps=c.fps)
+    denoiser = Denoiser(unet, positive, negative, config, schedule=c.schedule, fps=c.fps)
     steps = sampling_pairs(c.schedule, config.steps)
     step, plain = steps[len(steps) // 2], max(config.steps - config.inject_steps, 0)
 

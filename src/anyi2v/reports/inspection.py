@@ -205,7 +205,7 @@ def _reconstruction(inside: Path, backbone: Backbone, image: Float[Tensor, "3 h 
     with torch.no_grad():
         latent = backbone.vae.encode(2 * image[None].to(backbone.device) - 1)
         steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
-        network = Denoiser(backbone.unet, text, fps=result.fps).images()
+        network = Denoiser(backbone.unet, text, schedule=backbone.config.schedule, fps=result.fps).images()
         back = round_trip(network, latent[:, None], steps)
         decoded = [(backbone.vae.decode(z).float() / 2 + 0.5).clamp(0, 1).cpu()[0] for z in (latent, back[0])]
     error = [((x - image).abs() * ERROR_GAIN).clamp(0, 1) for x in decoded]

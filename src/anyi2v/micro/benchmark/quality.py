@@ -144,7 +144,7 @@ def reconstruction_error(
     """
     text = backbone.encode_text(list(prompts)).float()
     steps = inversion_pairs(backbone.config.schedule, until=until, stride=stride)
-    z = round_trip(Denoiser(backbone.unet, text).images(), latent, steps)
+    z = round_trip(Denoiser(backbone.unet, text, schedule=backbone.config.schedule).images(), latent, steps)
     return (z - latent).flatten(1).norm(dim=1) / latent.flatten(1).norm(dim=1)
 
 

@@ -58,9 +58,9 @@ CONFIG = BackboneConfig(
 )
 
 
-def architecture(args: Args) -> BackboneConfig:
-    """Return the configuration to train: `CONFIG`, or that of `args.spatial`, with the requested temporal layers."""
-    config = CONFIG if args.spatial is None else read_config(args.spatial)
+def architecture(args: Args, config: BackboneConfig = CONFIG) -> BackboneConfig:
+    """Return the configuration to train: `config`, or that of `args.spatial`, with the requested temporal layers."""
+    config = config if args.spatial is None else read_config(args.spatial)
     unet = config.unet
     match args.temporal:
         case "rotary":
@@ -123,7 +123,7 @@ def controlled(backbone: Backbone) -> Controlled:
     return Controlled(config, backbone.unet, backbone.vae, backbone.text, control=control)
 
 
-def initial(args: Args) -> Backbone:
+def initial(args: Args, config: BackboneConfig = CONFIG) -> Backbone:
     """Create the backbone before training, with random weights except those from `args.spatial` and `args.start`.
 
     With `args.control`, return the finished backbone `args.spatial` with a new sparse control network.
@@ -131,7 +131,7 @@ def initial(args: Args) -> Backbone:
     torch.manual_seed(0)  # the same weights in every process
     if args.control:
         return controlled(load(args.spatial or "micro"))
-    backbone = build(architecture(args))
+    backbone = build(architecture(args, config))
     with torch.no_grad():
         for source in filter(None, (args.spatial, args.start)):
             theirs = state(load(source))

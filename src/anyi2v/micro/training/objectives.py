@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,15 +17,9 @@ from anyi2v.backbone.unet import record
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.config import MethodConfig
 from anyi2v.micro.training.architecture import sparse_control
+from anyi2v.micro.training.lessons import MICRO, Lessons
 from anyi2v.micro.training.options import Args
-from anyi2v.micro.training.training_data import (
-    EMPTY_SHARE,
-    analytic_latents,
-    clip_batch,
-    image_batch,
-    known_clip_batch,
-    pair_batch,
-)
+from anyi2v.micro.training.training_data import EMPTY_SHARE, analytic_latents, known_clip_batch, pair_batch
 from anyi2v.micro.world.world import Split
 from anyi2v.numerics.adain import patch_adain
 from anyi2v.taps import no_tap
@@ -32,8 +27,6 @@ from anyi2v.taps import no_tap
 OFFSET_NOISE = 0.1
 """Standard deviation of the noise's mean per frame and channel; without it the mean colour leaks through the last noise
 level."""
-AGREEMENT = 0.02
-"""Weight of the agreement between modalities, relative to a noise error of about 0.01."""
 AGREEMENT_TIMESTEPS = 100, 700
 """Range of timesteps at which features of condition images are compared."""
 Stage = Literal["images", "vae", "motion", "control"]
@@ -78,13 +71,15 @@ def noise_loss(
     *,
     video: bool,
     condition: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Compute the error of the noise prediction, weighted by 0.8 min-SNR-5 + 0.2 (Hang et al. 2023).
+    """Compute the error of the prediction, weighted over noise levels as in Hang et al. 2023.
 
-    With a `condition`, the backbone's sparse control network is active.
+    The weight of the noise prediction is 0.8 min-SNR-5 + 0.2, that of v is min-SNR-5 with SNR + 1 instead of SNR.
+    With a `condition`, the backbone's sparse control network is active. `weights` are those of the latent cells.
 
-    For videos, predictions at high noise are weighted up, by 1 / sqrt(SNR) below an SNR of one: there the frames agree
-    on positions, although the noise error is smallest there.
+    For videos, noise predictions at high noise are weighted up, by 1 / sqrt(SNR) below an SNR of one: there the frames
+    agree on positions, although the noise error is smallest there; the error of v is not.
     """
     device = backbone.device
     noise = noise_like(latents, generator).to(device)
@@ -97,13 +92,23 @@ def noise_loss(
         tap = adding(control(condition.to(device), timesteps.to(device), text, temporal=video))
     predicted = backbone.unet(z, timesteps.to(device), text, temporal=video, tap=tap)
     snr = (signal / (1 - signal)).flatten()
-    weight = 0.8 * snr.clamp(max=5) / snr + 0.2
-    if video:
-        weight = weight * snr.clamp(max=1).rsqrt()
-    return (weight * (predicted.float() - noise).square().flatten(1).mean(1)).mean()
+    if backbone.config.schedule.prediction == "v":
+        target = signal.sqrt() * noise - (1 - signal).sqrt() * latents.to(device)
+        weight = (snr.clamp(max=5) + 1) / (snr + 1)
+    else:
+        target = noise
+        weight = 0.8 * snr.clamp(max=5) / snr + 0.2
+        if video:
+            weight = weight * snr.clamp(max=1).rsqrt()
+    error = (predicted.float() - target).square()
+    if weights is not None:
+        error = weights.to(device) * error
+    return (weight * error.flatten(1).mean(1)).mean()
 
 
-def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, generator: torch.Generator) -> Tensor:
+def agreement_loss(
+    backbone: Backbone, lessons: Lessons, split: Split, first: int, count: int, generator: torch.Generator
+) -> Tensor:
     """Compute the distance between features of a condition image, once injected, and those of the prompted photo.
 
     This is the relative squared error of the debiased residual hiddens and the queries that the method injects; the
@@ -111,9 +116,9 @@ def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, gen
     transfer between styles. The world is too small for this to emerge, and without this loss line drawings and
     silhouettes guide little.
     """
-    conditions, photos, captions = pair_batch(split, first, count)
+    conditions, photos, captions = lessons.pairs(split, first, count)
     timesteps = torch.randint(*AGREEMENT_TIMESTEPS, (count,), generator=generator)
-    latents = analytic_latents(torch.stack([conditions, photos]))[:, :, None]
+    latents = lessons.latents(torch.stack([conditions, photos]))[:, :, None]
     noise = noise_like(latents[0], generator)
     condition, photo = noised(latents, noise, signal_power(backbone.config.schedule, timesteps)).to(backbone.device)
     text = backbone.text(tokenize(backbone.config.text, captions).to(backbone.device))
@@ -132,14 +137,19 @@ def agreement_loss(backbone: Backbone, split: Split, first: int, count: int, gen
     return torch.stack(errors).mean()
 
 
-def image_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
-    """Loss of stage "images": the error of the noise prediction, and on half as many images the modality agreement."""
+def image_loss(
+    backbone: Backbone, first: int, count: int, seed: int, *, lessons: Lessons = MICRO, agreement: float = 0.02
+) -> Tensor:
+    """Loss of stage "images": the error of the prediction, and on half as many images the modality agreement."""
     split = "train" if seed >= 0 else "validation"
-    images, captions = image_batch(split, first, count)
+    images, captions, weights = lessons.images(split, first, count)
     generator = torch.Generator().manual_seed(abs(seed))
-    timesteps = torch.randint(1000, (count,), generator=generator)
-    error = noise_loss(backbone, analytic_latents(images)[:, None], captions, timesteps, generator, video=False)
-    return error + AGREEMENT * agreement_loss(backbone, split, first, max(1, count // 2), generator)
+    timesteps = lessons.timesteps(count, generator)
+    latents = lessons.latents(images)[:, None]
+    error = noise_loss(backbone, latents, captions, timesteps, generator, video=False, weights=weights)
+    if not agreement:
+        return error
+    return error + agreement * agreement_loss(backbone, lessons, split, first, max(1, count // 2), generator)
 
 
 def mostly_high(count: int, generator: torch.Generator) -> Int[Tensor, " n"]:
@@ -149,12 +159,12 @@ def mostly_high(count: int, generator: torch.Generator) -> Int[Tensor, " n"]:
     return torch.where(high, top, low)
 
 
-def motion_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+def motion_loss(backbone: Backbone, first: int, count: int, seed: int, *, lessons: Lessons = MICRO) -> Tensor:
     """Stage "motion"."""
-    clips, captions = clip_batch("train" if seed >= 0 else "validation", first, count)
+    clips, captions, weights = lessons.clips("train" if seed >= 0 else "validation", first, count)
     generator = torch.Generator().manual_seed(abs(seed))
-    timesteps = mostly_high(count, generator)
-    return noise_loss(backbone, analytic_latents(clips), captions, timesteps, generator, video=True)
+    timesteps, latents = mostly_high(count, generator), lessons.latents(clips)
+    return noise_loss(backbone, latents, captions, timesteps, generator, video=True, weights=weights)
 
 
 def control_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
@@ -178,13 +188,14 @@ def control_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tenso
     return noise_loss(backbone, latents, captions, timesteps, generator, video=video, condition=condition)
 
 
-def vae_loss(backbone: Backbone, first: int, count: int, seed: int) -> Tensor:
+def vae_loss(backbone: Backbone, first: int, count: int, seed: int, *, lessons: Lessons = MICRO) -> Tensor:
     """Loss of stage "vae": the encoder regresses the analytic latents, the decoder restores images from noisy ones."""
-    images, _ = image_batch("train" if seed >= 0 else "validation", first, count)
+    images = lessons.images("train" if seed >= 0 else "validation", first, count).images
     generator = torch.Generator().manual_seed(abs(seed))
     device = backbone.device
-    jitter = 0.05 * torch.randn(analytic_latents(images).shape, generator=generator)
-    pixels, target = (2 * images - 1).to(device), analytic_latents(images).to(device)
+    latents = lessons.latents(images)
+    jitter = 0.05 * torch.randn(latents.shape, generator=generator)
+    pixels, target = (2 * images - 1).to(device), latents.to(device)
     mean, logvar = backbone.vae.moments(pixels)
     error = backbone.vae.decode(target + jitter.to(device), chunk=count) - pixels
     # the posterior is not used; a constant keeps it finite and narrow
@@ -208,12 +219,15 @@ def control_parameters(backbone: Backbone) -> list[nn.Parameter]:
     return list(sparse_control(backbone).parameters())
 
 
-RECIPES: dict[Stage, Recipe] = {
-    "images": Recipe(24, 1.6e-3, image_loss, image_parameters),
-    "motion": Recipe(4, 1.6e-3, motion_loss, motion_parameters),
-    "control": Recipe(3, 1.5e-3, control_loss, control_parameters),
-    "vae": Recipe(8, 4e-3, vae_loss, lambda backbone: list(backbone.vae.parameters())),
-}
+def recipes(lessons: Lessons = MICRO, agreement: float = 0.02) -> dict[Stage, Recipe]:
+    """Return the recipes of all stages."""
+    images = partial(image_loss, lessons=lessons, agreement=agreement)
+    return {
+        "images": Recipe(24, 1.6e-3, images, image_parameters),
+        "motion": Recipe(4, 1.6e-3, partial(motion_loss, lessons=lessons), motion_parameters),
+        "control": Recipe(3, 1.5e-3, control_loss, control_parameters),
+        "vae": Recipe(8, 4e-3, partial(vae_loss, lessons=lessons), lambda backbone: list(backbone.vae.parameters())),
+    }
 
 
 def stages(args: Args) -> tuple[Stage, ...]:

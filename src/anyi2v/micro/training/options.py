@@ -22,6 +22,9 @@ class Args:
     control: float = 0
     """Minutes for a sparse control network (SparseCtrl) of the finished backbone --spatial, by default the shipped one;
     nothing else is then trained."""
+    agreement: float = 0.02
+    """Weight of the agreement between modalities in the image stage, relative to a noise error of about 0.01; 0 skips
+    it."""
     processes: int = 2
     """Number of single-threaded training processes, whose gradients are averaged."""
     device: str = "cpu"

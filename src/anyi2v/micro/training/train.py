@@ -30,7 +30,8 @@ from anyi2v.errors import InputError
 from anyi2v.files import atomic
 from anyi2v.images.media import write_image
 from anyi2v.micro.training.architecture import initial, sparse_control
-from anyi2v.micro.training.objectives import RECIPES, STAGES, Stage, stages
+from anyi2v.micro.training.lessons import MICRO, Lessons
+from anyi2v.micro.training.objectives import STAGES, Stage, recipes, stages
 from anyi2v.micro.training.options import Args
 from anyi2v.micro.training.samples import sample_sheet
 
@@ -38,12 +39,12 @@ from anyi2v.micro.training.samples import sample_sheet
 class Run:
     """State of one stage in one process: model, average of its weights, optimiser and step."""
 
-    def __init__(self, stage: Stage, args: Args, rank: int):
+    def __init__(self, stage: Stage, args: Args, rank: int, lessons: Lessons = MICRO):
         self.stage: Stage = stage
-        self.args, self.rank = args, rank
-        self.recipe = RECIPES[stage]
+        self.args, self.rank, self.lessons = args, rank, lessons
+        self.recipe = recipes(lessons, args.agreement)[stage]
         self.lr = self.recipe.lr * (0.5 if args.start else 1)
-        self.backbone = initial(args).to(args.device)
+        self.backbone = initial(args, lessons.config).to(args.device)
         if stage != "control":
             load_stages(self.backbone, args.out, before=stage)
         for network in self.backbone.networks.values():
@@ -166,16 +167,16 @@ def load_average(backbone: Backbone, out: Path, stage: Stage) -> None:
     if (out / f"{stage}.pt").exists():
         average = torch.load(out / f"{stage}.pt", weights_only=True)["average"]
         with torch.no_grad():
-            for p, a in zip(RECIPES[stage].parameters(backbone), average, strict=True):
+            for p, a in zip(recipes()[stage].parameters(backbone), average, strict=True):
                 p.copy_(a)
 
 
-def export(args: Args) -> Path:
+def export(args: Args, lessons: Lessons = MICRO) -> Path:
     """Write the backbone (float16) with the averaged weights of all stages so far, named after its configuration.
 
     With `args.spatial`, only the parts missing there are written; with `args.control`, the sparse control network.
     """
-    backbone = initial(args)
+    backbone = initial(args, lessons.config)
     if args.control:
         control = sparse_control(backbone)
         load_average(backbone, args.out, "control")
@@ -206,7 +207,7 @@ def planned(run: Run) -> Run:
         dist.all_reduce(seconds)
         seconds /= run.args.processes
     count = max(1, int(60 * run.minutes / seconds.item()))
-    return Run(run.stage, replace(run.args, steps=count), run.rank)
+    return Run(run.stage, replace(run.args, steps=count), run.rank, run.lessons)
 
 
 def steps(run: Run) -> Iterator[int]:
@@ -218,9 +219,9 @@ def steps(run: Run) -> Iterator[int]:
             bar.update()
 
 
-def train_stage(stage: Stage, args: Args, rank: int) -> None:
+def train_stage(stage: Stage, args: Args, rank: int, lessons: Lessons = MICRO) -> None:
     """Train one stage to its end, resuming from its checkpoint."""
-    run = planned(Run(stage, args, rank))
+    run = planned(Run(stage, args, rank, lessons))
     start = saved_at = time.perf_counter()
     before, total, count = run.seconds, 0.0, 0
     for _ in steps(run):
@@ -243,10 +244,10 @@ def train_stage(stage: Stage, args: Args, rank: int) -> None:
             run.save()
             if args.samples:
                 with averaged(run):
-                    sheet = sample_sheet(run.backbone, stage, args.samples)
+                    sheet = sample_sheet(run.backbone, stage, args.samples, lessons)
                 (args.out / "samples").mkdir(exist_ok=True)
                 write_image(args.out / "samples" / f"{stage}-{run.step:06}.png", sheet)
-            export(args)
+            export(args, lessons)
             saved_at = time.perf_counter()
 
 
@@ -256,22 +257,22 @@ def record(out: Path, **entry: Any) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def worker(rank: int, args: Args) -> None:
+def worker(rank: int, args: Args, lessons: Lessons) -> None:
     """Run one training process."""
     torch.set_num_threads(1)
     if args.processes > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ.get("MASTER_PORT", "29511"))
         dist.init_process_group("gloo", rank=rank, world_size=args.processes)
     for stage in stages(args):
-        train_stage(stage, args, rank)
+        train_stage(stage, args, rank, lessons)
         if args.processes > 1:
             dist.barrier()  # the next stage starts from the checkpoint written by the first process
     if args.processes > 1:
         dist.destroy_process_group()
 
 
-def main(args: Args) -> Path:
-    """Train all stages; return the path of the finished backbone.
+def main(args: Args, lessons: Lessons = MICRO) -> Path:
+    """Train all stages of a backbone, by default micro; return the path of the finished backbone.
 
     Raises InputError if the folder has unrelated weights, which would be replaced.
     """
@@ -282,10 +283,10 @@ def main(args: Args) -> Path:
     # keep freed pages: otherwise the allocator returns those of large tensors to the system in every step
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", MALLOC_TOP_PAD_="500000000")
     if args.processes == 1:
-        worker(0, args)
+        worker(0, args, lessons)
     else:
-        spawn(worker, args=(args,), nprocs=args.processes)
-    return export(args)
+        spawn(worker, args=(args, lessons), nprocs=args.processes)
+    return export(args, lessons)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def sample_scene(
     motion = choice(generator, MOTIONS)
     count = 2 if uniform(generator, 0, 1) < 0.2 else 1
     # in a camera pan everything moves alike
-    shift = _path(generator, motion, frames, 0.5 * size, size) if motion == "pan" else None
+    shift = path(generator, motion, frames, 0.5 * size, size) if motion == "pan" else None
     sprites: list[Sprite] = []
     while len(sprites) < count:
         sprite = sample_sprite(generator, motion, shift, frames, size)
@@ -160,7 +160,7 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
     growth = uniform(generator, 0.6, 1.6) if motion == "scaling" else 1.0
     radii = tuple(radius * growth ** (f / max(frames - 1, 1)) for f in range(frames))
     margin = max(radii)
-    offsets = offsets or _path(generator, motion, frames, 0.55 * size, size)
+    offsets = offsets or path(generator, motion, frames, 0.55 * size, size)
     # place the path fully inside, or with its start inside and its end beyond an edge
     out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if motion == "leaving" else None
     place = []
@@ -179,7 +179,7 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
     )
 
 
-def _path(generator: torch.Generator, motion: str, frames: int, reach: float, size: int) -> Points:
+def path(generator: torch.Generator, motion: str, frames: int, reach: float, size: int) -> Points:
     """Sample offsets from the first frame's position."""
     angle = uniform(generator, 0, 2 * math.pi)
     length = 0.0 if motion == "static" else uniform(generator, 0.1, 1.0) * reach
