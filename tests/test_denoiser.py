@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from anyi2v.backbone.config import ScheduleConfig
 from anyi2v.backbone.unet import record
 from anyi2v.denoiser import Denoiser
-from anyi2v.diffusion import CLEAN, Step
+from anyi2v.diffusion import CLEAN, Step, level, noise_from_v
 from anyi2v.method.config import MethodConfig
 from anyi2v.taps import Tap, no_tap, no_taps
 
@@ -46,6 +47,26 @@ def test_scale_of_one_or_less_makes_one_conditional_pass(scale: float) -> None:
     hook.remove()
     assert batches == [1]
     assert torch.equal(out, UNET(z, t, positive))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_v_is_turned_into_noise(scale: float) -> None:
+    z, t, negative, positive = job()
+    schedule, config = ScheduleConfig(prediction="v"), MethodConfig(guidance_scale=scale, inject_steps=0)
+    v = predicted(z, t, negative, positive, scale)
+    found = Denoiser(UNET, positive, negative, config, schedule=schedule)(z, step(t))
+    assert torch.equal(found, noise_from_v(v, z, level(schedule, t)))
+    assert not torch.allclose(found, v)
+
+
+@torch.no_grad()
+def test_v_of_images_is_turned_into_noise() -> None:
+    z, t, _, positive = job()
+    z, schedule = z[:, :1], ScheduleConfig(prediction="v")
+    v = Denoiser(UNET, positive).images()(z, t)
+    found = Denoiser(UNET, positive, schedule=schedule).images()(z, t)
+    assert torch.equal(found, noise_from_v(v, z, level(schedule, t)))
 
 
 @torch.no_grad()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from anyi2v.diffusion import (
     inversion_pairs,
     inversion_timesteps,
     level,
+    noise_from_v,
     sampling_pairs,
     sampling_timesteps,
     transport,
@@ -172,6 +174,13 @@ def test_transport_along_the_true_noise(seed: int, t: int, u: int) -> None:
     z = add_noise(x0, eps, at)
     assert_near(transport(z, eps, at, to), add_noise(x0, eps, to))
     assert_near(transport(z, eps, at, CLEAN), x0)
+
+
+@given(st.integers(0, 99), TIMES, st.sampled_from((1.0, 0.7)))
+def test_v_contains_the_noise(seed: int, t: int, scale: float) -> None:
+    x0, eps, at = latent(seed), latent(seed + 100), level(replace(PUBLISHED, x0_scale=scale), t)
+    v = at.signal * eps - at.noise * x0
+    assert_near(noise_from_v(v, add_noise(x0, eps, at), at), eps)
 
 
 def test_transport_by_hand() -> None:

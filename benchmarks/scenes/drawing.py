@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from benchmarks.scenes.grounds import axes
-from benchmarks.scenes.scenes import ALL_GROUNDS, MARGIN, SIZE, TINTS, Scene
+from benchmarks.scenes.scenes import ALL_GROUNDS, SIZE, TINTS, Scene
 from benchmarks.scenes.world import OBJECTS, load_sprites, paint
 
 Modality = Literal["photo", "edge", "line", "depth", "normal", "segmentation", "silhouette", "mixed"]
@@ -96,11 +96,9 @@ def tinted(sprite: Float[Tensor, "5 s s"], tint: str | None) -> Float[Tensor, "5
 
 def ground(scene: Scene) -> Float[Tensor, "f 3 h w"]:
     """Draw the ground, which moves with the camera, under a static light."""
-    pans = any(x or y for x, y in scene.pan)
-    side = round(MARGIN * SIZE) if pans else SIZE
-    picture = ALL_GROUNDS[scene.ground](Generator().manual_seed(scene.seed), side).clamp(0, 1)
-    left, top = (max(0.0, *(shift[axis] for shift in scene.pan)) for axis in (0, 1))
-    frames = torch.stack([window(picture, left - x, top - y) for x, y in scene.pan]) if pans else picture[None]
+    room = scene.room
+    picture = ALL_GROUNDS[scene.ground](Generator().manual_seed(scene.seed), SIZE + 2 * room).clamp(0, 1)
+    frames = torch.stack([window(picture, room - x, room - y) for x, y in scene.pan]) if room else picture[None]
     across, down = axes(SIZE)
     direction, amplitude = scene.light
     angle = torch.tensor(direction)

@@ -30,8 +30,8 @@ TILT = 8.0
 MOTIONS = ("straight", "curved", "accelerating", "bouncing", "scaling", "turning", "static", "leaving", "pan")
 HORIZONTAL = ("grass", "water", "road", "night")
 """Grounds with a horizon, over which the camera only pans sideways."""
-MARGIN = 1.5
-"""Side of the ground of a panning clip, in picture sides."""
+ROOM = 52
+"""Largest displacement of the camera in pixels."""
 
 
 def road(generator: Generator, size: int) -> Tensor:
@@ -106,6 +106,8 @@ class Scene(NamedTuple):
     """Seed of the ground's variation."""
     pan: Points
     """Displacement of the ground per frame, in pixels."""
+    room: int
+    """Pixels of ground beyond each edge of the picture."""
     light: tuple[float, float]
     """Direction in radians and amplitude of a brightness gradient."""
     flats: tuple[int, ...]
@@ -126,7 +128,7 @@ def sample_scene(generator: Generator, frames: int = FRAMES) -> Scene:
     ground = choice(generator, tuple(ALL_GROUNDS))
     shift = None
     if motion == "pan":
-        shift = path(generator, "straight", frames, (MARGIN - 1.1) * SIZE, SIZE)
+        shift = path(generator, "straight", frames, ROOM, SIZE)
         if ground in HORIZONTAL:
             shift = tuple((x, 0.0) for x, _ in shift)
     names = torch.randperm(len(OBJECTS), generator=generator)[:count].tolist()
@@ -136,6 +138,7 @@ def sample_scene(generator: Generator, frames: int = FRAMES) -> Scene:
         ground=ground,
         seed=int(torch.randint(2**31, (), generator=generator)),
         pan=shift or ((0.0, 0.0),) * frames,
+        room=ROOM if shift else 0,
         light=(uniform(generator, 0, 2 * math.pi), uniform(generator, 0, 0.25)),
         flats=tuple(torch.randperm(8, generator=generator)[: count + 1].tolist()),
         mixture=int(torch.randint(2**31, (), generator=generator)),

@@ -13,6 +13,7 @@ from anyi2v.diffusion import (
     alphas_cumprod,
     ddim_step,
     inversion_pairs,
+    noise_from_v,
     sampling_pairs,
     sampling_timesteps,
     transport,
@@ -45,7 +46,7 @@ def configs(draw: st.DrawFn) -> ScheduleConfig:
     )
 
 
-def reference(config: ScheduleConfig, kind: str, steps: int, spacing: str = "leading"):
+def reference(config: ScheduleConfig, kind: str, steps: int, spacing: str = "leading", prediction: str = "epsilon"):
     scheduler = getattr(diffusers, kind)(
         num_train_timesteps=config.train_steps,
         beta_start=config.beta_start,
@@ -55,6 +56,7 @@ def reference(config: ScheduleConfig, kind: str, steps: int, spacing: str = "lea
         set_alpha_to_one=config.final_alpha_one,
         clip_sample=False,
         timestep_spacing=spacing,
+        prediction_type=prediction,
     )
     scheduler.set_timesteps(steps)
     return scheduler
@@ -94,6 +96,19 @@ def test_sampling_is_equal(config: ScheduleConfig, data: st.DataObject, seed: in
         assert_near(ddim_step(z, eps, at, to), theirs.prev_sample)
         assert_near(transport(z, eps, at, CLEAN), theirs.pred_original_sample)
         z = theirs.prev_sample
+
+
+@settings(deadline=None, max_examples=30)
+@given(configs(), st.data(), st.integers(0, 9))
+def test_sampling_along_v_is_equal(config: ScheduleConfig, data: st.DataObject, seed: int) -> None:
+    steps = data.draw(st.integers(1, 19))
+    scheduler = reference(config, "DDIMScheduler", steps, prediction="v_prediction")
+    z = noise(seed)
+    for step in sampling_pairs(config, steps):
+        v = noise(1000 + step.index)
+        theirs = scheduler.step(v, step.t, z).prev_sample
+        assert_near(ddim_step(z, noise_from_v(v, z, step.at), step.at, step.to), theirs)
+        z = theirs
 
 
 @settings(deadline=None, max_examples=30)
