@@ -16,7 +16,7 @@ from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.text import tokenize
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.micro.training.objectives import noise_loss
-from benchmarks.scenes import lessons
+from benchmarks.scenes import lessons, measure, quality
 from benchmarks.scenes.drawing import (
     INK,
     MODALITIES,
@@ -270,3 +270,36 @@ def test_the_error_of_v_is_zero_for_the_true_v(package: Path) -> None:
     assert loss(0.0) < 1e-8
     expected = 0.01 * ((snr.clamp(max=5) + 1) / (snr + 1)).mean().item()
     assert loss(0.1) == pytest.approx(expected, rel=1e-3)
+
+
+def test_judges_tell_objects_and_grounds_of_true_renders(known: Sprites) -> None:
+    scenes = quality.held_out(20)
+    assert scenes == quality.held_out(20) and all(len(s.things) == 1 and s.frames == 1 for s in scenes)
+    images = torch.cat([render(s, "photo", known) for s in scenes])
+    masks = torch.cat([painted(s, known).alpha[0, :, 0] > 0.5 for s in scenes])
+    references = quality.references(known)
+    assert set(references.objects.tolist()) == set(range(12)) and set(references.grounds.tolist()) == set(range(7))
+    found = quality.ground(images, masks, references)
+    right = [quality.GROUNDS[int(g)] == s.ground for g, s in zip(found, scenes, strict=True)]
+    assert sum(right) >= 19
+    # rendered at its place, the object's own outline is the best aligned
+    (thing,) = scenes[0].things
+    tried = measure.templates(known[thing.name][:4], SIZE, (thing.places[0].angle,), (0.3, 0.6))
+    assert measure.align(masks[:1], tried).iou.item() > 0.9
+
+
+def test_figures_are_shares_of_what_was_asked() -> None:
+    scenes = quality.held_out(4)
+    objects = torch.tensor([quality.NAMES.index(s.things[0].name) for s in scenes])
+    grounds = torch.tensor([quality.GROUNDS.index(s.ground) for s in scenes])
+    iou, none = torch.tensor([0.9, 0.8, 0.7, 0.4]), torch.zeros(4, 2, 2, dtype=torch.bool)
+    found = quality.figures(
+        quality.Verdicts(iou, objects, (objects + 1) % 12, grounds.clone().fill_(-1), none, none), scenes, 1
+    )
+    assert found == {"mean_iou": 0.7, "good_iou": 0.5, "nearest_render": 1.0, "efficientnet": 0.0, "ground": 0.0}
+    text = quality.markdown(
+        {"options": {"frames": 1, "prompts": 4, "steps": 5, "guidance": 2.0, "eta": 0.0, "decoder": "autoencoder"}}
+        | {"renders": found, "samples": found},
+        "quality",
+    )
+    assert "| sampled pictures | 0.700 | 0.500 | 1.000 | 0.000 | 0.000 |" in text

@@ -31,11 +31,13 @@ class Fit(NamedTuple):
     """The aligned object, with premultiplied colours."""
 
 
-def templates(sprite: Float[Tensor, "4 s s"], size: int, angles: Sequence[float]) -> Templates:
+def templates(
+    sprite: Float[Tensor, "4 s s"], size: int, angles: Sequence[float], scales: tuple[float, float] = SCALES
+) -> Templates:
     """Return all renders of an object that masks are compared with."""
-    low, high = SCALES
-    scales = torch.linspace(0.85 * low, 1.1 * high, STEPS).tolist()
-    painted = torch.stack([paint(sprite, Placement(0.5, 0.5, s, a), size) for s in scales for a in angles])
+    low, high = scales
+    sides = torch.linspace(0.85 * low, 1.1 * high, STEPS).tolist()
+    painted = torch.stack([paint(sprite, Placement(0.5, 0.5, s, a), size) for s in sides for a in angles])
     masks = (painted[:, 3] > 0.5).float()
     return Templates(painted, torch.fft.rfft2(masks, s=(2 * size, 2 * size)), masks.sum((1, 2)))
 

@@ -24,24 +24,33 @@ STEPS, GUIDANCE_SCALE = 12, 3.0
 
 @torch.no_grad()
 def sample(
-    backbone: Backbone, captions: Sequence[str], frames: int, *, video: bool, condition: Tensor | None = None
+    backbone: Backbone,
+    captions: Sequence[str],
+    frames: int,
+    *,
+    video: bool,
+    condition: Tensor | None = None,
+    steps: int = STEPS,
+    scale: float = GUIDANCE_SCALE,
+    eta: float = 1.0,
+    seed: int = 0,
 ) -> Float[Tensor, "b f c h w"]:
-    """Sample latents for captions, always with the same noise; `video` turns the temporal layers on.
+    """Sample latents for captions with the noise of `seed`; `video` turns the temporal layers on.
 
     With a `condition`, the backbone's sparse control network is active.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     factor, channels = backbone.config.vae.factor, backbone.config.vae.latent_channels
     shape = (len(captions), frames, channels, backbone.config.height // factor, backbone.config.width // factor)
     z = torch.randn(shape, generator=generator).to(backbone.device)
     text = backbone.encode_text([""] * len(captions) + list(captions))
-    for step in sampling_pairs(backbone.config.schedule, STEPS):
+    for step in sampling_pairs(backbone.config.schedule, steps):
         tap = no_tap
         if condition is not None:
             tap = adding(sparse_control(backbone)(torch.cat([condition, condition]), step.t, text, temporal=video))
         uncond, cond = backbone.unet(torch.cat([z, z]), step.t, text, temporal=video, tap=tap).chunk(2)
-        predicted = noise(guided(uncond, cond, GUIDANCE_SCALE), z, step.t, backbone.config.schedule)
-        z = ddim(z, predicted, step, eta=1.0, generator=generator)
+        predicted = noise(guided(uncond, cond, scale), z, step.t, backbone.config.schedule)
+        z = ddim(z, predicted, step, eta=eta, generator=generator)
     return z.cpu()
 
 
