@@ -57,7 +57,7 @@ def row(kind: str, true: list[Following], still: list[Following], seconds: float
 def main(args: Args) -> None:
     """Print a table."""
     torch.set_num_threads(1)
-    print("| kind | objects | mean error | 95th percentile | maximum | lost | still, but following | time per object |")
+    print("| kind | objects | mean error | 95th percentile | maximum | lost | static, accepted | time per object |")
     print("|---|---|---|---|---|---|---|---|")
     for kind in args.kinds:
         print(row(kind, *measured(kind, args.cases)), flush=True)

@@ -166,7 +166,7 @@ def test_the_header_alone_refuses_what_is_too_large(tmp_path: Path, shape: tuple
     ],
 )
 def test_a_file_without_objects_that_can_be_followed_says_so(tmp_path: Path, content: bytes) -> None:
-    with pytest.warns(AnyI2VWarning, match="file has no objects to follow, so nothing is moved"):
+    with pytest.warns(AnyI2VWarning, match="file has no objects to follow, so the motion is not controlled"):
         assert load(tmp_path, content).objects == ()
 
 

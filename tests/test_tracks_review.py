@@ -33,4 +33,4 @@ def test_each_doubt_names_object_and_frame(boxes: list[Box], expected: list[str]
 
 
 def test_no_objects_are_worth_a_word() -> None:
-    assert warnings(Tracks(100, 100), CELL) == ["there are no objects, so nothing is moved"]
+    assert warnings(Tracks(100, 100), CELL) == ["there are no objects, so the motion is not controlled"]

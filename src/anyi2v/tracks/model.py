@@ -88,7 +88,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Tracks:
-    """All objects of a job in one frame of reference. Without objects, features are injected, but nothing is moved.
+    """All objects of a job in one frame of reference. Without objects the motion is not controlled.
 
     An object with a mask but without points gets a central point of the mask, because the box's centre may not be on
     it.

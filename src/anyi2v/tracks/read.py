@@ -76,7 +76,7 @@ def load_tracks(
     path = expanded(path)
     content, _, tracks = _read(path, Hints(size, box_size, path.parent))
     if not tracks.objects and not own.is_record(content):
-        warnings.warn(f"{path} has no objects to follow, so nothing is moved", AnyI2VWarning, stacklevel=2)
+        warnings.warn(f"{path} has no objects to follow, so the motion is not controlled", AnyI2VWarning, stacklevel=2)
     return tracks
 
 

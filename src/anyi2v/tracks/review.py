@@ -33,7 +33,7 @@ def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
 
 
 def _none(tracks: Tracks) -> list[str]:
-    return [] if tracks.objects else ["there are no objects, so nothing is moved"]
+    return [] if tracks.objects else ["there are no objects, so the motion is not controlled"]
 
 
 def _of(track: Track, tracks: Tracks, cell: tuple[float, float]) -> list[str]:
