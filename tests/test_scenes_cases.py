@@ -2,10 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from anyi2v.backbone.networks import build
+from anyi2v.checkpoints.checkpoint import save
+from anyi2v.errors import InputError
+from benchmarks.scenes import bench, lessons
 from benchmarks.scenes.cases import Kind, boxes_of, make_case, visible
 from benchmarks.scenes.drawing import MODALITIES, Sprites, ground, sprites
 from benchmarks.scenes.scenes import SIZE
@@ -107,3 +112,30 @@ def test_scenery_that_moves_along_is_noticed(known: Sprites) -> None:
         assert still.drift < 0.3 and still.dragged < 0.5
         assert moved.drift > 1.5
     assert moving >= 2
+
+
+@pytest.mark.usefixtures("arrays_unchecked")  # whole jobs
+def test_the_benchmark_keeps_its_videos_and_scores_them(
+    package: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save(build(lessons.CONFIG), tmp_path / "scenes.safetensors", dtype=torch.float16)
+        torch.save(Segmenter().state_dict(), tmp_path / "segmenter-128.pt")
+    few = ("steps=2", "inject_steps=1", "optimise_steps=1", "iterations=1", "inversion_stride=200", "pca_dim=4")
+    places: dict[str, Any] = {"backbone": tmp_path / "scenes.safetensors", "package": package, "scratch": tmp_path}
+    args = bench.Args(**places, out=tmp_path / "out", cases=1, ablate=("no optimisation",), settings=few)
+    bench.main(args)
+    assert "| no optimisation | " in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("bench.json", "scores.json", "table.md", "cases.png", "cases"),
+    }
+    monkeypatch.setattr(bench, "run", None)  # every video is there
+    bench.main(args)
+    with pytest.raises(InputError, match="has another backbone, kind or settings"):
+        bench.main(bench.Args(**places, out=tmp_path / "out", cases=1, settings=("steps=3",)))
+    with pytest.raises(InputError, match="write NAME=VALUE"):
+        bench.main(bench.Args(**places, out=tmp_path / "other", cases=1, settings=("steps",)))
