@@ -30,6 +30,8 @@ EMPTY_SHARE = 0.1
 """Share of empty captions, for classifier-free guidance."""
 OBJECT_WEIGHT = 3.0
 """Additional loss weight, on top of 1, in the cells of the objects and around them."""
+JITTER = 0.02, 0.25
+"""Standard deviation of the noise that the decoder removes."""
 OUTLINES = 150, 700
 """Timesteps that determine outlines; half of a batch of single pictures is drawn from this range."""
 
@@ -144,4 +146,5 @@ def lessons(package: Path) -> Lessons:
         latents=partial(latents, package),
         preview=partial(preview, package),
         timesteps=timesteps,
+        jitter=JITTER,
     )

@@ -45,6 +45,9 @@ class Lessons:
     """(latents) -> approximate images in [0, 1], for sheets of samples."""
     timesteps: Callable[[int, Generator], Int[Tensor, " n"]]
     """(count, generator) -> timesteps of single pictures."""
+    jitter: tuple[float, float] = (0.05, 0.05)
+    """Smallest and largest standard deviation of the noise on latents from which the decoder learns to restore images;
+    sampled latents are not free of noise."""
 
 
 def uniform_timesteps(count: int, generator: Generator) -> Int[Tensor, " n"]:

@@ -194,7 +194,9 @@ def vae_loss(backbone: Backbone, first: int, count: int, seed: int, *, lessons: 
     generator = torch.Generator().manual_seed(abs(seed))
     device = backbone.device
     latents = lessons.latents(images)
-    jitter = 0.05 * torch.randn(latents.shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    least, most = lessons.jitter
+    jitter = (least + (most - least) * torch.rand(count, 1, 1, 1, generator=generator)) * noise
     pixels, target = (2 * images - 1).to(device), latents.to(device)
     mean, logvar = backbone.vae.moments(pixels)
     error = backbone.vae.decode(target + jitter.to(device), chunk=count) - pixels
