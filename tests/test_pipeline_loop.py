@@ -4,6 +4,7 @@ The reference below shares only the network, Eq. 1 to 8 (which have tests of the
 with the product. Steps, passes, texts, injections, updates and the frame rate are counted here independently.
 """
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import record
 from anyi2v.diffusion import alphas_cumprod
 from anyi2v.method.alignment import align, reduce
@@ -24,6 +26,9 @@ from anyi2v.tracks import Track, Tracks
 from .networks import SHORT, tiny_backbone
 
 BACKBONE = tiny_backbone()
+V = copy(BACKBONE)
+"""The same networks, whose UNet's output is taken for v."""
+V.config = replace(BACKBONE.config, schedule=replace(BACKBONE.config.schedule, prediction="v"))
 TRACKS = Tracks(16, 16, (Track("a", ((1.0, 1.0, 8.0, 8.0), (7.0, 6.0, 14.0, 13.0)), ((5.0, 3.0),)),))
 IMAGE = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
 PROMPT, NEGATIVE = "a red ball", "a blue ball"
@@ -35,14 +40,20 @@ def moved(z: Tensor, eps: Tensor, at: float, to: float, sigma: float = 0.0) -> T
     return to**0.5 * (z - (1 - at) ** 0.5 * eps) / at**0.5 + (1 - to - sigma**2) ** 0.5 * eps
 
 
-def inverted(config: MethodConfig, text: Tensor) -> dict[str, Tensor]:
+def predicted(backbone: Backbone, z: Tensor, t: int, text: Tensor, **options: Any) -> Tensor:
+    """The noise, of which v is the difference from the signal (Salimans & Ho 2022)."""
+    output, abar = BACKBONE.unet(z, t, text, **options), alphas_cumprod(BACKBONE.config.schedule)[t].item()
+    return output if backbone is BACKBONE else abar**0.5 * output + (1 - abar) ** 0.5 * z
+
+
+def inverted(config: MethodConfig, text: Tensor, backbone: Backbone) -> dict[str, Tensor]:
     """Section 3.2: the condition's features at t_alpha, temporal layers off."""
     abar = alphas_cumprod(BACKBONE.config.schedule).tolist()
     z = BACKBONE.vae.encode(2 * IMAGE[None] - 1)[:, None]
     t = 1
     while t < config.inversion_timestep:
         before = abar[t - config.inversion_stride] if t >= config.inversion_stride else 1.0
-        z = moved(z, BACKBONE.unet(z, t, text, temporal=False), before, abar[t])
+        z = moved(z, predicted(backbone, z, t, text, temporal=False), before, abar[t])
         t += config.inversion_stride
     names = (*config.inject_hidden, *config.inject_query)
     return record(BACKBONE.unet, names, z, config.inversion_timestep, text, temporal=False)
@@ -89,21 +100,21 @@ def updated(z: Tensor, t: int, text: Tensor, tap: Inject, config: MethodConfig) 
 
 
 @torch.no_grad()
-def written_out(config: MethodConfig, seed: int = 0) -> Tensor:
+def written_out(config: MethodConfig, backbone: Backbone = BACKBONE, seed: int = 0) -> Tensor:
     """The video of a job; the last denoising step ends without noise."""
-    unet, text, abar = BACKBONE.unet, BACKBONE.encode_text([PROMPT]), alphas_cumprod(BACKBONE.config.schedule).tolist()
+    text, abar = BACKBONE.encode_text([PROMPT]), alphas_cumprod(BACKBONE.config.schedule).tolist()
     unwanted = BACKBONE.encode_text([NEGATIVE])
     z = torch.randn(1, FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-    fresh, tap = stream(seed, "eta"), Inject(config, inverted(config, text))
+    fresh, tap = stream(seed, "eta"), Inject(config, inverted(config, text, backbone))
     stride = 1000 // config.steps
     for i in range(config.steps):
         t = 1 + (config.steps - 1 - i) * stride
         if i < config.optimise_steps:
             with torch.enable_grad():
                 z = updated(z, t, text, tap, config)
-        eps = unet(z, t, text, tap=tap) if i < config.inject_steps else unet(z, t, text)
+        eps = predicted(backbone, z, t, text, **({"tap": tap} if i < config.inject_steps else {}))
         if config.guidance_steps is None or i < config.guidance_steps:
-            plain = unet(z, t, unwanted)
+            plain = predicted(backbone, z, t, unwanted)
             eps = plain + config.guidance_scale * (eps - plain)
         at, to = abar[t], abar[t - stride] if t >= stride else 1.0
         sigma = config.eta * ((1 - to) / (1 - at)) ** 0.5 * (1 - at / to) ** 0.5  # Eq. 16
@@ -126,11 +137,15 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_job_is_the_algorithm_written_out(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [*((name, BACKBONE) for name in CASES), ("as it is", V), ("a stride", V)],
+    ids=lambda x: x if isinstance(x, str) else x.config.schedule.prediction,
+)
+def test_a_job_is_the_algorithm_written_out(name: str, backbone: Backbone) -> None:
     config = replace(SHORT, **CASES[name])
-    video = animate(BACKBONE, IMAGE, PROMPT, TRACKS, config=config, negative_prompt=NEGATIVE).video
-    gap = (video - written_out(config)).abs()
+    video = animate(backbone, IMAGE, PROMPT, TRACKS, config=config, negative_prompt=NEGATIVE).video
+    gap = (video - written_out(config, backbone)).abs()
     # rounding in float32; AdamW's sign-like first update makes a step of lr of the rounding of a tiny gradient
     assert gap.median() < 1e-6, gap.median()
     assert (gap > 1e-3).float().mean() < 0.02, gap.max()
