@@ -137,11 +137,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "backbone"),
-    [*((name, BACKBONE) for name in CASES), ("as it is", V), ("a stride", V)],
-    ids=lambda x: x if isinstance(x, str) else x.config.schedule.prediction,
-)
+JOBS = [*((name, BACKBONE) for name in CASES), ("as it is", V), ("a stride", V)]
+
+
+@pytest.mark.parametrize(("name", "backbone"), JOBS)
 def test_a_job_is_the_algorithm_written_out(name: str, backbone: Backbone) -> None:
     config = replace(SHORT, **CASES[name])
     video = animate(backbone, IMAGE, PROMPT, TRACKS, config=config, negative_prompt=NEGATIVE).video
