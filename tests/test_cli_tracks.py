@@ -44,7 +44,10 @@ def test_every_format_is_checked_shown_and_converted(folder: Path, capsys: pytes
     assert drawn.shape == (SIZE[1], SIZE[0], 3) and (drawn != (90, 120, 90)).any()
     for to in ("own", "anyi2v"):
         out = folder / f"{to}.json"
+        capsys.readouterr()
         assert run("convert", folder / str(i), *size, "--to", to, "--out", out, "--frames", 16) == 0
+        written = "anyi2v track file" if to == "own" else "JSON of the published AnyI2V code"
+        assert f"{out}: {written}, " in capsys.readouterr().out
         found = load_tracks(out)
         expected = load_tracks(folder / str(i), size=SIZE).resample(16)
         assert (found == expected) if to == "own" else len(found.objects) == len(expected.objects)
@@ -56,7 +59,7 @@ def test_check_prints_objects_and_warnings(folder: Path, capsys: pytest.CaptureF
     (folder / "t.json").write_text(json.dumps(data))
     assert run("check", folder / "t.json") == 0
     out = capsys.readouterr().out
-    assert out.startswith("anyi2v JSON, 1 object, 2 frames, 640 x 480 pixels\n")
+    assert out.startswith("anyi2v track file, 1 object, 2 frames, 640 x 480 pixels\n")
     assert "  cow: 2 frames, (10, 10, 11, 300) to (600, 10, 700, 300), the box's centre\n" in out
     assert "warning: object 'cow' partly leaves the frame in frame" in out
     assert "warning: object 'cow' jumps by more than its box" in out

@@ -47,7 +47,7 @@ class TracksShow:
 
 @dataclass(frozen=True)
 class TracksConvert:
-    """Convert a track file from any supported format to ours or AnyI2V's.
+    """Convert a track file from any supported format to ours, or to that of the published AnyI2V code.
 
     Examples:
     $ anyi2v tracks convert traj.npy --size 1024 576 --to own --out tracks.json
@@ -57,7 +57,7 @@ class TracksConvert:
     file: Annotated[Path, tyro.conf.Positional]
     """Track file in any supported format, which is detected from its content."""
     to: Literal["anyi2v", "own"]
-    """Output format."""
+    """Output format: own, or anyi2v for the JSON of the published code."""
     out: Path
     """Output file."""
     frames: int | None = None
@@ -70,17 +70,19 @@ class TracksConvert:
     def run(self) -> None:
         """Write the file; print what the format cannot represent."""
         from anyi2v.reports.folder import check_file
-        from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
-        from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
+        from anyi2v.tracks import anyi2v_json, own, read_tracks
         from anyi2v.tracks.review import summary
 
         check_file(self.out, self.file)
-        kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
+        _, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
         if self.frames is not None:
             tracks = tracks.resample(self.frames)
-        (save_anyi2v if self.to == "anyi2v" else save_tracks)(self.out, tracks)
-        result(self.out, f"{self.out}: {summary(kind, tracks)}")
-        for line in lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
+        if self.to == "own":
+            own.save_tracks(self.out, tracks)
+        else:
+            anyi2v_json.save_anyi2v(self.out, tracks)
+        result(self.out, f"{self.out}: {summary(own.TITLE if self.to == 'own' else anyi2v_json.TITLE, tracks)}")
+        for line in anyi2v_json.lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
             LOGGER.warning(line)
 
 
