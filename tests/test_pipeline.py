@@ -1,5 +1,6 @@
 """Whole jobs on a tiny random backbone: determinism, options, bad input."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -82,6 +83,11 @@ def test_what_comes_back() -> None:
     assert [(r.step, r.iteration) for r in result.losses] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert set(result.timings) == {"text", "encode", "inversion", "optimisation", "denoising", "decode"}
     assert result.tracks == TWO.resample(4)
+
+
+def test_results_and_backbones_are_described_on_one_short_line() -> None:
+    assert repr(plain()) == "<Result: 4 frames of 16x16 px, 'a red ball', 1 object, seed 0>"
+    assert re.fullmatch(r"<Backbone 'tiny': [\d,]+ parameters, torch.float32 on cpu>", repr(BACKBONE))
 
 
 def test_features_of_an_earlier_job_spare_the_inversion() -> None:

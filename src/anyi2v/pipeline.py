@@ -19,7 +19,7 @@ from anyi2v.execution.grad_modes import own_modes
 from anyi2v.execution.machine import release_memory
 from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.images.media import check_tracks
-from anyi2v.job import Job, Method, Result, check_general
+from anyi2v.job import Job, Method, Result, check_general, check_kinds
 from anyi2v.method.anyi2v import AnyI2V, check_settings
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.features import condition_features
@@ -103,7 +103,8 @@ def animate(
             that does not exist, before that tap's first pass, or if a tap raises Stop.
         NumericsError: a value became NaN or infinite; the message names the stage, step, layer, object and frame.
     """
-    config = config or backbone.method()
+    config = backbone.method() if config is None else config
+    check_kinds(config, method, sampler, objective)
     frames = backbone.config.frames if frames is None else frames
     fps = backbone.config.fps if fps is None else fps
     parts = _parts(method, sampler, objective)
@@ -187,7 +188,8 @@ def invert_images(
         InputError, HookError: an input is not usable, or the images cannot form a batch; raised before any work.
         NumericsError: a value became NaN or infinite.
     """
-    config = config or backbone.method()
+    config = backbone.method() if config is None else config
+    check_kinds(config)
     fps = backbone.config.fps if fps is None else fps
     if not len(images) == len(prompts) > 0:
         raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs a prompt")

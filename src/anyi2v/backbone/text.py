@@ -93,6 +93,8 @@ def tokenize(
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError(f"prompts must be a list of strings, not {prompts!r:.60}; pass [prompt] for a single one")
     rows = []
     for prompt in prompts:
         ids = _ids(config, prompt, embeddings)

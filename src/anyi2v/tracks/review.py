@@ -2,21 +2,21 @@
 
 import math
 
+from anyi2v.errors import plural
 from anyi2v.tracks.model import Box, Track, Tracks, centre
 
 
 def summary(kind: str, tracks: Tracks) -> str:
     """Summarise tracks on one line: format, objects, frames and size."""
     frames = sorted({len(track.boxes) for track in tracks.objects})
-    count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
-    objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
-    return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"
+    count = f"{frames[0]} to {frames[-1]} frames" if len(frames) > 1 else plural(max(frames, default=0), "frame")
+    return f"{kind}, {plural(len(tracks.objects), 'object')}, {count}, {tracks.width} x {tracks.height} pixels"
 
 
 def followed(track: Track) -> str:
     """Describe which points of the object are followed: its salient points, or the centre of its first box."""
     count = len(track.points)
-    return "the box's centre" if count == 0 else f"{count} point{'' if count == 1 else 's'}"
+    return "the box's centre" if count == 0 else plural(count, "point")
 
 
 def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
