@@ -293,6 +293,12 @@ def test_what_cannot_act_is_warned_of(changes: dict[str, Any], options: dict[str
     assert len(found) == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("changes", [{"optimise_steps": 5}, {"iterations": 0}])
+def test_without_objects_nothing_is_said_about_the_optimisation(changes: dict[str, Any]) -> None:
+    run(tracks=Tracks(16, 16), config=replace(SHORT, **changes))
+
+
 def test_ordinary_settings_warn_of_nothing() -> None:
     everything = [SHORT, *RECIPES.values(), *(recipe(name, MICRO) for name in RECIPES)]
     assert [remarks(config) for config in everything] == [[]] * len(everything)

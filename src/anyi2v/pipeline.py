@@ -109,8 +109,8 @@ def animate(
     fps = backbone.config.fps if fps is None else fps
     parts = _parts(method, sampler, objective)
     check_job(backbone, image, config, frames, fps, seed)
-    _warn_of_idle_settings(config, negative_prompt, cache)
     tracks = check_tracks(tracks, image).scaled(image.shape[2], image.shape[1]).resample(frames)
+    _warn_of_idle_settings(config, tracks, negative_prompt, cache)
     stages = Stages(progress=progress, device=backbone.device)
     inputs: dict[str, Any] = {"features": features, "cache": cache, "taps": whole(taps), "stages": stages}
     job = Job(backbone, image, prompt, negative_prompt, tracks, config, seed, frames, fps, low_memory, **inputs)
@@ -254,9 +254,9 @@ def bound_sampler(sampler: Sampler | None, config: MethodConfig, seed: int) -> S
     return sampler
 
 
-def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Path | None) -> None:
+def _warn_of_idle_settings(config: MethodConfig, tracks: Tracks, negative_prompt: str, cache: Path | None) -> None:
     """Warn the caller of `animate` about each setting that has no effect."""
-    found = remarks(config)
+    found = remarks(config, optimises=bool(tracks.objects))
     if negative_prompt and config.guidance_scale <= 1:
         found.append(f"negative_prompt={negative_prompt!r} is not used: guidance_scale={config.guidance_scale:g}")
     if cache is not None and config.inversion == "noise":
