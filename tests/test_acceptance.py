@@ -346,7 +346,7 @@ def test_07_errors_name_object_and_frame(
 
 STEP = 260 / 35
 WAYS = {
-    "AnyI2V JSON": ((88 / 512, 104 / 512), (223 / 512, 134 / 512)),
+    "JSON of the published AnyI2V code": ((88 / 512, 104 / 512), (223 / 512, 134 / 512)),
     "SG-I2V .npy": ((150 / 640, 210 / 480), (280 / 640, 275 / 480)),
     "FreeTraj .txt": ((0.25, 0.25), (0.75, 0.75)),
     "TrailBlazer YAML": ((0.05, 0.05), (0.75, 0.75)),

@@ -243,11 +243,13 @@ def test_recipes_are_the_flags_choices() -> None:
         ({"image": "absent.png"}, r"cannot read image absent.png: No such file"),
         ({"tracks": "absent.json"}, r"cannot read absent.json: No such file"),
         ({"repeat": "absent.json"}, r"cannot read absent.json: No such file"),
+        ({"repeat": "."}, r"cannot read run.json: No such file"),
+        ({"example": "phot"}, r"no example 'phot'; the closest are photo \(all: edge, depth, .*, layers\)"),
         ({"prompt": "a blue"}, r"the word 'blue' is not among"),
         ({"device": "nix"}, r"--device nix cannot be used: "),
         ({"threads": "0"}, r"--threads 0 is not allowed"),
         ({"frames": "5"}, r"5 frames requested"),
-        ({"width": "33"}, r"the image is 33x16 px"),
+        ({"width": "33"}, r"the video's size is 33x16 px"),
         ({"method.align": "up_blocks.1.x"}, r"up_blocks\.1\.x"),
     ],
 )
@@ -284,7 +286,7 @@ def test_every_prompt_has_a_run_and_finished_ones_are_kept(
     assert (first / "run.json").stat().st_ino == before
     assert (out / "03-a-a" / "report.html").exists()
     # each can be repeated, with another prompt too
-    again = ["animate", "--repeat", str(second / "run.json"), "--out", str(tmp_path / "again")]
+    again = ["animate", "--repeat", str(second), "--out", str(tmp_path / "again")]  # the folder stands for its run.json
     assert cli.main(again) == 0
     assert (second / "video.mp4").read_bytes() == (tmp_path / "again" / "video.mp4").read_bytes()
     assert cli.main([*again, "--prompt", "a a", "--overwrite"]) == 0
@@ -318,8 +320,8 @@ def test_image_and_prompt_are_needed(files: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({}, "is not the record of a run: KeyError('prompt')"),
-        ({key: 0 for key in ("prompt", *REPEATED)} | {"backbone": 3}, "is not the record of a run: TypeError"),
+        ({}, "is not the record of a run: the key 'prompt' is missing"),
+        ({key: 0 for key in ("prompt", *REPEATED)} | {"backbone": 3}, "is not the record of a run: values differ"),
         (
             {key: 0 for key in ("prompt", *REPEATED)} | {"backbone": {"name": "micro"}, "method": {"lrr": 1}},
             "run.json: the method has no setting 'lrr'; the closest are lr,",
@@ -335,6 +337,24 @@ def test_unusable_records_are_named(
     error = capsys.readouterr().err
     assert str(path) in error
     assert message in error
+
+
+def test_without_tracks_the_free_motion_is_said_and_not_that_it_is_not_optimised(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = flags(files, tmp_path / "out", **{"method.optimise-steps": "90", "method.steps": "2"})
+    args.remove("--tracks")
+    args.remove(str(files / "tracks.json"))
+    assert cli.main(args) == 0
+    printed = capsys.readouterr().err
+    assert printed.startswith("no --tracks: only the layout of the first frame is controlled, the motion is not\n")
+    assert "optimise_steps" not in printed
+
+
+def test_what_is_neither_run_nor_checkpoint_cannot_be_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "nothing"]) == 2
+    printed = capsys.readouterr().err
+    assert "no backbone 'nothing'" in printed and "there is no folder of a run of this name either" in printed
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

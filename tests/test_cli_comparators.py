@@ -104,7 +104,7 @@ def test_every_setting_is_a_flag(files: Path, method: ComparatorName, setting: s
 BAD = {
     "settings of another": (["--method", "trailblazer", "--freetraj.edit-steps", "3"], "add --method freetraj"),
     "settings of none": (["--time-to-move.weak-step", "3"], "the method is anyi2v; add --method time-to-move"),
-    "subject": (["--method", "freetraj"], "its name is not in the prompt 'a red'"),
+    "subject": (["--method", "freetraj"], "in the order of the tracks, by `subjects` (flag --freetraj.subjects)"),
     "layer": (["--method", "sg-i2v"], "sg-i2v: layers: unknown hook point 'up_blocks.2.attentions.2'"),
     "clocks": (["--method", "time-to-move", "--time-to-move.strong-step", "3"], "smaller than steps"),
     "frames": (["--method", "sparsectrl", *SPARSE, "--sparsectrl.frames", "1", "9"], "frames has 9, but the video has"),

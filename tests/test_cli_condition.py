@@ -117,6 +117,21 @@ def test_flags_of_geometry_change_its_picture_and_the_same_ones_do_not(files: Pa
     assert pictures[0] != pictures[1] == pictures[2]
 
 
+def test_the_help_does_not_name_a_flag_that_condition_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        show("--help")
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "The image is the first argument, without --image" in said and said.count("--image") == 1
+
+
+@pytest.mark.parametrize("clusters", ["1", "99999"])
+def test_a_number_of_segments_is_refused_before_the_image_is_read(
+    files: Path, capsys: pytest.CaptureFixture[str], clusters: str
+) -> None:
+    assert cli.main(["segments", "absent.png", "--clusters", clusters]) == 2
+    assert re.search(rf"{clusters} segments? requested; choose 2 to \d+, at most one", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -125,9 +140,9 @@ def test_flags_of_geometry_change_its_picture_and_the_same_ones_do_not(files: Pa
         (["nix.obj"], "cannot read nix.obj"),
         (
             ["photo.png", "--width", "17"],
-            "the image is 17x16 px; both must be multiples of 2 .*; nearest: 16x16 and 18x16",
+            "the video's size is 17x16 px; both must be multiples of 2 .*; nearest: 16x16 and 18x16",
         ),
-        (["photo.png", "--height", "0"], "the image is 16x0 px; .*; nearest: 16x2"),
+        (["photo.png", "--height", "0"], "the video's size is 16x0 px; .*; nearest: 16x2"),
         (["photo.png", "--layer", "photo.png"], "layer 2 .photo.png. needs a mask"),
         (["cloud.npy", "--fov", "0"], "camera: fov 0 is not allowed"),
         (["photo.png", "--tracks", "nix.json"], "cannot read nix.json"),

@@ -30,7 +30,7 @@ def test_a_plain_log_names_the_stages_and_quiet_prints_the_path_alone(
 ) -> None:
     assert cli.main(flags(files, tmp_path / "plain")) == 0
     said = capsys.readouterr()
-    assert re.match(r"memory: .*\n", said.err)
+    assert re.match(r"memory: predicting what the job needs\nmemory: .* GiB.*\n", said.err)
     for stage in ("inversion", "optimisation", "denoising", "decode"):
         assert re.search(rf"^{stage}: started \(0 of \d+\)$", said.err, re.MULTILINE), stage
         assert re.search(rf"^{stage}: finished in \d+\.\d s \((\d+) of \1\)$", said.err, re.MULTILINE), stage

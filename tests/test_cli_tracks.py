@@ -44,7 +44,10 @@ def test_every_format_is_checked_shown_and_converted(folder: Path, capsys: pytes
     assert drawn.shape == (SIZE[1], SIZE[0], 3) and (drawn != (90, 120, 90)).any()
     for to in ("own", "anyi2v"):
         out = folder / f"{to}.json"
+        capsys.readouterr()
         assert run("convert", folder / str(i), *size, "--to", to, "--out", out, "--frames", 16) == 0
+        written = "anyi2v track file" if to == "own" else "JSON of the published AnyI2V code"
+        assert f"{out}: {written}, " in capsys.readouterr().out
         found = load_tracks(out)
         expected = load_tracks(folder / str(i), size=SIZE).resample(16)
         assert (found == expected) if to == "own" else len(found.objects) == len(expected.objects)
@@ -56,9 +59,9 @@ def test_check_prints_objects_and_warnings(folder: Path, capsys: pytest.CaptureF
     (folder / "t.json").write_text(json.dumps(data))
     assert run("check", folder / "t.json") == 0
     out = capsys.readouterr().out
-    assert out.startswith("anyi2v JSON, 1 object, 2 frames, 640 x 480 pixels\n")
+    assert out.startswith("anyi2v track file, 1 object, 2 frames, 640 x 480 pixels\n")
     assert "  cow: 2 frames, (10, 10, 11, 300) to (600, 10, 700, 300), the box's centre\n" in out
-    assert "warning: object 'cow' partly leaves the frame in frame" in out
+    assert "warning: object 'cow' partly leaves the frame in 1 of 8 frames, first in frame 8" in out
     assert "warning: object 'cow' jumps by more than its box" in out
     assert "warning: object 'cow' has a box smaller than a cell" in out
 
@@ -76,6 +79,11 @@ def test_check_looks_at_the_image_that_the_tracks_were_drawn_on(
     out = capsys.readouterr().out
     assert "warning: object 'beside': its first box (400, 200, 500, 300) shows nothing that stands out" in out
     assert "object 'there': its first box" not in out
+    assert "aspect ratio" not in out
+    Image.new("L", (64, 64), 0).save(folder / "square.png")
+    assert run("check", folder / "t.json", "--image", folder / "square.png") == 0
+    expected = "warning: the tracks are drawn on 640 x 480 pixels, but the image has 64 x 64, another aspect ratio"
+    assert expected in capsys.readouterr().out
     # the image says the size, too
     points = list(FILES).index("CoTracker .npz")
     assert run("check", folder / str(points), "--image", folder / "white.png") == 0

@@ -186,8 +186,8 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: Path("tracks/a.json").write_text("{"), "tracks/a.json: this is not JSON"),
     (lambda: save_tracks("tracks/a.json", Tracks(128, 64)), "is drawn on 128x64 px, but the videos have 128x128"),
     (lambda: Path("means.pt").write_text("no network"), "means.pt is no TorchScript file"),
-    (lambda: shutil.rmtree("generated"), "generated is no folder"),
-    (lambda: shutil.rmtree("tracks"), "tracks is no folder"),
+    (lambda: shutil.rmtree("generated"), "generated is not a folder"),
+    (lambda: shutil.rmtree("tracks"), "tracks is not a folder"),
     (lambda: [save_tracks(f"tracks/{n}.json", Tracks(128, 128)) for n in NAMES], "no file of tracks has an object"),
     (
         lambda: all_of("real", lambda v: v[:1]) or all_of("generated", lambda v: v[:1]),
@@ -213,12 +213,13 @@ def test_what_cannot_be_measured_is_one_line_and_nothing_is_written(
     [
         (
             ["--metrics", "fid"],
-            "fid needs --frame-convention, for numbers of different ones do not compare: pytorch-fid",
+            "fid needs --frame-convention, because scores of different conventions are not comparable: pytorch-fid",
         ),
         (["--metrics", "fvd", "--video-convention", "x"], "there is no convention 'x'; it must be one of google"),
         (["--metrics", "kid", "--frame-convention", "as-is"], "kid needs --real; give it, or name other --metrics"),
         (["--metrics", "kvd", "--video-convention", "google", "--real", "real"], "kvd needs --video-extractor"),
         (["--metrics", "objmc"], "objmc needs --tracks"),
+        ([], "fid needs --frame-convention, .*; objmc and trajectory only need --tracks, structure only --images"),
         (["--metrics", "objmc", *OBJMC, "--resamples", "-1"], "resamples=-1 is not allowed"),
         (["--metrics", "objmc", *OBJMC, "--out", "x.txt"], "cannot write x.txt: the suffix must be .json"),
         (

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +102,13 @@ def test_without_own_numbers_there_are_no_plots(evaluation: Evaluation, tmp_path
     write_page(tmp_path / "eval.html", Request(Path("runs")), only)
     reader = Reader((tmp_path / "eval.html").read_text())
     assert "svg" not in reader.tags and not reader.links and "Worst videos" not in reader.text
+
+
+def test_a_metric_without_numbers_of_videos_has_no_plot(evaluation: Evaluation, tmp_path: Path) -> None:
+    scores = (*evaluation.scores, score("lost", value=NAN))
+    write_page(tmp_path / "eval.html", Request(Path("runs")), replace(evaluation, scores=scores))
+    reader = Reader((tmp_path / "eval.html").read_text())
+    assert reader.tags.count("svg") == 2 and reader.text.count("No video has a value.") == 1
 
 
 @given(

@@ -175,3 +175,22 @@ def test_the_command_measures_true_videos_near_zero_and_others_far(
     assert found["still"][final]["value"] > found["still"][mean]["value"] > 3
     assert found["true"][mean]["unit"] == "px of 64x64"
     assert found["true"][mean]["details"]["objects"] == 2
+
+
+def test_objects_that_are_never_found_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, still in (("lost", False), ("found", True)):
+        noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))  # frames have nothing in common
+        write_video(tmp_path / "videos" / f"{name}.npz", noise[:1].expand_as(noise) if still else noise, fps=8)
+        save_tracks(tmp_path / "tracks" / f"{name}.json", Tracks(64, 64, (Track("a", ((16, 16, 48, 48),)),)))
+    args = ["eval", "videos", "--generated", "videos", "--tracks", "tracks", "--metrics", "objmc", "trajectory"]
+    assert cli.main(args) == 0
+    printed = capsys.readouterr().err
+    assert "warning: ObjMC: 1 of 2 objects could not be tracked beyond frame 1; mode draganything measures" in printed
+    assert "warning: trajectory: 1 of 2 objects were found in no frame that counts and are left out; try" in printed
+    (tmp_path / "videos" / "lost.npz").unlink()
+    (tmp_path / "tracks" / "lost.json").unlink()
+    assert cli.main(args) == 0
+    assert "warning" not in capsys.readouterr().err

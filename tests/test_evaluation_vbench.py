@@ -52,7 +52,7 @@ def test_an_interrupted_export_can_be_started_again(capsys: pytest.CaptureFixtur
     Path("named/a red circle-1.mp4").unlink()
     before = Path("named/a red circle-0.mp4").stat().st_mtime_ns
     assert export("runs", "--out", "named") == 0
-    assert "named: 1 videos of 1 prompts" in capsys.readouterr().out
+    assert "named: 1 video of 1 prompt" in capsys.readouterr().out
     assert Path("named/a red circle-1.mp4").read_bytes() == b"b"
     assert Path("named/a red circle-0.mp4").stat().st_mtime_ns == before
 
@@ -82,7 +82,7 @@ def existing() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: None, "runs is no folder"),
+        (lambda: None, "runs is not a folder"),
         (lambda: Path("runs/x").mkdir(parents=True), "runs holds no run"),
         (
             lambda: run_of(Path("runs/a"), "up/down", 0),

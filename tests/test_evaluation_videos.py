@@ -106,7 +106,7 @@ def test_folders_that_cannot_be_evaluated_are_named(tmp_path: Path) -> None:
         make(tmp_path / name)
         with pytest.raises(InputError, match=f"{name}.*{re.escape(message)}"):
             find_videos(tmp_path / name)
-    with pytest.raises(InputError, match="missing is no folder"):
+    with pytest.raises(InputError, match="missing is not a folder"):
         find_videos(tmp_path / "missing")
 
 

@@ -212,7 +212,7 @@ def prepared(*flags: str) -> Callable[[], object]:
         (None, ["--split", "test"], "cannot read the list VIPSeg/test.txt"),
         (lambda: Path("VIPSeg/val.txt").write_text("\n"), [], "val.txt lists no video"),
         (lambda: Path("VIPSeg/val.txt").write_text("a\na\n"), [], "val.txt lists 'a' more than once"),
-        (lambda: Path("VIPSeg/val.txt").write_text("gone\n"), [], "VIPSeg/imgs/gone is no folder"),
+        (lambda: Path("VIPSeg/val.txt").write_text("gone\n"), [], "VIPSeg/imgs/gone is not a folder"),
         (lambda: Path("VIPSeg/panomasks/0_first/9.png").unlink(), [], "has no 9.png"),
         (lambda: Path("VIPSeg/imgs/0_first/10.jpg").write_bytes(b"x"), [], "10.jpg"),
         (lambda: Path("VIPSeg/imgs/0_first/9.jpg").rename("VIPSeg/imgs/0_first/a.jpg"), [], "are their numbers"),

@@ -6,7 +6,8 @@ import torch
 from anyi2v.backbone.unet import UNet, points
 from anyi2v.checkpoints.checkpoint import load
 from anyi2v.checkpoints.header import SHIPPED
-from anyi2v.hook_points import Point, paper_layer, place, skip, spatial_layer
+from anyi2v.errors import HookError
+from anyi2v.hook_points import Point, check_names, paper_layer, place, skip, spatial_layer
 
 SIZES = {"b": 1, "f": 3, "h": 8, "w": 8, "l": 5}
 
@@ -60,6 +61,13 @@ def test_the_papers_layers() -> None:
     assert spatial_layer("1.0", "attentions") == "up_blocks.1.attentions.0"
     assert paper_layer(place(spatial_layer("2.1", "resnets"), "hidden")) == "2.1"
     assert paper_layer("down_blocks.1.attentions.0.query") == paper_layer("conv_in") == ""
+
+
+def test_only_names_that_resemble_an_unknown_one_are_suggested() -> None:
+    with pytest.raises(HookError, match=r"tap: unknown hook point 'conv_on'; the closest are conv_in$"):
+        check_names(["conv_on"], ["conv_in", "up_blocks.1.attentions.0"], "tap")
+    with pytest.raises(HookError, match=r"unknown hook point 'zz'; `anyi2v inspect BACKBONE --points` lists all$"):
+        check_names(["zz"], ["conv_in", "up_blocks.1.attentions.0"])
 
 
 def test_listing_takes_no_memory_of_tensors() -> None:

@@ -1,5 +1,6 @@
 """Whole jobs on a tiny random backbone: determinism, options, bad input."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -82,6 +83,11 @@ def test_what_comes_back() -> None:
     assert [(r.step, r.iteration) for r in result.losses] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert set(result.timings) == {"text", "encode", "inversion", "optimisation", "denoising", "decode"}
     assert result.tracks == TWO.resample(4)
+
+
+def test_results_and_backbones_are_described_on_one_short_line() -> None:
+    assert repr(plain()) == "<Result: 4 frames of 16x16 px, 'a red ball', 1 object, seed 0>"
+    assert re.fullmatch(r"<Backbone 'tiny': [\d,]+ parameters, torch.float32 on cpu>", repr(BACKBONE))
 
 
 def test_features_of_an_earlier_job_spare_the_inversion() -> None:
@@ -285,6 +291,12 @@ def test_what_cannot_act_is_warned_of(changes: dict[str, Any], options: dict[str
     with pytest.warns(AnyI2VWarning, match=message) as found:
         run(config=replace(SHORT, **changes), **options)
     assert len(found) == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("changes", [{"optimise_steps": 5}, {"iterations": 0}])
+def test_without_objects_nothing_is_said_about_the_optimisation(changes: dict[str, Any]) -> None:
+    run(tracks=Tracks(16, 16), config=replace(SHORT, **changes))
 
 
 def test_ordinary_settings_warn_of_nothing() -> None:

@@ -31,7 +31,7 @@ def test_every_pixel_has_a_segment_and_the_largest_comes_first(clusters: int) ->
 
 def test_impossible_wishes_are_refused() -> None:
     for clusters in (1, 257):
-        with pytest.raises(InputError, match=f"{clusters} segments requested"):
+        with pytest.raises(InputError, match=f"{clusters} segments? requested; choose 2 to 256"):
             segments(BACKBONE, IMAGE, clusters=clusters, config=SHORT)
 
 

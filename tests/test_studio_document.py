@@ -92,7 +92,7 @@ def test_what_was_exported_comes_back_as_it_was(tmp_path: Path, kind: str) -> No
     (tmp_path / "tracks.json").write_text(written(document))
     fit = plan((640, 480), 64, 48, "crop")
     title, found = imported(tmp_path / "tracks.json", fit, 8)
-    assert found == document and title == "anyi2v JSON"
+    assert found == document and title == "anyi2v track file"
     # into another number of frames it is resampled
     _, other = imported(tmp_path / "tracks.json", fit, 5)
     assert other["frames"] == 5 and tracks_from_dict(other).objects[0].name == "<b>"

@@ -523,7 +523,7 @@ def test_import_and_export_round_trip(page: Page, picture: Path, tmp_path: Path)
     save_anyi2v(tmp_path / "foreign.json", tracks.resample(8))
     page.open("Import, export")
     page.upload("#import", tmp_path / "foreign.json")
-    page.says("imported: AnyI2V JSON")
+    page.says("imported: JSON of the published AnyI2V code")
     first = page.json
     close(
         tracks_from_dict(first).objects[0].resample(8).boxes, tracks.scaled(64, 64).resample(8).objects[0].boxes, 1e-3
@@ -536,7 +536,7 @@ def test_import_and_export_round_trip(page: Page, picture: Path, tmp_path: Path)
     page.tab.get_by_role("button", name="Delete", exact=True).click()
     assert page.json["objects"] == []
     page.upload("#import", tmp_path / "tracks.json")
-    page.says("imported: anyi2v JSON")
+    page.says("imported: anyi2v track file")
     assert page.json == first
 
 

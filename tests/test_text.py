@@ -61,6 +61,11 @@ def test_unknown_words_come_with_the_closest_known_ones() -> None:
         tokenize(TINY, ["a red circles"])
 
 
+def test_a_word_that_resembles_none_comes_with_all_words_alone() -> None:
+    with pytest.raises(InputError, match=r"the word 'xyz' is not among the 8 that this backbone supports \(all: a red"):
+        tokenize(TINY, ["xyz"])
+
+
 @pytest.mark.parametrize("token", WORDS[:3])
 def test_special_tokens_cannot_be_written(token: str) -> None:
     with pytest.raises(InputError, match=token):

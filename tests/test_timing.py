@@ -61,6 +61,28 @@ def test_without_a_terminal_each_stage_is_logged_with_the_seconds_of_its_own_uni
     assert len(said) == 4 and {record.name for record in caplog.records} == {"anyi2v.timing"}
 
 
+def test_a_long_stage_is_logged_at_most_every_30_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    lines = Lines()
+    with caplog.at_level(logging.INFO, "anyi2v"):
+        lines("steps", 0, 9)
+        for done in range(1, 10):
+            clock += 20
+            lines("steps", done, 9)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "steps: started (0 of 9)",
+        "steps: 2 of 9 after 40 s",
+        "steps: 4 of 9 after 80 s",
+        "steps: 6 of 9 after 120 s",
+        "steps: 8 of 9 after 160 s",
+        "steps: finished in 180.0 s (9 of 9)",
+    ]
+
+
 def test_a_stage_of_one_unit_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars()
     bars("decode", 0, 1)

@@ -25,12 +25,12 @@ def centres(tracks: Tracks, number: int = 0) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE])
-@pytest.mark.parametrize("title", ["anyi2v JSON", "FreeTraj .txt", "AnyI2V JSON"])
+@pytest.mark.parametrize("title", ["anyi2v track file", "FreeTraj .txt", "JSON of the published AnyI2V code"])
 def test_texts_of_any_byte_order_are_read(tmp_path: Path, mark: bytes, title: str) -> None:
     encoding = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
     text = (
         FILES[title].decode()
-        if title != "anyi2v JSON"
+        if title != "anyi2v track file"
         else '{"width":9,"height":9,"objects":[{"name":"ö","box":[1,1,5,5]}]}'
     )
     (tmp_path / "plain").write_text(text, encoding="utf-8")

@@ -77,7 +77,8 @@ def test_what_is_lost_is_a_warning_and_stands_still(capsys: pytest.CaptureFixtur
     noise = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     write_video("clip.npz", torch.cat([translated([(2.0, 0.0)]), noise]), fps=8)
     assert run("clip.npz", "--boxes", "patch=44,44,84,84") == 0
-    assert "warning: 'patch' is lost from frame 3 of 4 on" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "warning: 'patch' is lost from frame 3 of 4 on" in printed.err and "1 object of clip.npz\n" in printed.out
     boxes = load_tracks("tracks.json").objects[0].boxes
     assert boxes[1] == boxes[2] == boxes[3] != boxes[0]
 
@@ -85,9 +86,9 @@ def test_what_is_lost_is_a_warning_and_stands_still(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["clip.npz", "--boxes", "44,44,84"], "box '44,44,84' is not usable; write NAME=x0,y0,x1,y1"),
+        (["clip.npz", "--boxes", "44,44,84"], "box '44,44,84' is not usable; write NAME=X0,Y0,X1,Y1"),
         (["clip.npz", "--boxes", "a=44,44,84,x"], "box 'a=44,44,84,x' is not usable"),
-        (["clip.npz", "--boxes", "44,44,84,84"], "object 1 has an empty name"),
+        (["clip.npz", "--boxes", "44,44,84,84"], "box '44,44,84,84' is not usable; write NAME=X0"),
         (["clip.npz", "--boxes", "a=44,44,84,84", "a=1,1,9,9"], "has the same name as object 1"),
         (["clip.npz", "--boxes", "a=84,44,44,84"], "has negative width"),
         (["clip.npz", "--boxes", "a=200,44,240,84"], "lies outside the frame of 128 x 128 pixels"),

@@ -135,8 +135,8 @@ COCO = {
 }
 
 FILES: dict[str, bytes] = {
-    "anyi2v JSON": json.dumps(OWN).encode(),
-    "AnyI2V JSON": json.dumps(ANYI2V).encode(),
+    "anyi2v track file": json.dumps(OWN).encode(),
+    "JSON of the published AnyI2V code": json.dumps(ANYI2V).encode(),
     "SG-I2V .npy": npy(SG_I2V),
     "CoTracker .npy": npy(np.linspace(40, 300, 2 * 6 * 3).reshape(1, 6, 3, 2), np.float32),
     "CoTracker .npz": cotracker(),

@@ -46,3 +46,14 @@ class AnyI2VWarning(UserWarning):
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return the `count` known names most similar to `name`, comma-separated, for an error message."""
     return ", ".join(get_close_matches(name, list(known), n=count, cutoff=0.0))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "; the closest are ..." with up to three known names that resemble `name`, "" if none does."""
+    found = get_close_matches(name, list(known))
+    return f"; the closest are {', '.join(found)}" if found else ""
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 frame" or "2 frames", for a message."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

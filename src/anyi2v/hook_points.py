@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from anyi2v.errors import HookError, closest
+from anyi2v.errors import HookError, suggestion
 
 Kind = Literal["layer", "skip", "hidden", "context", "query", "key", "value", "logits", "probs", "output"]
 """Kinds of tensors: the output of a layer; a skip connection; the residual hidden state of a ResBlock; and of an
@@ -116,12 +116,13 @@ def paper_layer(name: str) -> str:
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    """Raise HookError for the first of `names` missing from `known`, with the three closest names.
+    """Raise HookError for the first of `names` missing from `known`, with up to three names that resemble it.
 
     `where` is the setting that holds the names, used in the message.
     """
     known = set(known)
     for name in names:
         if name not in known:
-            text = f"unknown hook point {name!r}; the closest are {closest(name, sorted(known))}"
+            near = suggestion(name, sorted(known)) or "; `anyi2v inspect BACKBONE --points` lists all"
+            text = f"unknown hook point {name!r}{near}"
             raise HookError(f"{where}: {text}" if where else text)

@@ -17,14 +17,14 @@ from anyi2v.backbone.networks import Backbone
 from anyi2v.backbone.unet import UNet
 from anyi2v.denoiser import Denoiser
 from anyi2v.diffusion import Step, inversion_timesteps, sampling_pairs
-from anyi2v.errors import InputError
+from anyi2v.errors import InputError, plural
 from anyi2v.images.media import check_image
 from anyi2v.images.video import MAX_FPS, write_video
 from anyi2v.method.config import MethodConfig, OperatorKind
 from anyi2v.taps import Tap, Taps, no_tap, no_taps
 from anyi2v.timing import Stages
 from anyi2v.tracks import Tracks
-from anyi2v.tracks.checks import MAX_FRAMES
+from anyi2v.tracks.checks import MAX_FRAMES, shown
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,13 @@ class Result:
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method if it is one of `anyi2v.comparators`, else empty."""
 
+    def __repr__(self) -> str:
+        """Describe the result on one line, without its tensors."""
+        frames, _, height, width = self.video.shape
+        video = f"{plural(frames, 'frame')} of {width}x{height} px"
+        objects = plural(len(self.tracks.objects), "object")
+        return f"<Result: {video}, {self.prompt!r}, {objects}, seed {self.seed}>"
+
     def save(self, path: str | Path) -> None:
         """Write the video as mp4, GIF or npz, chosen by the suffix of `path`."""
         write_video(path, self.video, fps=self.fps)
@@ -150,6 +157,22 @@ class Method(Protocol):
     def start(self, job: Job, denoiser: Denoiser, /) -> Run:
         """Prepare a job: check its requirements and compute what is constant over the steps."""
         ...
+
+
+def check_kinds(config: object, method: object = None, sampler: object = None, objective: object = None) -> None:
+    """Raise InputError for an argument of the wrong kind, such as a part's name or class in place of an object."""
+    if not isinstance(config, MethodConfig):
+        raise InputError(
+            f"config is a {type(config).__name__}; it must be a MethodConfig, for example backbone.method(steps=12)"
+        )
+    for name, part, usable, example in (
+        ("method", method, isinstance(method, Method), "anyi2v.comparators.SGI2V()"),
+        ("sampler", sampler, callable(sampler), "anyi2v.samplers.DPMSolver2M()"),
+        ("objective", objective, callable(objective), "anyi2v.method.objective.FeatureAlignment(config)"),
+    ):
+        if part is not None and (isinstance(part, type) or not usable):
+            given = f"the class {part.__name__}" if isinstance(part, type) else shown(part)
+            raise InputError(f"{name} is {given}; it must be an object, for example {example}")
 
 
 def check_general(

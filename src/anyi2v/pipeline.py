@@ -19,7 +19,7 @@ from anyi2v.execution.grad_modes import own_modes
 from anyi2v.execution.machine import release_memory
 from anyi2v.guard import all_finite, failure, frames_text
 from anyi2v.images.media import check_tracks
-from anyi2v.job import Job, Method, Result, check_general
+from anyi2v.job import Job, Method, Result, check_general, check_kinds
 from anyi2v.method.anyi2v import AnyI2V, check_settings
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.features import condition_features
@@ -103,13 +103,14 @@ def animate(
             that does not exist, before that tap's first pass, or if a tap raises Stop.
         NumericsError: a value became NaN or infinite; the message names the stage, step, layer, object and frame.
     """
-    config = config or backbone.method()
+    config = backbone.method() if config is None else config
+    check_kinds(config, method, sampler, objective)
     frames = backbone.config.frames if frames is None else frames
     fps = backbone.config.fps if fps is None else fps
     parts = _parts(method, sampler, objective)
     check_job(backbone, image, config, frames, fps, seed)
-    _warn_of_idle_settings(config, negative_prompt, cache)
     tracks = check_tracks(tracks, image).scaled(image.shape[2], image.shape[1]).resample(frames)
+    _warn_of_idle_settings(config, tracks, negative_prompt, cache)
     stages = Stages(progress=progress, device=backbone.device)
     inputs: dict[str, Any] = {"features": features, "cache": cache, "taps": whole(taps), "stages": stages}
     job = Job(backbone, image, prompt, negative_prompt, tracks, config, seed, frames, fps, low_memory, **inputs)
@@ -187,7 +188,8 @@ def invert_images(
         InputError, HookError: an input is not usable, or the images cannot form a batch; raised before any work.
         NumericsError: a value became NaN or infinite.
     """
-    config = config or backbone.method()
+    config = backbone.method() if config is None else config
+    check_kinds(config)
     fps = backbone.config.fps if fps is None else fps
     if not len(images) == len(prompts) > 0:
         raise InputError(f"{len(images)} images and {len(prompts)} prompts; each image needs a prompt")
@@ -252,9 +254,9 @@ def bound_sampler(sampler: Sampler | None, config: MethodConfig, seed: int) -> S
     return sampler
 
 
-def _warn_of_idle_settings(config: MethodConfig, negative_prompt: str, cache: Path | None) -> None:
+def _warn_of_idle_settings(config: MethodConfig, tracks: Tracks, negative_prompt: str, cache: Path | None) -> None:
     """Warn the caller of `animate` about each setting that has no effect."""
-    found = remarks(config)
+    found = remarks(config, optimises=bool(tracks.objects))
     if negative_prompt and config.guidance_scale <= 1:
         found.append(f"negative_prompt={negative_prompt!r} is not used: guidance_scale={config.guidance_scale:g}")
     if cache is not None and config.inversion == "noise":

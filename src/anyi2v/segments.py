@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anyi2v.backbone.networks import Backbone
-from anyi2v.errors import InputError
+from anyi2v.errors import InputError, plural
 from anyi2v.method.alignment import feature_map, reduce
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.noise import stream
@@ -49,10 +49,8 @@ def segments(
     config = config or backbone.method()
     if not config.inject_query:
         raise InputError("inject_query=() leaves no queries to cluster; name a layer's query")
-    vae, (height, width) = backbone.config.vae, image.shape[1:]
-    lattice = (2 * (height // vae.factor), 2 * (width // vae.factor))
-    if not 2 <= clusters <= lattice[0] * lattice[1]:
-        raise InputError(f"{clusters} segments requested; choose 2 or more, at most one per cell of the lattice")
+    height, width = image.shape[1:]
+    lattice = check_clusters(clusters, backbone.config.vae.factor, height, width)
     queries = replace(config, inject_hidden=(), share_kv=())
     (features,) = invert_images(backbone, [image], [prompt], config=queries, progress=progress)
     cells = [_cells(feature_map(name, features[name]), config, lattice) for name in config.inject_query]
@@ -61,6 +59,18 @@ def segments(
     rank = sizes.argsort(descending=True, stable=True).argsort()
     large = F.interpolate(rank[labels][None, None].float(), size=(height, width), mode="nearest")
     return large[0, 0].long().cpu()
+
+
+def check_clusters(clusters: int, factor: int, height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of the lattice that is clustered, for an image in pixels and the autoencoder's factor.
+
+    Raises InputError for fewer than 2 segments, or more than cells.
+    """
+    rows, columns = 2 * (height // factor), 2 * (width // factor)
+    if not 2 <= clusters <= rows * columns:
+        found = plural(clusters, "segment")
+        raise InputError(f"{found} requested; choose 2 to {rows * columns}, at most one per cell of the lattice")
+    return rows, columns
 
 
 def _cells(x: Float[Tensor, "1 _ _ c"], config: MethodConfig, lattice: tuple[int, int]) -> Float[Tensor, "n m"]:

@@ -12,6 +12,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 LOGGER = logging.getLogger(__name__)
 
+LEAST_PAUSE = 30.0
+"""Minimum number of seconds between messages about the progress of a stage that has not ended."""
+
 Progress = Callable[[str, int, int], object]
 """Callback that receives a stage, its number of finished units (first 0, then after each unit) and their total."""
 
@@ -35,14 +38,17 @@ class Bars:
 
 
 class Lines:
-    """A `Progress` that logs when each stage begins, and the seconds of its units when it ends."""
+    """A `Progress` that logs when each stage begins, now and then its finished units, and their seconds at its end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
+        self.last = self.said = time.perf_counter()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Log the begin or the end of the stage; the time since the previous call belongs to its finished units."""
+        """Log the begin or the end of the stage, or its progress if nothing was logged for `LEAST_PAUSE` seconds.
+
+        The time since the previous call belongs to the stage's finished units.
+        """
         if total == 0:
             return
         now = time.perf_counter()
@@ -52,6 +58,11 @@ class Lines:
         else:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
         self.last = now
+        if 0 < done < total and now - self.said >= LEAST_PAUSE:
+            LOGGER.info("%s: %d of %d after %.0f s", stage, done, total, self.seconds[stage])
+            self.said = now
+        if done in (0, total):
+            self.said = now
         if done == total:
             LOGGER.info("%s: finished in %.1f s (%d of %d)", stage, self.seconds.pop(stage), done, total)
 

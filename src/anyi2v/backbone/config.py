@@ -212,7 +212,7 @@ class BackboneConfig:
         below, above = (f"{max(width + rest, n) // n * n}x{max(height + rest, n) // n * n}" for rest in (0, n - 1))
         near = below if below == above else f"{below} and {above}"
         raise InputError(
-            f"the image is {width}x{height} px; both must be multiples of {n} on this backbone; nearest: {near}"
+            f"the video's size is {width}x{height} px; both must be multiples of {n} on this backbone; nearest: {near}"
         )
 
     def to_json(self) -> str:

@@ -29,6 +29,11 @@ class Backbone:
     embeddings: dict[str, Float[Tensor, "n d"]] = field(default_factory=dict)
     """Textual inversion vectors by name, from `read_embeddings`; not stored in checkpoints."""
 
+    def __repr__(self) -> str:
+        """Describe the backbone on one line, without its modules."""
+        count = sum(p.numel() for network in self.networks.values() for p in network.parameters())
+        return f"<Backbone {self.config.name!r}: {count:,} parameters, {self.dtype} on {self.device}>"
+
     @property
     def networks(self) -> dict[str, nn.Module]:
         """The three networks, by the prefix of their keys in a checkpoint."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from anyi2v.backbone.config import TextConfig
 from anyi2v.backbone.prompt_syntax import split
-from anyi2v.errors import InputError, closest
+from anyi2v.errors import InputError, suggestion
 from anyi2v.method.config import OperatorKind
 from anyi2v.operators import using
 
@@ -93,6 +93,8 @@ def tokenize(
 
     Raises InputError for a word outside `config.words`, and for a prompt longer than `config.length` tokens.
     """
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError(f"prompts must be a list of strings, not {prompts!r:.60}; pass [prompt] for a single one")
     rows = []
     for prompt in prompts:
         ids = _ids(config, prompt, embeddings)
@@ -142,7 +144,7 @@ def _whole_words(words: tuple[str, ...], prompt: str) -> list[int]:
         if word not in words[3:]:
             raise InputError(
                 f"prompt {_shorten(prompt)!r}: the word {word!r} is not among the {len(words) - 3} that this "
-                f"backbone supports; the closest are {closest(word, words[3:])}{_all_words(words[3:])}"
+                f"backbone supports{suggestion(word, words[3:])}{_all_words(words[3:])}"
             )
         ids.append(words.index(word))
     return ids

@@ -107,7 +107,7 @@ class UNet(nn.Module):
 
         Raises:
             InputError: more frames than the temporal layers have positions for, a missing `fps`, or a grid that cannot
-                be halved often enough.
+                be halved often enough, or `z` of another number of axes.
             HookError: a name in `temporal` is not a temporal layer, or the tap handles a name that is not a hook point.
         """
         self._check(z, temporal, window)
@@ -155,7 +155,9 @@ class UNet(nn.Module):
         x = group_norm_silu(self.conv_norm_out, x, call.frames_of(self.config.norm_over))
         return call.at_map("noise", self.conv_out(x)).unflatten(0, (-1, call.frames)).to(z.dtype)
 
-    def _check(self, z: Float[Tensor, "b f c h w"], temporal: bool | Collection[str], window: int | None) -> None:
+    def _check(self, z: Tensor, temporal: bool | Collection[str], window: int | None) -> None:
+        if z.ndim != 5:
+            raise InputError(f"the latents have shape {tuple(z.shape)}; expected [b f c h w]")
         frames, (height, width) = z.shape[1], z.shape[-2:]
         unit = self.config.downscale
         if self.config.even_grids and (height % unit or width % unit):

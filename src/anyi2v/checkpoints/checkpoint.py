@@ -24,7 +24,7 @@ from anyi2v.backbone.sparse_config import SparseControlConfig
 from anyi2v.checkpoints.embeddings import read_embeddings
 from anyi2v.checkpoints.header import BASE, FORMAT, guess, parse_config, read_header, resolve, sources
 from anyi2v.checkpoints.lora import Lora, bake, read_loras
-from anyi2v.errors import CheckpointError
+from anyi2v.errors import CheckpointError, InputError
 from anyi2v.files import atomic
 from anyi2v.method.config import OperatorKind
 
@@ -187,11 +187,14 @@ def load(
         embeddings: textual inversion files, whose names can then be used as words in prompts.
 
     Raises:
-        InputError: there is neither such a file nor such a shipped backbone, or the operators are unknown; also as
-            `read_lora` and `read_embeddings`.
+        InputError: there is neither such a file nor such a shipped backbone, the dtype is no `torch.dtype`, or the
+            operators are unknown; also as `read_lora` and `read_embeddings`.
         CheckpointError: the file is not a checkpoint in our layout, is damaged, or its tensors do not match its
             configuration; also as `read_lora` and `read_embeddings`.
     """
+    if not isinstance(dtype, torch.dtype):
+        example = dtype if dtype in ("float32", "bfloat16", "float16") else "float16"
+        raise InputError(f"dtype is {dtype!r}; pass a torch.dtype, for example torch.{example}")
     path = resolve(path_or_name)
     headers = sources(path)
     with torch.device("meta"):

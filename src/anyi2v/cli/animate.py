@@ -26,7 +26,7 @@ from anyi2v.comparators.settings import (
     TimeToMoveSettings,
     TrailBlazerSettings,
 )
-from anyi2v.errors import AnyI2VWarning, InputError
+from anyi2v.errors import AnyI2VWarning, InputError, plural
 from anyi2v.examples import ExampleName, example
 from anyi2v.method.config import MethodConfig, OperatorKind, SamplerName
 
@@ -82,8 +82,8 @@ class Animate(ConditionFlags):
     backbone_settings: bool = True
     """Override the recipe by the backbone's own settings; micro is too small for some of the paper's."""
     repeat: Path | None = None
-    """run.json of an earlier run, whose values become the defaults; its condition.png must be in the same folder. Both
-    must be unmodified; different versions are reported."""
+    """Folder of an earlier run, or its run.json, whose values become the defaults; condition.png must be there too.
+    Both must be unmodified; different versions are reported."""
     sampler: SamplerName = "ddim"
     """Sampler: DDIM, or DPM-Solver++(2M), which needs fewer steps."""
     seed: int = 0
@@ -182,7 +182,7 @@ class Animate(ConditionFlags):
             made = run_job(backbone, job, machine, out, **options, progress=progress())
             video = out / ("video.mp4" if "video.mp4" not in impossible else "video.gif")
             total = sum(made.timings.values())
-            result(video, f"{video}: {len(made.video)} frames in {total:.1f} s; see {out / 'report.html'}")
+            result(video, f"{video}: {plural(len(made.video), 'frame')} in {total:.1f} s; see {out / 'report.html'}")
             remark_following(out)
 
     def observed(self, taps: "Taps", observe: "Observer") -> "tuple[Backbone, Tensor, Result]":
@@ -259,6 +259,9 @@ class Animate(ConditionFlags):
         first = read_inputs(requests[0])
         jobs = [replace(first, request=request) for request in requests]
         check_inputs(first, shadow(first.config))
+        if self.tracks is None:
+            LOGGER.info("no --tracks: only the layout of the first frame is controlled, the motion is not")
+        LOGGER.info("memory: predicting what the job needs")
         low_memory, needs = memory_mode(first, machine)
         chosen = f"; computing in {machine.dtype}, which is faster here" if self.dtype == "auto" else ""
         LOGGER.info("memory: %s%s", needs, chosen.replace("torch.", ""))

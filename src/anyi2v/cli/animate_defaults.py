@@ -12,8 +12,8 @@ from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.animate import Animate
 from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
-from anyi2v.examples import FOLDER, examples
-from anyi2v.files import expanded, read_json
+from anyi2v.examples import FOLDER, example
+from anyi2v.files import read_json
 from anyi2v.method.config import MethodConfig
 from anyi2v.method.recipes import overridden, recipe
 
@@ -39,8 +39,8 @@ def animate_defaults(args: Sequence[str]) -> Animate:
     replaced if a recipe, --no-backbone-settings or another backbone is given. Warns if the backbone's own settings
     override those of an explicitly given recipe.
 
-    Raises InputError for an unknown backbone, an unusable run.json, or --repeat with --example; CheckpointError for a
-    broken backbone.
+    Raises InputError for an unknown backbone or example, an unusable run.json, or --repeat with --example;
+    CheckpointError for a broken backbone.
     """
     base, _ = tyro.cli(_Base, args=args, return_unknown_args=True, add_help=False)
     if base.repeat is not None and base.example is not None:
@@ -76,11 +76,10 @@ def animate_defaults(args: Sequence[str]) -> Animate:
 
 
 def _started(name: str | None) -> Animate:
-    """Return the flags of a new run, with the files and prompt of an example if it is one; else its name is refused
-    when all flags are parsed."""
-    if name not in examples():
+    """Return the flags of a new run, with the files and prompt of an example if one is named."""
+    if name is None:
         return Animate()
-    chosen = examples()[name]
+    chosen = example(name)
     return Animate(**vars(chosen.source()), tracks=FOLDER / chosen.tracks, prompt=(chosen.prompt,))
 
 
@@ -101,13 +100,14 @@ REPEATED = ("negative_prompt", "seed", "frames", "fps", "width", "height", "devi
 
 
 def repeated(path: Path) -> Animate:
-    """Return the flags of the run recorded in `path`; raises InputError naming what is unusable.
+    """Return the flags of the run recorded in `path`, its run.json or folder.
 
-    If a process was killed while it moved the run into place, that is completed first.
+    If a process was killed while it moved the run into place, that is completed first. Raises InputError naming what is
+    unusable.
     """
-    from anyi2v.reports.folder import CONDITION, recover
+    from anyi2v.reports.folder import CONDITION, record_of, recover
 
-    path = expanded(path)
+    path = record_of(path)
     recover(path.parent)
     data = read_json(path)
     try:
@@ -119,8 +119,12 @@ def repeated(path: Path) -> Animate:
         values["sampler"] = data.get("parts", {}).get("sampler", "ddim")
         values |= _comparator(data)
         values["embedding"] = tuple(Path(entry["name"]) for entry in data.get("embeddings", []))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not the record of a run: {error!r}") from error
+    except KeyError as error:
+        raise InputError(f"{path} is not the record of a run: the key {error} is missing") from error
+    except TypeError as error:
+        raise InputError(
+            f"{path} is not the record of a run: values differ in kind from those of a run.json"
+        ) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     image = path.with_name(CONDITION)

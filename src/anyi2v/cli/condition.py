@@ -17,13 +17,15 @@ class ConditionFlags(ConditionSource):
     """Flags shared by `anyi2v animate` and `anyi2v condition`."""
 
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """IMAGE:MASK, pasted over --image where the mask is white; may be repeated. Without --image, the first layer is the
-    bottom one and needs no mask."""
+    """IMAGE:MASK, pasted over the image where the mask is white; may be repeated. Without an image, the first layer is
+    the bottom one and needs no mask."""
 
 
 @dataclass(frozen=True)
 class Condition(ConditionFlags):
-    """Preview the condition image exactly as the model sees it, with the flags of `anyi2v animate`.
+    """Preview the condition image exactly as the model sees it.
+
+    The image is the first argument, without --image; the other flags of the image are those of `anyi2v animate`.
 
     Examples:
     $ anyi2v condition photo.jpg --fit pad --tracks tracks.json --out look.png
@@ -92,10 +94,12 @@ class Segments(Condition):
         from anyi2v.images.media import write_image
         from anyi2v.reports.folder import check_file
         from anyi2v.reports.plots import draw_tracks
-        from anyi2v.segments import segment_tracks, segments
+        from anyi2v.segments import check_clusters, segment_tracks, segments
         from anyi2v.tracks.own import save_tracks
 
-        condition, table = self.condition(read_config(self.backbone)), self.out.with_suffix(".json")
+        config = read_config(self.backbone)
+        condition, table = self.condition(config), self.out.with_suffix(".json")
+        check_clusters(self.clusters, config.vae.factor, condition["height"], condition["width"])
         inputs = [path for layer in condition["layers"] for path in (layer.path, layer.mask)]
         for out in (self.out, table):
             check_file(out, *inputs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from anyi2v.cli.messages import bars, remark, result
+from anyi2v.errors import plural
 from anyi2v.evaluation.request import Request
 
 if TYPE_CHECKING:
@@ -81,4 +82,4 @@ class EvalVBench:
         names = plan(self.runs, self.out)
         export(names)
         prompts = {path.stem.rpartition("-")[0] for path in names.values()}
-        result(self.out, f"{self.out}: {len(names)} videos of {len(prompts)} prompts")
+        result(self.out, f"{self.out}: {plural(len(names), 'video')} of {plural(len(prompts), 'prompt')}")

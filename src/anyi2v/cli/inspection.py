@@ -80,6 +80,10 @@ class Inspect:
         if control := sparse_control(self.what):
             self._control(control)
             return
+        try:
+            resolve(self.what)
+        except InputError as error:
+            raise InputError(f"{error}; there is no folder of a run of this name either") from error
         config = read_config(self.what)
         print(json.dumps(json.loads(config.to_json()), indent=1))
         for path in list(sources(resolve(self.what)))[1:]:

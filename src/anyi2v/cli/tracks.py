@@ -8,6 +8,7 @@ import tyro
 
 from anyi2v.checkpoints.header import read_config
 from anyi2v.cli.messages import LOGGER, bars, remark, result
+from anyi2v.errors import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ class TracksShow:
 
 @dataclass(frozen=True)
 class TracksConvert:
-    """Convert a track file from any supported format to ours or AnyI2V's.
+    """Convert a track file from any supported format to ours, or to that of the published AnyI2V code.
 
     Examples:
     $ anyi2v tracks convert traj.npy --size 1024 576 --to own --out tracks.json
@@ -57,7 +58,7 @@ class TracksConvert:
     file: Annotated[Path, tyro.conf.Positional]
     """Track file in any supported format, which is detected from its content."""
     to: Literal["anyi2v", "own"]
-    """Output format."""
+    """Output format: own, or anyi2v for the JSON of the published code."""
     out: Path
     """Output file."""
     frames: int | None = None
@@ -70,17 +71,19 @@ class TracksConvert:
     def run(self) -> None:
         """Write the file; print what the format cannot represent."""
         from anyi2v.reports.folder import check_file
-        from anyi2v.tracks import read_tracks, save_anyi2v, save_tracks
-        from anyi2v.tracks.anyi2v_json import lost_in_anyi2v
+        from anyi2v.tracks import anyi2v_json, own, read_tracks
         from anyi2v.tracks.review import summary
 
         check_file(self.out, self.file)
-        kind, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
+        _, tracks = read_tracks(self.file, size=self.size, box_size=self.box_size)
         if self.frames is not None:
             tracks = tracks.resample(self.frames)
-        (save_anyi2v if self.to == "anyi2v" else save_tracks)(self.out, tracks)
-        result(self.out, f"{self.out}: {summary(kind, tracks)}")
-        for line in lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
+        if self.to == "own":
+            own.save_tracks(self.out, tracks)
+        else:
+            anyi2v_json.save_anyi2v(self.out, tracks)
+        result(self.out, f"{self.out}: {summary(own.TITLE if self.to == 'own' else anyi2v_json.TITLE, tracks)}")
+        for line in anyi2v_json.lost_in_anyi2v(tracks) if self.to == "anyi2v" else ():
             LOGGER.warning(line)
 
 
@@ -109,7 +112,7 @@ class TracksCheck:
         """Print format, size, objects and warnings."""
         from anyi2v.tracks import read_tracks
         from anyi2v.tracks.contents import doubtful
-        from anyi2v.tracks.review import followed, summary, warnings
+        from anyi2v.tracks.review import followed, other_aspect, summary, warnings
 
         config = read_config(self.backbone)
         image = None if self.image is None else _pixels(self.image)
@@ -121,12 +124,12 @@ class TracksCheck:
             mask = "" if track.mask is None else f", mask {track.mask.shape[1]} x {track.mask.shape[0]}"
             weight = "" if track.weight == 1 else f", weight {track.weight:g}"
             more = f"{followed(track)}{mask}{weight}"
-            print(f"  {track.name}: {len(track.boxes)} frames, ({first}) to ({last}), {more}")
+            print(f"  {track.name}: {plural(len(track.boxes), 'frame')}, ({first}) to ({last}), {more}")
         factor = config.vae.factor
         cell = (factor * tracks.width / config.width, factor * tracks.height / config.height)
         lines = warnings(tracks.resample(config.frames), cell)
         if image is not None:
-            lines += doubtful(image, tracks)
+            lines += other_aspect(kind, tracks, image.shape[2], image.shape[1]) + doubtful(image, tracks)
         for line in lines:
             print(f"warning: {line}")
 
@@ -149,7 +152,7 @@ class TracksFromVideo:
     video: Annotated[Path, tyro.conf.Positional]
     """Video: mp4, GIF, npz, or a folder of frames."""
     boxes: tuple[str, ...]
-    """Objects' boxes in the first frame as NAME=x0,y0,x1,y1, in pixels of the video."""
+    """Objects' boxes in the first frame as NAME=X0,Y0,X1,Y1, in pixels of the video."""
     out: Path = Path("tracks.json")
     """Output track file."""
     frames: int | None = None
@@ -171,7 +174,7 @@ class TracksFromVideo:
         tracker = load_tracker(self.tracker)
         objects = boxes_of(self.boxes)
         if not objects:
-            raise InputError("there is no box to follow; give --boxes NAME=x0,y0,x1,y1")
+            raise InputError("there is no box to follow; give --boxes NAME=X0,Y0,X1,Y1")
         video = read_video(self.video)
         first = Tracks(video.shape[3], video.shape[2], objects)
         follower = BoxFollower(LucasKanade(progress=bars()) if self.tracker is None else tracker)
@@ -179,6 +182,6 @@ class TracksFromVideo:
         for track, points in zip(tracks.objects, found.points, strict=True):
             remark(f"{track.name}: {points[-1]:.0%} of the points followed through all {len(video)} frames")
         save_tracks(self.out, tracks if self.frames is None else tracks.resample(self.frames))
-        result(self.out, f"{self.out}: {len(objects)} objects of {self.video}")
+        result(self.out, f"{self.out}: {plural(len(objects), 'object')} of {self.video}")
         for line in lost(tracks, found):
             LOGGER.warning(line)

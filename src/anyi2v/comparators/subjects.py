@@ -25,8 +25,8 @@ def subject_words(method: str, subjects: Sequence[str], tracks: Tracks, prompt: 
         if _span(words, prompt) is None:
             given = f"the subject {words!r}" if subjects else "its name"
             raise InputError(
-                f"{method}: object {name!r}: {given} is not in the prompt {prompt!r}; say by `subjects` which words of "
-                "the prompt each object is, in the order of the tracks"
+                f"{method}: object {name!r}: {given} is not in the prompt {prompt!r}; name the words of each "
+                f"object in the prompt, in the order of the tracks, by `subjects` (flag --{method}.subjects)"
             )
     return list(subjects or names)
 

@@ -14,12 +14,13 @@ from anyi2v.evaluation.videos import Shape, check_names, find_videos, read_all, 
 from anyi2v.files import expanded
 from anyi2v.images.media import load_image
 from anyi2v.tracks import Tracks, load_tracks
+from anyi2v.tracks.review import SAME_ASPECT
 
 FOLLOWING: tuple[Metric, ...] = ("objmc", "trajectory")
 """Metrics that follow the objects of track files."""
 
-SAME_ASPECT = 0.01
-"""Relative difference between the aspect ratios of generated and real videos attributed to rounding."""
+FEW_FILES = "objmc and trajectory only need --tracks, structure only --images, fd only --real"
+"""Advice for those who name no metric, or have no files of networks."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def conventions(request: Request) -> dict[str, Convention]:
         for name in set(names) & {*request.metrics}:
             if value is None:
                 raise InputError(
-                    f"{name} needs {flag}, for numbers of different ones do not compare: {', '.join(known)}"
+                    f"{name} needs {flag}, because scores of different conventions are not comparable: "
+                    f"{', '.join(known)}; {FEW_FILES}"
                 )
             found[name] = find(value, known)
     return found
@@ -101,7 +103,7 @@ def conventions(request: Request) -> dict[str, Convention]:
 
 def _check_needs(request: Request) -> None:
     if not request.metrics:
-        raise InputError(f"there is nothing to measure; --metrics must be some of {', '.join(METRICS)}")
+        raise InputError(f"there is nothing to measure; --metrics must be some of {', '.join(METRICS)}; {FEW_FILES}")
     if request.resamples < 0:
         raise InputError(f"resamples={request.resamples} is not allowed; it must be 0 or more")
     conventions(request)
@@ -117,7 +119,7 @@ def _check_needs(request: Request) -> None:
     for metric in request.metrics:
         for flag, value in needs[metric]:
             if value is None:
-                raise InputError(f"{metric} needs {flag}; give it, or name other --metrics")
+                raise InputError(f"{metric} needs {flag}; give it, or name other --metrics: {FEW_FILES}")
     if {*FOLLOWING} & {*request.metrics}:
         check_opencv()
     if "clip" in request.metrics and request.clip:

@@ -1,12 +1,14 @@
 """Motion metrics: ObjMC in both modes, and the distance of followed boxes from those of the tracks."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from anyi2v.evaluation.following import Follower
+from anyi2v.errors import AnyI2VWarning
+from anyi2v.evaluation.following import BoxFollower, Follower
 from anyi2v.evaluation.inputs import Inputs
 from anyi2v.evaluation.objmc import Mode, follow, share
 from anyi2v.evaluation.request import Request
@@ -62,7 +64,10 @@ def box_errors(found: Float[Tensor, "o f 4"], seen: Bool[Tensor, "o f"], tracks:
 def trajectory(
     request: Request, inputs: Inputs, follower: Follower, *, progress: bool = False
 ) -> tuple[list[Score], Own]:
-    """Average `box_errors` over all objects of all videos, and over those of each video."""
+    """Average `box_errors` over all objects of all videos, and over those of each video.
+
+    Warns if objects are without a number because none of their frames counts.
+    """
     size = f"{inputs.shape.width}x{inputs.shape.height}"
     own: Own = {name: {} for name in inputs.generated}
     shares: dict[str, list[tuple[float, int]]] = {key: [] for key in TRAJECTORY}
@@ -76,6 +81,11 @@ def trajectory(
             shares[key].append((values.sum().item(), len(values)))
             if len(values):
                 own[name][key] = values.mean().item()
+    if lost := objects - sum(count for _, count in shares["trajectory_mean"]):
+        text = f"trajectory: {lost} of {objects} objects were found in no frame that counts and are left out"
+        if isinstance(follower, BoxFollower):
+            text += "; try --tracker FILE, or for videos of the synthetic world --follower micro of eval videos"
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
     scores = []
     for key, (title, unit) in TRAJECTORY.items():
         lost = objects - sum(count for _, count in shares[key])
@@ -97,7 +107,10 @@ def trajectory(
 
 
 def objmc(request: Request, inputs: Inputs, tracker: Tracker, *, progress: bool = False) -> tuple[list[Score], Own]:
-    """Compute ObjMC in both modes, overall and for each video that has one."""
+    """Compute ObjMC in both modes, overall and for each video that has one.
+
+    Warns if objects are never visible after frame 1.
+    """
     modes: tuple[Mode, ...] = ("draganything", "strict")
     shape = inputs.real_shape or inputs.shape
     size, objects = (shape.width, shape.height), 0
@@ -114,9 +127,14 @@ def objmc(request: Request, inputs: Inputs, tracker: Tracker, *, progress: bool 
                 own[name][f"objmc_{mode}"] = total / count
     target = "real videos, tracked" if inputs.real is not None else "tracks"
     details = {"target": target, "tracker": repr(tracker), "objects": objects}
+    if lost := objects - sum(count for _, count in shares["strict"]):
+        text = (
+            f"ObjMC: {lost} of {objects} objects could not be tracked beyond frame 1; mode draganything measures them "
+            "where they were last seen, mode strict leaves them out; try --tracker FILE"
+        )
+        warnings.warn(text, AnyI2VWarning, stacklevel=2)
     scores = []
     for mode in modes:
-        lost = objects - sum(count for _, count in shares[mode]) if mode == "strict" else 0
         scores.append(
             Score(
                 f"ObjMC ({mode})",

@@ -33,7 +33,7 @@ def find_images(folder: str | Path) -> dict[str, Path]:
 def _find(folder: str | Path, of_runs: str, suffixes: tuple[str, ...], what: str) -> dict[str, Path]:
     folder = expanded(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the folder that holds the {what}s")
+        raise InputError(f"{folder} is not a folder; give the folder that holds the {what}s")
     records = [path.parent for path in sorted(folder.glob(f"*/{RECORD}"))]
     if records:
         return {run.name: run / of_runs for run in records}

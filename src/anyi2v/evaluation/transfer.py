@@ -21,9 +21,11 @@ def boxes_of(texts: Sequence[str]) -> tuple[Track, ...]:
     for text in texts:
         name, _, numbers = text.rpartition("=")
         try:
+            if not name.strip():
+                raise ValueError
             x0, y0, x1, y1 = map(float, numbers.split(","))
         except ValueError:
-            raise InputError(f"box {text!r} is not usable; write NAME=x0,y0,x1,y1, in pixels of the video") from None
+            raise InputError(f"box {text!r} is not usable; write NAME=X0,Y0,X1,Y1, in pixels of the video") from None
         found.append(Track(name.strip(), ((x0, y0, x1, y1),)))
     return tuple(found)
 

@@ -27,7 +27,7 @@ def plan(runs: str | Path, out: str | Path) -> dict[Path, Path]:
     """
     runs, out = expanded(runs), expanded(out)
     if not runs.is_dir():
-        raise InputError(f"{runs} is no folder; give the folder that holds the runs")
+        raise InputError(f"{runs} is not a folder; give the folder that holds the runs")
     records = sorted(runs.glob(f"*/{RECORD}"))
     if not records:
         raise InputError(f"{runs} holds no run: there is no {RECORD} in any folder of it")

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from anyi2v.errors import AnyI2VError, InputError
+from anyi2v.errors import AnyI2VError, InputError, plural
 from anyi2v.files import OURS, expanded
 from anyi2v.images.media import MOST_PIXELS, load_image
 from anyi2v.images.video import whole_mp4
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
     height: int
 
     def __str__(self) -> str:
-        return f"{self.frames} frames of {self.width}x{self.height} px"
+        return f"{plural(self.frames, 'frame')} of {self.width}x{self.height} px"
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
@@ -52,7 +52,7 @@ def find_videos(folder: str | Path) -> dict[str, Path]:
     """
     folder = expanded(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give the folder that holds the videos")
+        raise InputError(f"{folder} is not a folder; give the folder that holds the videos")
     if (folder / RECORD).is_file() or _frames_in(folder):
         raise InputError(f"{folder} is a single video; give the folder that holds it and others")
     found: dict[str, Path] = {}

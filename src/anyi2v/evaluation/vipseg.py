@@ -56,7 +56,7 @@ def find_clip(data: Path, name: str) -> Clip:
 
 def _numbered(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; VIPSeg has one for every video")
+        raise InputError(f"{folder} is not a folder; VIPSeg has one for every video")
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
     if not found:
         raise InputError(f"{folder} holds no file of {', '.join(suffixes)}")

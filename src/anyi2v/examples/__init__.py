@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from anyi2v.errors import InputError, closest
+from anyi2v.errors import InputError, suggestion
 from anyi2v.files import atomic, check_place, expanded, read_json
 from anyi2v.images.source import ConditionSource
 
@@ -70,9 +70,10 @@ def examples() -> dict[str, Example]:
 
 
 def example(name: str) -> Example:
-    """Return an example by name; raises InputError naming the closest ones if there is none."""
+    """Return an example by name; raises InputError naming all if there is none."""
     if name not in examples():
-        raise InputError(f"there is no example {name!r}; the closest are {closest(name, examples())}")
+        known = get_args(ExampleName)
+        raise InputError(f"there is no example {name!r}{suggestion(name, known)} (all: {', '.join(known)})")
     return examples()[name]
 
 

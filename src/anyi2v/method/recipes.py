@@ -26,17 +26,24 @@ def overridden(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe(name, changes).to_dict().items() if value != plain[key]}
 
 
-def remarks(config: MethodConfig) -> list[str]:
-    """Describe settings that have no effect given the others, one sentence each; the job still runs."""
+def remarks(config: MethodConfig, *, optimises: bool = True) -> list[str]:
+    """Describe settings that have no effect given the others, one sentence each; the job still runs.
+
+    With `optimises=False`, for a job without objects, those of the optimisation are left out.
+    """
     found, steps = [], config.steps
     injects = bool(config.inject_hidden or config.inject_query or config.share_kv)
-    for name, used in (("inject_steps", injects), ("optimise_steps", config.iterations > 0), ("guidance_steps", True)):
+    for name, used in (
+        ("inject_steps", injects),
+        ("optimise_steps", optimises and config.iterations > 0),
+        ("guidance_steps", True),
+    ):
         value = getattr(config, name)
         if value is None or value == getattr(MethodConfig, name):  # a default just means "the first few"
             continue
         if used and value > steps:
             found.append(f"{name}={value} is more than steps={steps}, so it applies to all {steps} steps")
-    if config.optimise_steps > 0 and config.iterations == 0:
+    if optimises and config.optimise_steps > 0 and config.iterations == 0:
         found.append(f"iterations=0: optimise_steps={config.optimise_steps} has no effect")
     if config.guidance_scale <= 1 and config.guidance_steps is not None:
         found.append(f"guidance_scale={config.guidance_scale:g} turns guidance off, so guidance_steps has no effect")

@@ -136,6 +136,12 @@ def _lock(folder: Path, made: list[Path]) -> FileLock:
     return lock
 
 
+def record_of(path: str | Path) -> Path:
+    """Return the path of a run's run.json, given that path or the run's folder."""
+    path = expanded(path)
+    return path / RECORD if os.path.isdir(path) else path
+
+
 def recover(folder: Path) -> None:
     """Move a complete run into place if its process was killed; do nothing while another process has the folder."""
     if any((folder / name).is_dir() for name in (WHOLE, PLACING)):

@@ -8,9 +8,9 @@ from typing import Any
 from anyi2v.checkpoints.header import DEFAULT_CONTROL
 from anyi2v.comparators.settings import SETTINGS
 from anyi2v.errors import AnyI2VWarning, InputError
-from anyi2v.files import expanded, read_json
+from anyi2v.files import read_json
 from anyi2v.images.media import load_image
-from anyi2v.reports.folder import CONDITION
+from anyi2v.reports.folder import CONDITION, record_of
 from anyi2v.reports.record import control_sha256, image_checksum, sha256, tracks_checksum, weights_sha256
 from anyi2v.samplers import SAMPLERS
 from anyi2v.versions import processor, versions
@@ -31,14 +31,14 @@ def check_repeat(
     Warns if it was made with other versions or on another kind of processor, or from features that are not recorded.
 
     Args:
-        path: the run's run.json.
+        path: the run's run.json, or its folder.
         backbone, image, tracks, embeddings, control: files to use now; a file with another path than the run's is a
             deliberate change and not compared.
         device: device to compute on.
 
     Raises InputError naming the file that has changed, and what to do.
     """
-    path = expanded(path)
+    path = record_of(path)
     data = read_json(path)
     for kind, name in data.get("parts", {}).items():
         if (kind, name) not in known_parts():

@@ -37,7 +37,7 @@ def checked(text: Any) -> tuple[dict[str, Any], Tracks]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"the tracks are not JSON: {error!s:.100}") from error
     if not own.matches(data) or own.is_record(data):
-        raise InputError("the tracks are not anyi2v JSON: there is no key 'objects'")
+        raise InputError("this is not an anyi2v track file: there is no key 'objects'")
     return data, tracks_from_dict(data, Hints(folder=None))
 
 

@@ -126,7 +126,7 @@ def prepare(engine: Engine, folder: Path, form: Mapping[str, Any], tracks: str) 
         check_inputs(job, engine.shadow)
         tokenize(engine.config.text, [request.prompt, request.negative_prompt], {})
     low_memory, needs = memory_mode(job, engine.machine, loaded=engine.loaded)
-    notes = [*doubtful(job.image.numpy(), job.tracks), *remarks(request.method)]
+    notes = [*doubtful(job.image.numpy(), job.tracks), *remarks(request.method, optimises=bool(job.tracks.objects))]
     return Prepared(job, document, low_memory, needs, notes)
 
 

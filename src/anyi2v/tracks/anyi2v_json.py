@@ -12,7 +12,7 @@ from anyi2v.tracks.checks import get, rows, typed
 from anyi2v.tracks.hints import Hints
 from anyi2v.tracks.model import Box, Point, Track, Tracks, centre
 
-TITLE = "AnyI2V JSON"
+TITLE = "JSON of the published AnyI2V code"
 ANYI2V_SIZE = 512
 """Width and height of AnyI2V's drawing canvas in pixels."""
 ANYI2V_FRAMES = 16

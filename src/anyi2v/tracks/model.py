@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from anyi2v.errors import InputError
-from anyi2v.tracks.checks import MAX_FRAMES, check_size, rows, text
+from anyi2v.tracks.checks import MAX_FRAMES, check_size, rows, shown, text
 from anyi2v.tracks.checks import number as as_number
 from anyi2v.tracks.masks import encode, inside, middle
 
@@ -95,7 +95,7 @@ class Tracks:
 
     Raises InputError, naming object and frame, for a box that is not finite, has no area, or is completely outside the
     frame in frame 1; for a point outside its first box; for a mask that is empty in the first box; for an object
-    without boxes; for a name that is empty or used twice.
+    without boxes; for a name that is empty or used twice. Also if `objects` is not a tuple of Track.
     """
 
     width: int
@@ -104,6 +104,11 @@ class Tracks:
 
     def __post_init__(self) -> None:
         check_size(self.width, self.height)
+        given: object = self.objects
+        if not isinstance(given, tuple | list) or not all(isinstance(track, Track) for track in given):
+            raise InputError(
+                f"objects must be a tuple of Track, not {shown(given)}; pass Tracks(width, height, (track,))"
+            )
         names: dict[str, int] = {}
         for number, track in enumerate(self.objects, 1):
             where = f"object {number} ({track.name!r})"

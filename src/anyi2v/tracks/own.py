@@ -25,7 +25,7 @@ from anyi2v.tracks.keyframes import EASES, INTERPOLATIONS, Ease, Interpolation, 
 from anyi2v.tracks.masks import bounding_box, check_total, decode
 from anyi2v.tracks.model import Box, Point, Track, Tracks
 
-TITLE = "anyi2v JSON"
+TITLE = "anyi2v track file"
 SCHEMA = Path(__file__).with_name("schema.json")
 """JSON Schema of the format (draft 2020-12)."""
 

@@ -2,21 +2,25 @@
 
 import math
 
+from anyi2v.errors import plural
+from anyi2v.tracks import annotations, own
 from anyi2v.tracks.model import Box, Track, Tracks, centre
+
+SAME_ASPECT = 0.01
+"""Relative difference between two aspect ratios attributed to rounding."""
 
 
 def summary(kind: str, tracks: Tracks) -> str:
     """Summarise tracks on one line: format, objects, frames and size."""
     frames = sorted({len(track.boxes) for track in tracks.objects})
-    count = "no" if not frames else str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
-    objects = f"{len(tracks.objects)} object{'' if len(tracks.objects) == 1 else 's'}"
-    return f"{kind}, {objects}, {count} frames, {tracks.width} x {tracks.height} pixels"
+    count = f"{frames[0]} to {frames[-1]} frames" if len(frames) > 1 else plural(max(frames, default=0), "frame")
+    return f"{kind}, {plural(len(tracks.objects), 'object')}, {count}, {tracks.width} x {tracks.height} pixels"
 
 
 def followed(track: Track) -> str:
     """Describe which points of the object are followed: its salient points, or the centre of its first box."""
     count = len(track.points)
-    return "the box's centre" if count == 0 else f"{count} point{'' if count == 1 else 's'}"
+    return "the box's centre" if count == 0 else plural(count, "point")
 
 
 def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
@@ -32,6 +36,20 @@ def warnings(tracks: Tracks, cell: tuple[float, float]) -> list[str]:
     return [line for track in tracks.objects for line in _of(track, tracks, cell)] or _none(tracks)
 
 
+def other_aspect(kind: str, tracks: Tracks, width: int, height: int) -> list[str]:
+    """Warn about tracks over a frame of another aspect ratio than that of an image, over which they are stretched.
+
+    Only for formats whose frame is that of the image; others are drawn on a canvas of their own, or hold fractions.
+    """
+    alike = abs(tracks.width * height / (tracks.height * width) - 1) <= SAME_ASPECT
+    if alike or kind not in (own.TITLE, annotations.LABELME, annotations.COCO):
+        return []
+    return [
+        f"the tracks are drawn on {tracks.width} x {tracks.height} pixels, but the image has {width} x {height}, "
+        "another aspect ratio, so the boxes are stretched; give the image that they were drawn on"
+    ]
+
+
 def _none(tracks: Tracks) -> list[str]:
     return [] if tracks.objects else ["there are no objects, so the motion is not controlled"]
 
@@ -42,10 +60,13 @@ def _of(track: Track, tracks: Tracks, cell: tuple[float, float]) -> list[str]:
     for words, wholly in (("partly leaves", False), ("leaves", True)):
         frames = [k for k, part in enumerate(outside, 1) if part == wholly]
         if frames:
-            lines.append(f"object {track.name!r} {words} the frame in frame {frames[0]} ({len(frames)} frames)")
+            count = f"{len(frames)} of {plural(len(track.boxes), 'frame')}"
+            lines.append(f"object {track.name!r} {words} the frame in {count}, first in frame {frames[0]}")
     jumps = [k for k in range(1, len(track.boxes)) if _jumps(track.boxes[k - 1], track.boxes[k])]
     if jumps:
-        lines.append(f"object {track.name!r} jumps by more than its box to frame {jumps[0] + 1} ({len(jumps)} jumps)")
+        lines.append(
+            f"object {track.name!r} jumps by more than its box to frame {jumps[0] + 1} ({plural(len(jumps), 'jump')})"
+        )
     small = [k for k, (x0, y0, x1, y1) in enumerate(track.boxes, 1) if x1 - x0 < cell[0] or y1 - y0 < cell[1]]
     if small:
         size = f"{cell[0]:g} x {cell[1]:g}"
