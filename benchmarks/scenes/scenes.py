@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from anyi2v.micro.world.world import Points, choice, path, uniform
+from anyi2v.micro.world.world import Points, choice, path, start, uniform
 from benchmarks.scenes.grounds import GROUNDS, axes, colour, noise, over_horizon
 from benchmarks.scenes.world import OBJECTS, Placement
 
@@ -162,15 +162,8 @@ def _thing(
         heights = [height * abs(math.sin(math.pi * jumps * t)) for t in times]
         offsets = tuple((x, 0.2 * y - up) for (x, y), up in zip(offsets, heights, strict=True))
     margin = SIZE * max(sizes) / 2
-    out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if motion == "leaving" else None
-    start = []
-    for axis in (0, 1):
-        values = [offset[axis] for offset in offsets]
-        low, high = margin - min(values), SIZE - margin - max(values)
-        if axis == out:
-            low, high = (SIZE - values[-1], SIZE - margin) if values[-1] > 0 else (margin, -values[-1])
-        start.append(uniform(generator, min(low, high), max(low, high)))
-    centres = [((start[0] + x) / SIZE, (start[1] + y) / SIZE) for x, y in offsets]
+    left, top = start(generator, offsets, margin, SIZE, leaving=motion == "leaving")
+    centres = [((left + x) / SIZE, (top + y) / SIZE) for x, y in offsets]
     places = tuple(Placement(*centre, size, turn) for centre, size, turn in zip(centres, sizes, angles, strict=True))
     tint = choice(generator, tuple(TINTS)) if uniform(generator, 0, 1) < TINTED else None
     return Thing(name, tint, places)

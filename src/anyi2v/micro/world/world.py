@@ -161,15 +161,7 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
     radii = tuple(radius * growth ** (f / max(frames - 1, 1)) for f in range(frames))
     margin = max(radii)
     offsets = offsets or path(generator, motion, frames, 0.55 * size, size)
-    # place the path fully inside, or with its start inside and its end beyond an edge
-    out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if motion == "leaving" else None
-    place = []
-    for axis in (0, 1):
-        values = [offset[axis] for offset in offsets]
-        low, high = margin - min(values), size - margin - max(values)
-        if axis == out:
-            low, high = (size - values[-1], size - margin) if values[-1] > 0 else (margin, -values[-1])
-        place.append(uniform(generator, min(low, high), max(low, high)))
+    place = start(generator, offsets, margin, size, leaving=motion == "leaving")
     return Sprite(
         shape=choice(generator, SHAPES),
         colour=choice(generator, tuple(OBJECT_COLOURS)),
@@ -177,6 +169,24 @@ def sample_sprite(generator: torch.Generator, motion: str, offsets: Points | Non
         radii=radii,
         angle=uniform(generator, -0.4, 0.4),
     )
+
+
+def start(
+    generator: torch.Generator, offsets: Points, margin: float, size: int, *, leaving: bool
+) -> tuple[float, float]:
+    """Sample the start of a path that keeps a margin to the frame's edges, or that ends beyond one of them.
+
+    A path that is too long for the frame passes its edges a little.
+    """
+    out = max((0, 1), key=lambda axis: abs(offsets[-1][axis])) if leaving else None
+    place = []
+    for axis in (0, 1):
+        values = [offset[axis] for offset in offsets]
+        low, high = margin - min(values), size - margin - max(values)
+        if axis == out:
+            low, high = (size - values[-1], size - margin) if values[-1] > 0 else (margin, -values[-1])
+        place.append(uniform(generator, min(low, high), max(low, high)))
+    return place[0], place[1]
 
 
 def path(generator: torch.Generator, motion: str, frames: int, reach: float, size: int) -> Points:
