@@ -122,7 +122,7 @@ def test_samples_follow_the_shipped_backbones_captions() -> None:
     """By the world's own measure: the named object on the named background."""
     backbone = load("micro")
     texts = ["a red circle on a navy background", "a yellow square on a teal background"]
-    for picture, text in zip(preview(sample(backbone, texts, 1, video=False)), texts, strict=True):
+    for picture, text in zip(preview(sample(backbone, texts, 1)), texts, strict=True):
         _, colour, _, _, _, background, _ = text.split()
         assert find_object(picture, colour).any()
         assert (nearest_colours(picture) == NAMES.index(background)).float().mean() > 0.5

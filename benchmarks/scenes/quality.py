@@ -210,7 +210,6 @@ def drawn(backbone: Backbone, scenes: Sequence[Scene], args: Args, taught: lesso
             backbone,
             texts[first : first + count],
             args.frames,
-            video=args.frames > 1,
             steps=args.steps,
             scale=args.guidance,
             eta=args.eta,

@@ -28,18 +28,17 @@ def sample(
     captions: Sequence[str],
     frames: int,
     *,
-    video: bool,
     condition: Tensor | None = None,
     steps: int = STEPS,
     scale: float = GUIDANCE_SCALE,
     eta: float = 1.0,
     seed: int = 0,
 ) -> Float[Tensor, "b f c h w"]:
-    """Sample latents for captions with the noise of `seed`; `video` turns the temporal layers on.
+    """Sample latents for captions with the noise of `seed`; a single frame is sampled with the temporal layers off.
 
     With a `condition`, the backbone's sparse control network is active.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, video = torch.Generator().manual_seed(seed), frames > 1
     factor, channels = backbone.config.vae.factor, backbone.config.vae.latent_channels
     shape = (len(captions), frames, channels, backbone.config.height // factor, backbone.config.width // factor)
     z = torch.randn(shape, generator=generator).to(backbone.device)
@@ -65,7 +64,7 @@ def sample_sheet(backbone: Backbone, stage: Stage, count: int, lessons: Lessons 
     frames = backbone.config.frames
     if stage == "control":
         condition, _, captions = known_clip_batch("validation", 0, count)
-        clips = sample(backbone, captions, frames, video=True, condition=condition)
+        clips = sample(backbone, captions, frames, condition=condition)
         shown = condition[range(count), condition[:, :, -1, 0, 0].argmax(1), :-1]
         pictures = lessons.preview(torch.cat([shown[:, None], clips], dim=1))
         return contact_sheet(dict(zip(_numbered(captions), pictures, strict=True)))
@@ -76,7 +75,7 @@ def sample_sheet(backbone: Backbone, stage: Stage, count: int, lessons: Lessons 
         decoded = (backbone.vae.decode(latents, chunk=count) / 2 + 0.5).clamp(0, 1).cpu()
         pairs = torch.stack([images, decoded], dim=1)
         return contact_sheet(dict(zip(_numbered(captions), pairs, strict=True)), heads=("image", "decoded"))
-    pictures = lessons.preview(sample(backbone, captions, frames if video else 1, video=video))
+    pictures = lessons.preview(sample(backbone, captions, frames if video else 1))
     return contact_sheet(dict(zip(_numbered(captions), pictures, strict=True)))
 
 
