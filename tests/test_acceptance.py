@@ -188,7 +188,7 @@ def test_02_the_predicted_peak_comes_first_and_decides(
     for free, expected in ((enough, f"{made[False]}, free"), (enough - 1, f"{made[True]} in low-memory mode, free")):
         code, said = job(free)
         assert (code, (tmp_path / str(free) / "video.mp4").is_file()) == (0, True)
-        assert said.startswith(f"memory: {expected}")
+        assert said.startswith(f"memory: predicting what the job needs\nmemory: {expected}")
 
     # it is printed before anything is loaded
     def loaded(*args: object, **options: object) -> NoReturn:
@@ -197,7 +197,7 @@ def test_02_the_predicted_peak_comes_first_and_decides(
     monkeypatch.setattr("anyi2v.checkpoints.checkpoint.load", loaded)
     with pytest.raises(RuntimeError, match="weights were read"):
         job(enough + 1)
-    assert capsys.readouterr().err.startswith("memory: ")
+    assert "\nmemory: " in capsys.readouterr().err
 
 
 def test_03_same_seed_same_bytes_in_another_process_too(files: Path, run: Path, alone: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_ctrl_c_is_one_line_and_130_and_leaves_nothing(files: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert re.fullmatch(r"memory: .*\nanyi2v: interrupted; .*\n", said)
+    assert re.fullmatch(r"memory: predicting what the job needs\nmemory: .*\nanyi2v: interrupted; .*\n", said)
     assert not list(tmp_path.iterdir())
 
 
