@@ -366,6 +366,8 @@ def test_08_tracks_of_seven_projects_are_imported(
     out = tmp_path / "ours.json"
     size = ["--size", *map(str, SIZE)] if title.startswith(("SG", "CoTracker")) else []
     assert cli.main(["tracks", "convert", str(tmp_path / "theirs"), *size, "--to", "own", "--out", str(out)]) == 0
+    assert "anyi2v track file" in capsys.readouterr().out
+    assert cli.main(["tracks", "check", str(tmp_path / "theirs"), *size]) == 0
     assert title in capsys.readouterr().out
     found = load_tracks(out).scaled(1, 1).objects[0].boxes
     for (x0, y0, x1, y1), centre in zip((found[0], found[-1]), WAYS[title], strict=True):

@@ -172,7 +172,7 @@ class UNet(nn.Module):
         if at_once < 1:
             raise InputError(f"a window of {window} frames; it must have at least 1")
         if not isinstance(temporal, bool):
-            check_names(temporal, self.temporal_names)
+            check_names(temporal, self.temporal_names, "temporal")
 
 
 class TimeEmbedding(nn.Module):

@@ -91,7 +91,7 @@ def conventions(request: Request) -> dict[str, Convention]:
         (("fid", "kid"), request.frame_convention, "--frame-convention", FRAME_CONVENTIONS),
         (("fvd", "kvd"), request.video_convention, "--video-convention", VIDEO_CONVENTIONS),
     ):
-        for name in set(names) & {*request.metrics}:
+        for name in (name for name in names if name in request.metrics):
             if value is None:
                 raise InputError(
                     f"{name} needs {flag}, because scores of different conventions are not comparable: "
