@@ -1,4 +1,4 @@
-"""Fréchet and kernel distances: against torchmetrics, against their definitions, and what their intervals mean."""
+"""Fréchet and kernel distances: against torchmetrics and torch-fidelity, their definitions, and their intervals."""
 
 import subprocess
 import sys
@@ -87,6 +87,21 @@ def test_kernel_equals_torchmetrics(n: int, m: int) -> None:
     expected = oracle.compute()[0].item()
     ours = kernel_distance(features(a), features(b), resamples=0, paired=False, seed=7)
     assert ours.value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 8), (90, 32), (41, 39)])
+def test_distances_equal_torch_fidelity(n: int, d: int) -> None:
+    reason = "torch-fidelity is not installed: pip install 'anyi2v[dev]'"
+    fid = pytest.importorskip("torch_fidelity.metric_fid", reason=reason)
+    kid = pytest.importorskip("torch_fidelity.metric_kid", reason=reason)
+    a, b = sample(n, d, 0), sample(n, d, 1, shift=0.3)
+    statistics = [fid.fid_features_to_statistics(rows) for rows in (a, b)]
+    expected = fid.fid_statistics_to_metric(*statistics, verbose=False)[fid.KEY_METRIC_FID]
+    assert frechet(moments(features(a)), moments(features(b))) == pytest.approx(expected, rel=1e-6)
+    # subsets of all rows, so that the random numbers of the two libraries do not matter
+    found = kid.kid_features_to_metric(a, b, kid_subsets=3, kid_subset_size=n, verbose=False)
+    ours = kernel_distance(features(a), features(b), resamples=0, paired=False)
+    assert ours.value == pytest.approx(found[kid.KEY_METRIC_KID_MEAN], rel=1e-6)
 
 
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(1, 12), st.integers(0, 99))

