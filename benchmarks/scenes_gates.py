@@ -241,7 +241,7 @@ def markdown(record: dict[str, Any]) -> str:
             for row in record["training"]
         ),
         "",
-        f"![Samples, and the outlines of what is found and of what was asked for]({name(options)}.png)",
+        f"![Samples, and the outlines found and requested]({name(options)}.png)",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """Cases of the scenes and their scores: what the world itself renders is right, what does not move is not."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from anyi2v.checkpoints.checkpoint import save
 from anyi2v.errors import InputError
 from benchmarks.scenes import bench, lessons
 from benchmarks.scenes.cases import Kind, boxes_of, make_case, visible
-from benchmarks.scenes.drawing import MODALITIES, Sprites, ground, sprites
+from benchmarks.scenes.drawing import MODALITIES, Sprites, cut_outs, ground, sprites
 from benchmarks.scenes.scenes import SIZE
-from benchmarks.scenes.scores import locate, score, surroundings, tint
+from benchmarks.scenes.scores import locate, middle, score, surroundings, tint
 from benchmarks.scenes.segmenter import Segmenter
 
 from .test_scenes_world import package  # noqa: F401  a fixture
@@ -60,7 +61,32 @@ def test_the_truth_has_the_best_scores(known: Sprites, kind: Kind) -> None:
         for scores in score(case.truth, case, known, Perfect(case.masks.any(0))):
             assert scores.trajectory_error < 0.5 and scores.found == 1
             assert scores.first_frame_iou == 1 and scores.tint_right
+            assert kind == "two objects" or scores.outline_error < 1
         assert surroundings(case.truth, case).drift < 0.3
+
+
+def test_outlines_are_enough_for_cut_outs(known: Sprites) -> None:
+    """Their colours are unknown; here they are other objects' shapes under the same names."""
+    shown = {name: known[other] for name, other in pairwise(known)}
+    for seed in range(4):
+        case = make_case(seed, "photo", "cut-out", shown)
+        (thing,) = case.scene.things
+        assert thing.name in shown
+        (scores,) = score(case.truth, case, known, Perfect(case.masks.any(0)))
+        assert scores.trajectory_error == scores.outline_error < 1 and scores.found == 1
+        still = Perfect(case.masks[:, :1].expand_as(case.masks).any(0))
+        (scores,) = score(case.truth, case, known, still)
+        wanted = torch.stack([middle(mask) for mask in case.masks[0]])
+        away = (wanted - wanted[0]).norm(dim=1)
+        # the sizes that are tried are 1.7 % apart
+        assert scores.outline_error == pytest.approx(away.mean().item(), abs=1.5)
+        (scores,) = score(case.truth, case, known, Perfect(torch.zeros_like(case.masks[0])))
+        assert scores.outline_error == SIZE / 2 and scores.found == 0
+
+
+def test_missing_stamps_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rooster\.png is missing; give the stamps of Debian's package tuxpaint"):
+        cut_outs(tmp_path)
 
 
 def test_what_stands_still_does_not_follow(known: Sprites) -> None:

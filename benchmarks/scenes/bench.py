@@ -29,13 +29,14 @@ from anyi2v.pipeline import animate
 from anyi2v.reports.plots import contact_sheet, overlay_boxes
 from anyi2v.reports.record import weights_sha256
 from benchmarks.scenes.cases import Case, Kind, make_case
-from benchmarks.scenes.drawing import MODALITIES, Sprites, sprites
+from benchmarks.scenes.drawing import MODALITIES, Sprites, cut_outs, sprites
 from benchmarks.scenes.scenes import SIZE
 from benchmarks.scenes.scores import score, surroundings
 from benchmarks.scenes.segmenter import Segmenter, load_segmenter
 
 METRICS = {
     "trajectory_error": "trajectory error, px",
+    "outline_error": "by outline, px",
     "found": "object found",
     "first_frame_iou": "first-frame IoU",
     "tint_right": "tint right",
@@ -56,9 +57,12 @@ class Args:
     out: Path
     """Output folder; an earlier run of the same kind, backbone and settings is continued."""
     cases: int = 60
-    """Number of cases, whose condition images have the modalities in turn."""
+    """Number of cases, whose condition images have the modalities in turn; those of cut-outs are photos."""
     kind: Kind = "tight"
-    """Boxes around the object, boxes as a user draws them, or two objects with scenery between them."""
+    """Boxes around the object, boxes as a user draws them, two objects with scenery between them, or photographic
+    cut-outs as conditions."""
+    stamps: Path = Path("/usr/share/tuxpaint/stamps")
+    """Folder of the stamps of Debian's package tuxpaint-stamps-default, for cut-outs."""
     ablate: tuple[str, ...] = ("baselines",)
     """Groups of ablations or single variants, as for `anyi2v bench micro`."""
     settings: tuple[str, ...] = ()
@@ -98,6 +102,9 @@ def prepare(args: Args, methods: Mapping[str, MethodConfig]) -> None:
 
 def cases(args: Args, known: Sprites) -> list[Case]:
     """Return the cases."""
+    if args.kind == "cut-out":
+        shown = cut_outs(args.stamps)
+        return [make_case(i, "photo", args.kind, shown) for i in range(args.cases)]
     return [make_case(i, MODALITIES[i % len(MODALITIES)], args.kind, known) for i in range(args.cases)]
 
 

@@ -1,7 +1,8 @@
 """Cases with ground truth: a condition image of rendered objects, a prompt that asks for another style, and tracks.
 
 Boxes are tight, or loose as a user draws them: larger than the object and off its centre, with scenery and parts of
-other objects inside.
+other objects inside. In a "cut-out", the condition's object is a photograph of another specimen, which no model has
+seen.
 """
 
 import math
@@ -17,7 +18,7 @@ from anyi2v.tracks import Track, Tracks
 from benchmarks.scenes.drawing import Modality, Sprites, caption, painted, render
 from benchmarks.scenes.scenes import SIZE, Scene, restyled, sample_scene, split_generator, still
 
-Kind = Literal["tight", "loose", "two objects"]
+Kind = Literal["tight", "loose", "two objects", "cut-out"]
 LEAST_MOTION = 0.25
 """Minimum distance between the first and the last place, in picture sides."""
 LEAST_GAP = 0.05
@@ -39,23 +40,27 @@ class Case:
     image: Float[Tensor, "3 h w"]
     prompt: str
     tracks: Tracks
+    shapes: Sprites
+    """The objects as the condition shows them: those of the world, or cut-outs."""
     masks: Bool[Tensor, "o f h w"]
     """Visible pixels of each object."""
     truth: Float[Tensor, "f 3 h w"]
-    """The prompted scene as the world renders it."""
+    """The prompted scene, rendered with `shapes`."""
 
 
 def make_case(seed: int, modality: Modality, kind: Kind, sprites: Sprites) -> Case:
-    """Return case number `seed` of the test split.
+    """Return case number `seed` of the test split; `sprites` are the condition's, for "cut-out" the cut-outs.
 
     Objects keep their size and angle, stay inside and apart, and move by at least a quarter of the picture; the camera
     stands still.
     """
     generator = split_generator("test", seed)
-    while not _suits(scene := sample_scene(generator), 2 if kind == "two objects" else 1):
+    while not _suits(scene := sample_scene(generator), 2 if kind == "two objects" else 1, sprites):
         pass
     prompted = restyled(generator, scene)
     masks = visible(prompted, sprites)
+    if kind == "cut-out":
+        scene = scene._replace(things=tuple(thing._replace(tint=None) for thing in scene.things))
     boxes = [boxes_of(mask) for mask in masks]
     if kind == "loose":
         boxes = [loose(generator, one) for one in boxes]
@@ -67,13 +72,14 @@ def make_case(seed: int, modality: Modality, kind: Kind, sprites: Sprites) -> Ca
         image=render(still(scene, 0), modality, sprites)[0],
         prompt=caption(prompted, "photo"),
         tracks=Tracks(SIZE, SIZE, objects),
+        shapes=sprites,
         masks=masks,
         truth=render(prompted, "photo", sprites),
     )
 
 
-def _suits(scene: Scene, count: int) -> bool:
-    if len(scene.things) != count or scene.room:
+def _suits(scene: Scene, count: int, known: Sprites) -> bool:
+    if len(scene.things) != count or scene.room or any(thing.name not in known for thing in scene.things):
         return False
     for thing in scene.things:
         first, last = thing.places[0], thing.places[-1]

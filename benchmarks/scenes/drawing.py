@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from anyi2v.errors import InputError
 from benchmarks.scenes.grounds import axes
 from benchmarks.scenes.scenes import ALL_GROUNDS, SIZE, TINTS, Scene
-from benchmarks.scenes.world import OBJECTS, load_sprites, paint
+from benchmarks.scenes.world import OBJECTS, load_sprite, load_sprites, paint
 
 Modality = Literal["photo", "edge", "line", "depth", "normal", "segmentation", "silhouette", "mixed"]
 MODALITIES: tuple[Modality, ...] = ("photo", "edge", "line", "depth", "normal", "segmentation", "silhouette", "mixed")
@@ -39,6 +40,16 @@ PAPER, INK = 0.96, 0.12
 STEEP = 5.0
 """Slope of the normals, relative to that of the inflated height."""
 
+CUT_OUTS = {
+    "rooster": "animals/birds/rooster.png",
+    "elephant": "animals/mammals/elephant.png",
+    "giraffe": "animals/mammals/giraffe.png",
+    "pineapple": "food/fruit/pineapple.png",
+    "mushroom": "food/vegetables/mushroom.png",
+    "guitar": "hobbies/music/string/guitar_classical.png",
+}
+"""Photographs among the stamps of Debian's package tuxpaint-stamps-default (/usr/share/tuxpaint/stamps), by object."""
+
 Sprites = Mapping[str, Float[Tensor, "5 s s"]]
 """By name: premultiplied colours, alpha and premultiplied height."""
 
@@ -48,6 +59,18 @@ def sprites(package: Path, names: Sequence[str] = tuple(OBJECTS)) -> Sprites:
     files."""
     found = load_sprites(package, names)
     return {name: torch.cat([one, inflated(one[3])]) for name, one in zip(names, found, strict=True)}
+
+
+def cut_outs(folder: Path) -> Sprites:
+    """Load photographic cut-outs of some of the objects, which no model is trained on; raises InputError for missing
+    files."""
+    found = {}
+    for name, file in CUT_OUTS.items():
+        if not (folder / file).exists():
+            raise InputError(f"{folder / file} is missing; give the stamps of Debian's package tuxpaint-stamps-default")
+        sprite = load_sprite(folder / file)
+        found[name] = torch.cat([sprite, inflated(sprite[3])])
+    return found
 
 
 def inflated(alpha: Float[Tensor, "s s"]) -> Float[Tensor, "1 s s"]:

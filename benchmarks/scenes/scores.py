@@ -9,14 +9,17 @@ from torch import Tensor
 
 from anyi2v.micro.benchmark.measure import displacements
 from anyi2v.numerics.template_matching import peak_offset
-from benchmarks.scenes.cases import Case
+from benchmarks.scenes.cases import Case, boxes_of
 from benchmarks.scenes.drawing import Sprites, tinted
+from benchmarks.scenes.measure import align, templates
 from benchmarks.scenes.scenes import SIZE, TINTS, Thing
 from benchmarks.scenes.segmenter import Segmenter
 from benchmarks.scenes.world import Placement, paint
 
 LARGEST_ERROR = 0.05
 """Largest mean squared error of the colours, in [0, 1], of a place that counts as the object."""
+LEAST_IOU = 0.5
+"""Smallest intersection over union of an outline's place that counts as the object."""
 REACH = 6.0
 """Largest displacement of the scenery between two frames that is tried, in pixels."""
 
@@ -27,7 +30,9 @@ class Scores:
 
     trajectory_error: float
     """Mean distance in pixels between the object's centre and the requested one; a frame without the object counts as
-    half the picture."""
+    half the picture. The look of an object prompted for a cut-out is not known: there it is the outline's error."""
+    outline_error: float
+    """The same, found by the outline alone."""
     found: float
     """Share of frames with the object."""
     first_frame_iou: float
@@ -68,6 +73,30 @@ def locate(
     return torch.tensor(centres), torch.stack(errors) <= LARGEST_ERROR
 
 
+def outlined(
+    masks: Bool[Tensor, "f h w"], thing: Thing, sprites: Sprites
+) -> tuple[Float[Tensor, "f 2"], Bool[Tensor, " f"]]:
+    """Return the middle (x, y) of an object's box in each frame, in pixels, and whether it is there, by its outline.
+
+    The place with the largest intersection over union of the frame's mask and the object's outline in the requested
+    angle and about the requested size.
+    """
+    middles, ious = [], []
+    for mask, place in zip(masks, thing.places, strict=True):
+        fit = align(mask[None], templates(sprites[thing.name][:4], SIZE, (place.angle,), (place.scale, place.scale)))
+        middles.append(middle(fit.painted[0, 3] > 0.5))
+        ious.append(fit.iou[0])
+    return torch.stack(middles), torch.stack(ious) >= LEAST_IOU
+
+
+def middle(mask: Bool[Tensor, "h w"]) -> Float[Tensor, "2"]:
+    """Return the middle (x, y) of the box around a mask, in pixels; that of the picture if the mask is empty."""
+    if not mask.any():
+        return torch.full((2,), SIZE / 2)
+    ((x0, y0, x1, y1),) = boxes_of(mask[None])
+    return torch.tensor(((x0 + x1) / 2, (y0 + y1) / 2))
+
+
 def _error(frame: Float[Tensor, "3 h w"], drawn: Float[Tensor, "4 h w"]) -> Float[Tensor, "h2 w2"]:
     """Return the error for every centre of the object from 0 to the picture's side; `drawn` is at the centre.
 
@@ -91,19 +120,26 @@ def _error(frame: Float[Tensor, "3 h w"], drawn: Float[Tensor, "4 h w"]) -> Floa
 
 
 def score(video: Float[Tensor, "f 3 h w"], case: Case, sprites: Sprites, segmenter: Segmenter) -> list[Scores]:
-    """Score a video, one entry per object."""
-    mask = segmenter.masks(video[:1])[0]
+    """Score a video, one entry per object; `sprites` are the world's."""
+    masks = segmenter.masks(video)
+    mask, lost = masks[0], torch.tensor(SIZE / 2)
     found = []
     for i, thing in enumerate(case.scene.things):
         centres, there = locate(video, thing, sprites)
         asked = SIZE * torch.tensor([[place.x, place.y] for place in thing.places])
-        distance = torch.where(there, (centres - asked).norm(dim=1), torch.tensor(SIZE / 2))
+        distance = torch.where(there, (centres - asked).norm(dim=1), lost)
+        middles, outlines = outlined(masks, thing, case.shapes)
+        wanted = torch.stack([middle(one) for one in case.masks[i]])
+        apart = torch.where(outlines, (middles - wanted).norm(dim=1), lost)
+        if case.shapes is not sprites:
+            distance, there = apart, outlines
         own, others = case.masks[i, 0], case.masks[[k for k in range(len(case.masks)) if k != i], 0].any(0)
         near = F.max_pool2d(own[None].float(), 17, stride=1, padding=8)[0] > 0
         ours = mask & near & ~others
         found.append(
             Scores(
                 trajectory_error=distance.mean().item(),
+                outline_error=apart.mean().item(),
                 found=there.float().mean().item(),
                 first_frame_iou=((ours & own).sum() / (ours | own).sum()).item(),
                 tint_right=tint(video[0], own, thing, sprites) == thing.tint,

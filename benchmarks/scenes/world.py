@@ -78,15 +78,21 @@ def load_sprites(package: Path, names: Sequence[str]) -> list[Float[Tensor, "4 s
         path = package / "assets" / f"{OBJECTS.get(name, name)}.webp"
         if not path.exists():
             raise InputError(f"{path} is missing; unpack the npm package @lobehub/fluent-emoji-3d there (npm pack)")
-        with Image.open(path) as file:
-            rgba = torch.from_numpy(np.array(file.convert("RGBA"))).permute(2, 0, 1).float() / 255
-        rows, columns = ((rgba[3] > 0.03).any(axis).nonzero() for axis in (1, 0))
-        rgba = rgba[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        rgba = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])
-        height, width = rgba.shape[1:]
-        spare_x, spare_y = (max(height, width) - side for side in (width, height))
-        found.append(F.pad(rgba, (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2)))
+        found.append(load_sprite(path))
     return found
+
+
+def load_sprite(path: Path) -> Float[Tensor, "4 s s"]:
+    """Load a picture with alpha as a square sprite in [0, 1] with premultiplied colours, cropped to the visible
+    part."""
+    with Image.open(path) as file:
+        rgba = torch.from_numpy(np.array(file.convert("RGBA"))).permute(2, 0, 1).float() / 255
+    rows, columns = ((rgba[3] > 0.03).any(axis).nonzero() for axis in (1, 0))
+    rgba = rgba[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    rgba = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])
+    height, width = rgba.shape[1:]
+    spare_x, spare_y = (max(height, width) - side for side in (width, height))
+    return F.pad(rgba, (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2))
 
 
 def paint(sprite: Float[Tensor, "4 s s"], at: Placement, size: int) -> Float[Tensor, "4 h w"]:
