@@ -17,8 +17,6 @@ from anyi2v.micro.benchmark.variants import FULL
 
 FAR = 4.0
 """Trajectory error in pixels above which a video counts as failed, about a fifth of an object's width."""
-
-
 RESULTS = Path(__file__).parent / "results" / "methods"
 
 
@@ -53,6 +51,11 @@ class Scores:
         error = self.summary[name]["trajectory_error"]
         return f"{error['mean']:.2f} px [{error['low']:.2f}, {error['high']:.2f}]"
 
+    def far(self, name: str) -> str:
+        """Format the share of objects that a variant misses by more than `FAR`."""
+        own = self.errors[name].values()
+        return f"{sum(value > FAR for value in own) / len(own):.0%}"
+
     def better(self, name: str) -> str:
         """Format the share of objects for which a variant has a smaller error than the full method."""
         own, full = self.errors[name], self.errors[FULL]
@@ -63,13 +66,13 @@ def details(scores: Scores) -> str:
     """Format the table of one kind of cases, a row per variant."""
     lines = []
     for name in scores.variants:
-        own, summary = scores.errors[name], scores.summary[name]
+        summary = scores.summary[name]
         lines.append(
             [
                 name,
                 scores.error(name),
-                f"{statistics.median(own.values()):.2f} px",
-                f"{sum(value > FAR for value in own.values()) / len(own):.0%}",
+                f"{statistics.median(scores.errors[name].values()):.2f} px",
+                scores.far(name),
                 scores.better(name),
                 f"{summary['first_frame_iou']['mean']:.2f}",
                 f"{summary['background_right']['mean']:.0%}",
@@ -82,9 +85,9 @@ def details(scores: Scores) -> str:
 
 def overview(kinds: Sequence[Scores]) -> str:
     """Format the table of several kinds of cases, a row per method in the order of the first kind."""
-    head = [column for scores in kinds for column in (scores.kind, "better than full")]
+    head = [column for scores in kinds for column in (scores.kind, f"more than {FAR:g} px", "better than full")]
     lines = [
-        [name, *(cell for scores in kinds for cell in (scores.error(name), scores.better(name)))]
+        [name, *(cell for scores in kinds for cell in (scores.error(name), scores.far(name), scores.better(name)))]
         for name in kinds[0].variants
     ]
     return table(["", *head], lines)

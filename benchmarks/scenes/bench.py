@@ -102,10 +102,9 @@ def prepare(args: Args, methods: Mapping[str, MethodConfig]) -> None:
 
 def cases(args: Args, known: Sprites) -> list[Case]:
     """Return the cases."""
-    if args.kind == "cut-out":
-        shown = cut_outs(args.stamps)
-        return [make_case(i, "photo", args.kind, shown) for i in range(args.cases)]
-    return [make_case(i, MODALITIES[i % len(MODALITIES)], args.kind, known) for i in range(args.cases)]
+    photographed = args.kind == "cut-out"
+    shown, turns = (cut_outs(args.stamps), MODALITIES[:1]) if photographed else (known, MODALITIES)
+    return [make_case(i, turns[i % len(turns)], args.kind, shown) for i in range(args.cases)]
 
 
 def file(args: Args, case: Case, name: str) -> Path:

@@ -35,6 +35,7 @@ class Case:
 
     seed: int
     modality: Modality
+    kind: Kind
     scene: Scene
     """The prompted scene."""
     image: Float[Tensor, "3 h w"]
@@ -68,6 +69,7 @@ def make_case(seed: int, modality: Modality, kind: Kind, sprites: Sprites) -> Ca
     return Case(
         seed=seed,
         modality=modality,
+        kind=kind,
         scene=prompted,
         image=render(still(scene, 0), modality, sprites)[0],
         prompt=caption(prompted, "photo"),

@@ -79,22 +79,17 @@ def outlined(
     """Return the middle (x, y) of an object's box in each frame, in pixels, and whether it is there, by its outline.
 
     The place with the largest intersection over union of the frame's mask and the object's outline in the requested
-    angle and about the requested size.
+    angle and about the requested size, which do not change in the cases.
     """
-    middles, ious = [], []
-    for mask, place in zip(masks, thing.places, strict=True):
-        fit = align(mask[None], templates(sprites[thing.name][:4], SIZE, (place.angle,), (place.scale, place.scale)))
-        middles.append(middle(fit.painted[0, 3] > 0.5))
-        ious.append(fit.iou[0])
-    return torch.stack(middles), torch.stack(ious) >= LEAST_IOU
+    place = thing.places[0]
+    fit = align(masks, templates(sprites[thing.name][:4], SIZE, (place.angle,), (place.scale, place.scale)))
+    return middles(fit.painted[:, 3] > 0.5), fit.iou >= LEAST_IOU
 
 
-def middle(mask: Bool[Tensor, "h w"]) -> Float[Tensor, "2"]:
-    """Return the middle (x, y) of the box around a mask, in pixels; that of the picture if the mask is empty."""
-    if not mask.any():
-        return torch.full((2,), SIZE / 2)
-    ((x0, y0, x1, y1),) = boxes_of(mask[None])
-    return torch.tensor(((x0 + x1) / 2, (y0 + y1) / 2))
+def middles(masks: Bool[Tensor, "f h w"]) -> Float[Tensor, "f 2"]:
+    """Return the middle (x, y) of the box around each mask, in pixels."""
+    boxes = torch.tensor(boxes_of(masks))
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _error(frame: Float[Tensor, "3 h w"], drawn: Float[Tensor, "4 h w"]) -> Float[Tensor, "h2 w2"]:
@@ -128,10 +123,9 @@ def score(video: Float[Tensor, "f 3 h w"], case: Case, sprites: Sprites, segment
         centres, there = locate(video, thing, sprites)
         asked = SIZE * torch.tensor([[place.x, place.y] for place in thing.places])
         distance = torch.where(there, (centres - asked).norm(dim=1), lost)
-        middles, outlines = outlined(masks, thing, case.shapes)
-        wanted = torch.stack([middle(one) for one in case.masks[i]])
-        apart = torch.where(outlines, (middles - wanted).norm(dim=1), lost)
-        if case.shapes is not sprites:
+        places, outlines = outlined(masks, thing, case.shapes)
+        apart = torch.where(outlines, (places - middles(case.masks[i])).norm(dim=1), lost)
+        if case.kind == "cut-out":
             distance, there = apart, outlines
         own, others = case.masks[i, 0], case.masks[[k for k in range(len(case.masks)) if k != i], 0].any(0)
         near = F.max_pool2d(own[None].float(), 17, stride=1, padding=8)[0] > 0
